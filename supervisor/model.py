@@ -1,0 +1,173 @@
+"""The words of the project as frozen data: roles, phases, exits, causes, verdicts.
+
+The lowest layer. It imports nothing of ours and touches nothing of the world, so that the
+contract, the plan, the reducer, the wire protocol and the reports speak of the same things.
+"""
+
+from __future__ import annotations
+
+import enum
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+class Role(enum.StrEnum):
+    """What a process is for. ``chief`` is also the role of a script that runs alone."""
+
+    CHIEF = "chief"
+    MASTER = "master"
+    """The chief under TensorFlow 1's name (``SUPERVISOR_CHIEF_NAME=master``)."""
+    WORKER = "worker"
+    PS = "ps"
+    EVALUATOR = "evaluator"
+    PREPARE = "prepare"
+    """A step before the job, such as installing the script's requirements."""
+
+
+class Phase(enum.StrEnum):
+    """Where a host's life cycle stands; the order of the members is the order of life."""
+
+    PREPARING = "preparing"
+    JOINING = "joining"
+    RUNNING = "running"
+    DRAINING = "draining"
+    KILLING = "killing"
+    PUBLISHING = "publishing"
+    DONE = "done"
+
+
+def signal_name(signum: int) -> str:
+    """``SIGTERM`` for 15, ``SIGRTMIN+3`` and the bare number for what has no name."""
+    try:
+        return signal.Signals(signum).name
+    except ValueError:
+        low = int(getattr(signal, "SIGRTMIN", 0))
+        return f"SIGRTMIN+{signum - low}" if low and signum > low else f"signal {signum}"
+
+
+@dataclass(frozen=True, slots=True)
+class ExitStatus:
+    """How a process ended: exactly one of ``code`` (0 to 255) and ``signum`` is set."""
+
+    code: int | None = None
+    signum: int | None = None
+    core_dumped: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.code is None) == (self.signum is None):
+            raise ValueError("an exit status has either a code or a signal")
+
+    @property
+    def ok(self) -> bool:
+        return self.code == 0
+
+    @property
+    def shell_code(self) -> int:
+        """The code as it is, or ``128 + N`` for a death by signal N (POSIX shells' rule)."""
+        if self.code is not None:
+            return self.code
+        assert self.signum is not None  # held by __post_init__
+        return 128 + self.signum
+
+    def __str__(self) -> str:
+        if self.code is not None:
+            return f"exit {self.code}"
+        assert self.signum is not None
+        return f"killed by {signal_name(self.signum)}" + (
+            " (core dumped)" if self.core_dumped else ""
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSpec:
+    """One process of the plan, ready to be executed as it stands.
+
+    ``argv`` goes to exec unchanged, no shell anywhere; ``env`` is the child's whole
+    environment; ``argv[0]`` is looked up in ``env["PATH"]`` when it has no slash.
+    """
+
+    name: str
+    """Unique on its host; also the stem of its log files."""
+    role: Role
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(repr=False)
+    cwd: str
+    essential: bool = False
+    """A server: it must outlive the script, and its end while the job runs fails the job."""
+
+
+class CauseKind(enum.StrEnum):
+    """Why a run ended. Proven, never guessed."""
+
+    FINISHED = "finished"
+    """The deciding script exited 0."""
+    SCRIPT_FAILED = "script_failed"
+    """A script exited non-zero or died of a signal that was not ours."""
+    START_FAILED = "start_failed"
+    """A process could not be executed (126) or found (127)."""
+    ESSENTIAL_DIED = "essential_died"
+    """A parameter server ended while the job ran."""
+    STOP_REQUESTED = "stop_requested"
+    """A stop signal: the platform, a person, a scheduler."""
+    MAX_RUNTIME = "max_runtime"
+    HANG = "hang"
+    PREPARE_FAILED = "prepare_failed"
+    JOIN_TIMEOUT = "join_timeout"
+    MASTER_LOST = "master_lost"
+    """The master crashed or became unreachable: no verdict can come."""
+    MASTER_ENDED = "master_ended"
+    """A master without a status server closed its port: ended, verdict unknown."""
+    MEMBER_LOST = "member_lost"
+    """The master has not heard from a member for a lease."""
+    INTERNAL = "internal"
+    """A defect of the supervisor itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """The first event that ended a run: set once, never overwritten, the same on all hosts."""
+
+    kind: CauseKind
+    host: str
+    """The host it happened on."""
+    message: str
+    """One sentence without the host: ``RuntimeError: loss is NaN (train.py:88); exit 1 …``."""
+    process: str | None = None
+    """The name of the process it happened to, if it happened to one."""
+    exit: ExitStatus | None = None
+    detail: str = ""
+    """Traceback and last stderr lines of the user's script, bounded, masked."""
+    at: float = 0.0
+    """Wall-clock seconds since the epoch, by the clock of ``host``."""
+
+    def __str__(self) -> str:
+        who = f"{self.host} {self.process}" if self.process else self.host
+        return f"{who}: {self.message}"
+
+
+class Outcome(enum.StrEnum):
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The job's outcome as the master says it."""
+
+    outcome: Outcome
+    cause: Cause
+    exit_code: int | None = None
+    """The master's own exit code, known once its script has ended."""
+
+
+class JobState(enum.StrEnum):
+    """The job as the master announces it to its members."""
+
+    JOINING = "joining"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    """A cause is known; the chief is being stopped, servers are still needed."""
+    ENDED = "ended"
+    """The verdict is final: stop everything, acknowledge, exit."""
