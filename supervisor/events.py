@@ -1,0 +1,258 @@
+"""What can happen to a host (events) and what it can do about it (actions), as frozen data.
+
+The reducer of ``lifecycle.py`` turns one into the other; ``run.py`` observes the first and
+performs the second. An event tells a fact and carries no opinion; the time of an event, where it
+matters, is a value in it, because the reducer knows no clock.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from supervisor.model import Cause, ExitStatus, JobState, Phase, Verdict
+
+
+class Deadline(enum.StrEnum):
+    """The timers of a life cycle, named. Each is armed by the reducer and expires as an event."""
+
+    JOIN = "join"
+    """The barrier: every host must have joined."""
+    RUNTIME = "runtime"
+    """``SUPERVISOR_MAX_RUNTIME_S``."""
+    HOLD = "hold"
+    """A member keeps its servers for the chief's last checkpoint; the master's word may be lost."""
+    GRACE = "grace"
+    """The leader's share after its stop signal."""
+    GROUP = "group"
+    """The process group's share after its stop signal; SIGKILL follows."""
+    KILL = "kill"
+    """After SIGKILL: what is not gone now is in uninterruptible sleep, reported and left."""
+    ACK = "ack"
+    """The master waits for its members to be down."""
+    PUBLISH = "publish"
+    LIMIT = "limit"
+    """The platform's SIGKILL is near: whatever is left is killed and the record written."""
+
+
+# --------------------------------------------------------------------------- events
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Everything that comes before the barrier is done."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareFailed:
+    message: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    process: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class StartFailed:
+    """exec failed. ``code`` is 127 when the program was not found, 126 when it could not run."""
+
+    process: str
+    code: int
+    message: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """A process is gone: its tree swept, its status reaped, its pipes drained.
+
+    ``message`` and ``detail`` are what its last words say (``evidence.py``); ``left`` are the
+    pids of its tree that survived SIGKILL (uninterruptible sleep).
+    """
+
+    process: str
+    status: ExitStatus
+    at: float
+    message: str = ""
+    detail: str = ""
+    left: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Signalled:
+    """A signal reached the supervisor."""
+
+    signum: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    deadline: Deadline
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class MemberReported:
+    """On the master: a member said where it stands."""
+
+    host: str
+    phase: Phase
+    script_ended: bool
+    cause: Cause | None
+
+
+@dataclass(frozen=True, slots=True)
+class MemberLost:
+    """On the master: a member that had joined has been silent for a lease, or refuses."""
+
+    host: str
+    evidence: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class JobChanged:
+    """On a member: the master's document of the job."""
+
+    state: JobState
+    verdict: Verdict | None
+    missing: tuple[str, ...] = ()
+    """While joining: the hosts that have not joined yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class MasterSeen:
+    """On a member: the master answers. ``bare``: only the chief's TCP port, no status server."""
+
+    bare: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MasterLost:
+    """On a member: the master had been seen and is gone without a verdict.
+
+    ``how`` is ``crashed`` (connections refused, several times) or ``unreachable`` (silence past
+    the lease).
+    """
+
+    how: str
+    evidence: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class MasterEnded:
+    """On a member: a bare master closed its port. It ended; its verdict is unknown."""
+
+    evidence: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Broke:
+    """A defect of ours: a task of the supervisor raised."""
+
+    message: str
+    at: float
+
+
+Event = (
+    Prepared
+    | PrepareFailed
+    | Started
+    | StartFailed
+    | Exited
+    | Signalled
+    | Expired
+    | MemberReported
+    | MemberLost
+    | JobChanged
+    | MasterSeen
+    | MasterLost
+    | MasterEnded
+    | Published
+    | Broke
+)
+
+
+# --------------------------------------------------------------------------- actions
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    process: str
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """A signal to the leader alone, or to its whole group (then followed by SIGCONT)."""
+
+    process: str
+    signum: int
+    whole_group: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class KillTree:
+    """SIGKILL to the group and to every descendant, those with a session of their own too."""
+
+    process: str
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    deadline: Deadline
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Disarm:
+    deadline: Deadline
+
+
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """On the master: publish a new revision of the job's document."""
+
+    state: JobState
+    verdict: Verdict | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """On a member: tell the master where this host stands."""
+
+    phase: Phase
+    script_ended: bool
+    cause: Cause | None
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Send what is to be kept to where it is to be kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Write failure, success and report."""
+
+
+@dataclass(frozen=True, slots=True)
+class Say:
+    """A line of the supervisor's own log: an event name and fields."""
+
+    event: str
+    fields: tuple[tuple[str, object], ...] = ()
+    level: str = "info"
+
+
+Action = Start | Send | KillTree | Arm | Disarm | Announce | Report | Publish | Record | Say
