@@ -1,0 +1,460 @@
+"""What the platform says about the job: its files and environment, read once, checked, frozen.
+
+Pure: the shell hands over ``Facts`` (bytes of files, variables, what lies in the code directory)
+and gets a ``Contract`` or one ``ContractError`` that lists every fault. The container contract is
+that of Amazon SageMaker training containers; ``supervisorconfig.json`` is our own addition to it,
+for engines that place several hosts on one network stack.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import posixpath
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from supervisor.faults import ContractError, Fault, shown
+from supervisor.settings import Settings, parse_settings
+
+HYPERPARAMETERS: Final = "hyperparameters.json"
+RESOURCES: Final = "resourceconfig.json"
+CHANNELS: Final = "inputdataconfig.json"
+OVERLAY: Final = "supervisorconfig.json"
+CONFIG_FILES: Final = (HYPERPARAMETERS, RESOURCES, CHANNELS, OVERLAY)
+
+ENVIRONMENT_TWINS: Final = {
+    "sagemaker_program": "SAGEMAKER_PROGRAM",
+    "sagemaker_submit_directory": "SAGEMAKER_SUBMIT_DIRECTORY",
+    "sagemaker_region": "SAGEMAKER_REGION",
+    "sagemaker_job_name": "SAGEMAKER_JOB_NAME",
+    "sagemaker_s3_output": "SAGEMAKER_S3_OUTPUT",
+}
+"""Platform hyperparameters that an image or a platform may also give as a variable."""
+
+TUNING_METRIC: Final = "_tuning_objective_metric"
+_RESERVED: Final = frozenset({TUNING_METRIC, "default_user_module_name"})
+
+
+class Strategy(enum.StrEnum):
+    """How the hosts of the distribution train together."""
+
+    NONE = "none"
+    PS = "ps"
+    """Parameter servers, one on every host (two hosts or more)."""
+    MWMS = "mwms"
+    """MultiWorkerMirroredStrategy."""
+
+
+class EntryKind(enum.StrEnum):
+    SCRIPT = "script"
+    """``NAME.py``, run by Python."""
+    MODULE = "module"
+    """The code has a ``setup.py``: run as ``python -m NAME``."""
+    COMMAND = "command"
+    """Anything else: executed as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """The world as the contract needs it, collected by an engine."""
+
+    base_dir: str
+    environ: Mapping[str, str] = field(repr=False)
+    files: Mapping[str, bytes] = field(repr=False)
+    """Content of those ``CONFIG_FILES`` that exist."""
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    """Config files that exist and could not be read → the reason."""
+    code: frozenset[str] | None = None
+    """Paths below ``code``, relative; None where they are not known (too many to list)."""
+    flags: Mapping[str, str] = field(default_factory=dict)
+    """Settings given on the command line: field name → text."""
+    num_cpus: int = 1
+    num_gpus: int = 0
+    tensorflow_version: str | None = None
+    """From package metadata; None where TensorFlow is not installed."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostOverlay:
+    """Where a host is, where it is not ``NAME:standard ports``."""
+
+    address: str
+    ports: Mapping[str, int]
+    """``train``, ``ps``, ``status`` → port."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """What the platform says, checked. Everything that later layers ask about the job."""
+
+    base_dir: str
+    settings: Settings
+    hosts: tuple[str, ...]
+    """All hosts of the job, as the platform orders them."""
+    distribution_hosts: tuple[str, ...]
+    """Those that take part in the distribution; the first is the master."""
+    current_host: str
+    strategy: Strategy
+    ps_ignored: bool
+    """Parameter servers were asked for, and one host cannot have them."""
+    entry_point: str
+    entry_kind: EntryKind
+    hyperparameters: Mapping[str, Any]
+    """The user's, decoded."""
+    platform_hyperparameters: Mapping[str, Any]
+    resource_config: Mapping[str, Any]
+    input_data_config: Mapping[str, Any]
+    job_name: str
+    region: str
+    submit_directory: str
+    arguments: tuple[str, ...]
+    """Further arguments of the script, after those that hyperparameters make."""
+    overlays: Mapping[str, HostOverlay]
+    has_requirements: bool
+    environ: Mapping[str, str] = field(repr=False)
+    num_cpus: int
+    num_gpus: int
+    tensorflow_version: str | None
+
+    @property
+    def master(self) -> str:
+        return self.distribution_hosts[0]
+
+    @property
+    def code_dir(self) -> str:
+        return posixpath.join(self.base_dir, "code")
+
+
+def read_contract(facts: Facts) -> Contract:
+    """Check everything and freeze it; raises ``ContractError`` with all faults at once."""
+    return _Reader(facts).read()
+
+
+class _Reader:
+    """Collects faults while it reads; each method returns a usable value in any case."""
+
+    def __init__(self, facts: Facts) -> None:
+        self.facts = facts
+        self.faults: list[Fault] = []
+
+    def fault(self, source: str, key: str, found: object, expected: str) -> None:
+        text = found if isinstance(found, str) else shown(found)
+        self.faults.append(Fault(self._path(source), key, text, expected))
+
+    def _path(self, source: str) -> str:
+        if source not in CONFIG_FILES:
+            return source
+        return posixpath.join(self.facts.base_dir, "input/config", source)
+
+    def read(self) -> Contract:
+        facts = self.facts
+        user, platform = self._hyperparameters()
+        settings, setting_faults = parse_settings(facts.flags, facts.environ, platform)
+        for fault in setting_faults:
+            self.fault(fault.source, fault.key, fault.found, fault.expected)
+        resources = self._object(RESOURCES, required=True)
+        channels = self._channels()
+        hosts, current = self._hosts(resources)
+        wanted = self._wanted(platform)
+        distribution = self._distribution_hosts(
+            resources, platform, hosts, current, distributed=bool(wanted)
+        )
+        # One host cannot have parameter servers: as in the predecessor its script runs alone.
+        ps_ignored = Strategy.PS in wanted and len(distribution) < 2
+        strategy = Strategy.NONE if ps_ignored or not wanted else wanted[0]
+        entry, kind = self._entry_point(platform)
+        overlays, arguments = self._overlay(hosts)
+        job_name = self._text(platform, "sagemaker_job_name") or facts.environ.get(
+            "TRAINING_JOB_NAME", ""
+        )
+        submit = self._text(platform, "sagemaker_submit_directory")
+        code = facts.code or frozenset()
+        if submit.startswith("s3://") and facts.code is not None and entry not in code:
+            # Without the code there is nothing to run; the entry point's own fault would mislead.
+            self.faults = [fault for fault in self.faults if fault.key != "sagemaker_program"]
+            self.fault(
+                HYPERPARAMETERS,
+                "sagemaker_submit_directory",
+                submit,
+                f"the code in {posixpath.join(facts.base_dir, 'code')}: this version does not "
+                "fetch sources from S3; put the code into the image or mount it there",
+            )
+        if self.faults:
+            raise ContractError(self.faults)
+        return Contract(
+            base_dir=facts.base_dir,
+            settings=settings,
+            hosts=hosts,
+            distribution_hosts=distribution,
+            current_host=current,
+            strategy=strategy,
+            ps_ignored=ps_ignored,
+            entry_point=entry,
+            entry_kind=kind,
+            hyperparameters=_with_tuning_model_dir(user, platform, job_name, facts.base_dir),
+            platform_hyperparameters=platform,
+            resource_config=resources,
+            input_data_config=channels,
+            job_name=job_name,
+            region=self._text(platform, "sagemaker_region"),
+            submit_directory=submit,
+            arguments=arguments,
+            overlays=overlays,
+            has_requirements="requirements.txt" in code,
+            environ=facts.environ,
+            num_cpus=facts.num_cpus,
+            num_gpus=facts.num_gpus,
+            tensorflow_version=facts.tensorflow_version,
+        )
+
+    # ------------------------------------------------------------------ files
+
+    def _object(self, name: str, *, required: bool) -> dict[str, Any]:
+        """The JSON object in a config file; ``{}`` and a fault where there is none."""
+        facts = self.facts
+        if name in facts.unreadable:
+            self.fault(name, "", f"an unreadable file ({facts.unreadable[name]})", "a JSON object")
+            return {}
+        if name not in facts.files:
+            if required:
+                self.fault(name, "", "no such file", "a JSON object written by the platform")
+            return {}
+        try:
+            value = json.loads(facts.files[name])
+        except (ValueError, RecursionError) as error:
+            self.fault(name, "", f"malformed JSON ({error})"[:200], "a JSON object")
+            return {}
+        if not isinstance(value, dict):
+            self.fault(name, "", f"{type(value).__name__} {shown(value)}", "a JSON object")
+            return {}
+        return value
+
+    def _hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """User's and platform's hyperparameters, decoded.
+
+        A value is JSON where it parses as JSON, else the string itself. An absent file means none.
+        """
+        user: dict[str, Any] = {}
+        platform: dict[str, Any] = {}
+        for twin, name in ENVIRONMENT_TWINS.items():
+            if self.facts.environ.get(name):
+                platform[twin] = self.facts.environ[name]
+        for key, raw in self._object(HYPERPARAMETERS, required=False).items():
+            mine = key.startswith("sagemaker_") or key in _RESERVED
+            (platform if mine else user)[key] = _decoded(raw)
+        return user, platform
+
+    def _channels(self) -> dict[str, Any]:
+        channels = self._object(CHANNELS, required=False)
+        for name, value in channels.items():
+            if not isinstance(value, dict):
+                self.fault(CHANNELS, name, value, "an object such as {TrainingInputMode, …}")
+        return channels
+
+    def _text(self, platform: Mapping[str, Any], key: str) -> str:
+        value = platform.get(key, "")
+        if not isinstance(value, str):
+            self.fault(HYPERPARAMETERS, key, value, "a string")
+            return ""
+        return value
+
+    def _truth(self, platform: Mapping[str, Any], key: str) -> bool:
+        value = platform.get(key, False)
+        if isinstance(value, str) and value.lower() in {"true", "false"}:
+            return value.lower() == "true"
+        if not isinstance(value, bool):
+            self.fault(HYPERPARAMETERS, key, value, "true or false")
+            return False
+        return value
+
+    # ------------------------------------------------------------------ hosts
+
+    def _hosts(self, resources: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
+        if not resources:  # already a fault of the file
+            return (), ""
+        hosts = self._names(RESOURCES, "hosts", resources.get("hosts"))
+        current = resources.get("current_host")
+        if not isinstance(current, str) or not current:
+            self.fault(RESOURCES, "current_host", current, "the name of this host")
+            return hosts, ""
+        if hosts and current not in hosts:
+            self.fault(
+                RESOURCES, "current_host", current, f"one of the hosts {', '.join(hosts[:20])}"
+            )
+        interface = resources.get("network_interface_name", "eth0")
+        if not isinstance(interface, str):
+            self.fault(RESOURCES, "network_interface_name", interface, "a string such as eth0")
+        return hosts, current
+
+    def _names(self, source: str, key: str, value: object) -> tuple[str, ...]:
+        if not isinstance(value, list) or not value:
+            self.fault(source, key, value, "a list of one host name or more")
+            return ()
+        for name in value:
+            if not isinstance(name, str) or not name:
+                self.fault(source, key, name, "host names, each a string that is not empty")
+                return ()
+        for name in sorted({name for name in value if value.count(name) > 1}):
+            self.fault(source, key, f"{name} {value.count(name)} times", "each host once")
+        return tuple(value)
+
+    def _distribution_hosts(
+        self,
+        resources: Mapping[str, Any],
+        platform: Mapping[str, Any],
+        hosts: tuple[str, ...],
+        current: str,
+        *,
+        distributed: bool,
+    ) -> tuple[str, ...]:
+        """The hosts of the groups that take part, in the order of ``hosts``.
+
+        Without instance groups all hosts do. A host outside the distribution runs its script
+        alone, so for it the distribution is itself.
+        """
+        groups = resources.get("instance_groups")
+        if groups is None:
+            return hosts
+        if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
+            self.fault(RESOURCES, "instance_groups", groups, "a list of objects")
+            return hosts
+        by_name: dict[str, tuple[str, ...]] = {}
+        for group in groups:
+            name = group.get("instance_group_name")
+            if not isinstance(name, str):
+                self.fault(RESOURCES, "instance_groups", group, "an instance_group_name in each")
+                continue
+            by_name[name] = self._names(
+                RESOURCES, f"instance_groups[{name}].hosts", group.get("hosts")
+            )
+        chosen = platform.get("sagemaker_distribution_instance_groups")
+        if chosen is None:
+            return by_name.get(_current_group(resources), hosts) if distributed else hosts
+        if not isinstance(chosen, list) or not chosen or not set(map(str, chosen)) <= set(by_name):
+            self.fault(
+                HYPERPARAMETERS,
+                "sagemaker_distribution_instance_groups",
+                chosen,
+                f"a list of names among {', '.join(sorted(by_name))}",
+            )
+            return hosts
+        members = {host for name in chosen for host in by_name[str(name)]}
+        if current not in members:
+            return (current,)
+        return tuple(host for host in hosts if host in members)
+
+    # ------------------------------------------------------------------ job
+
+    def _wanted(self, platform: Mapping[str, Any]) -> list[Strategy]:
+        """The distributions that the hyperparameters switch on; one, or none."""
+        switches = {
+            Strategy.PS: "sagemaker_parameter_server_enabled",
+            Strategy.MWMS: "sagemaker_multi_worker_mirrored_strategy_enabled",
+        }
+        wanted = [strategy for strategy, key in switches.items() if self._truth(platform, key)]
+        if len(wanted) > 1:
+            self.fault(HYPERPARAMETERS, ", ".join(switches.values()), "both true", "at most one")
+        if self._truth(platform, "sagemaker_mpi_enabled"):
+            self.fault(
+                HYPERPARAMETERS,
+                "sagemaker_mpi_enabled",
+                "true",
+                "false: this version runs parameter servers, MultiWorkerMirroredStrategy or "
+                "plain scripts",
+            )
+        return wanted
+
+    def _entry_point(self, platform: Mapping[str, Any]) -> tuple[str, EntryKind]:
+        code_dir = posixpath.join(self.facts.base_dir, "code")
+        key = "sagemaker_program"
+        name = platform.get(key)
+        if name is None or name == "":
+            self.fault(
+                HYPERPARAMETERS,
+                key,
+                "nothing",
+                f"the entry point, a path below {code_dir}; SAGEMAKER_PROGRAM sets it too",
+            )
+            return "", EntryKind.SCRIPT
+        if not isinstance(name, str) or "\0" in name:
+            self.fault(HYPERPARAMETERS, key, name, "the entry point's path, a string")
+            return "", EntryKind.SCRIPT
+        code = self.facts.code
+        package = code is not None and "setup.py" in code and not name.endswith(".sh")
+        if package:
+            return name, EntryKind.MODULE
+        kind = EntryKind.SCRIPT if name.endswith(".py") else EntryKind.COMMAND
+        absent = code is not None and posixpath.normpath(name) not in code
+        if absent and not (posixpath.isabs(name)):
+            self.fault(HYPERPARAMETERS, key, name, f"a file below {code_dir}; there is none")
+        return name, kind
+
+    # ------------------------------------------------------------------ our own addition
+
+    def _overlay(self, hosts: tuple[str, ...]) -> tuple[dict[str, HostOverlay], tuple[str, ...]]:
+        overlay = self._object(OVERLAY, required=False)
+        for key in sorted(set(overlay) - {"hosts", "arguments"}):
+            self.fault(OVERLAY, key, overlay[key], "only the keys hosts and arguments")
+        arguments = overlay.get("arguments", [])
+        if not isinstance(arguments, list) or not all(isinstance(a, str) for a in arguments):
+            self.fault(OVERLAY, "arguments", arguments, "a list of strings")
+            arguments = []
+        result: dict[str, HostOverlay] = {}
+        places = overlay.get("hosts", {})
+        if not isinstance(places, dict):
+            self.fault(OVERLAY, "hosts", places, "an object: host → {address, ports}")
+            places = {}
+        for host, place in places.items():
+            if host not in hosts:
+                self.fault(OVERLAY, f"hosts.{host}", host, f"a host of {RESOURCES}")
+                continue
+            address = place.get("address", host) if isinstance(place, dict) else None
+            ports = place.get("ports", {}) if isinstance(place, dict) else None
+            if not isinstance(address, str) or not isinstance(ports, dict):
+                self.fault(OVERLAY, f"hosts.{host}", place, "{address: string, ports: object}")
+                continue
+            for role, port in ports.items():
+                known = role in {"train", "ps", "status"}
+                if not known or type(port) is not int or not 1 <= port <= 65535:
+                    self.fault(
+                        OVERLAY,
+                        f"hosts.{host}.ports.{role}",
+                        port,
+                        "train, ps or status, each a port from 1 to 65535",
+                    )
+            result[host] = HostOverlay(address, ports)
+        return result, tuple(arguments)
+
+
+def _decoded(raw: object) -> Any:
+    if not isinstance(raw, str):
+        return raw
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError):
+        return raw
+
+
+def _current_group(resources: Mapping[str, Any]) -> str:
+    return str(resources.get("current_group_name", ""))
+
+
+def _with_tuning_model_dir(
+    user: Mapping[str, Any], platform: Mapping[str, Any], job_name: str, base_dir: str
+) -> dict[str, Any]:
+    """Under a tuning job every trial gets a model directory of its own.
+
+    ``<model_dir>/<job name>/model``, unless it is local to the container already.
+    """
+    result = dict(user)
+    model_dir = result.get("model_dir")
+    if (
+        platform.get(TUNING_METRIC)
+        and isinstance(model_dir, str)
+        and model_dir
+        and not model_dir.startswith(base_dir)
+    ):
+        result["model_dir"] = posixpath.join(model_dir, job_name, "model")
+    return result

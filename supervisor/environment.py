@@ -1,0 +1,159 @@
+"""The user's script as the predecessor calls it: its arguments and its ``SM_*`` environment.
+
+Names, JSON and order are those of ``sagemaker-training`` 5.1.4, compared with its output: strings
+as they are, everything else as compact JSON with sorted keys and ASCII escapes; None is empty.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from collections.abc import Mapping
+from typing import Any, Final
+
+from supervisor.contract import TUNING_METRIC, Contract
+
+_FRAMEWORK_MODULE: Final = "supervisor:train"
+_LOG_LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+_KNOWN_TO_PLATFORM: Final = frozenset(
+    {
+        "sagemaker_program",
+        "sagemaker_submit_directory",
+        "sagemaker_container_log_level",
+        "sagemaker_region",
+        "sagemaker_job_name",
+        "sagemaker_s3_output",
+        "default_user_module_name",
+        TUNING_METRIC,
+    }
+)
+"""What does not count among the framework's parameters (``SM_FRAMEWORK_PARAMS``)."""
+
+
+def script_arguments(hyperparameters: Mapping[str, Any]) -> tuple[str, ...]:
+    """``--name value`` for each, ``-n value`` for names of one letter, sorted by name.
+
+    A mapping becomes ``k=v,k=v``, None the empty string; anything else is Python's ``str``.
+    """
+    arguments: list[str] = []
+    for name in sorted(hyperparameters):
+        arguments += [f"-{name}" if len(name) == 1 else f"--{name}", _plain(hyperparameters[name])]
+    return tuple(arguments)
+
+
+def _plain(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, dict):
+        return ",".join(f"{key}={_plain(each)}" for key, each in sorted(value.items()))
+    return str(value)
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def script_environment(contract: Contract) -> dict[str, str]:
+    """The script's whole environment but for what the plan adds (``TF_CONFIG``, budgets).
+
+    What the image or the user set stays; our own settings, the token above all, are not passed on.
+    """
+    env = {
+        key: value for key, value in contract.environ.items() if not key.startswith("SUPERVISOR_")
+    }
+    values = _values(contract)
+    for name, value in values.items():
+        env[f"SM_{name.upper()}"] = _text(value)
+    env["SM_TRAINING_ENV"] = _text(_training_env(contract, values))
+    env["SM_USER_ARGS"] = _text([*script_arguments(contract.hyperparameters), *contract.arguments])
+    for name in contract.input_data_config:
+        env[f"SM_CHANNEL_{name.upper()}"] = _channel_dir(contract, name)
+    for name, value in contract.hyperparameters.items():
+        env[f"SM_HP_{name.upper()}"] = _text(value)
+    env["CURRENT_HOST"] = contract.current_host
+    env["SAGEMAKER_JOB_NAME"] = contract.job_name
+    env["SAGEMAKER_REGION"] = contract.region
+    # The old S3 reader's variables; the region is the job's until the bucket's own is asked for.
+    env.setdefault("S3_REGION", contract.region)
+    env.setdefault("S3_USE_HTTPS", "1")
+    env.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    env.setdefault("PYTHONUNBUFFERED", "1")
+    inherited = env.get("PYTHONPATH")
+    env["PYTHONPATH"] = f"{contract.code_dir}:{inherited}" if inherited else contract.code_dir
+    return env
+
+
+def _channel_dir(contract: Contract, channel: str) -> str:
+    return posixpath.join(contract.base_dir, "input/data", channel)
+
+
+def _values(contract: Contract) -> dict[str, Any]:
+    """The variables that are also keys of ``SM_TRAINING_ENV``, by their lower-case names."""
+    base = contract.base_dir
+    resources = contract.resource_config
+    groups = {
+        str(group.get("instance_group_name")): group
+        for group in resources.get("instance_groups") or []
+    }
+    group = resources.get("current_group_name", "homogeneousCluster")
+    chosen = contract.platform_hyperparameters.get("sagemaker_distribution_instance_groups") or []
+    values = {
+        "hosts": list(contract.hosts),
+        "network_interface_name": resources.get("network_interface_name", "eth0"),
+        "hps": dict(contract.hyperparameters),
+        "user_entry_point": contract.entry_point,
+        "framework_params": {
+            key: value
+            for key, value in contract.platform_hyperparameters.items()
+            if key not in _KNOWN_TO_PLATFORM
+        },
+        "resource_config": dict(resources),
+        "input_data_config": dict(contract.input_data_config),
+        "output_data_dir": posixpath.join(base, "output/data"),
+        "channels": sorted(contract.input_data_config),
+        "current_host": contract.current_host,
+        "current_instance_type": resources.get("current_instance_type", "local"),
+        "current_instance_group": group,
+        "current_instance_group_hosts": list(groups.get(group, {}).get("hosts", [])),
+        "instance_groups": list(groups),
+        "instance_groups_dict": groups,
+        "distribution_instance_groups": chosen,
+        "is_hetero": len(groups) > 1,
+        "module_name": contract.entry_point.removesuffix(".py"),
+        "log_level": _LOG_LEVELS[contract.settings.log_level],
+        "framework_module": _FRAMEWORK_MODULE,
+        "input_dir": posixpath.join(base, "input"),
+        "input_config_dir": posixpath.join(base, "input/config"),
+        "output_dir": posixpath.join(base, "output"),
+        "num_cpus": contract.num_cpus,
+        "num_gpus": contract.num_gpus,
+        "num_neurons": 0,
+        "model_dir": posixpath.join(base, "model"),
+        "module_dir": contract.submit_directory or contract.code_dir,
+        "output_intermediate_dir": posixpath.join(base, "output/intermediate"),
+    }
+    if "topology" in resources:
+        values["topology"] = resources["topology"]
+    return values
+
+
+def _training_env(contract: Contract, values: Mapping[str, Any]) -> dict[str, Any]:
+    renamed = {"hps": "hyperparameters", "framework_params": "additional_framework_parameters"}
+    result = {
+        renamed.get(name, name): value for name, value in values.items() if name != "channels"
+    }
+    result.update(
+        channel_input_dirs={
+            name: _channel_dir(contract, name) for name in contract.input_data_config
+        },
+        distribution_hosts=list(contract.distribution_hosts),
+        is_master=contract.current_host == contract.master,
+        job_name=contract.job_name,
+        master_hostname=contract.master,
+    )
+    return result

@@ -1,0 +1,633 @@
+"""The life of one host as a reducer: ``step(state, event) -> (state, actions)``.
+
+Pure: no time, no I/O, no processes. A deadline arrives as an event; a wish to signal a process
+leaves as an action. ``step`` is two moves: ``_react`` says what the event means, and ``_settle``
+draws every conclusion that no longer needs an event (all scripts are gone, so stop the servers; all
+processes are gone, so publish; …). The two together are the whole life cycle:
+
+    preparing → joining → running → draining → killing → publishing → done
+
+How a host comes down (the rungs of ``draining``):
+
+    HOLD      a member of a cluster with parameter servers keeps its processes for the chief's last
+              checkpoint (the variables live on the servers), until the master says ENDED
+    SCRIPTS   the stop signal to each script's leader alone, for the grace
+    GROUPS    the signal to the scripts' process groups
+    SERVERS   the signal to the parameter servers, which outlive every script here
+
+and, where a rung's time is over and something is left, ``killing``: SIGKILL to every tree.
+
+What always holds (tested as properties): the cause never changes; nothing is started once
+draining; every phase after running has an armed deadline; done if and only if nothing is alive and
+publishing is settled; a second stop signal kills.
+"""
+
+from __future__ import annotations
+
+import enum
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, assert_never
+
+from supervisor.events import (
+    Action,
+    Announce,
+    Arm,
+    Broke,
+    Deadline,
+    Disarm,
+    Event,
+    Exited,
+    Expired,
+    JobChanged,
+    KillTree,
+    MasterEnded,
+    MasterLost,
+    MasterSeen,
+    MemberLost,
+    MemberReported,
+    Prepared,
+    PrepareFailed,
+    Publish,
+    Published,
+    Record,
+    Report,
+    Say,
+    Send,
+    Signalled,
+    Start,
+    Started,
+    StartFailed,
+)
+from supervisor.model import (
+    Cause,
+    CauseKind,
+    ExitStatus,
+    JobState,
+    Outcome,
+    Phase,
+    Verdict,
+    signal_name,
+)
+from supervisor.outcome import job_exit_code, outcome_of
+from supervisor.plan import Budgets, SuccessPolicy
+
+STOP_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP})
+
+
+class Rung(enum.IntEnum):
+    """Where draining stands; see the module's text."""
+
+    HOLD = 0
+    SCRIPTS = 1
+    GROUPS = 2
+    SERVERS = 3
+
+
+class Life(enum.StrEnum):
+    """Where one process stands."""
+
+    PLANNED = "planned"
+    ALIVE = "alive"
+    """From the moment its start was ordered: a signal must not miss it."""
+    ENDED = "ended"
+    LEFT = "left"
+    """Not gone after SIGKILL: uninterruptible, reported and left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    name: str
+    server: bool
+    """Essential, and stopped after the scripts."""
+    life: Life = Life.PLANNED
+    status: ExitStatus | None = None
+    ended_at: float = 0.0
+    """Seconds since the epoch."""
+    stopped_by_us: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Another host, as the master knows it."""
+
+    joined: bool = False
+    script_ended: bool = False
+    down: bool = False
+    """Its processes are gone and it said so; or it is lost and will say nothing more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What never changes in a life: the plan as the reducer needs it."""
+
+    host: str
+    master: str
+    hosts: tuple[str, ...]
+    success_policy: SuccessPolicy
+    chief_first: bool
+    """The chief is stopped before anything else in the job (parameter servers hold its state)."""
+    budgets: Budgets
+
+    @property
+    def is_master(self) -> bool:
+        return self.host == self.master
+
+    @property
+    def is_member(self) -> bool:
+        return not self.is_master
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    setup: Setup
+    processes: tuple[Process, ...]
+    members: Mapping[str, Member]
+    """On the master: the others. Empty on a member and on a host alone."""
+    phase: Phase = Phase.PREPARING
+    rung: Rung = Rung.HOLD
+    job: JobState = JobState.JOINING
+    cause: Cause | None = None
+    """The first event that ended the run here."""
+    verdict: Verdict | None = None
+    """The job's, as announced."""
+    stop_signals: int = 0
+    publishing_settled: bool = False
+    publish_error: str | None = None
+    all_down: bool = False
+    """On the master: nobody is waited for any more."""
+    armed: frozenset[Deadline] = field(default_factory=frozenset)
+
+    @property
+    def alive(self) -> tuple[Process, ...]:
+        return tuple(process for process in self.processes if process.life is Life.ALIVE)
+
+    @property
+    def left(self) -> bool:
+        return any(process.life is Life.LEFT for process in self.processes)
+
+    @property
+    def scripts_alive(self) -> bool:
+        return any(not process.server for process in self.alive)
+
+    @property
+    def script_status(self) -> ExitStatus | None:
+        """How this host's script ended; None while it runs or where it never ran."""
+        return next((process.status for process in self.processes if not process.server), None)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """On the master: who has not joined."""
+        return tuple(name for name, member in self.members.items() if not member.joined)
+
+
+def initial(setup: Setup, processes: tuple[Process, ...]) -> State:
+    others = {name: Member() for name in setup.hosts if name != setup.host}
+    return State(setup, processes, others if setup.is_master else {})
+
+
+def step(state: State, event: Event) -> tuple[State, tuple[Action, ...]]:
+    """The next state, and what to do, in order."""
+    if state.phase is Phase.DONE:
+        return state, ()
+    actions: list[Action] = []
+    reacted = _settle(_react(state, event, actions), actions)
+    if reacted.setup.is_member and _told(reacted) != _told(state):
+        actions.append(Report(*_told(reacted)))
+    return reacted, tuple(actions)
+
+
+def _told(state: State) -> tuple[Phase, bool, Cause | None]:
+    """What a member tells the master: whenever it changes, and nothing else."""
+    status = state.script_status
+    ended = status is not None and status.ok
+    own = state.cause if state.cause is not None and state.cause.host == state.setup.host else None
+    return state.phase, ended, own
+
+
+# --------------------------------------------------------------------------- what an event means
+
+
+def _react(state: State, event: Event, actions: list[Action]) -> State:
+    match event:
+        case Prepared():
+            return _prepared(state, actions)
+        case PrepareFailed(message, at):
+            return _end(state, _own(state, CauseKind.PREPARE_FAILED, message, at), actions)
+        case Started():
+            return state  # alive since its start was ordered
+        case StartFailed(process, code, message, at):
+            status = ExitStatus(code=code)
+            state = _with_process(state, process, life=Life.ENDED, status=status, ended_at=at)
+            cause = _own(state, CauseKind.START_FAILED, message, at, process, status)
+            return _end(state, cause, actions)
+        case Exited():
+            return _exited(state, event, actions)
+        case Signalled(signum, at):
+            return _signalled(state, signum, at, actions)
+        case Expired(deadline, at):
+            state = replace(state, armed=state.armed - {deadline})
+            return _expired(state, deadline, at, actions)
+        case MemberReported():
+            return _member_reported(state, event, actions)
+        case MemberLost(host, evidence, at):
+            return _member_lost(state, host, evidence, at, actions)
+        case JobChanged(job, verdict):
+            return _job_changed(state, job, verdict, actions)
+        case MasterSeen(bare):
+            # A master without our status server says nothing about the barrier: its open port has
+            # to do, as it did in the predecessor.
+            return _job_changed(state, JobState.RUNNING, None, actions) if bare else state
+        case MasterLost(how, evidence, at):
+            return _master_lost(state, how, evidence, at, actions)
+        case MasterEnded(evidence, at):
+            message = f"the master's port is closed ({evidence}); it ended, its verdict is unknown"
+            cause = Cause(CauseKind.MASTER_ENDED, state.setup.master, message, at=at)
+            return _job_changed(
+                state, JobState.ENDED, Verdict(Outcome.SUCCEEDED, cause, 0), actions
+            )
+        case Published(error):
+            return _publishing_over(_disarm(state, actions, Deadline.PUBLISH), error)
+        case Broke(message, at):
+            return _broke(state, message, at, actions)
+    assert_never(event)
+
+
+def _prepared(state: State, actions: list[Action]) -> State:
+    if state.phase is not Phase.PREPARING:
+        return state  # a stop came first
+    state = replace(state, phase=Phase.JOINING)
+    if len(state.setup.hosts) == 1:
+        return _run(state, actions)
+    if state.setup.is_member and state.job is not JobState.JOINING:
+        return _run(state, actions)  # a late host: the others have gone on
+    return _arm(state, Deadline.JOIN, state.setup.budgets.join_s, actions)
+
+
+def _run(state: State, actions: list[Action]) -> State:
+    """Start everything, all at once."""
+    state = _disarm(state, actions, Deadline.JOIN)
+    state = replace(state, phase=Phase.RUNNING, job=JobState.RUNNING)
+    if state.members:
+        actions.append(Announce(JobState.RUNNING))
+    for process in state.processes:
+        actions.append(Start(process.name))
+        state = _with_process(state, process.name, life=Life.ALIVE)
+    if state.setup.budgets.max_runtime_s:
+        state = _arm(state, Deadline.RUNTIME, state.setup.budgets.max_runtime_s, actions)
+    return state
+
+
+def _exited(state: State, event: Exited, actions: list[Action]) -> State:
+    process = _process(state, event.process)
+    life = Life.LEFT if event.left else Life.ENDED
+    state = _with_process(state, event.process, life=life, status=event.status, ended_at=event.at)
+    if state.phase is not Phase.RUNNING:
+        return state
+    if process.server:
+        kind = CauseKind.ESSENTIAL_DIED
+    elif not event.status.ok:
+        kind = CauseKind.SCRIPT_FAILED
+    else:
+        return state  # success is a conclusion, drawn in _settle
+    message = event.message or str(event.status)
+    cause = _own(state, kind, message, event.at, event.process, event.status, event.detail)
+    return _end(state, cause, actions)
+
+
+def _signalled(state: State, signum: int, at: float, actions: list[Action]) -> State:
+    if signum not in STOP_SIGNALS:
+        actions += [Send(process.name, signum) for process in state.alive if not process.server]
+        return state
+    state = replace(state, stop_signals=state.stop_signals + 1)
+    left_s = state.setup.budgets.stop_limit_s
+    actions.append(
+        Say(
+            "signal.received",
+            (
+                ("signal", signal_name(signum)),
+                ("count", state.stop_signals),
+                ("left_s", round(left_s, 1)),
+            ),
+            "warning",
+        )
+    )
+    if _before_draining(state):
+        message = f"received {signal_name(signum)}"
+        return _end(state, _own(state, CauseKind.STOP_REQUESTED, message, at), actions)
+    if state.stop_signals > 1:
+        if state.phase is Phase.PUBLISHING:
+            return _give_up_publishing(state, "before a second stop signal")
+        return _kill(state, actions)
+    # Already coming down for another reason: the platform's limit counts from here all the same.
+    return _arm(state, Deadline.LIMIT, state.setup.budgets.limit_s, actions)
+
+
+def _expired(state: State, deadline: Deadline, at: float, actions: list[Action]) -> State:
+    budgets = state.setup.budgets
+    match deadline:
+        case Deadline.JOIN:
+            if state.phase is not Phase.JOINING:
+                return state
+            who = ", ".join(state.missing) if state.setup.is_master else state.setup.master
+            message = f"joining timed out after {budgets.join_s:g} s: no word from {who}"
+            return _end(state, _own(state, CauseKind.JOIN_TIMEOUT, message, at), actions)
+        case Deadline.RUNTIME:
+            if state.phase is not Phase.RUNNING:
+                return state
+            message = f"ran for SUPERVISOR_MAX_RUNTIME_S, {budgets.max_runtime_s:g} s"
+            return _end(state, _own(state, CauseKind.MAX_RUNTIME, message, at), actions)
+        case Deadline.HOLD:
+            actions.append(Say("hold.expired", level="warning"))
+            return _climb(state, Rung.SCRIPTS, actions)
+        case Deadline.GRACE:
+            if state.rung is Rung.SCRIPTS and state.phase is Phase.DRAINING:
+                return _climb(state, Rung.GROUPS, actions)
+            return _kill(state, actions)
+        case Deadline.GROUP | Deadline.LIMIT:
+            if state.phase is Phase.PUBLISHING:
+                return _give_up_publishing(state, "within the platform's limit")
+            return _kill(state, actions)
+        case Deadline.KILL:
+            for process in state.alive:
+                state = _with_process(state, process.name, life=Life.LEFT)
+            return state
+        case Deadline.ACK:
+            late = [name for name, member in state.members.items() if not member.down]
+            actions.append(Say("members.late", (("hosts", late),), "warning"))
+            return replace(state, all_down=True)
+        case Deadline.PUBLISH:
+            return _publishing_over(state, f"not finished within {budgets.publish_s:g} s")
+    assert_never(deadline)
+
+
+def _publishing_over(state: State, error: str | None) -> State:
+    if state.publishing_settled:
+        return state
+    return replace(state, publishing_settled=True, publish_error=error)
+
+
+def _give_up_publishing(state: State, when: str) -> State:
+    """Leave now: neither the transfers nor the other hosts are waited for any more."""
+    return _publishing_over(replace(state, all_down=True), f"not finished {when}")
+
+
+def _member_reported(state: State, event: MemberReported, actions: list[Action]) -> State:
+    member = state.members.get(event.host)
+    if member is None:
+        return state  # not ours; the server refuses it before it comes here
+    updated = replace(
+        member,
+        joined=member.joined or event.phase is not Phase.PREPARING,
+        script_ended=member.script_ended or event.script_ended,
+        down=member.down or event.phase in {Phase.PUBLISHING, Phase.DONE},
+    )
+    if updated != member:
+        state = replace(state, members={**state.members, event.host: updated})
+    if updated.joined and not member.joined:
+        fields = (("host", event.host), ("missing", len(state.missing)))
+        actions.append(Say("member.joined", fields))
+    if event.cause is not None and _before_draining(state):
+        return _end(state, event.cause, actions)
+    return state
+
+
+def _member_lost(state: State, host: str, evidence: str, at: float, actions: list[Action]) -> State:
+    member = state.members.get(host)
+    if member is None or member.down:
+        return state
+    state = replace(state, members={**state.members, host: replace(member, down=True)})
+    if not _before_draining(state):
+        actions.append(Say("member.lost", (("host", host), ("evidence", evidence)), "warning"))
+        return state
+    cause = Cause(CauseKind.MEMBER_LOST, host, f"lost: {evidence}", at=at)
+    return _end(state, cause, actions)
+
+
+def _job_changed(
+    state: State, job: JobState, verdict: Verdict | None, actions: list[Action]
+) -> State:
+    if state.setup.is_master or state.job is JobState.ENDED:
+        return state
+    state = replace(state, job=job)
+    if job is JobState.RUNNING and state.phase is Phase.JOINING:
+        return _run(state, actions)
+    if verdict is None:
+        return state
+    state = replace(state, verdict=verdict)
+    if _before_draining(state):
+        return _end(state, verdict.cause, actions)
+    if job is JobState.ENDED and state.phase is Phase.DRAINING and state.rung is Rung.HOLD:
+        return _climb(state, Rung.SCRIPTS, actions)
+    return state
+
+
+def _master_lost(state: State, how: str, evidence: str, at: float, actions: list[Action]) -> State:
+    if state.setup.is_master or state.job is JobState.ENDED:
+        return state  # nobody to lose, or it said all it had to say
+    # From here on nobody will say ENDED.
+    state = replace(state, job=JobState.ENDED)
+    if _before_draining(state):
+        cause = _own(
+            state,
+            CauseKind.MASTER_LOST,
+            f"the master {state.setup.master} {how}: {evidence}",
+            at,
+        )
+        return _end(state, cause, actions)
+    if state.phase is Phase.DRAINING and state.rung is Rung.HOLD:
+        return _climb(state, Rung.SCRIPTS, actions)
+    return state
+
+
+def _broke(state: State, message: str, at: float, actions: list[Action]) -> State:
+    """A defect of ours. The first one ends the job in order; from then on only SIGKILL."""
+    actions.append(Say("internal.error", (("error", message),), "error"))
+    if _before_draining(state):
+        return _end(state, _own(state, CauseKind.INTERNAL, message, at), actions)
+    return _kill(state, actions)
+
+
+# --------------------------------------------------------------------------- coming down
+
+
+def _before_draining(state: State) -> bool:
+    return state.phase in {Phase.PREPARING, Phase.JOINING, Phase.RUNNING}
+
+
+def _end(state: State, cause: Cause, actions: list[Action]) -> State:
+    """The cause is known: begin to come down. The first cause stays."""
+    if not _before_draining(state):
+        return state
+    budgets = state.setup.budgets
+    state = replace(state, cause=cause, phase=Phase.DRAINING)
+    state = _disarm(state, actions, Deadline.JOIN, Deadline.RUNTIME)
+    state = _arm(state, Deadline.LIMIT, budgets.limit_s, actions)
+    fields = (("outcome", outcome_of(cause).value), ("cause", str(cause)))
+    level = "info" if cause.kind is CauseKind.FINISHED else "warning"
+    actions.append(Say("job.ending", fields, level))
+    if state.members and state.scripts_alive:  # else it is final, and announced as ENDED at once
+        state = replace(state, job=JobState.STOPPING, verdict=Verdict(outcome_of(cause), cause))
+        actions.append(Announce(JobState.STOPPING, state.verdict))
+    held = state.setup.is_member and state.setup.chief_first and state.job is not JobState.ENDED
+    if held and state.alive:
+        state = replace(state, rung=Rung.HOLD)
+        hold_s = _grace_s(state) + budgets.group_s + budgets.kill_s
+        return _arm(state, Deadline.HOLD, hold_s, actions)
+    return _climb(state, Rung.SCRIPTS, actions)
+
+
+def _grace_s(state: State) -> float:
+    """A stop that was asked for leaves the script its full share; an end elsewhere a short one."""
+    assert state.cause is not None
+    asked = outcome_of(state.cause) is Outcome.STOPPED
+    budgets = state.setup.budgets
+    return budgets.stop_grace_s if asked else budgets.end_grace_s
+
+
+def _climb(state: State, rung: Rung, actions: list[Action]) -> State:
+    """Enter a rung: its signals and its deadline. ``_settle`` climbs on when it is empty."""
+    if state.phase is not Phase.DRAINING:
+        return state
+    budgets = state.setup.budgets
+    state = _disarm(state, actions, Deadline.HOLD, Deadline.GRACE, Deadline.GROUP)
+    state = replace(state, rung=rung)
+    servers = rung is Rung.SERVERS
+    targets = [process for process in state.alive if process.server is servers]
+    for process in targets:
+        actions.append(Send(process.name, signal.SIGTERM, whole_group=rung is Rung.GROUPS))
+        state = _with_process(state, process.name, stopped_by_us=True)
+    if not targets:
+        return state
+    if rung is Rung.GROUPS:
+        return _arm(state, Deadline.GROUP, budgets.group_s, actions)
+    grace_s = budgets.server_grace_s if servers else _grace_s(state)
+    return _arm(state, Deadline.GRACE, grace_s, actions)
+
+
+def _kill(state: State, actions: list[Action]) -> State:
+    """SIGKILL to every tree that is alive."""
+    if state.phase not in {Phase.DRAINING, Phase.KILLING}:
+        return state
+    state = _disarm(state, actions, Deadline.HOLD, Deadline.GRACE, Deadline.GROUP)
+    state = replace(state, phase=Phase.KILLING)
+    for process in state.alive:
+        actions.append(KillTree(process.name))
+        state = _with_process(state, process.name, stopped_by_us=True)
+    if state.alive and Deadline.KILL not in state.armed:
+        return _arm(state, Deadline.KILL, state.setup.budgets.kill_s, actions)
+    return state
+
+
+# --------------------------------------------------------------------------- conclusions
+
+
+def _settle(state: State, actions: list[Action]) -> State:
+    """Draw every conclusion that needs no further event."""
+    if state.phase is Phase.JOINING and state.members and not state.missing:
+        state = _run(state, actions)
+    if state.phase is Phase.RUNNING and (finished := _finished(state)) is not None:
+        state = _end(state, finished, actions)
+    if state.phase in {Phase.DRAINING, Phase.KILLING}:
+        state = _come_down(state, actions)
+    if state.phase is Phase.PUBLISHING:
+        state = _leave(state, actions)
+    return state
+
+
+def _finished(state: State) -> Cause | None:
+    """The job's success, where this host is the one to say so."""
+    status = state.script_status
+    if state.setup.is_member or status is None or not status.ok:
+        return None
+    if state.setup.success_policy is SuccessPolicy.ALL and not all(
+        member.script_ended for member in state.members.values()
+    ):
+        return None
+    script = next(process for process in state.processes if not process.server)
+    message = "finished, exit 0"
+    return _own(state, CauseKind.FINISHED, message, script.ended_at, script.name, status)
+
+
+def _come_down(state: State, actions: list[Action]) -> State:
+    if state.phase is Phase.DRAINING and state.rung is Rung.HOLD and not state.alive:
+        state = _climb(state, Rung.SCRIPTS, actions)
+    if not state.scripts_alive and state.rung is not Rung.HOLD:
+        if state.members and state.job is not JobState.ENDED:
+            state = _announce_end(state, actions)
+        if state.phase is Phase.DRAINING and state.rung < Rung.SERVERS:
+            state = _climb(state, Rung.SERVERS, actions)
+    if state.alive:
+        return state
+    if state.members and state.job is not JobState.ENDED:  # killed while holding, or left alive
+        state = _announce_end(state, actions)
+    # Every timer of the way down; publishing has a share of its own, kept free by the plan.
+    state = _disarm(state, actions, *(state.armed - {Deadline.ACK}))
+    state = replace(state, phase=Phase.PUBLISHING)
+    actions.append(Publish())
+    return _arm(state, Deadline.PUBLISH, state.setup.budgets.publish_s, actions)
+
+
+def _announce_end(state: State, actions: list[Action]) -> State:
+    """On the master: the verdict is final, members may stop their servers and leave."""
+    assert state.cause is not None
+    verdict = Verdict(
+        outcome_of(state.cause), state.cause, job_exit_code(state.cause, state.script_status)
+    )
+    actions.append(Announce(JobState.ENDED, verdict))
+    state = replace(state, job=JobState.ENDED, verdict=verdict)
+    budgets = state.setup.budgets
+    ack_s = min(budgets.ack_s, budgets.publish_s) if state.stop_signals else budgets.ack_s
+    return _arm(state, Deadline.ACK, ack_s, actions)
+
+
+def _leave(state: State, actions: list[Action]) -> State:
+    down = state.all_down or all(member.down for member in state.members.values())
+    if down:
+        state = _disarm(state, actions, Deadline.ACK)
+    if not (down and state.publishing_settled):
+        return state
+    state = _disarm(state, actions, *state.armed)
+    actions.append(Record())
+    return replace(state, phase=Phase.DONE)
+
+
+# --------------------------------------------------------------------------- small parts
+
+
+def _own(
+    state: State,
+    kind: CauseKind,
+    message: str,
+    at: float,
+    process: str | None = None,
+    status: ExitStatus | None = None,
+    detail: str = "",
+) -> Cause:
+    return Cause(kind, state.setup.host, message, process, status, detail, at)
+
+
+def _process(state: State, name: str) -> Process:
+    return next(process for process in state.processes if process.name == name)
+
+
+def _with_process(state: State, name: str, **changes: Any) -> State:
+    return replace(
+        state,
+        processes=tuple(
+            replace(process, **changes) if process.name == name else process
+            for process in state.processes
+        ),
+    )
+
+
+def _arm(state: State, deadline: Deadline, seconds: float, actions: list[Action]) -> State:
+    actions.append(Arm(deadline, seconds))
+    return replace(state, armed=state.armed | {deadline})
+
+
+def _disarm(state: State, actions: list[Action], *deadlines: Deadline) -> State:
+    stale = state.armed.intersection(deadlines)
+    actions.extend(Disarm(deadline) for deadline in sorted(stale))
+    return replace(state, armed=state.armed - stale)

@@ -1,0 +1,368 @@
+"""What this host will do, computed from the contract without touching the world.
+
+An endpoint is always looked up here (host, role → address:port) and never built from a constant:
+TensorFlow's gRPC server binds every interface on its port whatever address it is given, so hosts
+that share one network stack need ports of their own.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import posixpath
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from supervisor.contract import RESOURCES, Contract, EntryKind, Strategy
+from supervisor.environment import script_arguments, script_environment
+from supervisor.faults import ContractError, Fault
+from supervisor.model import ProcessSpec, Role
+from supervisor.settings import GROUP_S, KILL_S, RECORD_S
+
+TRAIN_PORT: Final = 2222
+"""The chief and the workers of a parameter-server cluster (the seed convention)."""
+PS_PORT: Final = 2223
+MWMS_PORT: Final = 8890
+
+
+class SuccessPolicy(enum.StrEnum):
+    """Whose exit 0 makes the job a success."""
+
+    CHIEF = "chief"
+    ALL = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    address: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.address}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class HostEndpoints:
+    """The ports of one host."""
+
+    train: Endpoint
+    ps: Endpoint
+    status: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Budgets:
+    """All durations of a life cycle, in seconds; see the settings table for each."""
+
+    join_s: float
+    max_runtime_s: float
+    """0: no limit."""
+    stop_grace_s: float
+    end_grace_s: float
+    group_s: float
+    server_grace_s: float
+    kill_s: float
+    stop_limit_s: float
+    """The platform's: from its stop signal to its SIGKILL."""
+    limit_s: float
+    """From the first stop signal, or the end of the job, until everything here is killed."""
+    publish_s: float
+    ack_s: float
+    lease_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Where results go, below the base directory."""
+
+    base: str
+    model: str
+    checkpoints: str
+    output: str
+    output_data: str
+    output_intermediate: str
+    failure: str
+    success: str
+    report: str
+    logs: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    contract: Contract = field(repr=False)
+    host: str
+    hosts: tuple[str, ...]
+    """The hosts that end together: those of the distribution."""
+    strategy: Strategy
+    success_policy: SuccessPolicy
+    endpoints: Mapping[str, HostEndpoints]
+    tf_config: Mapping[str, Any] | None
+    """What the script sees; None without a distribution."""
+    processes: tuple[ProcessSpec, ...]
+    """In the order in which they are started."""
+    budgets: Budgets
+    paths: Paths
+    notes: tuple[str, ...]
+    """What a person should know: things that were ignored, or not done by this version."""
+
+    @property
+    def master(self) -> str:
+        return self.hosts[0]
+
+    @property
+    def is_master(self) -> bool:
+        return self.host == self.master
+
+    @property
+    def is_cluster(self) -> bool:
+        return len(self.hosts) > 1
+
+    @property
+    def chief_endpoint(self) -> Endpoint | None:
+        """The chief's TensorFlow port: what the probe falls back to, where there is one."""
+        return None if self.strategy is Strategy.NONE else self.endpoints[self.master].train
+
+
+def make_plan(contract: Contract) -> Plan:
+    """The plan of the current host; raises ``ContractError`` where ports collide."""
+    hosts = contract.distribution_hosts
+    endpoints = {host: _endpoints(contract, host) for host in hosts}
+    faults = _collisions(contract, endpoints)
+    if faults:
+        raise ContractError(faults)
+    chief = chief_name(contract.settings.chief_name, contract.tensorflow_version)
+    role = _script_role(contract, chief)
+    config: Mapping[str, Any] | None = None
+    if contract.strategy is not Strategy.NONE:
+        config = tf_config(contract, endpoints, chief, contract.current_host, role)
+    paths = _paths(contract.base_dir)
+    processes = [_script(contract, paths, role, config)]
+    if contract.strategy is Strategy.PS:
+        ps_config = tf_config(contract, endpoints, chief, contract.current_host, Role.PS)
+        processes.insert(0, _parameter_server(contract, ps_config))
+    return Plan(
+        contract=contract,
+        host=contract.current_host,
+        hosts=hosts,
+        strategy=contract.strategy,
+        success_policy=_success_policy(contract),
+        endpoints=endpoints,
+        tf_config=config,
+        processes=tuple(processes),
+        budgets=_budgets(contract),
+        paths=paths,
+        notes=_notes(contract),
+    )
+
+
+def chief_name(setting: str, tensorflow_version: str | None) -> Role:
+    """The chief's job name in TF_CONFIG.
+
+    TensorFlow 2's ParameterServerStrategy and MultiWorkerMirroredStrategy refuse ``master``
+    ("Disallowed task type found in cluster spec"); TensorFlow 1 knew both and its scripts, written
+    for the predecessor, look for ``master``.
+    """
+    if setting != "auto":
+        return Role(setting)
+    major = (tensorflow_version or "2").split(".", 1)[0]
+    return Role.MASTER if major == "1" else Role.CHIEF
+
+
+def tf_config(
+    contract: Contract,
+    endpoints: Mapping[str, HostEndpoints],
+    chief: Role,
+    host: str,
+    role: Role,
+) -> dict[str, Any]:
+    """TF_CONFIG of one process, in the seed convention.
+
+    Parameter servers: ``{chief: [first host], worker: the others, ps: all}``; one host has no
+    ``ps``, and asking for that task there is an error. MultiWorkerMirroredStrategy: every host is
+    a ``worker`` and there is no ``ps`` (with one, the strategy hangs at construction).
+    """
+    hosts = list(endpoints)
+    master, others = hosts[0], hosts[1:]
+    cluster: dict[str, list[str]]
+    if contract.strategy is Strategy.MWMS:
+        cluster = {"worker": [str(endpoints[name].train) for name in hosts]}
+        task = {"type": Role.WORKER.value, "index": hosts.index(host)}
+    else:
+        cluster = {chief.value: [str(endpoints[master].train)]}
+        if others:
+            cluster["worker"] = [str(endpoints[name].train) for name in others]
+            cluster["ps"] = [str(endpoints[name].ps) for name in hosts]
+        if role is Role.PS and not others:
+            raise ContractError(
+                [
+                    Fault(
+                        RESOURCES,
+                        "hosts",
+                        f"one host, {host}, with a parameter server task",
+                        "two hosts or more: a cluster of one host has no parameter server; "
+                        "run the script alone, or add hosts",
+                    )
+                ]
+            )
+        index = others.index(host) if role is Role.WORKER else 0
+        task = {"type": role.value, "index": hosts.index(host) if role is Role.PS else index}
+    return {"cluster": cluster, "task": task, "environment": "cloud"}
+
+
+def _script_role(contract: Contract, chief: Role) -> Role:
+    if contract.strategy is Strategy.MWMS:
+        return Role.WORKER
+    if contract.current_host == contract.master:
+        return chief if contract.strategy is Strategy.PS else Role.CHIEF
+    return Role.WORKER
+
+
+def _endpoints(contract: Contract, host: str) -> HostEndpoints:
+    overlay = contract.overlays.get(host)
+    address = overlay.address if overlay else host
+    ports = overlay.ports if overlay else {}
+    train = MWMS_PORT if contract.strategy is Strategy.MWMS else TRAIN_PORT
+    return HostEndpoints(
+        train=Endpoint(address, ports.get("train", train)),
+        ps=Endpoint(address, ports.get("ps", PS_PORT)),
+        status=Endpoint(address, ports.get("status", contract.settings.status_port)),
+    )
+
+
+def _collisions(contract: Contract, endpoints: Mapping[str, HostEndpoints]) -> list[Fault]:
+    """Two listeners on one address need two ports."""
+    used: dict[Endpoint, str] = {}
+    faults = []
+    for host, each in endpoints.items():
+        listeners = [("status", each.status)]
+        if contract.strategy is not Strategy.NONE:
+            listeners.append(("training", each.train))
+        if contract.strategy is Strategy.PS:
+            listeners.append(("parameter server", each.ps))
+        for what, endpoint in listeners:
+            here = f"the {what} port of {host}"
+            if endpoint in used:
+                faults.append(
+                    Fault(
+                        "ports",
+                        str(endpoint),
+                        f"{used[endpoint]} and {here} at once",
+                        "a port of its own for each; SUPERVISOR_STATUS_PORT moves the status port, "
+                        "supervisorconfig.json the others",
+                    )
+                )
+            used.setdefault(endpoint, here)
+    return faults
+
+
+def _success_policy(contract: Contract) -> SuccessPolicy:
+    if contract.settings.success_policy != "auto":
+        return SuccessPolicy(contract.settings.success_policy)
+    # Workers of a parameter-server cluster never end by themselves; all others do.
+    return SuccessPolicy.CHIEF if contract.strategy is Strategy.PS else SuccessPolicy.ALL
+
+
+def _budgets(contract: Contract) -> Budgets:
+    settings = contract.settings
+    return Budgets(
+        join_s=settings.join_timeout_s,
+        max_runtime_s=settings.max_runtime_s,
+        stop_grace_s=settings.stop_grace_s,
+        end_grace_s=settings.end_grace_s,
+        group_s=GROUP_S,
+        server_grace_s=settings.server_grace_s,
+        kill_s=KILL_S,
+        stop_limit_s=settings.stop_limit_s,
+        limit_s=settings.stop_limit_s - settings.publish_reserve_s - KILL_S - RECORD_S,
+        publish_s=settings.publish_reserve_s,
+        ack_s=settings.ack_timeout_s,
+        lease_s=settings.master_lease_s,
+    )
+
+
+def _paths(base: str) -> Paths:
+    output = posixpath.join(base, "output")
+    return Paths(
+        base=base,
+        model=posixpath.join(base, "model"),
+        checkpoints=posixpath.join(base, "checkpoints"),
+        output=output,
+        output_data=posixpath.join(output, "data"),
+        output_intermediate=posixpath.join(output, "intermediate"),
+        failure=posixpath.join(output, "failure"),
+        success=posixpath.join(output, "success"),
+        report=posixpath.join(output, "supervisor", "report.json"),
+        logs=posixpath.join(output, "supervisor", "logs"),
+    )
+
+
+def _script(
+    contract: Contract, paths: Paths, role: Role, config: Mapping[str, Any] | None
+) -> ProcessSpec:
+    arguments = (*script_arguments(contract.hyperparameters), *contract.arguments)
+    name = contract.entry_point
+    command: tuple[str, ...]
+    match contract.entry_kind:
+        case EntryKind.SCRIPT:
+            command = (sys.executable, name)
+        case EntryKind.MODULE:
+            command = (sys.executable, "-m", name.removesuffix(".py").replace("/", "."))
+        case EntryKind.COMMAND:
+            # exec looks a name without a slash up in PATH, and the code directory is not in it.
+            command = (name if "/" in name else f"./{name}",)
+    env = script_environment(contract)
+    env["SUPERVISOR_CHECKPOINT_DIR"] = paths.checkpoints
+    env["SUPERVISOR_STOP_BUDGET_S"] = f"{contract.settings.stop_grace_s:g}"
+    if config is not None:
+        env["TF_CONFIG"] = json.dumps(config)
+    return ProcessSpec(
+        name=role.value,
+        role=role,
+        argv=(*command, *arguments),
+        env=env,
+        cwd=contract.code_dir,
+    )
+
+
+def _parameter_server(contract: Contract, config: Mapping[str, Any]) -> ProcessSpec:
+    """The parameter server sees no accelerator, and none of the user's code.
+
+    ``-P`` and the base directory as working directory: a ``tensorflow.py`` or a ``supervisor``
+    directory beside the user's script must not shadow the real ones.
+    """
+    env = {
+        key: value
+        for key, value in contract.environ.items()
+        if not key.startswith("SUPERVISOR_") or key.startswith("SUPERVISOR_PS_")
+    }
+    env.update(
+        CUDA_VISIBLE_DEVICES="-1",
+        HIP_VISIBLE_DEVICES="-1",
+        TF_CONFIG=json.dumps(config),
+    )
+    env.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    env.setdefault("PYTHONUNBUFFERED", "1")
+    return ProcessSpec(
+        name=Role.PS.value,
+        role=Role.PS,
+        argv=(sys.executable, "-P", "-m", "supervisor.parameter_server"),
+        env=env,
+        cwd=contract.base_dir,
+        essential=True,
+    )
+
+
+def _notes(contract: Contract) -> tuple[str, ...]:
+    notes = []
+    if contract.ps_ignored:
+        notes.append(
+            "sagemaker_parameter_server_enabled is ignored: one host has no parameter server, "
+            "its script runs alone"
+        )
+    if contract.has_requirements:
+        notes.append(
+            "requirements.txt is not installed by this version: install what it lists in the image"
+        )
+    return tuple(notes)
