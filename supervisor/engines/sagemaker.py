@@ -1,0 +1,92 @@
+"""The container contract of Amazon SageMaker: files under ``/opt/ml`` and variables.
+
+https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo.html
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from typing import Final
+
+from supervisor.contract import CONFIG_FILES, Facts
+
+DEFAULT_BASE_DIR: Final = "/opt/ml"
+_CONFIG_LIMIT: Final = 16 * 1024 * 1024
+"""Bytes of one config file; the platform's own limits lie far below."""
+_CODE_LIMIT: Final = 20_000
+"""Entries of the code directory that are listed; with more, what is in it is not known."""
+
+_TENSORFLOWS: Final = frozenset(
+    {"tensorflow", "tensorflow_cpu", "tensorflow_gpu", "tensorflow_intel", "tensorflow_cpu_aws"}
+)
+
+
+def gather(environ: Mapping[str, str], flags: Mapping[str, str]) -> Facts:
+    """Read the world once. Raises nothing: what cannot be read is a fact too."""
+    base_dir = os.path.abspath(environ.get("SAGEMAKER_BASE_DIR") or DEFAULT_BASE_DIR)
+    files: dict[str, bytes] = {}
+    unreadable: dict[str, str] = {}
+    for name in CONFIG_FILES:
+        path = os.path.join(base_dir, "input", "config", name)
+        try:
+            with open(path, "rb") as file:
+                content = file.read(_CONFIG_LIMIT + 1)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            unreadable[name] = error.strerror or type(error).__name__
+            continue
+        if len(content) > _CONFIG_LIMIT:
+            unreadable[name] = f"larger than {_CONFIG_LIMIT} bytes"
+        else:
+            files[name] = content
+    return Facts(
+        base_dir=base_dir,
+        environ=environ,
+        files=files,
+        unreadable=unreadable,
+        code=_listing(os.path.join(base_dir, "code")),
+        flags=flags,
+        num_cpus=len(os.sched_getaffinity(0)),
+        num_gpus=_count_gpus(),
+        tensorflow_version=_tensorflow_version(),
+    )
+
+
+def _listing(directory: str) -> frozenset[str] | None:
+    """Files below ``directory``, relative; links to directories are not followed."""
+    found: list[str] = []
+    for top, directories, names in os.walk(directory):
+        relative = os.path.relpath(top, directory)
+        found += [os.path.normpath(os.path.join(relative, name)) for name in names]
+        directories[:] = [name for name in directories if not name.startswith(".")]
+        if len(found) > _CODE_LIMIT:
+            return None
+    return frozenset(found)
+
+
+def _count_gpus() -> int:
+    """NVIDIA devices by the driver's own list; the CUDA libraries are not loaded for it."""
+    try:
+        return len(os.listdir("/proc/driver/nvidia/gpus"))
+    except OSError:
+        return 0
+
+
+def _tensorflow_version() -> str | None:
+    """From the installed packages' directory names: TensorFlow is not imported.
+
+    ``importlib.metadata`` answers the same in 30 ms of imports, and start-up is a feature.
+    """
+    for directory in sys.path:
+        try:
+            names = os.listdir(directory or ".")
+        except OSError:
+            continue
+        for name in names:
+            package, dash, rest = name.partition("-")
+            if dash and rest.endswith(".dist-info") and package in _TENSORFLOWS:
+                return rest.removesuffix(".dist-info")
+    return None
