@@ -1,0 +1,104 @@
+"""The page of ``GET /``: one self-contained document, kept current by ``/status`` and ``/events``.
+
+Everything from the server is set as text, never as markup, and the policy forbids whatever the
+page does not use: a training script may write what it likes into a failure message.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+
+_STYLE = """
+:root{color-scheme:light dark;--line:#8884}
+body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:64rem;padding:0 1rem}
+h1{font-size:1.3rem;margin:0}h2{font-size:1rem;margin:1.6rem 0 .3rem}
+#phase{padding:.1rem .6rem;border:1px solid;border-radius:1rem;font-size:.9rem}
+table{border-collapse:collapse;width:100%}
+th,td{text-align:left;padding:.2rem .6rem .2rem 0;border-bottom:1px solid var(--line)}
+td{font-variant-numeric:tabular-nums}
+th{font-weight:600;font-size:.85rem}
+pre{white-space:pre-wrap;overflow-wrap:anywhere;background:#8881;padding:.6rem;margin:.3rem 0}
+#away{color:#c33}[hidden]{display:none}
+"""
+
+_SCRIPT = """
+"use strict";
+const $ = id => document.getElementById(id);
+const size = n => { if (n == null) return "";
+  const u = ["B","KiB","MiB","GiB","TiB"]; let i = 0;
+  while (n >= 1024 && i < 4) { n /= 1024; i++; }
+  return n.toFixed(i ? 1 : 0) + " " + u[i]; };
+const secs = s => { if (s == null) return ""; s = Math.max(0, Math.round(s));
+  const h = Math.floor(s / 3600), m = Math.floor(s % 3600 / 60);
+  return (h ? h + " h " : "") + (h || m ? m + " min " : "") + s % 60 + " s"; };
+const clock = t => t == null ? "" : new Date(t * 1000).toLocaleTimeString();
+function fill(id, rows) {
+  const body = $(id); body.replaceChildren();
+  for (const row of rows) { const tr = body.insertRow();
+    for (const cell of row) tr.insertCell().textContent = cell ?? ""; }
+}
+function entry(e) {
+  const rest = Object.entries(e).filter(([k]) => k !== "at" && k !== "event")
+    .map(([k, v]) => k + "=" + (typeof v === "object" ? JSON.stringify(v) : v)).join("  ");
+  return [clock(e.at), e.event, rest];
+}
+async function refresh() {
+  try {
+    const answer = await fetch("status", {cache: "no-store", signal: AbortSignal.timeout(5000)});
+    if (!answer.ok) throw new Error("HTTP " + answer.status);
+    const s = await answer.json();
+    document.title = s.host + " · " + s.phase;
+    $("host").textContent = s.host; $("phase").textContent = s.phase;
+    $("about").textContent = [s.job, "master " + s.master, "up " + secs(s.uptime_s),
+      s.budget.left_s == null ? "" : secs(s.budget.left_s) + " left to stop"]
+      .filter(Boolean).join(" · ");
+    const cause = s.cause;
+    $("cause").hidden = !cause;
+    if (cause) { $("message").textContent = cause.host + (cause.process ? " " + cause.process : "")
+      + ": " + cause.message; $("detail").textContent = cause.detail || "";
+      $("detail").hidden = !cause.detail; }
+    $("verdict").textContent = s.verdict ? s.verdict.outcome : "";
+    fill("processes", s.processes.map(p => [p.name, p.role, p.pid, p.exit || p.state,
+      clock(p.started_at), p.cpu_s == null ? "" : secs(p.cpu_s), size(p.rss_bytes),
+      size(p.output_bytes)]));
+    fill("hosts", s.hosts.map(h => [h.name, h.phase, h.state,
+      h.last_seen_s == null ? "" : secs(h.last_seen_s) + " ago"]));
+    fill("timeline", s.timeline.slice(-100).reverse().map(entry));
+    $("away").hidden = true;
+  } catch (error) { $("away").hidden = false;
+    $("away").textContent = "no answer: " + error.message; }
+}
+let soon = 0;
+function refreshSoon() { if (!soon) soon = setTimeout(() => { soon = 0; refresh(); }, 300); }
+new EventSource("events").onmessage = refreshSoon;
+refresh(); setInterval(refresh, 3000);
+"""
+
+HTML = f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width,initial-scale=1">
+<title>supervisor</title><link rel="icon" href="data:,"><style>{_STYLE}</style></head><body>
+<h1><span id="host">supervisor</span> <span id="phase">…</span> <span id="verdict"></span></h1>
+<p id="about"></p><p id="away" role="alert" hidden></p>
+<section id="cause" hidden><h2>Cause</h2><p id="message"></p><pre id="detail"></pre></section>
+<h2>Processes</h2><table><thead><tr><th>name<th>role<th>pid<th>state<th>started<th>CPU<th>memory
+<th>output</thead><tbody id="processes"></tbody></table>
+<h2>Hosts</h2><table><thead><tr><th>name<th>phase<th>state<th>last seen</thead>
+<tbody id="hosts"></tbody></table>
+<h2>Timeline</h2><table><tbody id="timeline"></tbody></table>
+<script>{_SCRIPT}</script></body></html>
+""".encode()
+
+
+def _source(text: str) -> str:
+    """Name an inline part by its hash, so that the policy can allow it and nothing else."""
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return f"'sha256-{digest}'"
+
+
+POLICY = (
+    f"default-src 'none'; style-src {_source(_STYLE)}; script-src {_source(_SCRIPT)}; "
+    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)

@@ -1,0 +1,457 @@
+"""A member's link to its master: long poll, reports, liveness.
+
+HTTP first: the master's status port gives the job document, and every answer is a sign of life.
+Only while it has never answered is the chief's own TCP port looked at, for masters that run
+another entrypoint. What observations mean is decided in ``liveness.py``; this module makes them
+and tells the life cycle what follows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import itertools
+import os
+import random
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception_type,
+    stop_after_attempt,
+    stop_never,
+    wait_random_exponential,
+)
+
+from supervisor.events import JobChanged, MasterEnded, MasterLost, MasterSeen
+from supervisor.liveness import (
+    ActiveClock,
+    Answered,
+    ChiefOpen,
+    ChiefRefused,
+    ChiefSilent,
+    Ended,
+    Finding,
+    Lost,
+    MasterLiveness,
+    MasterState,
+    NoAnswer,
+    Observation,
+    Refused,
+    Seen,
+    Tick,
+)
+from supervisor.model import Cause, Phase
+from supervisor.net import Knock, NoAddress, Resolver, knock
+from supervisor.protocol import (
+    MAX_BODY_BYTES,
+    HostReport,
+    JobDocument,
+    ProtocolError,
+    decode_job,
+    encode_report,
+)
+
+Post = Callable[[MasterSeen | JobChanged | MasterLost | MasterEnded], None]
+
+
+class _NoAnswerError(Exception):
+    """An attempt that brought no answer; the observation is made, the attempt worth repeating."""
+
+
+class _NamesResolver(AbstractResolver):
+    """`Resolver` as aiohttp wants it: names are looked up for every new connection."""
+
+    def __init__(self, resolver: Resolver, timeout_s: float) -> None:
+        self._resolver = resolver
+        self._timeout_s = timeout_s
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        found = await self._resolver.resolve(host, timeout_s=self._timeout_s)
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address,
+                port=port,
+                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+                proto=0,
+                flags=0,
+            )
+            for address in found
+            if family in (socket.AF_UNSPEC, socket.AF_INET6 if ":" in address else socket.AF_INET)
+        ]
+
+    async def close(self) -> None:
+        pass
+
+
+class MasterLink:
+    """Keeps a member in touch with its master until cancelled.
+
+    Args:
+        host: this member's name.
+        master_host: the master's name, for messages.
+        status_endpoint: address (a name is looked up for every connection) and status port.
+        chief_endpoint: address and TCP port of the chief; None switches the fallback off.
+        token: the job's secret; None where none is configured.
+        post: takes what follows, in the event loop; must not block.
+        lease_s: silence after which the master is unreachable.
+        refused_count: connections refused in a row that prove a crash …
+        refused_window_s: … when they are spread over at least this long.
+        bare_after_s: how long the chief's port must be open and the status port not, until the
+            master is taken for one without a status server.
+        wait_s: length of a long poll; a quarter of the lease if None. An answer may take
+            `slack_s` longer.
+        slack_s: time allowed for a connection, and for an answer beyond its wait; if None, a
+            fifth of the lease, 5 s at most: a delay of 2 s each way fits.
+        instance: names this run of the supervisor; random if None.
+
+    """
+
+    def __init__(
+        self,
+        *,
+        host: str,
+        master_host: str,
+        status_endpoint: tuple[str, int],
+        post: Post,
+        chief_endpoint: tuple[str, int] | None = None,
+        token: str | None = None,
+        lease_s: float = 30.0,
+        refused_count: int = 4,
+        refused_window_s: float = 1.0,
+        bare_after_s: float = 10.0,
+        wait_s: float | None = None,
+        slack_s: float | None = None,
+        instance: str | None = None,
+        resolver: Resolver | None = None,
+    ) -> None:
+        self._host = host
+        self._master_host = master_host
+        self._status = status_endpoint
+        self._chief = chief_endpoint
+        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._post = post
+        self._lease_s = lease_s
+        self._wait_s = min(30.0, lease_s / 4) if wait_s is None else wait_s
+        self._slack_s = min(5.0, lease_s / 5) if slack_s is None else slack_s
+        self._refused_pause_s = refused_window_s / max(1, refused_count - 1)
+        self._instance = instance or os.urandom(8).hex()
+        self._resolver = resolver or Resolver()
+        self._tick_s = min(0.5, lease_s / 8)
+        self._clock = ActiveClock(time.monotonic(), max_step_s=4 * self._tick_s)
+        self._liveness = MasterLiveness(lease_s, refused_count, refused_window_s, bare_after_s)
+        self._document: JobDocument | None = None
+        self._answers = asyncio.Event()
+        """Set at the first answer: before it, a report has nowhere to go."""
+        self._report: HostReport | None = None
+        self._unsent = asyncio.Event()
+        self._acknowledged = 0
+        self._progress = asyncio.Event()
+        """Set, and replaced by a new one, at every acknowledgement."""
+        self._numbers = itertools.count(1)
+        self._session: aiohttp.ClientSession | None = None
+        self.latency_s: float | None = None
+        """How long the master took for its last answer to a report."""
+        self.problem: str | None = None
+        """Why the master refuses this member, if it does: ``answered 403 (…)``."""
+
+    # ----------------------------------------------------------------- what people ask
+
+    @property
+    def state(self) -> MasterState:
+        return self._liveness.state
+
+    @property
+    def evidence(self) -> str:
+        """What is known of the master, for messages: ``no answer on 2224``, ``answers``."""
+        return self.problem or self._liveness.evidence
+
+    @property
+    def document(self) -> JobDocument | None:
+        """The job's document as last heard."""
+        return self._document
+
+    # ----------------------------------------------------------------- reports
+
+    def report(self, phase: Phase, *, script_ended: bool, cause: Cause | None) -> None:
+        """Tell the master where this host stands: at once, and until it is acknowledged.
+
+        A later report replaces one that is still on its way.
+        """
+        last = self._report
+        if last is not None and (last.phase, last.script_ended, last.cause) == (
+            phase,
+            script_ended,
+            cause,
+        ):
+            return
+        self._report = HostReport(
+            instance=self._instance,
+            phase=phase,
+            script_ended=script_ended,
+            cause=cause,
+            heard=0,
+            seq=next(self._numbers),
+        )
+        self._unsent.set()
+
+    async def flush(self, timeout_s: float) -> bool:
+        """Wait until the latest report is acknowledged; False if ``timeout_s`` seconds pass."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self._report is not None and self._acknowledged < self._report.seq:
+                    await self._progress.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    # ----------------------------------------------------------------- life
+
+    async def run(self) -> None:
+        """Poll, report and watch until cancelled."""
+        connector = aiohttp.TCPConnector(
+            limit=4,
+            use_dns_cache=False,
+            keepalive_timeout=15.0,
+            resolver=_NamesResolver(self._resolver, self._slack_s),
+        )
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            headers=self._headers,
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            # Never through a proxy of the environment: that is for the world outside.
+            trust_env=False,
+            trace_configs=[_tracing()],
+        )
+        async with self._session, asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._keep_polling(), name="master poll")
+            tasks.create_task(self._keep_reporting(), name="master report")
+            tasks.create_task(self._keep_time(), name="master lease")
+            if self._chief is not None:
+                tasks.create_task(self._keep_knocking(self._chief), name="chief port")
+
+    async def _keep_time(self) -> None:
+        while True:
+            await asyncio.sleep(self._tick_s)
+            self._observe(Tick())
+
+    async def _keep_polling(self) -> None:
+        while True:
+            async for attempt in AsyncRetrying(
+                retry=retry_if_exception_type(_NoAnswerError),
+                wait=self._pause_s,
+                stop=stop_never,  # the lease and the life cycle bound it, by cancelling
+            ):
+                with attempt:
+                    await self._poll()
+
+    async def _poll(self) -> None:
+        document = self._document
+        wait_s = self._wait_s if document is not None else 0.0
+        params = {
+            "host": self._host,
+            "instance": document.instance if document else "",
+            "after": str(document.revision if document else 0),
+            "wait": f"{wait_s:g}",
+        }
+        await self._ask("GET", "/v1/job", params=params, timeout_s=wait_s + self._slack_s)
+
+    async def _keep_reporting(self) -> None:
+        while True:
+            await self._unsent.wait()
+            await self._answers.wait()
+            self._unsent.clear()
+            try:
+                async for attempt in AsyncRetrying(
+                    retry=retry_if_exception_type(_NoAnswerError),
+                    wait=self._pause_s,
+                    stop=stop_after_attempt(5),
+                    reraise=True,
+                ):
+                    with attempt:
+                        await self._send()
+            except _NoAnswerError:
+                # Out of attempts: a new round, because the report is not to be lost.
+                self._unsent.set()
+
+    async def _send(self) -> None:
+        report = self._report  # the latest, on every attempt
+        if report is None:
+            return
+        heard = self._document.revision if self._document else 0
+        began = time.monotonic()
+        await self._ask(
+            "PUT",
+            f"/v1/hosts/{self._host}",
+            body=encode_report(
+                HostReport(
+                    report.instance,
+                    report.phase,
+                    report.script_ended,
+                    report.cause,
+                    heard,
+                    report.seq,
+                )
+            ),
+            timeout_s=2 * self._slack_s,
+        )
+        self.latency_s = time.monotonic() - began
+        self._acknowledged = max(self._acknowledged, report.seq)
+        self._progress.set()
+        self._progress = asyncio.Event()
+
+    async def _keep_knocking(self, chief: tuple[str, int]) -> None:
+        """Look at the chief's own port, only for as long as the status port never answered."""
+        while self._liveness.wants_chief:
+            address, port = chief
+            found = await knock(address, port, resolver=self._resolver, timeout_s=self._slack_s)
+            match found.knock:
+                case Knock.OPEN:
+                    self._observe(ChiefOpen())
+                case Knock.REFUSED:
+                    self._observe(ChiefRefused(found.evidence))
+                case Knock.SILENT:
+                    self._observe(ChiefSilent(found.evidence))
+            closing = self.state is MasterState.BARE and found.knock is not Knock.OPEN
+            await asyncio.sleep(self._refused_pause_s if closing else min(1.0, self._lease_s / 8))
+
+    def _pause_s(self, retry: RetryCallState) -> float:
+        """Seconds to the next attempt: short where a crash is to be proven, else with back-off."""
+        if self._liveness.state in (MasterState.UP, MasterState.DRAINING) and not self.problem:
+            return self._refused_pause_s * random.uniform(0.7, 1.0)  # noqa: S311 - jitter
+        return wait_random_exponential(multiplier=0.2, max=2.0)(retry) + 0.05
+
+    # ----------------------------------------------------------------- one request
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        timeout_s: float,
+        params: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+    ) -> None:
+        """Make one request, tell what was observed, and take in the job document.
+
+        Raises:
+            _NoAnswerError: refused, silent, broken off; or alive but not for us: a wrong token,
+                another program, too many connections.
+
+        """
+        assert self._session is not None
+        address, port = self._status
+        if ":" in address:
+            address = f"[{address}]"
+        where = f"{self._master_host} ({address}:{port})"
+        stage = _Stage()
+        try:
+            async with self._session.request(
+                method,
+                f"http://{address}:{port}{path}",
+                params=params,
+                data=body,
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=self._slack_s),
+                trace_request_ctx=stage,
+            ) as response:
+                answer = bytearray()
+                while chunk := await response.content.readany():
+                    answer += chunk
+                    if len(answer) > MAX_BODY_BYTES:
+                        break
+        except aiohttp.ClientConnectorError as error:
+            observation = _of_connect(error.os_error, where)
+        except TimeoutError:
+            observation = NoAnswer(f"{where}: no answer in {timeout_s:g} s", stage.connected)
+        except aiohttp.ClientResponseError as error:
+            # Bytes came that are no HTTP: something lives there.
+            self.problem = f"{where} does not speak HTTP ({error.message})"[:300]
+            observation = Answered()
+        except (aiohttp.ClientError, OSError) as error:
+            # The connection broke: a death, a restart, a proxy. The next attempt tells.
+            observation = NoAnswer(f"{where}: {type(error).__name__}", stage.connected)
+        else:
+            self._take(response.status, bytes(answer), where)
+            return
+        self._observe(observation)
+        raise _NoAnswerError
+
+    def _take(self, status: int, body: bytes, where: str) -> None:
+        """Take in an HTTP answer."""
+        document: JobDocument | None = None
+        if status == 200:
+            try:
+                document = decode_job(body)
+                self.problem = None
+            except ProtocolError as error:
+                self.problem = f"{where} answered 200 without a job document ({error})"[:300]
+        else:
+            text = body[:200].decode("utf-8", "replace").strip()
+            self.problem = f"{where} answered {status} ({text})"
+        self._observe(Answered(document.state if document else None))
+        if document is None:
+            raise _NoAnswerError
+        self._answers.set()
+        known = self._document
+        if known is not None and known.instance == document.instance:
+            if document.revision <= known.revision:
+                return
+        elif known is not None and self._report is not None:
+            # The master's supervisor is a new one and knows nothing of us.
+            self._acknowledged = 0
+            self._unsent.set()
+        self._document = document
+        self._post(JobChanged(document.state, document.verdict, document.missing))
+
+    def _observe(self, observation: Observation) -> None:
+        finding = self._liveness.observe(observation, self._clock.advance(time.monotonic()))
+        if finding is not None:
+            self._post(_event(finding))
+
+
+@dataclass(slots=True)
+class _Stage:
+    """How far one request came."""
+
+    connected: bool = False
+
+
+async def _connected(_session: object, context: SimpleNamespace, _params: object) -> None:
+    context.trace_request_ctx.connected = True
+
+
+def _tracing() -> aiohttp.TraceConfig:
+    tracing = aiohttp.TraceConfig()
+    tracing.on_connection_create_end.append(_connected)
+    tracing.on_connection_reuseconn.append(_connected)
+    return tracing
+
+
+def _of_connect(error: OSError, where: str) -> Observation:
+    if isinstance(error, NoAddress):
+        return NoAnswer(f"DNS: {error}"[:300])
+    if error.errno == errno.ECONNREFUSED:
+        return Refused(f"{where} refuses connections")
+    return NoAnswer(f"{where}: {error.strerror or error}"[:300])
+
+
+def _event(finding: Finding) -> MasterSeen | MasterLost | MasterEnded:
+    match finding:
+        case Seen(bare):
+            return MasterSeen(bare)
+        case Lost(how, evidence):
+            return MasterLost(how.value, evidence, time.time())
+        case Ended(evidence):
+            return MasterEnded(evidence, time.time())

@@ -1,0 +1,1061 @@
+"""The status server of a host: health, status, metrics, events, and on the master the job itself.
+
+It lives in the event loop that supervises the training, so its first duty is to do no harm: every
+header, body, wait, queue and number of connections has a limit, strangers have a pool of
+connections and a rate of their own so that they cannot crowd the members out, and nothing in a
+request can raise beyond `StatusServer`. Routes and their meaning: ``DESIGN.md`` section 3; the two
+documents that members exchange with the master: ``protocol.py``.
+
+``/status`` serves a `Snapshot` exactly as the ``snapshot`` callable gives it, so masking secrets
+is that callable's duty. ``/metrics`` is computed from the same snapshot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import hmac
+import json
+import logging
+import math
+import socket
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NoReturn, NotRequired, TypedDict
+
+from aiohttp import web
+
+from supervisor import ports
+from supervisor.liveness import ActiveClock, Lost, MemberState, MemberWatch
+from supervisor.model import JobState, Phase, Verdict
+from supervisor.net import AddressBook, Knock, Knocked, Resolver, canonical, knock
+from supervisor.protocol import (
+    MAX_BODY_BYTES,
+    MAX_NUMBER,
+    HostReport,
+    JobDocument,
+    ProtocolError,
+    decode_report,
+    encode_job,
+)
+
+MAX_WAIT_S = 30.0
+"""The longest long poll; longer wishes are cut to it."""
+
+# --------------------------------------------------------------------------- the snapshot
+
+
+class ProcessRow(TypedDict):
+    """One process of this host."""
+
+    name: str
+    role: str
+    pid: int | None
+    state: str
+    """``planned``, ``running`` or ``exited``."""
+    exit: str | None
+    """As people say it: ``exit 1``, ``killed by SIGKILL``."""
+    started_at: float | None
+    """Seconds since the epoch."""
+    cpu_s: float | None
+    """User and system time of the process and its descendants."""
+    rss_bytes: int | None
+    output_bytes: int
+    """Bytes read from stdout and stderr so far."""
+    restarts: NotRequired[int]
+
+
+class HostRow(TypedDict):
+    """One host of the job as this host knows it."""
+
+    name: str
+    phase: str | None
+    """What it last reported, a `Phase`; None before."""
+    state: str
+    """A `liveness.MemberState`, or ``self``."""
+    last_seen_s: float | None
+    """Seconds since its last sign of life."""
+
+
+class BudgetRow(TypedDict):
+    """The stop budget; both None while no stop was asked for."""
+
+    limit_s: float | None
+    left_s: float | None
+
+
+class Snapshot(TypedDict):
+    """The JSON of ``/status``."""
+
+    version: str
+    host: str
+    job: str
+    """The job's name, ``""`` if the platform gives none."""
+    master: str
+    phase: str
+    started_at: float
+    """Start of this supervisor, seconds since the epoch."""
+    uptime_s: float
+    processes: list[ProcessRow]
+    hosts: list[HostRow]
+    budget: BudgetRow
+    cause: dict[str, object] | None
+    """As `protocol.encode_cause` gives it."""
+    verdict: dict[str, object] | None
+    """As `protocol.encode_verdict` gives it."""
+    timeline: list[dict[str, object]]
+    """``{"at": seconds since the epoch, "event": name, …}``, oldest first, bounded."""
+    probe_latency_s: NotRequired[float | None]
+    """On a member: how long the master took for its last immediate answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One more figure for ``/metrics``, in Prometheus' words."""
+
+    name: str
+    """Without the prefix ``supervisor_``, with its unit: ``stream_dropped_bytes``."""
+    help: str
+    value: float
+    labels: Mapping[str, str] = field(default_factory=dict)
+    kind: Literal["gauge", "counter"] = "gauge"
+
+
+# --------------------------------------------------------------------------- the job's board
+
+
+class JobBoard:
+    """The job's document on the master, and everybody who waits for its next revision.
+
+    A revision's body is encoded once, however many read it, and one event wakes all waiters.
+    """
+
+    def __init__(self, instance: str, *, missing: tuple[str, ...] = ()) -> None:
+        self._document = JobDocument(instance, 1, JobState.JOINING, None, missing)
+        self._body = encode_job(self._document)
+        self._changed = asyncio.Event()
+
+    @property
+    def document(self) -> JobDocument:
+        return self._document
+
+    @property
+    def body(self) -> bytes:
+        return self._body
+
+    def announce(
+        self, state: JobState, verdict: Verdict | None = None, missing: tuple[str, ...] = ()
+    ) -> int:
+        """Publish the job's state and wake everybody who waits; return its revision.
+
+        Announcing what is announced already changes nothing.
+        """
+        old = self._document
+        if (old.state, old.verdict, old.missing) != (state, verdict, missing):
+            self._document = JobDocument(old.instance, old.revision + 1, state, verdict, missing)
+            self._body = encode_job(self._document)
+            self.wake()
+        return self._document.revision
+
+    def wake(self) -> None:
+        """Answer everybody who waits with what is there."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def wait(self, instance: str, revision: int, *, timeout_s: float) -> bytes:
+        """Give the body as soon as it is another one than that revision of that instance.
+
+        After ``timeout_s`` seconds it is given as it is.
+        """
+        if instance == self._document.instance and revision >= self._document.revision:
+            changed = self._changed
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await changed.wait()
+        return self._body
+
+
+# --------------------------------------------------------------------------- the timeline
+
+
+class EventFeed:
+    """The timeline as server-sent events: a bounded past, and a bounded queue for each reader."""
+
+    def __init__(self, *, max_clients: int, queue_length: int = 256, history: int = 256) -> None:
+        self._max_clients = max_clients
+        self._queue_length = queue_length
+        self._history: deque[tuple[int, bytes]] = deque(maxlen=history)
+        self._clients: dict[asyncio.Queue[bytes | None], Callable[[], None]] = {}
+        self._next_id = 1
+        self.closed = False
+
+    def publish(self, event: Mapping[str, object]) -> None:
+        """Send an event to all readers; one that does not keep up is cut off, never waited for."""
+        number = self._next_id
+        self._next_id += 1
+        # json.dumps escapes line ends, which would end the event.
+        chunk = f"id: {number}\ndata: {json.dumps(event, default=str)}\n\n".encode()
+        self._history.append((number, chunk))
+        for queue, cut_off in list(self._clients.items()):
+            try:
+                queue.put_nowait(chunk)
+            except asyncio.QueueFull:
+                del self._clients[queue]
+                cut_off()
+
+    def subscribe(
+        self, cut_off: Callable[[], None], *, after: int
+    ) -> asyncio.Queue[bytes | None] | None:
+        """Give a queue that holds the past since event ``after``; ``None`` in it ends the feed.
+
+        ``cut_off`` is called when the queue is full. Returns None when there are too many readers.
+        """
+        if self.closed or len(self._clients) >= self._max_clients:
+            return None
+        queue: asyncio.Queue[bytes | None] = asyncio.Queue(self._queue_length)
+        past = [chunk for number, chunk in self._history if number > after]
+        if past:
+            queue.put_nowait(b"".join(past))
+        self._clients[queue] = cut_off
+        return queue
+
+    def unsubscribe(self, queue: asyncio.Queue[bytes | None]) -> None:
+        self._clients.pop(queue, None)
+
+    def close(self) -> None:
+        self.closed = True
+        for queue, cut_off in list(self._clients.items()):
+            try:
+                queue.put_nowait(None)
+            except asyncio.QueueFull:
+                cut_off()
+
+
+# --------------------------------------------------------------------------- limits
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one process gives to all its visitors. Times in seconds."""
+
+    connections_per_member: int = 3
+    """A poll, a report, and one that is being replaced after a broken network."""
+    stranger_connections: int = 64
+    """For everybody whose address is not a member's: orchestrators, Prometheus, people."""
+    stranger_requests_per_s: float = 200.0
+    stranger_burst: int = 400
+    event_readers: int = 16
+    line_bytes: int = 4096
+    """Request line, and each header field."""
+    body_bytes: int = MAX_BODY_BYTES
+    header_timeout_s: float = 10.0
+    """From the connection to the end of its first request's headers."""
+    body_timeout_s: float = 10.0
+    write_timeout_s: float = 20.0
+    """How long a reader may leave an answer unread."""
+    idle_timeout_s: float = 75.0
+    """Between two requests of a connection."""
+    events_heartbeat_s: float = 15.0
+    cache_s: float = 0.25
+    """``/status`` and ``/metrics`` are computed at most this often."""
+    shutdown_timeout_s: float = 0.5
+
+
+class _Bucket:
+    """A token bucket: ``rate_s`` requests a second, ``burst`` at once."""
+
+    def __init__(self, rate_s: float, burst: int) -> None:
+        self._rate_s = rate_s
+        self._burst = float(burst)
+        self._tokens = float(burst)
+        self._at = time.monotonic()
+
+    def take(self) -> bool:
+        now = time.monotonic()
+        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate_s)
+        self._at = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+
+# --------------------------------------------------------------------------- connections
+
+
+@dataclass(slots=True, eq=False)
+class _Connection:
+    """One visitor's connection, from accept to close."""
+
+    transport: asyncio.Transport
+    address: str
+    opened_at: float
+    """Active seconds."""
+    trusted: bool
+    """From a member's address: counted and limited apart from strangers."""
+    served: bool = False
+    """A request's headers have arrived whole."""
+    host: str | None = None
+    """The member it has proven to be."""
+    unread_since: float | None = None
+
+
+class _Handler(web.RequestHandler):
+    """aiohttp's connection handler with one-line JSON errors and no log of its own."""
+
+    connection: _Connection
+    on_gone: Callable[[_Connection], None]
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.on_gone(self.connection)
+        super().connection_lost(exc)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002 - would quote the request
+    ) -> web.StreamResponse:
+        """Answer what could not be parsed, and what the middleware did not catch."""
+        if self.connection.transport.is_closing():
+            # As the base class: there is nobody to answer.
+            raise ConnectionError("the client closed the connection")
+        if status >= 500:
+            self.logger.error("%s: %r", request.path[:80], exc)
+            status = 503
+        response = _error(status, "malformed request" if status == 400 else "not served")
+        response.force_close()
+        return response
+
+
+class _Gate(asyncio.Protocol):
+    """What a new connection meets first: it is handed to HTTP, or answered 503 and closed."""
+
+    _BODY = b'{"error": "too many connections"}\n'
+    _BUSY = (
+        b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n"
+        b"Content-Length: %d\r\nConnection: close\r\nRetry-After: 1\r\n\r\n%b"
+    ) % (len(_BODY), _BODY)
+
+    def __init__(self, server: StatusServer) -> None:
+        self._server = server
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        handler = self._server._admit(transport)  # noqa: SLF001 - two halves of one class
+        if handler is None:
+            transport.write(self._BUSY)
+            # Not close(): with the request still unread the kernel would send a reset, and the
+            # client would see that instead of the answer.
+            transport.write_eof()
+            asyncio.get_running_loop().call_later(1.0, transport.abort)
+            return
+        transport.set_protocol(handler)
+        handler.connection_made(transport)
+
+
+# --------------------------------------------------------------------------- the server
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Where another host of the job is found."""
+
+    host: str
+    address: str
+    """A name or an address. Reports of ``host`` are taken from its addresses only."""
+    port: int
+    """Its own status port."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A member as the master knows it."""
+
+    host: str
+    state: MemberState
+    phase: Phase | None
+    heard: int
+    """The last revision of the job document that it is known to have."""
+    last_seen_s: float | None
+
+
+@dataclass(slots=True)
+class _Reported:
+    """What a member said last, to tell late reports from new ones."""
+
+    report: HostReport | None = None
+    heard: int = 0
+    former: deque[str] = field(default_factory=lambda: deque(maxlen=8))
+    """Earlier instances of its supervisor."""
+
+
+class BindError(OSError):
+    """The status port cannot be had; the message names port, pid and command of its holder."""
+
+
+class StatusServer:
+    """Serves one host's status port, and on the master the job.
+
+    Args:
+        bind: the address to listen on; ``""`` for every interface, IPv4 and IPv6.
+        port: the port; 0 lets the kernel choose (see `port` after `start`).
+        host: this host's name.
+        board: the job's document; None on every host but the master.
+        members: the other hosts of the job. The master takes reports of these and watches them.
+        token: the job's secret; None where none is configured.
+        snapshot: gives the JSON of ``/status``, secrets masked.
+        ready: whether this host runs, and if not the reason.
+        on_report: called with the host and its report for every report that says something new.
+        on_lost: called once per loss with a member's name and the evidence, which begins with
+            ``crashed`` or ``unreachable``.
+        lease_s: silence after which a member that had joined is lost.
+        refused_count: connections that a member's status port must refuse in a row, …
+        refused_window_s: … over at least this long, to have crashed.
+        samples: more figures for ``/metrics``.
+        on_error: told about defects of ours, one line each.
+        limits: see `Limits`.
+
+    The callables run in the event loop and must not block.
+
+    """
+
+    def __init__(
+        self,
+        *,
+        bind: str,
+        port: int,
+        host: str,
+        board: JobBoard | None,
+        members: Sequence[Member],
+        token: str | None,
+        snapshot: Callable[[], Snapshot],
+        ready: Callable[[], tuple[bool, str]],
+        on_report: Callable[[str, HostReport], None] = lambda _host, _report: None,
+        on_lost: Callable[[str, str], None] = lambda _host, _evidence: None,
+        lease_s: float = 30.0,
+        refused_count: int = 4,
+        refused_window_s: float = 1.0,
+        samples: Callable[[], Iterable[Sample]] = tuple,
+        on_error: Callable[[str], None] = lambda _line: None,
+        limits: Limits | None = None,
+        resolver: Resolver | None = None,
+    ) -> None:
+        self.host = host
+        self.board = board
+        self._bind = bind
+        self._port = port
+        self._members = {member.host: member for member in members}
+        self._token = None if token is None else token.encode()
+        self._snapshot = snapshot
+        self._ready = ready
+        self._on_report = on_report
+        self._on_lost = on_lost
+        self._lease_s = lease_s
+        self._refused_count = refused_count
+        self._refused_window_s = refused_window_s
+        self._samples = samples
+        self._on_error = on_error
+        self._limits = limits or Limits()
+        self._resolver = resolver or Resolver()
+        self._feed = EventFeed(max_clients=self._limits.event_readers)
+        self._tick_s = min(0.5, lease_s / 8)
+        self._clock = ActiveClock(time.monotonic(), max_step_s=4 * self._tick_s)
+        self._watch = MemberWatch(
+            self._members,
+            lease_s=lease_s,
+            refused_count=refused_count,
+            refused_window_s=refused_window_s,
+        )
+        self._reported = {name: _Reported() for name in self._members}
+        self._book = AddressBook(
+            ((member.host, member.address) for member in members),
+            resolver=self._resolver,
+            now=time.monotonic,
+        )
+        self._connections: set[_Connection] = set()
+        self._strangers = 0
+        self._bucket = _Bucket(self._limits.stranger_requests_per_s, self._limits.stranger_burst)
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._knocks = asyncio.Semaphore(64)
+        self._cache: dict[str, tuple[float, bytes]] = {}
+        self._started_at = time.monotonic()
+        self._counts = {"requests": 0, "refused_requests": 0, "refused_connections": 0}
+        self._runner: web.AppRunner | None = None
+        self._listener: asyncio.Server | None = None
+        self._watchers: list[asyncio.Task[None]] = []
+        self._log = _one_line_logger(on_error)
+
+    # ----------------------------------------------------------------- life
+
+    @property
+    def port(self) -> int:
+        """The port that is served; the kernel's choice after `start` if 0 was asked for."""
+        return self._port
+
+    async def start(self) -> None:
+        """Bind the port and serve.
+
+        Raises:
+            BindError: the port is taken or the address is not this machine's.
+
+        """
+        end = self._bound()
+        self._port = int(end.getsockname()[1])
+        try:
+            app = web.Application(
+                middlewares=[self._guard],
+                client_max_size=self._limits.body_bytes,
+                logger=self._log,
+            )
+            self._routes(app.router)
+            self._runner = web.AppRunner(
+                app,
+                access_log=None,
+                handler_cancellation=True,
+                shutdown_timeout=self._limits.shutdown_timeout_s,
+            )
+            await self._runner.setup()
+            self._listener = await asyncio.get_running_loop().create_server(
+                lambda: _Gate(self), sock=end, backlog=2048
+            )
+        except BaseException:
+            end.close()
+            raise
+        self._watchers = [asyncio.create_task(self._keep_watch(), name="status watch")]
+        if self.board is not None:
+            self._watchers.append(asyncio.create_task(self._learn(), name="status addresses"))
+
+    async def stop(self) -> None:
+        """Answer whoever waits, close the port and every connection; about a second at most."""
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+        tasks = [*self._watchers, *self._tasks.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._watchers = []
+        self._feed.close()
+        if self.board is not None:
+            self.board.wake()
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+        for connection in list(self._connections):
+            connection.transport.abort()
+
+    def _bound(self) -> socket.socket:
+        try:
+            if not self._bind:
+                dual = socket.has_dualstack_ipv6()
+                return socket.create_server(
+                    ("", self._port),
+                    family=socket.AF_INET6 if dual else socket.AF_INET,
+                    dualstack_ipv6=dual,
+                    backlog=2048,
+                )
+            family = socket.AF_INET6 if ":" in self._bind else socket.AF_INET
+            return socket.create_server((self._bind, self._port), family=family, backlog=2048)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                reason = ports.why_not(self._port, error)
+            else:
+                where = self._bind or "every interface"
+                reason = f"port {self._port} on {where} cannot be bound: {error.strerror or error}"
+            raise BindError(error.errno, f"status server: {reason}") from None
+
+    def publish(self, event: Mapping[str, object]) -> None:
+        """Send one entry of the timeline to the readers of ``/events``."""
+        self._feed.publish(event)
+
+    # ----------------------------------------------------------------- members
+
+    def peers(self) -> tuple[Peer, ...]:
+        """Give every member as the master knows it now."""
+        now = self._now()
+        rows: list[Peer] = []
+        for host, said in self._reported.items():
+            rows.append(
+                Peer(
+                    host=host,
+                    state=self._watch.state(host),
+                    phase=said.report.phase if said.report else None,
+                    heard=said.heard,
+                    last_seen_s=self._watch.silence_s(host, now),
+                )
+            )
+        return tuple(rows)
+
+    async def explain(self, hosts: Iterable[str], *, timeout_s: float = 2.0) -> dict[str, str]:
+        """Say why members have not joined, by knocking once at the door of each.
+
+        ``DNS``, ``no answer on 2224``, ``2224 refused`` or ``answers on 2224, has not reported``;
+        after twice ``timeout_s`` for every 64 hosts at most.
+        """
+        members = [self._members[host] for host in hosts if host in self._members]
+
+        async def reason(member: Member) -> str:
+            found = await self._knock(member, timeout_s)
+            match found.knock:
+                case Knock.OPEN:
+                    return f"answers on {member.port}, has not reported"
+                case Knock.REFUSED:
+                    return f"{member.port} refused"
+                case Knock.SILENT:
+                    unnamed = not found.evidence.startswith(f"{member.address}:{member.port}")
+                    return "DNS" if unnamed else f"no answer on {member.port}"
+
+        reasons = await asyncio.gather(*(reason(member) for member in members))
+        return {member.host: why for member, why in zip(members, reasons, strict=True)}
+
+    async def _knock(self, member: Member, timeout_s: float) -> Knocked:
+        async with self._knocks:
+            return await knock(
+                member.address, member.port, resolver=self._resolver, timeout_s=timeout_s
+            )
+
+    def _now(self) -> float:
+        return self._clock.advance(time.monotonic())
+
+    def _signed(self, host: str, connection: _Connection) -> None:
+        connection.host = host
+        if not connection.trusted and connection in self._connections:
+            connection.trusted = True
+            self._strangers -= 1
+        if self._watch.signed(host, self._now()) or not self._watch.proven_open(host):
+            self._examine(host)
+
+    def _examine(self, host: str) -> None:
+        """Knock at a member's door: at first to know that it opens, later to learn of a crash."""
+        if self.board is None or self._runner is None or host in self._tasks:
+            return
+        task = asyncio.create_task(self._examination(host), name=f"examine {host}")
+        self._tasks[host] = task
+        task.add_done_callback(lambda _task: self._tasks.pop(host, None))
+
+    async def _examination(self, host: str) -> None:
+        member = self._members[host]
+        pause_s = self._refused_window_s / max(1, self._refused_count - 1)
+        for _attempt in range(3 * self._refused_count):
+            if self._watch.state(host) is not MemberState.UP:
+                return
+            found = await self._knock(member, max(2.0, self._refused_window_s))
+            if found.knock is Knock.OPEN:
+                self._watch.opened(host)
+                return
+            if found.knock is Knock.REFUSED:
+                if not self._watch.proven_open(host):
+                    return
+                lost = self._watch.refused(host, found.evidence, self._now())
+                if lost is not None:
+                    self._lost(host, lost)
+                    return
+            await asyncio.sleep(pause_s)
+
+    def _lost(self, host: str, lost: Lost) -> None:
+        try:
+            self._on_lost(host, f"{lost.how}: {lost.evidence}")
+        except Exception as error:  # noqa: BLE001 - the watch must outlive a defect of its listener
+            self._on_error(f"on_lost: {error!r}")
+
+    async def _keep_watch(self) -> None:
+        sweep_at = 0.0
+        while True:
+            await asyncio.sleep(self._tick_s)
+            now = self._now()
+            if self.board is not None:
+                for host, lost in self._watch.tick(now):
+                    self._lost(host, lost)
+            if now >= sweep_at:
+                sweep_at = now + min(2.0, self._limits.header_timeout_s / 2)
+                self._sweep(now)
+
+    async def _learn(self) -> None:
+        """Find the members' addresses ahead of them, so that none is taken for a stranger."""
+        while not await self._book.learn():  # noqa: ASYNC110 - the resolver calls nobody back
+            await asyncio.sleep(2.0)
+
+    def _sweep(self, now: float) -> None:
+        """Close the connections of those who never ask, or never read the answer."""
+        for connection in list(self._connections):
+            waiting = connection.transport.get_write_buffer_size() > 0
+            if not waiting:
+                connection.unread_since = None
+            elif connection.unread_since is None:
+                connection.unread_since = now
+            slow = not connection.served and (
+                now - connection.opened_at > self._limits.header_timeout_s
+            )
+            deaf = connection.unread_since is not None and (
+                now - connection.unread_since > self._limits.write_timeout_s
+            )
+            if slow or deaf:
+                connection.transport.abort()
+
+    # ----------------------------------------------------------------- connections
+
+    def _admit(self, transport: asyncio.Transport) -> _Handler | None:
+        peer = transport.get_extra_info("peername")
+        address = canonical(str(peer[0])) if peer else ""
+        trusted = self._book.is_some_members(address)
+        if trusted:
+            room = self._limits.connections_per_member * len(self._members) + 16
+            full = len(self._connections) - self._strangers >= room
+        else:
+            full = self._strangers >= self._limits.stranger_connections
+        server = self._runner.server if self._runner is not None else None
+        if full or server is None:
+            self._counts["refused_connections"] += 1
+            return None
+        if not trusted:
+            self._strangers += 1
+        connection = _Connection(transport, address, self._now(), trusted)
+        self._connections.add(connection)
+        handler = _Handler(
+            server,
+            loop=asyncio.get_running_loop(),
+            keepalive_timeout=self._limits.idle_timeout_s,
+            access_log=None,  # type: ignore[arg-type]  # "no log", as AppRunner passes it on
+            logger=self._log,
+            max_line_size=self._limits.line_bytes,
+            max_field_size=self._limits.line_bytes,
+            lingering_time=1.0,
+            # A compressed body is refused as no JSON, not unpacked.
+            auto_decompress=False,
+        )
+        handler.connection = connection
+        handler.on_gone = self._gone
+        return handler
+
+    def _gone(self, connection: _Connection) -> None:
+        if connection not in self._connections:
+            return
+        self._connections.discard(connection)
+        if not connection.trusted:
+            self._strangers -= 1
+        if connection.host is not None and self._listener is not None:
+            # Perhaps only an idle connection that was closed, perhaps the end of the member.
+            self._examine(connection.host)
+
+    # ----------------------------------------------------------------- requests
+
+    def _routes(self, router: web.UrlDispatcher) -> None:
+        gets: tuple[tuple[str, Callable[[web.Request], Awaitable[web.StreamResponse]]], ...] = (
+            ("/livez", self._get_livez),
+            ("/readyz", self._get_readyz),
+            ("/status", self._get_status),
+            ("/metrics", self._get_metrics),
+            ("/v1/job", self._get_job),
+            ("/", self._get_page),
+        )
+        for path, handler in gets:
+            router.add_get(path, handler, expect_handler=_expect)
+        router.add_get("/events", self._get_events, allow_head=False, expect_handler=_expect)
+        router.add_put("/v1/hosts/{name}", self._put_host, expect_handler=_expect)
+
+    @web.middleware
+    async def _guard(
+        self,
+        request: web.Request,
+        handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
+    ) -> web.StreamResponse:
+        self._counts["requests"] += 1
+        connection = _connection(request)
+        connection.served = True
+        response: web.StreamResponse
+        try:
+            if connection.trusted or self._bucket.take():
+                response = await handler(request)
+            else:
+                # The pause is what limits it: a stranger has few connections, each now slow.
+                await asyncio.sleep(0.2)
+                response = _error(429, "too many requests")
+        except _Refused as refusal:
+            response = _error(refusal.status, refusal.reason)
+        except ProtocolError as error:
+            response = _error(400, str(error))
+        except web.HTTPException as error:
+            response = _error(error.status, error.reason)
+            if "Allow" in error.headers:
+                response.headers["Allow"] = error.headers["Allow"]
+        except (ConnectionError, TimeoutError):
+            # The client broke off; whoever it was does not read this.
+            response = _error(408, "the request did not arrive")
+        except Exception as error:  # noqa: BLE001 - nothing in a request may hurt the training
+            self._on_error(f"{request.method} {request.path[:80]}: {error!r}"[:400])
+            response = _error(503, "not available")
+        if response.status >= 400 and response.status != 503:
+            self._counts["refused_requests"] += 1
+            if request.can_read_body and not request.content.at_eof():
+                response.force_close()
+        if not response.prepared:
+            response.headers["X-Content-Type-Options"] = "nosniff"
+            response.headers["Cache-Control"] = "no-store"
+        return response
+
+    async def _get_livez(self, _request: web.Request) -> web.StreamResponse:
+        return _json({"alive": True})
+
+    async def _get_readyz(self, _request: web.Request) -> web.StreamResponse:
+        ready, reason = self._ready()
+        return _json({"ready": ready, "reason": reason}, status=200 if ready else 503)
+
+    async def _get_status(self, _request: web.Request) -> web.StreamResponse:
+        body = self._cached("status", lambda: _encode(self._snapshot()))
+        return web.Response(body=body, content_type="application/json")
+
+    async def _get_metrics(self, _request: web.Request) -> web.StreamResponse:
+        # Here and not above: a host whose metrics nobody reads does not pay for the import.
+        from supervisor import metrics  # noqa: PLC0415
+
+        def render() -> bytes:
+            return metrics.render(self._snapshot(), [*self._own_samples(), *self._samples()])
+
+        body = self._cached("metrics", render)
+        return web.Response(body=body, headers={"Content-Type": metrics.CONTENT_TYPE})
+
+    def _own_samples(self) -> list[Sample]:
+        samples = [
+            Sample(
+                "http_requests_total",
+                "Requests to the status port.",
+                self._counts["requests"],
+                kind="counter",
+            ),
+            Sample(
+                "http_refused_requests_total",
+                "Requests to the status port that were answered with a 4xx.",
+                self._counts["refused_requests"],
+                kind="counter",
+            ),
+            Sample(
+                "http_refused_connections_total",
+                "Connections to the status port beyond the limit.",
+                self._counts["refused_connections"],
+                kind="counter",
+            ),
+            Sample(
+                "http_connections",
+                "Open connections to the status port.",
+                len(self._connections),
+            ),
+        ]
+        if self.board is not None:
+            samples.append(
+                Sample("job_revision", "Revision of the job.", self.board.document.revision)
+            )
+            states = [self._watch.state(host) for host in self._members]
+            samples += [
+                Sample(
+                    "peers", "Members of the job by state.", states.count(state), {"state": state}
+                )
+                for state in MemberState
+            ]
+        return samples
+
+    def _cached(self, key: str, compute: Callable[[], bytes]) -> bytes:
+        """Compute at most every `Limits.cache_s` seconds: many readers cost no more than one."""
+        now = time.monotonic()
+        at, body = self._cache.get(key, (-math.inf, b""))
+        if now - at >= self._limits.cache_s:
+            body = compute()
+            self._cache[key] = (now, body)
+        return body
+
+    async def _get_page(self, _request: web.Request) -> web.StreamResponse:
+        from supervisor import page  # noqa: PLC0415 - only when a person looks
+
+        return web.Response(
+            body=page.HTML,
+            content_type="text/html",
+            charset="utf-8",
+            headers={"Content-Security-Policy": page.POLICY, "Referrer-Policy": "no-referrer"},
+        )
+
+    async def _get_events(self, request: web.Request) -> web.StreamResponse:
+        connection = _connection(request)
+        after = request.headers.get("Last-Event-ID", "")
+        queue = self._feed.subscribe(
+            connection.transport.abort,
+            after=int(after) if after.isascii() and after.isdecimal() and len(after) < 16 else 0,
+        )
+        if queue is None:
+            raise _Refused(503, "too many readers")
+        response = web.StreamResponse(
+            headers={
+                "Content-Type": "text/event-stream",
+                "Cache-Control": "no-store",
+                "X-Content-Type-Options": "nosniff",
+            }
+        )
+        try:
+            await response.prepare(request)
+            while True:
+                chunk: bytes | None = b": still here\n\n"
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._limits.events_heartbeat_s):
+                        chunk = await queue.get()
+                if chunk is None:
+                    break
+                await response.write(chunk)
+        except ConnectionError:
+            pass  # the reader left
+        finally:
+            self._feed.unsubscribe(queue)
+        return response
+
+    async def _get_job(self, request: web.Request) -> web.StreamResponse:
+        board = self._master()
+        query = request.query
+        after = _whole_number(query.get("after", "0"), "after")
+        wait_s = min(_seconds(query.get("wait", "0"), "wait"), MAX_WAIT_S)
+        instance = query.get("instance", "")
+        host = query.get("host")
+        if host is not None:
+            await self._prove(request, host)
+            self._signed(host, _connection(request))
+            if instance == board.document.instance:
+                self._heard(host, after)
+        if self._listener is None:
+            wait_s = 0.0  # stopping: what is there, now
+        body = await board.wait(instance, after, timeout_s=wait_s)
+        return web.Response(body=body, content_type="application/json")
+
+    async def _put_host(self, request: web.Request) -> web.StreamResponse:
+        board = self._master()
+        host = request.match_info["name"]
+        await self._prove(request, host)
+        report = decode_report(await self._body(request))
+        connection = _connection(request)
+        said = self._reported[host]
+        last = said.report
+        if report.instance in said.former or (
+            last is not None and last.instance == report.instance and report.seq < last.seq
+        ):
+            return web.Response(body=board.body, content_type="application/json")
+        self._signed(host, connection)
+        self._heard(host, report.heard)
+        new_instance = last is not None and last.instance != report.instance
+        if last is not None and new_instance:
+            said.former.append(last.instance)
+            said.heard = min(report.heard, board.document.revision)
+            self._watch.restarted(host, self._now())
+        said.report = report
+        if report.phase is Phase.DONE:
+            self._watch.done(host)
+        if last is None or (last.instance, last.seq) != (report.instance, report.seq):
+            self._on_report(host, report)
+        return web.Response(body=board.body, content_type="application/json")
+
+    def _heard(self, host: str, revision: int) -> None:
+        assert self.board is not None
+        # A revision that does not exist yet was not heard from us.
+        if revision <= self.board.document.revision:
+            said = self._reported[host]
+            said.heard = max(said.heard, revision)
+
+    def _master(self) -> JobBoard:
+        if self.board is None:
+            raise _Refused(404, f"{self.host} is not the master of the job")
+        return self.board
+
+    async def _prove(self, request: web.Request, host: str) -> None:
+        """Let pass only what comes from ``host`` itself, with the token where there is one."""
+        if self._token is not None:
+            given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+            if not hmac.compare_digest(given, b"Bearer " + self._token):
+                raise _Refused(401, "a valid token is needed")
+        # One answer for an unknown name and a wrong address: strangers learn no names.
+        if host not in self._book or not await self._book.owns(host, _connection(request).address):
+            raise _Refused(403, "not a host of this job, or not at its address")
+
+    async def _body(self, request: web.Request) -> bytes:
+        try:
+            async with asyncio.timeout(self._limits.body_timeout_s):
+                return await request.read()
+        except TimeoutError:
+            raise _Refused(408, "the body did not arrive in time") from None
+        except web.HTTPRequestEntityTooLarge:
+            raise
+        except Exception as error:  # noqa: BLE001
+            # aiohttp's payload errors (a broken chunk, a lost connection) share no public base.
+            raise ProtocolError(f"body: {type(error).__name__}") from None
+
+
+# --------------------------------------------------------------------------- small parts
+
+
+class _Refused(Exception):  # noqa: N818 - an answer, not a failure of ours
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+def _connection(request: web.BaseRequest) -> _Connection:
+    handler = request.protocol
+    assert isinstance(handler, _Handler)
+    return handler.connection
+
+
+def _encode(value: object) -> bytes:
+    return json.dumps(value, default=str, ensure_ascii=False, allow_nan=False).encode(
+        "utf-8", "replace"
+    )
+
+
+def _json(value: object, *, status: int = 200) -> web.Response:
+    return web.Response(body=_encode(value) + b"\n", status=status, content_type="application/json")
+
+
+def _error(status: int, reason: str) -> web.Response:
+    return _json({"error": " ".join(reason.split())[:200]}, status=status)
+
+
+async def _expect(request: web.Request) -> web.StreamResponse | None:
+    """Answer ``Expect``; aiohttp's own handler answers an unknown one outside the middlewares."""
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # so that it is not taken for part of the answer
+        return None
+    response = _error(417, "Expect: only 100-continue is known")
+    response.force_close()
+    return response
+
+
+def _whole_number(text: str, name: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= 16 and int(text) <= MAX_NUMBER):
+        _bad_number(name, "a whole number")
+    return int(text)
+
+
+def _seconds(text: str, name: str) -> float:
+    try:
+        value = float(text[:32])
+    except ValueError:
+        _bad_number(name, "a number of seconds")
+    if not (math.isfinite(value) and value >= 0):
+        _bad_number(name, "a number of seconds")
+    return value
+
+
+def _bad_number(name: str, wanted: str) -> NoReturn:
+    raise _Refused(400, f"{name}: must be {wanted}")
+
+
+def _one_line_logger(on_error: Callable[[str], None]) -> logging.Logger:
+    """Make the logger that aiohttp is given: not in the registry, one line, no traceback."""
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            error = record.exc_info[1] if record.exc_info else None
+            on_error(f"http: {record.getMessage()}"[:300] + (f": {error!r}"[:100] if error else ""))
+
+    logger = logging.Logger("supervisor.status", level=logging.WARNING)  # noqa: LOG001
+    logger.addHandler(Handler())
+    return logger

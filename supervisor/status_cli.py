@@ -1,0 +1,227 @@
+"""``supervisor status``: ask a running supervisor and show what it says.
+
+Plain ``http.client`` and no event loop: one request, then a table.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+DEFAULT_URL = "http://127.0.0.1:2224"
+TIMEOUT_S = 5.0
+MAX_BYTES = 16 * 1024 * 1024
+
+
+class StatusError(Exception):
+    """The status cannot be shown; the message says why, in one line."""
+
+
+def fetch(url: str, *, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
+    """Get ``/status`` of a supervisor.
+
+    Args:
+        url: ``http://host:port``, or ``host:port``, or ``host``.
+        timeout_s: for the connection, and for each part of the answer.
+
+    Raises:
+        StatusError: no such address, nobody there, or no supervisor.
+
+    """
+    host, port = _endpoint(url)
+    shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
+    try:
+        connection.request("GET", "/status", headers={"Accept": "application/json"})
+        answer = connection.getresponse()
+        body = answer.read(MAX_BYTES)
+    except ConnectionRefusedError:
+        raise StatusError(f"{shown}: nothing listens there; is the supervisor running?") from None
+    except TimeoutError:
+        raise StatusError(f"{shown}: no answer within {timeout_s:g} s") from None
+    except http.client.HTTPException as error:
+        raise StatusError(f"{shown}: not a supervisor ({type(error).__name__})") from None
+    except (OSError, UnicodeError) as error:
+        raise StatusError(f"{shown}: {getattr(error, 'strerror', None) or error}") from None
+    finally:
+        connection.close()
+    if answer.status != 200:
+        raise StatusError(f"{shown}: answered {answer.status} {answer.reason}")
+    try:
+        status = json.loads(body)
+    except (ValueError, RecursionError):
+        status = None
+    if not isinstance(status, dict) or "phase" not in status:
+        raise StatusError(f"{shown}: not a supervisor (its /status is another program's)")
+    return status
+
+
+def run(url: str, *, as_json: bool = False, watch: bool = False, interval_s: float = 1.0) -> int:
+    """Show the status once, or with ``watch`` every ``interval_s`` seconds until Ctrl-C.
+
+    Returns the exit code: 0 when the supervisor could be reached, else 1. While watching, a
+    supervisor that goes away ends it with 1 and the last error.
+    """
+    with contextlib.suppress(KeyboardInterrupt):
+        try:
+            if as_json:
+                _print_json(url, watch=watch, interval_s=interval_s)
+            else:
+                _print_table(url, watch=watch, interval_s=interval_s)
+        except StatusError as error:
+            print(f"supervisor status: {error}", file=sys.stderr)
+            return 1
+        except BrokenPipeError:
+            return 0  # `supervisor status | head`
+    return 0
+
+
+def _print_json(url: str, *, watch: bool, interval_s: float) -> None:
+    while True:
+        print(json.dumps(fetch(url), indent=None if watch else 2), flush=True)
+        if not watch:
+            return
+        time.sleep(interval_s)
+
+
+def _print_table(url: str, *, watch: bool, interval_s: float) -> None:
+    # Here and not above: --json does without.
+    from rich.console import Console  # noqa: PLC0415
+    from rich.live import Live  # noqa: PLC0415
+
+    console = Console()
+    view = table(fetch(url))
+    if not watch:
+        console.print(view)
+        return
+    with Live(view, console=console, auto_refresh=False) as live:
+        while True:
+            time.sleep(interval_s)
+            live.update(table(fetch(url)), refresh=True)
+
+
+def table(status: Mapping[str, Any]) -> RenderableType:
+    """Lay a snapshot out for people. Whatever the server says is shown as text, not as markup."""
+    from rich.console import Group  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    def grid(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
+        made = Table(title=title, title_justify="left", box=None, pad_edge=False)
+        for column in columns:
+            made.add_column(column)
+        for row in rows:
+            made.add_row(*(Text(_plain(cell)) for cell in row))
+        return made
+
+    budget = _mapping(status.get("budget"))
+    head = [
+        _plain(status.get("host")),
+        _plain(status.get("phase")),
+        _plain(status.get("job")),
+        f"master {_plain(status.get('master'))}",
+        f"up {duration(status.get('uptime_s'))}",
+    ]
+    if budget.get("left_s") is not None:
+        head.append(f"{duration(budget.get('left_s'))} left to stop")
+    parts: list[RenderableType] = [Text(" · ".join(part for part in head if part), style="bold")]
+    verdict, cause = _mapping(status.get("verdict")), _mapping(status.get("cause"))
+    if verdict:
+        parts.append(Text(f"verdict: {_plain(verdict.get('outcome'))}"))
+    if cause:
+        who = " ".join(_plain(cause.get(key)) for key in ("host", "process") if cause.get(key))
+        parts.append(Text(f"cause: {who}: {_plain(cause.get('message'))}", style="red"))
+    parts += [
+        Text(""),
+        grid(
+            "processes",
+            ("name", "role", "pid", "state", "CPU", "memory", "output"),
+            [
+                (
+                    row.get("name"),
+                    row.get("role"),
+                    row.get("pid"),
+                    row.get("exit") or row.get("state"),
+                    duration(row.get("cpu_s")),
+                    size(row.get("rss_bytes")),
+                    size(row.get("output_bytes")),
+                )
+                for row in _mappings(status.get("processes"))
+            ],
+        ),
+        Text(""),
+        grid(
+            "hosts",
+            ("name", "phase", "state", "last seen"),
+            [
+                (row.get("name"), row.get("phase"), row.get("state"), _ago(row.get("last_seen_s")))
+                for row in _mappings(status.get("hosts"))
+            ],
+        ),
+    ]
+    return Group(*parts)
+
+
+def duration(seconds: object) -> str:
+    """``3 h 12 min``, ``4 min 5 s``, ``12 s``, ``0.4 s``; nothing for what is no number."""
+    if not isinstance(seconds, (int, float)) or isinstance(seconds, bool):
+        return ""
+    if seconds < 10:
+        return f"{max(seconds, 0):.1f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def size(count: object) -> str:
+    """``512 B``, ``1.5 MiB``; nothing for what is no number."""
+    if not isinstance(count, (int, float)) or isinstance(count, bool):
+        return ""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
+
+
+def _ago(seconds: object) -> str:
+    text = duration(seconds)
+    return f"{text} ago" if text else ""
+
+
+def _plain(value: object) -> str:
+    """As one line without control characters, which a terminal would obey."""
+    text = "" if value is None else str(value)
+    return "".join(letter if letter.isprintable() else " " for letter in text)[:2000]
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _mappings(value: object) -> list[Mapping[str, Any]]:
+    return [row for row in value if isinstance(row, dict)] if isinstance(value, list) else []
+
+
+def _endpoint(url: str) -> tuple[str, int]:
+    text = url if "://" in url else f"http://{url}"
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as error:
+        raise StatusError(f"{_plain(url)}: {error}") from None
+    if parts.scheme != "http" or not parts.hostname:
+        raise StatusError(f"{_plain(url)}: give http://HOST:PORT")
+    return parts.hostname, 2224 if port is None else port

@@ -1,0 +1,168 @@
+"""A master's status server and members' links to it, with short leases, for real sockets."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from supervisor.events import JobChanged, MasterEnded, MasterLost, MasterSeen
+from supervisor.model import Cause, CauseKind, ExitStatus, Outcome, Verdict
+from supervisor.probe import MasterLink
+from supervisor.protocol import HostReport
+from supervisor.status import JobBoard, Limits, Member, Snapshot, StatusServer
+from tests.helpers.aio import free_port
+
+CAUSE = Cause(
+    kind=CauseKind.SCRIPT_FAILED,
+    host="algo-2",
+    message="RuntimeError: loss is NaN (train.py:88); exit 1",
+    process="worker",
+    exit=ExitStatus(code=1),
+    detail='File "train.py", line 88\nRuntimeError: loss is NaN',
+    at=1_700_000_000.25,
+)
+VERDICT = Verdict(Outcome.FAILED, CAUSE, 1)
+
+
+def snapshot() -> Snapshot:
+    return {
+        "version": "0.1.0",
+        "host": "algo-1",
+        "job": "mnist",
+        "master": "algo-1",
+        "phase": "running",
+        "started_at": time.time() - 60,
+        "uptime_s": 60.0,
+        "processes": [
+            {
+                "name": "worker",
+                "role": "chief",
+                "pid": 4711,
+                "state": "running",
+                "exit": None,
+                "started_at": time.time() - 50,
+                "cpu_s": 12.5,
+                "rss_bytes": 500 << 20,
+                "output_bytes": 12_345,
+            },
+            {
+                "name": "ps",
+                "role": "ps",
+                "pid": None,
+                "state": "exited",
+                "exit": "killed by SIGKILL",
+                "started_at": None,
+                "cpu_s": None,
+                "rss_bytes": None,
+                "output_bytes": 0,
+                "restarts": 2,
+            },
+        ],
+        "hosts": [
+            {"name": "algo-1", "phase": "running", "state": "self", "last_seen_s": None},
+            {"name": "algo-2", "phase": None, "state": "unseen", "last_seen_s": 1.5},
+        ],
+        "budget": {"limit_s": 120.0, "left_s": None},
+        "cause": None,
+        "verdict": None,
+        "timeline": [{"at": time.time(), "event": "phase", "phase": "running"}],
+    }
+
+
+@dataclass
+class Master:
+    server: StatusServer
+    board: JobBoard
+    reports: list[tuple[str, HostReport]] = field(default_factory=list)
+    lost: list[tuple[str, str]] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.port}"
+
+
+@contextlib.asynccontextmanager
+async def master(
+    *,
+    members: tuple[Member, ...] = (Member("algo-2", "127.0.0.1", 1),),
+    port: int = 0,
+    is_master: bool = True,
+    token: str | None = None,
+    limits: Limits | None = None,
+    lease_s: float = 30.0,
+    bind: str = "127.0.0.1",
+    instance: str = "run-1",
+    show: Callable[[], Snapshot] = snapshot,
+    **more: Any,
+) -> AsyncIterator[Master]:
+    board = JobBoard(instance, missing=tuple(member.host for member in members))
+    it = Master(None, board)  # type: ignore[arg-type]  # filled below
+    it.server = StatusServer(
+        bind=bind,
+        port=port,
+        host="algo-1",
+        board=board if is_master else None,
+        members=members,
+        token=token,
+        snapshot=show,
+        ready=more.pop("ready", lambda: (True, "running")),
+        on_report=lambda host, report: it.reports.append((host, report)),
+        on_lost=lambda host, evidence: it.lost.append((host, evidence)),
+        lease_s=lease_s,
+        refused_count=3,
+        refused_window_s=more.pop("refused_window_s", 0.3),
+        on_error=it.errors.append,
+        limits=limits,
+        **more,
+    )
+    await it.server.start()
+    try:
+        yield it
+    finally:
+        await it.server.stop()
+
+
+@dataclass
+class Told:
+    """A link and what it posted."""
+
+    link: MasterLink
+    task: asyncio.Task[None]
+    events: list[MasterSeen | JobChanged | MasterLost | MasterEnded]
+
+    def of(self, kind: type) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+@contextlib.asynccontextmanager
+async def link(
+    port: int, *, host: str = "algo-2", address: str = "127.0.0.1", **more: Any
+) -> AsyncIterator[Told]:
+    events: list[MasterSeen | JobChanged | MasterLost | MasterEnded] = []
+    settings: dict[str, Any] = {
+        "lease_s": 30.0,
+        "refused_count": 3,
+        "refused_window_s": 0.3,
+        "bare_after_s": 0.5,
+    } | more
+    it = MasterLink(
+        host=host,
+        master_host="algo-1",
+        status_endpoint=(address, port),
+        post=events.append,
+        **settings,
+    )
+    task = asyncio.create_task(it.run())
+    told = Told(it, task, events)
+    try:
+        yield told
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+__all__ = ["CAUSE", "VERDICT", "Master", "Told", "free_port", "link", "master", "snapshot"]
