@@ -1,0 +1,94 @@
+"""From written output back to the bytes that the children wrote.
+
+Exact for output that was written with ``Carriage.KEEP`` and no filter, and whose template names
+``{mark}``; ``Carriage.COLLAPSE`` and filters leave things out on purpose, and nothing else.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import string
+
+from supervisor.streams.formats import DEFAULT_TEMPLATE, Label, Mark, template_fields
+
+
+def decode_json(output: bytes) -> dict[Label, bytes]:
+    """The bytes of each stream in an output of `Json`.
+
+    Raises ValueError for what is not such an output.
+    """
+    streams: dict[Label, bytearray] = {}
+    for line in _lines(output):
+        record = json.loads(line)
+        if record.get("note"):
+            continue
+        label = Label(record["host"], record["role"], record["stream"])
+        text = record["text"].encode()
+        if "base64" in record:
+            text = base64.b64decode(record["base64"])
+        stream = streams.setdefault(label, bytearray())
+        stream += text if record.get("partial") else text + b"\n"
+    return {label: bytes(stream) for label, stream in streams.items()}
+
+
+def decode_prefix(output: bytes, template: str = DEFAULT_TEMPLATE) -> dict[Label, bytes]:
+    """The bytes of each stream in an output of `Prefix`, coloured or not.
+
+    Fields that the template does not name are empty in the labels. Raises ValueError for a
+    template without ``{mark}`` and for a line that does not fit the template.
+    """
+    if "mark" not in template_fields(template):
+        raise ValueError(f"the template {template!r} has no {{mark}}: its output has no way back")
+    marks = {mark.value.encode(): mark for mark in Mark}
+    pattern = _pattern(template)
+    streams: dict[Label, bytearray] = {}
+    text, prefix, ending = bytearray(), b"", b""
+    for line in _lines(output):
+        # most lines have the prefix of the line before them, and a match is slow
+        if prefix and line.startswith(prefix):
+            text += line[len(prefix) :] + ending
+            continue
+        found = pattern.match(line)
+        if found is None:
+            raise ValueError(f"the line {line[:80]!r} does not begin with {template!r}")
+        groups = found.groupdict()
+        mark = marks[groups["mark"]]
+        if mark is Mark.NOTE:
+            continue
+        prefix, ending = found[0], mark.ending
+        host, role, stream = (
+            (groups.get(name) or b"").decode(errors="surrogateescape").strip()
+            for name in ("host", "role", "stream")
+        )
+        text = streams.setdefault(Label(host, role, stream), bytearray())
+        text += line[len(prefix) :] + ending
+    return {label: bytes(text) for label, text in streams.items()}
+
+
+def _lines(output: bytes) -> list[bytes]:
+    if not output:
+        return []
+    if not output.endswith(b"\n"):
+        raise ValueError("the output ends in the middle of a line")
+    return output[:-1].split(b"\n")
+
+
+def _pattern(template: str) -> re.Pattern[bytes]:
+    parts = [rb"(\x1b\[0;\d+m)?"]
+    seen: set[str] = set()
+    for literal, name, _, _ in string.Formatter().parse(template):
+        parts.append(re.escape(literal.encode()))
+        if name is None:
+            continue
+        if name == "mark":
+            group = b"|".join(re.escape(mark.value.encode()) for mark in Mark)
+        else:
+            group = rb" *[^ \n]*? *"
+        parts.append(
+            rb"(?P=%s)" % name.encode() if name in seen else rb"(?P<%s>%s)" % (name.encode(), group)
+        )
+        seen.add(name)
+    parts.append(rb"(?(1)\x1b\[0m)")  # what follows an uncoloured prefix is the child's
+    return re.compile(b"".join(parts))

@@ -1,0 +1,100 @@
+"""What may be left out of an output on purpose, and how it is said that it was."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Literal
+
+LineFilter = Callable[[bytes], bytes]
+"""Whole lines in, each with its newline; the lines that stay out."""
+
+_LEVELS = "IWEF"
+
+
+def quiet_tensorflow(show_from: Literal["I", "W", "E", "F"] = "E") -> LineFilter:
+    """Hide TensorFlow's own messages below a level; whatever else is written stays.
+
+    Known are the two headers that TensorFlow's C++ code writes (its own,
+    ``2025-01-31 12:00:00.000000: I tensorflow/…``, and absl's,
+    ``I0000 00:00:1738324800.000000   12345 file.cc:1] …``), the Python logger's
+    ``INFO:tensorflow:…``, and the two lines that come without a header of their own.
+    """
+    hidden = _LEVELS[: _LEVELS.index(show_from)]
+    if not hidden:
+        return _everything
+    python = b"|".join([b"INFO", b"WARNING", b"ERROR"][: len(hidden)])
+    pattern = re.compile(
+        rb"^(?:"
+        rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: [" + hidden.encode() + rb"] "
+        rb"|[" + hidden.encode() + rb"]\d{4} \d\d:\d\d:[\d.]+ +\d+ "
+        rb"|(?:" + python + rb"):tensorflow:"
+        rb"|WARNING: All log messages before absl::InitializeLog\(\) is called"
+        rb"|To enable the following instructions: "
+        rb")[^\n]*\n",
+        re.MULTILINE,
+    )
+
+    def keep(lines: bytes) -> bytes:
+        return pattern.sub(b"", lines)
+
+    return keep
+
+
+def _everything(lines: bytes) -> bytes:
+    return lines
+
+
+class Repeats:
+    """Counts identical lines instead of passing them on, within a window.
+
+    The first of a kind passes at once. Those that follow within ``window_s`` seconds of it are
+    counted, and when the window is over the count is said once. At most ``max_kinds`` different
+    lines are remembered; the oldest is closed early when one more comes.
+    """
+
+    def __init__(self, window_s: float, *, max_kinds: int = 256) -> None:
+        if window_s <= 0:
+            raise ValueError(f"window_s must be positive, not {window_s}")
+        self.window_s = window_s
+        self._max_kinds = max_kinds
+        # insertion order is order of age, so the oldest is always the first
+        self._kinds: dict[bytes, tuple[float, int]] = {}
+        self.suppressed = 0
+        """Lines that were counted instead of passed on."""
+
+    def admit(self, line: bytes, now: float) -> bool:
+        """Whether this line passes; ``now`` in seconds of a steady clock.
+
+        What is over by then must have been taken out with `closed` before.
+        """
+        seen = self._kinds.get(line)
+        if seen is None:
+            self._kinds[line] = (now, 0)
+            return True
+        self._kinds[line] = (seen[0], seen[1] + 1)
+        self.suppressed += 1
+        return False
+
+    @property
+    def crowded(self) -> bool:
+        """More kinds are remembered than allowed; `closed` makes room."""
+        return len(self._kinds) > self._max_kinds
+
+    def closed(self, now: float, *, everything: bool = False) -> list[tuple[bytes, int]]:
+        """Take out what is over: ``(line, how often it was left out)``, only counts above 0."""
+        over = []
+        while self._kinds:
+            line, (since, count) = next(iter(self._kinds.items()))
+            if not (everything or self.crowded or now - since >= self.window_s):
+                break
+            del self._kinds[line]
+            if count:
+                over.append((line, count))
+        return over
+
+    def due_s(self, now: float) -> float | None:
+        """Seconds until `closed` has something to do; None when nothing is remembered."""
+        for since, _count in self._kinds.values():
+            return max(0.0, since + self.window_s - now)
+        return None
