@@ -139,9 +139,11 @@ class _Reader:
         self.facts = facts
         self.faults: list[Fault] = []
 
-    def fault(self, source: str, key: str, found: object, expected: str) -> None:
-        text = found if isinstance(found, str) else shown(found)
-        self.faults.append(Fault(self._path(source), key, text, expected))
+    def fault(self, source: str, key: str, value: object, expected: str) -> None:
+        self.fault_in_words(source, key, shown(value), expected)
+
+    def fault_in_words(self, source: str, key: str, found: str, expected: str) -> None:
+        self.faults.append(Fault(self._path(source), key, found, expected))
 
     def _path(self, source: str) -> str:
         if source not in CONFIG_FILES:
@@ -153,7 +155,7 @@ class _Reader:
         user, platform = self._hyperparameters()
         settings, setting_faults = parse_settings(facts.flags, facts.environ, platform)
         for fault in setting_faults:
-            self.fault(fault.source, fault.key, fault.found, fault.expected)
+            self.fault_in_words(fault.source, fault.key, fault.found, fault.expected)
         resources = self._object(RESOURCES, required=True)
         channels = self._channels()
         hosts, current = self._hosts(resources)
@@ -215,21 +217,28 @@ class _Reader:
         """The JSON object in a config file; ``{}`` and a fault where there is none."""
         facts = self.facts
         if name in facts.unreadable:
-            self.fault(name, "", f"an unreadable file ({facts.unreadable[name]})", "a JSON object")
+            self.fault_in_words(
+                name, "", f"an unreadable file ({facts.unreadable[name]})", "a JSON object"
+            )
             return {}
         if name not in facts.files:
             if required:
-                self.fault(name, "", "no such file", "a JSON object written by the platform")
+                self.fault_in_words(
+                    name, "", "no such file", "a JSON object written by the platform"
+                )
             return {}
         try:
             value = json.loads(facts.files[name])
         except (ValueError, RecursionError) as error:
-            self.fault(name, "", f"malformed JSON ({error})"[:200], "a JSON object")
+            self.fault_in_words(name, "", f"malformed JSON ({error})"[:200], "a JSON object")
             return {}
         if not isinstance(value, dict):
-            self.fault(name, "", f"{type(value).__name__} {shown(value)}", "a JSON object")
+            self.fault_in_words(name, "", f"{type(value).__name__} {shown(value)}", "a JSON object")
             return {}
         return value
+
+    def _object_is_bad(self, name: str) -> bool:
+        return any(fault.source == self._path(name) and not fault.key for fault in self.faults)
 
     def _hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """User's and platform's hyperparameters, decoded.
@@ -297,7 +306,7 @@ class _Reader:
                 self.fault(source, key, name, "host names, each a string that is not empty")
                 return ()
         for name in sorted({name for name in value if value.count(name) > 1}):
-            self.fault(source, key, f"{name} {value.count(name)} times", "each host once")
+            self.fault_in_words(source, key, f"{name} {value.count(name)} times", "each host once")
         return tuple(value)
 
     def _distribution_hosts(
@@ -355,14 +364,15 @@ class _Reader:
         }
         wanted = [strategy for strategy, key in switches.items() if self._truth(platform, key)]
         if len(wanted) > 1:
-            self.fault(HYPERPARAMETERS, ", ".join(switches.values()), "both true", "at most one")
+            keys = ", ".join(switches.values())
+            self.fault_in_words(HYPERPARAMETERS, keys, "both true", "at most one")
         if self._truth(platform, "sagemaker_mpi_enabled"):
             self.fault(
                 HYPERPARAMETERS,
                 "sagemaker_mpi_enabled",
-                "true",
-                "false: this version runs parameter servers, MultiWorkerMirroredStrategy or "
-                "plain scripts",
+                value=True,
+                expected="false: this version runs parameter servers, "
+                "MultiWorkerMirroredStrategy or plain scripts",
             )
         return wanted
 
@@ -371,7 +381,9 @@ class _Reader:
         key = "sagemaker_program"
         name = platform.get(key)
         if name is None or name == "":
-            self.fault(
+            if self._object_is_bad(HYPERPARAMETERS):
+                return "", EntryKind.SCRIPT  # it may well be named there
+            self.fault_in_words(
                 HYPERPARAMETERS,
                 key,
                 "nothing",

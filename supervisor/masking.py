@@ -14,9 +14,11 @@ _SECRET_NAME: Final = re.compile(
     re.IGNORECASE,
 )
 _NOT_SECRET: Final = re.compile(
-    r"(max_?tokens|num_?tokens|tokenizer|tokens_per|token_?count|_tokens$|author|authority)",
+    r"max_?tokens|num_?tokens|tokenizer|tokens_per|token_?count|_tokens$|author"
+    r"|^(old)?pwd$|_(file|sock|path|dir)$",
     re.IGNORECASE,
 )
+"""Counts of tokens, working directories, and places where a secret lies."""
 _URL_PASSWORD: Final = re.compile(r"(?<=://)[^/\s:@]*:[^/\s@]+(?=@)")
 _SHORTEST: Final = 6
 """Values shorter than this are not looked for in text: masking ``1`` or ``true`` hides the log."""

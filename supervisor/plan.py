@@ -137,7 +137,7 @@ def make_plan(contract: Contract) -> Plan:
     config: Mapping[str, Any] | None = None
     if contract.strategy is not Strategy.NONE:
         config = tf_config(contract, endpoints, chief, contract.current_host, role)
-    paths = _paths(contract.base_dir)
+    paths = paths_below(contract.base_dir)
     processes = [_script(contract, paths, role, config)]
     if contract.strategy is Strategy.PS:
         ps_config = tf_config(contract, endpoints, chief, contract.current_host, Role.PS)
@@ -282,7 +282,7 @@ def _budgets(contract: Contract) -> Budgets:
     )
 
 
-def _paths(base: str) -> Paths:
+def paths_below(base: str) -> Paths:
     output = posixpath.join(base, "output")
     return Paths(
         base=base,
@@ -335,11 +335,12 @@ def _parameter_server(contract: Contract, config: Mapping[str, Any]) -> ProcessS
     env = {
         key: value
         for key, value in contract.environ.items()
-        if not key.startswith("SUPERVISOR_") or key.startswith("SUPERVISOR_PS_")
+        if not key.startswith("SUPERVISOR_")
     }
     env.update(
         CUDA_VISIBLE_DEVICES="-1",
         HIP_VISIBLE_DEVICES="-1",
+        SUPERVISOR_PS_IMPORT=contract.settings.ps_import,
         TF_CONFIG=json.dumps(config),
     )
     env.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

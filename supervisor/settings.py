@@ -12,12 +12,14 @@ from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from supervisor.faults import Fault, shown
+from supervisor.masking import is_secret_name
 
 PREFIX: Final = "SUPERVISOR_"
 
 TOLD_TO_SCRIPT: Final = frozenset(
     {
         "SUPERVISOR_CHECKPOINT_DIR",
+        "SUPERVISOR_PROCESS_MARK",
         "SUPERVISOR_STOP_BUDGET_S",
     }
 )
@@ -48,6 +50,7 @@ class Settings:
     token: str
     chief_name: str
     success_policy: str
+    ps_import: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +129,9 @@ def _level(text: str) -> str:
 
 def _template(text: str) -> str:
     try:
-        text.format(host="h", role="r", stream="s", time="t")
+        text.format(host="h", role="r", stream="s", time="t", mark="m")
     except (KeyError, IndexError, ValueError, AttributeError):
-        raise ValueError("a template of {host}, {role}, {stream} and {time}") from None
+        raise ValueError("a template of {host}, {role}, {stream}, {time} and {mark}") from None
     return text
 
 
@@ -233,6 +236,13 @@ TABLE: Final[tuple[Setting, ...]] = (
         "whose exit 0 ends the job: the chief's, or that of all scripts; "
         "auto: chief with parameter servers, all otherwise",
     ),
+    Setting(
+        "ps_import",
+        _one_of("light", "full"),
+        "light",
+        "",
+        "how much of TensorFlow the parameter server imports; light falls back to full by itself",
+    ),
 )
 
 BY_ENV: Final = {setting.env: setting for setting in TABLE}
@@ -252,7 +262,7 @@ def parse_settings(
     other faults.
     """
     faults = [
-        Fault("environment", name, shown(environ[name]), _unknown(name))
+        _unknown(name, environ[name])
         for name in sorted(environ)
         if name.startswith(PREFIX) and name not in BY_ENV and name not in TOLD_TO_SCRIPT
     ]
@@ -287,12 +297,14 @@ def _lookup(
     return "default", setting.env, setting.default
 
 
-def _unknown(name: str) -> str:
+def _unknown(name: str, value: str) -> Fault:
     import difflib  # noqa: PLC0415  # only when there is a fault: start-up is a feature
 
     near = difflib.get_close_matches(name, BY_ENV, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else "see the settings table of the README"
-    return f"a known setting; {hint}"
+    secret = is_secret_name(name) or (near and BY_ENV[near[0]].secret)
+    found = "a value that is not shown" if secret else shown(value)
+    return Fault("environment", name, found, f"a known setting; {hint}")
 
 
 KILL_S: Final = 3.0

@@ -23,13 +23,17 @@ _TENSORFLOWS: Final = frozenset(
 )
 
 
+def base_dir(environ: Mapping[str, str]) -> str:
+    return os.path.abspath(environ.get("SAGEMAKER_BASE_DIR") or DEFAULT_BASE_DIR)
+
+
 def gather(environ: Mapping[str, str], flags: Mapping[str, str]) -> Facts:
     """Read the world once. Raises nothing: what cannot be read is a fact too."""
-    base_dir = os.path.abspath(environ.get("SAGEMAKER_BASE_DIR") or DEFAULT_BASE_DIR)
+    base = base_dir(environ)
     files: dict[str, bytes] = {}
     unreadable: dict[str, str] = {}
     for name in CONFIG_FILES:
-        path = os.path.join(base_dir, "input", "config", name)
+        path = os.path.join(base, "input", "config", name)
         try:
             with open(path, "rb") as file:
                 content = file.read(_CONFIG_LIMIT + 1)
@@ -43,11 +47,11 @@ def gather(environ: Mapping[str, str], flags: Mapping[str, str]) -> Facts:
         else:
             files[name] = content
     return Facts(
-        base_dir=base_dir,
+        base_dir=base,
         environ=environ,
         files=files,
         unreadable=unreadable,
-        code=_listing(os.path.join(base_dir, "code")),
+        code=_listing(os.path.join(base, "code")),
         flags=flags,
         num_cpus=len(os.sched_getaffinity(0)),
         num_gpus=_count_gpus(),

@@ -1,0 +1,108 @@
+"""N hosts on one machine: writes the container contract of each below a run directory.
+
+TensorFlow binds every interface on its port, so each host gets ports of its own through
+``supervisorconfig.json``; everything else is the contract that a container platform writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from supervisor import record
+from supervisor.contract import CHANNELS, HYPERPARAMETERS, OVERLAY, RESOURCES, Strategy
+from supervisor.plan import paths_below
+
+ADDRESS: Final = "127.0.0.1"
+_LOWEST_PORT: Final = 20000
+"""Below the kernel's ephemeral range (32768 up): a port that is free now is not handed to some
+outgoing connection before TensorFlow binds it, seconds later."""
+_HIGHEST_PORT: Final = 32000
+
+_SWITCHES: Final = {
+    Strategy.PS: "sagemaker_parameter_server_enabled",
+    Strategy.MWMS: "sagemaker_multi_worker_mirrored_strategy_enabled",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LocalHost:
+    name: str
+    base_dir: str
+    status_port: int
+
+
+def lay_out(
+    run_dir: str,
+    count: int,
+    strategy: Strategy,
+    script: str,
+    arguments: Sequence[str],
+    hyperparameters: Mapping[str, Any],
+) -> list[LocalHost]:
+    """Make the hosts' base directories and contracts; what a run left there before stays.
+
+    ``script`` is an absolute path; its directory is each host's ``code``. Raises OSError.
+    """
+    names = [f"algo-{number}" for number in range(1, count + 1)]
+    ports = free_ports(3 * count)
+    places = {
+        name: dict(zip(("train", "ps", "status"), ports[3 * i : 3 * i + 3], strict=True))
+        for i, name in enumerate(names)
+    }
+    platform: dict[str, object] = {
+        "sagemaker_program": os.path.basename(script),
+        "sagemaker_job_name": os.path.basename(os.path.normpath(run_dir)),
+    }
+    if strategy in _SWITCHES:
+        platform[_SWITCHES[strategy]] = True
+    values = {**hyperparameters, **platform}
+    overlay = {
+        "hosts": {name: {"address": ADDRESS, "ports": places[name]} for name in names},
+        "arguments": list(arguments),
+    }
+    hosts = []
+    for name in names:
+        base = os.path.join(run_dir, name)
+        record.clear(paths_below(base))
+        config = os.path.join(base, "input", "config")
+        os.makedirs(config, exist_ok=True)
+        contract = {
+            HYPERPARAMETERS: {key: json.dumps(value) for key, value in values.items()},
+            RESOURCES: {"current_host": name, "hosts": names, "network_interface_name": "lo"},
+            CHANNELS: {},
+            OVERLAY: overlay,
+        }
+        for file_name, content in contract.items():
+            with open(os.path.join(config, file_name), "w", encoding="utf-8") as file:
+                json.dump(content, file, indent=2)
+        code = os.path.join(base, "code")
+        if os.path.islink(code):
+            os.unlink(code)
+        os.symlink(os.path.dirname(script), code)
+        hosts.append(LocalHost(name, base, places[name]["status"]))
+    return hosts
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of this machine that nobody listens on; raises OSError where there are too few."""
+    found: list[int] = []
+    # A random start, so that two runs that begin together do not choose the same.
+    candidates = list(range(_LOWEST_PORT, _HIGHEST_PORT))
+    random.shuffle(candidates)
+    for port in candidates:
+        if len(found) == count:
+            break
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("", port))
+            found.append(port)
+    if len(found) < count:
+        raise OSError(f"only {len(found)} of {count} ports between 20000 and 32000 are free")
+    return found

@@ -1,0 +1,70 @@
+"""``supervisor train``: from the environment to a plan, and from the plan to an exit code."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from supervisor import process, record
+from supervisor.console import Outputs
+from supervisor.contract import read_contract
+from supervisor.engines import sagemaker
+from supervisor.faults import ContractError
+from supervisor.guardian import Guardian
+from supervisor.logs import Log
+from supervisor.masking import Masker
+from supervisor.outcome import FAILURE_LIMIT
+from supervisor.plan import Plan, make_plan, paths_below
+from supervisor.run import FLUSH_S, run_host
+
+
+def plan_of(environ: Mapping[str, str], flags: Mapping[str, str]) -> Plan:
+    """The plan of this host; raises ``ContractError`` with everything that is wrong."""
+    return make_plan(read_contract(sagemaker.gather(environ, flags)))
+
+
+def masker_of(plan: Plan) -> Masker:
+    """Knows every secret that the job was given."""
+    contract = plan.contract
+    return Masker.of(contract.environ, contract.hyperparameters, contract.platform_hyperparameters)
+
+
+def train(environ: Mapping[str, str], flags: Mapping[str, str]) -> int:
+    """Run this host; returns the supervisor's exit code (see ``outcome.EXIT_CODES``).
+
+    Raises:
+        ContractError: nothing was started; the failure file says why.
+    """
+    inherited = process.reset_inherited_signals(keep_blocked=process.STOP_SIGNALS)
+    try:
+        plan = plan_of(environ, flags)
+    except ContractError as error:
+        record.write_failure(paths_below(sagemaker.base_dir(environ)), str(error)[:FAILURE_LIMIT])
+        raise
+    guardian = Guardian.start()
+    try:
+        return asyncio.run(_train(plan, inherited, guardian))
+    finally:
+        guardian.close()
+
+
+async def _train(plan: Plan, inherited: process.InheritedSignals, guardian: Guardian) -> int:
+    settings = plan.contract.settings
+    outputs = Outputs(plan.host, settings, plan.paths.logs)
+    masker = masker_of(plan)
+    prefix = settings.log_prefix.format(
+        host=plan.host, role="supervisor", stream="stderr", time="", mark="│"
+    )
+    log = Log(
+        outputs.err.offer_line,
+        host=plan.host,
+        level=settings.log_level,
+        style=settings.log_format,
+        masker=masker,
+        prefix=prefix if settings.log_format == "prefix" else "",
+        color=outputs.color,
+    )
+    try:
+        return await run_host(plan, outputs, log, masker, inherited, guardian)
+    finally:
+        await outputs.drain(FLUSH_S)

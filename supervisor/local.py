@@ -1,0 +1,346 @@
+"""``supervisor local``: N real supervisors as the hosts of one job on this machine.
+
+The same code path as in a container: each host is a ``supervisor train`` with a base directory of
+its own. What is here is only what a platform would do: lay out the hosts, start them, merge their
+logs, pass a stop on, and say at the end what became of each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from supervisor import orphans, process
+from supervisor.contract import Strategy
+from supervisor.engines.local import ADDRESS, LocalHost, lay_out
+from supervisor.faults import ContractError, Fault
+from supervisor.guardian import Guardian
+from supervisor.model import ProcessSpec, Role
+from supervisor.settings import PREFIX, Settings, parse_settings
+from supervisor.streams import Branch, Carriage, Label, Prefix, Pump, console
+
+_MOST_HOSTS: Final = 64
+_EXAMPLES: Final = {
+    Strategy.PS: "parameter_server_strategy.py",
+    Strategy.MWMS: "multi_worker_mirrored_strategy.py",
+    Strategy.NONE: "parameter_server_strategy.py",
+}
+_MARGIN_S: Final = 5.0
+"""Beyond a host's own limit: a supervisor that is still there then is killed."""
+_DRAIN_S: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What ``supervisor local`` was asked to do, checked."""
+
+    hosts: int
+    strategy: Strategy
+    run_dir: str
+    script: str
+    arguments: tuple[str, ...]
+    hyperparameters: Mapping[str, Any]
+    settings: Settings
+    flags: Mapping[str, str]
+    environ: Mapping[str, str]
+
+
+def read_request(
+    *,
+    hosts: str,
+    strategy: str | None,
+    run_dir: str | None,
+    parameters: Sequence[str],
+    script: str | None,
+    arguments: Sequence[str],
+    flags: Mapping[str, str],
+    environ: Mapping[str, str],
+) -> Request:
+    """Check the command line; raises ``ContractError`` with all faults."""
+    settings, faults = parse_settings(flags, environ, {})
+
+    def fault(key: str, found: object, expected: str) -> None:
+        faults.append(Fault("command line", key, repr(found), expected))
+
+    count = int(hosts) if hosts.isascii() and hosts.isdigit() else 0
+    if not 1 <= count <= _MOST_HOSTS:
+        fault("--hosts", hosts, f"a number from 1 to {_MOST_HOSTS}")
+    chosen = Strategy(strategy) if strategy else (Strategy.PS if count > 1 else Strategy.NONE)
+    if chosen is Strategy.PS and count == 1:
+        fault(
+            "--strategy",
+            "ps with --hosts 1",
+            "two hosts or more: a cluster of one host has no parameter server; "
+            "add hosts, or take --strategy none",
+        )
+    hyperparameters: dict[str, Any] = {}
+    for parameter in parameters:
+        name, equals, value = parameter.partition("=")
+        if not equals or not name:
+            fault("-p", parameter, "NAME=VALUE")
+            continue
+        hyperparameters[name] = _decoded(value)
+    path = os.path.abspath(script) if script else _example(chosen)
+    if not os.path.isfile(path):
+        fault("SCRIPT", script, "a file")
+    directory = os.path.abspath(run_dir) if run_dir else _new_run_dir(chosen, count)
+    if os.path.exists(directory) and not os.path.isdir(directory):
+        fault("--run-dir", run_dir, "a directory, or a name that is free")
+    if faults:
+        raise ContractError(faults)
+    return Request(
+        hosts=count,
+        strategy=chosen,
+        run_dir=directory,
+        script=path,
+        arguments=tuple(arguments),
+        hyperparameters=hyperparameters,
+        settings=settings,
+        flags=flags,
+        environ=environ,
+    )
+
+
+def run(request: Request) -> int:
+    """Run the job to its end; returns the job's exit code."""
+    inherited = process.reset_inherited_signals(keep_blocked=process.STOP_SIGNALS)
+    try:
+        hosts = lay_out(
+            request.run_dir,
+            request.hosts,
+            request.strategy,
+            request.script,
+            request.arguments,
+            request.hyperparameters,
+        )
+    except OSError as error:
+        found = error.strerror or str(error)
+        raise ContractError(
+            [Fault("command line", "--run-dir", f"{request.run_dir} ({found})", "a writable place")]
+        ) from None
+    with Guardian.start() as guardian:
+        results = asyncio.run(_Fleet(request, hosts, guardian).run(inherited))
+    _print_summary(request, results)
+    return _job_code(results)
+
+
+@dataclass(slots=True)
+class Result:
+    """What became of one host."""
+
+    host: LocalHost
+    exit_code: int
+    how: str
+    """The supervisor's own end, in words."""
+    seconds: float
+    report: Mapping[str, Any] | None
+    """Its ``report.json``; None where it left none."""
+
+
+class _Fleet:
+    """The running supervisors."""
+
+    def __init__(self, request: Request, hosts: Sequence[LocalHost], guardian: Guardian) -> None:
+        self._request = request
+        self._hosts = hosts
+        self._guardian = guardian
+        self._children: list[process.Child] = []
+        self._collector = orphans.Collector()
+        self._stop_timer: asyncio.TimerHandle | None = None
+
+    async def run(self, inherited: process.InheritedSignals) -> list[Result]:
+        loop = asyncio.get_running_loop()
+        for signum in process.STOP_SIGNALS:
+            if signum != signal.SIGHUP or not inherited.hangup_ignored:
+                loop.add_signal_handler(signum, self._stop)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, process.STOP_SIGNALS)
+        orphans.adopt()
+        self._collector.start()
+        self._out, self._err = console()
+        self._err.offer_line(
+            f"supervisor: {len(self._hosts)} hosts, {os.path.basename(self._request.script)}, "
+            f"in {self._request.run_dir}\n".encode()
+        )
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._own(host)) for host in self._hosts]
+            return [task.result() for task in tasks]
+        finally:
+            for child in self._children:
+                child.close()
+            process.kill_everything()
+            self._collector.stop()
+            if self._stop_timer is not None:
+                self._stop_timer.cancel()
+            await asyncio.gather(self._out.drain(_DRAIN_S), self._err.drain(_DRAIN_S))
+
+    async def _own(self, host: LocalHost) -> Result:
+        """One supervisor from its start to its report."""
+        spec = self._spec(host)
+        began = time.monotonic()
+        try:
+            child = process.spawn(spec)
+        except process.SpawnError as error:
+            return Result(host, error.code, error.message, 0.0, None)
+        self._children.append(child)
+        self._guardian.watch(child.pid)
+        pumps = [
+            self._pump(fd, host, stream)
+            for fd, stream in zip(child.take_pipes(), ("stdout", "stderr"), strict=True)
+        ]
+        end = await child.run_to_end(pumps, term_s=2.0, kill_s=2.0, drain_s=1.0)
+        self._guardian.forget(child.pid)
+        self._children.remove(child)
+        seconds = time.monotonic() - began
+        return Result(host, end.status.shell_code, str(end.status), seconds, _report_of(host))
+
+    def _pump(self, fd: int, host: LocalHost, stream: str) -> Pump:
+        """Whole lines only: the hosts' lines have their prefixes and must not tear each other."""
+        sink = self._out if stream == "stdout" else self._err
+        carriage = Carriage.LIVE if sink.terminal else Carriage.COLLAPSE
+        merged = Prefix(Label(host.name, "host", stream), "", carriage=carriage)
+        pump = Pump(fd, [Branch(merged, sink)])
+        pump.start()
+        return pump
+
+    def _spec(self, host: LocalHost) -> ProcessSpec:
+        request = self._request
+        env = dict(request.environ)
+        env.update(
+            {PREFIX + name.upper(): text for name, text in request.flags.items()},
+            SAGEMAKER_BASE_DIR=host.base_dir,
+            SUPERVISOR_STATUS_BIND=ADDRESS,
+        )
+        for name in ("SAGEMAKER_PROGRAM", "SAGEMAKER_SUBMIT_DIRECTORY", "TF_CONFIG"):
+            env.pop(name, None)
+        env.setdefault("SUPERVISOR_LOG_FORMAT", "prefix")
+        env.setdefault("SUPERVISOR_LOG_FILES", "true")
+        if env.get("SUPERVISOR_LOG_COLOR", "auto") == "auto":
+            color = self._err.terminal and not env.get("NO_COLOR")
+            env["SUPERVISOR_LOG_COLOR"] = "always" if color else "never"
+        return ProcessSpec(
+            name=host.name,
+            role=Role.CHIEF,
+            argv=(sys.executable, "-P", "-m", "supervisor", "train"),
+            env=env,
+            cwd=host.base_dir,
+        )
+
+    def _stop(self) -> None:
+        """Ctrl-C or SIGTERM: once, all hosts are asked to stop; twice, they are told now.
+
+        The supervisors have sessions of their own, so the terminal's Ctrl-C reaches only us.
+        """
+        for child in self._children:
+            child.signal(signal.SIGTERM)
+        if self._stop_timer is None:
+            limit_s = self._request.settings.stop_limit_s + _MARGIN_S
+            loop = asyncio.get_running_loop()
+            self._stop_timer = loop.call_later(limit_s, self._kill)
+
+    def _kill(self) -> None:
+        for child in self._children:
+            child.kill_tree()
+
+
+def _report_of(host: LocalHost) -> dict[str, Any] | None:
+    path = os.path.join(host.base_dir, "output", "supervisor", "report.json")
+    try:
+        with open(path, encoding="utf-8") as file:
+            report: dict[str, Any] = json.load(file)
+    except (OSError, ValueError):
+        return None
+    return report
+
+
+def _job_code(results: Sequence[Result]) -> int:
+    """The job's exit code as its master said it; else the worst that a host said."""
+    for result in results:
+        code = (result.report or {}).get("job_exit_code")
+        if code is not None:
+            return int(code)
+    return next((result.exit_code for result in results if result.exit_code), 0)
+
+
+def _print_summary(request: Request, results: Sequence[Result]) -> None:
+    """The table at the end, and where everything lies."""
+    from rich.console import Console  # noqa: PLC0415  # after the job
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in ("HOST", "ROLE", "EXIT", "CAUSE", "TIME"):
+        table.add_column(column, justify="right" if column == "TIME" else "left", overflow="fold")
+    for result in results:
+        report = result.report or {}
+        cause = _cause_text(report.get("cause")) if report else f"no report: {result.how}"
+        for row in report.get("processes", []):
+            seconds = row["seconds"]
+            table.add_row(
+                result.host.name,
+                row["role"],
+                _exit_text(row),
+                "",
+                "" if seconds is None else f"{seconds:.1f} s",
+            )
+        style = "green" if result.exit_code == 0 else "red"
+        table.add_row(
+            result.host.name,
+            "supervisor",
+            Text(f"exit {result.exit_code}", style=style),
+            Text(cause),
+            f"{result.seconds:.1f} s",
+        )
+    console_out = Console(stderr=False, highlight=False)
+    console_out.print()
+    console_out.print(table)
+    master = results[0].host.base_dir
+    model = os.path.join(master, "model")
+    console_out.print()
+    console_out.print(f"run    {request.run_dir}", soft_wrap=True, markup=False)
+    if os.path.isdir(model) and os.listdir(model):
+        console_out.print(f"model  {model}", soft_wrap=True, markup=False)
+    logs = os.path.join(request.run_dir, "*", "output", "supervisor", "logs")
+    console_out.print(f"logs   {logs}", soft_wrap=True, markup=False)
+
+
+def _exit_text(row: Mapping[str, Any]) -> str:
+    text = row["exit"] or "not started"
+    return f"{text}, stopped" if row["stopped_by_us"] else text
+
+
+def _cause_text(cause: Mapping[str, Any] | None) -> str:
+    if not cause:
+        return ""
+    who = " ".join(filter(None, (cause.get("host"), cause.get("process"))))
+    return f"{who}: {cause.get('message')}"
+
+
+def _decoded(text: str) -> Any:
+    """As a hyperparameter: JSON where it parses, else the text itself."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _example(strategy: Strategy) -> str:
+    directory = os.path.join(os.path.dirname(os.path.abspath(__file__)), "examples")
+    return os.path.join(directory, _EXAMPLES[strategy])
+
+
+def _new_run_dir(strategy: Strategy, count: int) -> str:
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    base = os.path.abspath(os.path.join("supervisor-runs", f"{stamp}-{strategy.value}-{count}"))
+    path, number = base, 1
+    while os.path.exists(path):
+        number += 1
+        path = f"{base}-{number}"
+    return path

@@ -1,0 +1,92 @@
+"""``supervisor plan``: what would run, for people and as JSON; secrets masked, nothing started."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from supervisor.entry import masker_of
+from supervisor.plan import Plan
+
+
+def as_json(plan: Plan) -> str:
+    return json.dumps(_document(plan), indent=2, ensure_ascii=False)
+
+
+def as_text(plan: Plan) -> str:
+    return "\n".join(_lines(_document(plan)))
+
+
+def _document(plan: Plan) -> dict[str, Any]:
+    """``env`` of a process is what it has beyond or other than our own environment."""
+    masker = masker_of(plan)
+    inherited = plan.contract.environ
+    processes = []
+    for spec in plan.processes:
+        added = {key: value for key, value in spec.env.items() if inherited.get(key) != value}
+        processes.append(
+            {
+                "name": spec.name,
+                "role": spec.role.value,
+                "essential": spec.essential,
+                "argv": masker.argv(spec.argv),
+                "cwd": spec.cwd,
+                "env": dict(sorted(masker.mapping(added).items())),
+                "removed_env": sorted(set(inherited) - set(spec.env)),
+            }
+        )
+    return {
+        "version": 1,
+        "job": plan.contract.job_name,
+        "host": plan.host,
+        "master": plan.master,
+        "hosts": list(plan.hosts),
+        "strategy": plan.strategy.value,
+        "success_policy": plan.success_policy.value,
+        "tf_config": plan.tf_config,
+        "endpoints": {
+            host: {name: str(getattr(each, name)) for name in ("train", "ps", "status")}
+            for host, each in plan.endpoints.items()
+        },
+        "processes": processes,
+        "budgets": asdict(plan.budgets),
+        "paths": asdict(plan.paths),
+        "notes": list(plan.notes),
+    }
+
+
+def _lines(document: dict[str, Any]) -> Iterator[str]:
+    role = "master" if document["host"] == document["master"] else "member"
+    yield f"host        {document['host']} ({role} of {len(document['hosts'])})"
+    yield f"job         {document['job'] or '(no name)'}"
+    yield f"strategy    {document['strategy']}, success policy {document['success_policy']}"
+    for note in document["notes"]:
+        yield f"note        {note}"
+    yield ""
+    yield "endpoints"
+    for host, ports in document["endpoints"].items():
+        yield f"  {host:<12} " + "  ".join(f"{name} {at}" for name, at in ports.items())
+    if document["tf_config"] is not None:
+        yield ""
+        yield f"TF_CONFIG   {json.dumps(document['tf_config'])}"
+    for process in document["processes"]:
+        yield ""
+        essential = ", essential" if process["essential"] else ""
+        yield f"process     {process['name']} ({process['role']}{essential})"
+        yield f"  argv      {json.dumps(process['argv'], ensure_ascii=False)}"
+        yield f"  cwd       {process['cwd']}"
+        for key, value in process["env"].items():
+            if key != "TF_CONFIG":
+                yield f"  env       {key}={value}"
+        for key in process["removed_env"]:
+            yield f"  without   {key}"
+    yield ""
+    yield "budgets, in seconds"
+    for name, seconds in document["budgets"].items():
+        yield f"  {name.removesuffix('_s'):<14} {seconds:g}"
+    yield ""
+    yield "paths"
+    for name, path in document["paths"].items():
+        yield f"  {name:<20} {path}"

@@ -1,0 +1,56 @@
+"""What a run leaves behind for people and platforms: failure, success and ``report.json``.
+
+Writing must not change the outcome: a full disk or a missing directory is said, never raised.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+
+from supervisor.plan import Paths
+
+
+def clear(paths: Paths) -> None:
+    """Take away what an earlier run in the same place has said."""
+    for path in (paths.failure, paths.success, paths.report):
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+
+
+def write_failure(paths: Paths, text: str) -> str | None:
+    """The failure file; one that the script wrote itself wins. Returns what went wrong."""
+    try:
+        if os.path.getsize(paths.failure) > 0:
+            return None
+    except OSError:
+        pass
+    return _write(paths.failure, text)
+
+
+def write_success(paths: Paths) -> str | None:
+    return _write(paths.success, "")
+
+
+def write_report(paths: Paths, report: Mapping[str, object]) -> str | None:
+    """``report.json``, whole or not at all."""
+    return _write(paths.report, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+
+
+def _write(path: str, text: str) -> str | None:
+    """Replace ``path`` atomically; None, or one sentence about what went wrong."""
+    scratch = f"{path}.{os.getpid()}.tmp"
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(scratch, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.unlink(scratch)
+        return f"{path} was not written: {error.strerror or error}"
+    return None

@@ -1,0 +1,681 @@
+"""One host's life, performed: the only place where actions of the reducer become deeds.
+
+``run_host`` is the table of contents. Inside, two nested task groups: ``services`` (status server,
+link to the master: cancelled at the end) around ``children`` (one task a process, never cancelled
+in normal life). Processes end tasks, tasks do not end processes: coming down is the sequence of
+signals that the reducer chose, and a child's task finishes because its process died.
+
+Everything that happens becomes an ``Event`` in one queue; signal handlers and callbacks only put
+events there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, assert_never
+
+from supervisor import __version__, cgroup, orphans, procfs, record
+from supervisor.console import Outputs
+from supervisor.contract import EntryKind, Strategy
+from supervisor.events import (
+    Action,
+    Announce,
+    Arm,
+    Broke,
+    Deadline,
+    Disarm,
+    Event,
+    Exited,
+    Expired,
+    KillTree,
+    MemberLost,
+    MemberReported,
+    Prepared,
+    PrepareFailed,
+    Publish,
+    Published,
+    Record,
+    Report,
+    Say,
+    Send,
+    Signalled,
+    Start,
+    Started,
+    StartFailed,
+)
+from supervisor.evidence import explain
+from supervisor.guardian import Guardian
+from supervisor.lifecycle import Process, Setup, State, initial, step
+from supervisor.logs import Log
+from supervisor.masking import Masker
+from supervisor.model import Outcome, Phase, ProcessSpec, Verdict
+from supervisor.outcome import failure_text, host_exit_code, outcome_of
+from supervisor.plan import Plan
+from supervisor.process import (
+    STOP_SIGNALS,
+    Child,
+    ChildEnd,
+    InheritedSignals,
+    SpawnError,
+    kill_everything,
+    spawn,
+)
+from supervisor.protocol import HostReport, encode_cause, encode_verdict
+
+if TYPE_CHECKING:  # heavy: loaded when they are used
+    from supervisor.probe import MasterLink
+    from supervisor.status import HostRow, JobBoard, ProcessRow, Snapshot, StatusServer
+
+SWEEP_TERM_S: Final = 2.0
+"""What outlived its leader has this long after SIGTERM."""
+SWEEP_KILL_S: Final = 2.0
+DRAIN_S: Final = 1.0
+"""After the leader's end a grandchild may hold the pipes; they are read for this long."""
+FLUSH_S: Final = 1.0
+"""At the very end: for the last words to the master, and for the output to be written."""
+SERVE_ALONE_AFTER_S: Final = 0.2
+"""A host alone opens its status port this long after its script's start: a quarter of a second of
+imports is not to compete with the script's own, and a script of milliseconds needs no server."""
+_TIMELINE_LENGTH: Final = 1000
+
+_NOT_FORWARDED: Final = frozenset(
+    {
+        signal.SIGKILL, signal.SIGSTOP,  # cannot be caught
+        signal.SIGCHLD,  # about our own children
+        signal.SIGPIPE, signal.SIGXFSZ,  # Python turns them into errors where they belong
+        signal.SIGTTIN, signal.SIGTTOU,  # about our own terminal
+        # Raised by our own faults: the default action is the right one.
+        signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT,
+        signal.SIGTRAP, signal.SIGSYS,
+    }
+)  # fmt: skip
+
+
+async def run_host(
+    plan: Plan,
+    outputs: Outputs,
+    log: Log,
+    masker: Masker,
+    inherited: InheritedSignals,
+    guardian: Guardian | None,
+) -> int:
+    """Live the plan of one host from start to end; returns the exit code of the supervisor."""
+    host = _Host(plan, outputs, log, masker, guardian)
+    try:
+        host.install_signals(inherited)
+        async with asyncio.TaskGroup() as services:
+            async with asyncio.TaskGroup() as children:
+                host.begin(services, children)
+                await host.supervise()
+            host.record_outcome()
+            await host.say_farewell()
+            host.end_services()
+    finally:
+        host.clean_up()
+    return host.exit_code
+
+
+@dataclass(slots=True)
+class _Running:
+    """What the shell keeps of one process."""
+
+    spec: ProcessSpec
+    child: Child | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+    end: ChildEnd | None = None
+    pumps: tuple[Any, ...] = ()
+    log_file: str = ""
+    memory_before: cgroup.MemoryReading | None = None
+
+    @property
+    def output_bytes(self) -> int:
+        return sum(pump.bytes_read for pump in self.pumps)
+
+
+@dataclass(slots=True)
+class _PhaseSpan:
+    phase: Phase
+    at: float
+    began: float
+    seconds: float | None = None
+
+
+class _Host:
+    """The shell around one reducer. Belongs to the event loop's thread."""
+
+    def __init__(
+        self, plan: Plan, outputs: Outputs, log: Log, masker: Masker, guardian: Guardian | None
+    ) -> None:
+        self.plan = plan
+        self.exit_code = 0
+        self._outputs = outputs
+        self._log = log
+        self._masker = masker
+        self._guardian = guardian
+        self._loop = asyncio.get_running_loop()
+        self._inbox: asyncio.Queue[Event] = asyncio.Queue()
+        self._state = _initial_state(plan)
+        self._running = {spec.name: _Running(spec) for spec in plan.processes}
+        self._timers: dict[Deadline, asyncio.TimerHandle] = {}
+        self._timeline: deque[dict[str, object]] = deque(maxlen=_TIMELINE_LENGTH)
+        self._began = time.monotonic()
+        self._started_at = time.time()
+        self._phases = [_PhaseSpan(self._state.phase, self._started_at, self._began)]
+        self._stop_at: float | None = None
+        """When the platform kills us, ``time.monotonic()``; None while no stop was asked for."""
+        self._collector = orphans.Collector()
+        self._services: asyncio.TaskGroup
+        self._children: asyncio.TaskGroup
+        self._service_tasks: list[asyncio.Task[None]] = []
+        self._board: JobBoard | None = None
+        self._server: StatusServer | None = None
+        self._link: MasterLink | None = None
+
+    # ------------------------------------------------------------------ the life, in order
+
+    def install_signals(self, inherited: InheritedSignals) -> None:
+        """Every signal that may reach the script becomes an event. Before anything slow."""
+        for signum in signal.valid_signals() - _NOT_FORWARDED:
+            if signum == signal.SIGHUP and inherited.hangup_ignored:
+                continue  # started under nohup: a hang-up is nobody's wish to stop
+            with contextlib.suppress(OSError, RuntimeError, ValueError):  # kept by the C library
+                self._loop.add_signal_handler(signum, self._on_signal, int(signum))
+        # What came while we were imported is delivered now.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        orphans.adopt()
+        self._collector.start()
+
+    def begin(self, services: asyncio.TaskGroup, children: asyncio.TaskGroup) -> None:
+        """Prepare and begin to serve; what comes of it are events."""
+        self._services, self._children = services, children
+        for note in self.plan.notes:
+            self._say("warning", "plan.note", text=note)
+        self._serve("prepare", self._prepare())
+
+    async def _prepare(self) -> None:
+        """Everything that comes before the barrier. A cluster's coordination begins first, so
+        that a host which fails here can say so to the others; a host alone serves its status
+        when its script runs, which is not to wait for our imports."""
+        if self.plan.is_cluster and (error := await self._coordinate()):
+            self._post(PrepareFailed(error, time.time()))
+            return
+        error = _make_ready(self.plan)
+        self._post(PrepareFailed(error, time.time()) if error else Prepared())
+        if not self.plan.is_cluster:
+            await self._serve_alone()
+
+    async def supervise(self) -> None:
+        """Turn events into actions until the life is over."""
+        while self._state.phase is not Phase.DONE:
+            self._take(await self._inbox.get())
+
+    def record_outcome(self) -> None:
+        """Write failure, success and report. What cannot be written is said and changes nothing."""
+        verdict = self._verdict()
+        paths = self.plan.paths
+        self.exit_code = self._exit_code()
+        problems = []
+        if verdict.outcome is Outcome.SUCCEEDED and self.exit_code == 0:
+            problems.append(record.write_success(paths))
+        elif self.exit_code != 0:
+            text = self._masker.text(failure_text(self.plan.host, verdict))
+            problems.append(record.write_failure(paths, text))
+        problems.append(record.write_report(paths, self._report()))
+        for problem in filter(None, problems):
+            self._say("error", "record.failed", error=problem)
+        self._say(
+            "info" if self.exit_code == 0 else "error",
+            "job.ended",
+            outcome=verdict.outcome.value,
+            exit_code=self.exit_code,
+            cause=str(verdict.cause),
+        )
+
+    async def say_farewell(self) -> None:
+        """The last report to the master, the last answers to members, in bounded time."""
+        if self._link is not None:
+            await self._link.flush(FLUSH_S)
+
+    def end_services(self) -> None:
+        for task in self._service_tasks:
+            task.cancel()
+
+    def clean_up(self) -> None:
+        """However the life ended: nothing of ours survives. Synchronous."""
+        for timer in self._timers.values():
+            timer.cancel()
+        for running in self._running.values():
+            if running.child is not None:
+                running.child.close(running.pumps)
+        kill_everything()
+        self._collector.stop()
+
+    # ------------------------------------------------------------------ events in, actions out
+
+    def _post(self, event: Event) -> None:
+        self._inbox.put_nowait(event)
+
+    def _on_signal(self, signum: int) -> None:
+        self._post(Signalled(signum, time.time()))
+
+    def _take(self, event: Event) -> None:
+        before = self._state
+        self._state, actions = step(before, event)
+        if isinstance(event, Signalled) and self._state.stop_signals > before.stop_signals:
+            limit_s = self.plan.budgets.stop_limit_s
+            self._stop_at = self._stop_at or time.monotonic() + limit_s
+        for action in actions:
+            self._perform(action)
+        if self._state.phase is not before.phase:
+            self._enter(self._state.phase)
+
+    def _enter(self, phase: Phase) -> None:
+        now = time.monotonic()
+        last = self._phases[-1]
+        last.seconds = now - last.began
+        self._phases.append(_PhaseSpan(phase, time.time(), now))
+        self._say("debug", "phase.entered", phase=phase.value)
+
+    def _perform(self, action: Action) -> None:
+        match action:
+            case Start(process):
+                self._start(self._running[process])
+            case Send(process, signum, whole_group):
+                self._send(self._running[process], signum, whole_group)
+            case KillTree(process):
+                child = self._running[process].child
+                if child is not None:
+                    self._say("warning", "process.kill", process=process, pid=child.pid)
+                    child.kill_tree()
+            case Arm(deadline, seconds):
+                self._disarm(deadline)
+                self._timers[deadline] = self._loop.call_later(seconds, self._expire, deadline)
+            case Disarm(deadline):
+                self._disarm(deadline)
+            case Announce(state, verdict):
+                if self._board is not None:
+                    self._board.announce(state, verdict)
+            case Report(phase, script_ended, cause):
+                if self._link is not None:
+                    self._link.report(phase, script_ended=script_ended, cause=cause)
+            case Publish():
+                # Results lie where the platform collects them; transfers come with storage.
+                self._post(Published(None))
+            case Record():
+                pass  # the life is over: ``run_host`` goes on to ``record_outcome``
+            case Say(event, fields, level):
+                self._say(level, event, **dict(fields))
+            case _:
+                assert_never(action)
+
+    def _expire(self, deadline: Deadline) -> None:
+        self._timers.pop(deadline, None)
+        self._post(Expired(deadline, time.time()))
+
+    def _disarm(self, deadline: Deadline) -> None:
+        timer = self._timers.pop(deadline, None)
+        if timer is not None:
+            timer.cancel()
+
+    # ------------------------------------------------------------------ processes
+
+    def _start(self, running: _Running) -> None:
+        spec = running.spec
+        try:
+            child = spawn(spec)
+        except SpawnError as error:
+            self._post(StartFailed(spec.name, error.code, error.message, time.time()))
+            return
+        if self._guardian is not None:
+            self._guardian.watch(child.pid)
+        running.child = child
+        running.started_at = time.time()
+        running.memory_before = cgroup.read_memory_cgroup()
+        running.pumps, running.log_file = self._outputs.attach(
+            spec.name, spec.role, child.take_pipes()
+        )
+        self._say(
+            "info",
+            "process.started",
+            process=spec.name,
+            pid=child.pid,
+            argv=self._masker.argv(spec.argv),
+        )
+        self._post(Started(spec.name, child.pid))
+        self._children.create_task(self._watched(f"process {spec.name}", self._own(running)))
+
+    async def _own(self, running: _Running) -> None:
+        """One child from spawn to its end as an event."""
+        child = running.child
+        assert child is not None
+        end = await child.run_to_end(
+            running.pumps, term_s=SWEEP_TERM_S, kill_s=SWEEP_KILL_S, drain_s=DRAIN_S
+        )
+        if self._guardian is not None:
+            self._guardian.forget(child.pid)
+        running.end, running.ended_at = end, time.time()
+        evidence = explain(
+            stdout=running.pumps[0].tail(),
+            stderr=running.pumps[1].tail(),
+            status=end.status,
+            run_s=end.run_s,
+            memory_before=running.memory_before,
+            memory_after=cgroup.read_memory_cgroup(),
+        )
+        self._say(
+            "info",
+            "process.exited",
+            process=running.spec.name,
+            pid=child.pid,
+            exit=str(end.status),
+            seconds=round(end.run_s, 3),
+        )
+        self._post(
+            Exited(
+                running.spec.name,
+                end.status,
+                running.ended_at,
+                self._masker.text(evidence.message),
+                self._masker.text(evidence.detail),
+                end.left,
+            )
+        )
+
+    def _send(self, running: _Running, signum: int, whole_group: bool) -> None:
+        child = running.child
+        if child is None:
+            return
+        if signum == signal.SIGTSTP:
+            child.suspend()
+        elif signum == signal.SIGCONT:
+            child.resume()
+        else:
+            child.signal(signum, group=whole_group)
+        self._say(
+            "info",
+            "process.signalled",
+            process=running.spec.name,
+            pid=child.pid,
+            signal=signal.Signals(signum).name if signum in set(signal.Signals) else signum,
+            to="group" if whole_group else "leader",
+        )
+
+    # ------------------------------------------------------------------ services
+
+    async def _watched(self, name: str, work: Awaitable[None]) -> None:
+        """A defect of ours in a task is an event, so that the job still ends in order."""
+        try:
+            await work
+        except Exception as error:  # noqa: BLE001  # the last line of defence, reported as such
+            self._post(Broke(f"{name}: {type(error).__name__}: {error}", time.time()))
+
+    def _serve(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        task = self._services.create_task(self._watched(name, work), name=name)
+        self._service_tasks.append(task)
+
+    async def _coordinate(self) -> str | None:
+        """Serve the status port, and the job on it or the link to it; what went wrong, or None."""
+        from supervisor.probe import MasterLink  # noqa: PLC0415
+        from supervisor.status import BindError, JobBoard  # noqa: PLC0415
+
+        plan = self.plan
+        instance = os.urandom(8).hex()
+        if plan.is_master:
+            self._board = JobBoard(instance, missing=tuple(plan.hosts[1:]))
+        try:
+            await self._open_status_port()
+        except BindError as error:
+            return str(error)
+        if not plan.is_master:
+            status = plan.endpoints[plan.master].status
+            chief = plan.chief_endpoint
+            self._link = MasterLink(
+                host=plan.host,
+                master_host=plan.master,
+                status_endpoint=(status.address, status.port),
+                chief_endpoint=(chief.address, chief.port) if chief else None,
+                token=plan.contract.settings.token or None,
+                lease_s=plan.budgets.lease_s,
+                post=self._post,
+            )
+            self._link.report(Phase.PREPARING, script_ended=False, cause=None)
+            self._serve("link to the master", self._link.run())
+        return None
+
+    async def _serve_alone(self) -> None:
+        await asyncio.sleep(SERVE_ALONE_AFTER_S)
+        from supervisor.status import BindError  # noqa: PLC0415
+
+        try:
+            await self._open_status_port()
+        except BindError as error:
+            # Nobody coordinates over it: a job of one host goes on without.
+            self._say("warning", "status.unavailable", error=str(error))
+
+    async def _open_status_port(self) -> None:
+        from supervisor.status import Member, StatusServer  # noqa: PLC0415
+
+        plan = self.plan
+        others = [(name, plan.endpoints[name].status) for name in plan.hosts if name != plan.host]
+        self._server = StatusServer(
+            bind=plan.contract.settings.status_bind,
+            port=plan.endpoints[plan.host].status.port,
+            host=plan.host,
+            board=self._board,
+            members=[Member(name, at.address, at.port) for name, at in others],
+            token=plan.contract.settings.token or None,
+            snapshot=self._snapshot,
+            ready=self._ready,
+            on_report=self._on_report,
+            on_lost=lambda host, why: self._post(MemberLost(host, why, time.time())),
+            lease_s=plan.budgets.lease_s,
+            on_error=lambda line: self._say("error", "status.error", error=line),
+        )
+        await self._server.start()
+        self._serve("status server", self._until_cancelled(self._server.stop))
+
+    async def _until_cancelled(self, stop: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await stop()
+
+    def _on_report(self, host: str, report: HostReport) -> None:
+        self._post(MemberReported(host, report.phase, report.script_ended, report.cause))
+
+    def _ready(self) -> tuple[bool, str]:
+        return self._state.phase is Phase.RUNNING, self._state.phase.value
+
+    # ------------------------------------------------------------------ what is said
+
+    def _say(self, level: str, event: str, **fields: object) -> None:
+        self._log.say(level, event, **fields)
+        entry: dict[str, object] = {"at": time.time(), "event": event}
+        entry |= {key: _plain(value, self._masker) for key, value in fields.items()}
+        self._timeline.append(entry)
+        if self._server is not None:
+            self._server.publish(entry)
+
+    def _verdict(self) -> Verdict:
+        cause = self._state.cause
+        assert cause is not None, "a life ends for a cause"
+        return self._state.verdict or Verdict(outcome_of(cause), cause)
+
+    def _exit_code(self) -> int:
+        return host_exit_code(
+            self.plan.host,
+            self._verdict(),
+            self._state.script_status,
+            left=self._state.left,
+            publish_error=self._state.publish_error,
+        )
+
+    def _snapshot(self) -> Snapshot:
+        """What ``/status`` shows. Secrets are masked here."""
+        now = time.monotonic()
+        state = self._state
+        verdict = state.verdict
+        return {
+            "version": __version__,
+            "host": self.plan.host,
+            "job": self.plan.contract.job_name,
+            "master": self.plan.master,
+            "phase": state.phase.value,
+            "started_at": self._started_at,
+            "uptime_s": now - self._began,
+            "processes": [self._process_row(process) for process in state.processes],
+            "hosts": self._host_rows(),
+            "budget": {
+                "limit_s": self.plan.budgets.stop_limit_s if self._stop_at else None,
+                "left_s": max(0.0, self._stop_at - now) if self._stop_at else None,
+            },
+            "cause": None if state.cause is None else encode_cause(state.cause),
+            "verdict": None if verdict is None else encode_verdict(verdict),
+            "timeline": list(self._timeline),
+            "probe_latency_s": self._link.latency_s if self._link else None,
+        }
+
+    def _process_row(self, process: Process) -> ProcessRow:
+        running = self._running[process.name]
+        ended = running.end is not None
+        cpu_s, rss_bytes = None, None
+        if running.end is not None:
+            cpu_s = running.end.cpu_s
+        elif running.child is not None:
+            cpu_s, rss_bytes = procfs.usage(running.child.pid)
+        return {
+            "name": process.name,
+            "role": running.spec.role.value,
+            "pid": running.child.pid if running.child else None,
+            "state": "exited" if ended else "running" if running.child else "planned",
+            "exit": str(process.status) if process.status else None,
+            "started_at": running.started_at,
+            "cpu_s": cpu_s,
+            "rss_bytes": rss_bytes,
+            "output_bytes": running.output_bytes,
+        }
+
+    def _host_rows(self) -> list[HostRow]:
+        own: HostRow = {
+            "name": self.plan.host,
+            "phase": self._state.phase.value,
+            "state": "self",
+            "last_seen_s": 0.0,
+        }
+        peers = self._server.peers() if self._server and self._board else ()
+        return [
+            own,
+            *(
+                {
+                    "name": peer.host,
+                    "phase": peer.phase.value if peer.phase else None,
+                    "state": peer.state.value,
+                    "last_seen_s": peer.last_seen_s,
+                }
+                for peer in peers
+            ),
+        ]
+
+    def _report(self) -> dict[str, object]:
+        """``report.json``; times are seconds since the epoch, durations seconds."""
+        verdict = self._verdict()
+        return {
+            "version": 1,
+            "supervisor": __version__,
+            "job": self.plan.contract.job_name,
+            "host": self.plan.host,
+            "master": self.plan.master,
+            "hosts": list(self.plan.hosts),
+            "strategy": self.plan.strategy.value,
+            "outcome": verdict.outcome.value,
+            "exit_code": self.exit_code,
+            "job_exit_code": verdict.exit_code,
+            "cause": encode_cause(verdict.cause),
+            "phases": [
+                {"phase": span.phase.value, "at": span.at, "seconds": span.seconds}
+                for span in self._phases
+            ],
+            "seconds": time.monotonic() - self._began,
+            "processes": [self._process_record(process) for process in self._state.processes],
+            "members": [row for row in self._host_rows() if row["state"] != "self"],
+            "publish_error": self._state.publish_error,
+            "timeline": list(self._timeline),
+        }
+
+    def _process_record(self, process: Process) -> dict[str, object]:
+        running = self._running[process.name]
+        end = running.end
+        return {
+            "name": process.name,
+            "role": running.spec.role.value,
+            "argv": self._masker.argv(running.spec.argv),
+            "cwd": running.spec.cwd,
+            "pid": running.child.pid if running.child else None,
+            "started_at": running.started_at,
+            "ended_at": running.ended_at,
+            "seconds": end.run_s if end else None,
+            "exit": str(process.status) if process.status else None,
+            "exit_code": process.status.code if process.status else None,
+            "signal": process.status.signum if process.status else None,
+            "stopped_by_us": process.stopped_by_us,
+            "cpu_s": end.cpu_s if end else None,
+            "peak_rss_bytes": end.peak_rss_bytes if end else None,
+            "output_bytes": running.output_bytes,
+            "descendants_swept": end.swept if end else None,
+            "left": list(end.left) if end else [],
+            "log": running.log_file or None,
+        }
+
+
+def _initial_state(plan: Plan) -> State:
+    setup = Setup(
+        host=plan.host,
+        master=plan.master,
+        hosts=plan.hosts,
+        success_policy=plan.success_policy,
+        # The variables live on the parameter servers, and the coordinator waits for its workers:
+        # the chief's last checkpoint needs both.
+        chief_first=plan.strategy is Strategy.PS,
+        budgets=plan.budgets,
+    )
+    return initial(setup, tuple(Process(spec.name, spec.essential) for spec in plan.processes))
+
+
+def _make_ready(plan: Plan) -> str | None:
+    """Directories, a clean slate, an executable entry point, free ports; what is wrong, or None."""
+    paths = plan.paths
+    record.clear(paths)
+    wanted = (paths.model, paths.checkpoints, paths.output_data, paths.output_intermediate)
+    for directory in wanted:
+        try:
+            os.makedirs(directory, exist_ok=True)
+        except OSError as error:
+            return f"{directory} cannot be made: {error.strerror or error}"
+    if plan.contract.entry_kind is EntryKind.COMMAND:
+        path = os.path.join(plan.contract.code_dir, plan.contract.entry_point)
+        with contextlib.suppress(OSError):  # exec says what is wrong, and better
+            os.chmod(path, os.stat(path).st_mode | 0o111)  # noqa: S103  # the user's own command
+    if plan.strategy is Strategy.NONE:
+        return None
+    # Before TensorFlow starts: its own message for a taken port names neither pid nor command.
+    from supervisor.ports import check_free  # noqa: PLC0415
+
+    own = plan.endpoints[plan.host]
+    listening = [own.train.port] + ([own.ps.port] if plan.strategy is Strategy.PS else [])
+    return next(filter(None, map(check_free, listening)), None)
+
+
+def _plain(value: object, masker: Masker) -> object:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, list | tuple):
+        return [_plain(each, masker) for each in value]
+    return masker.text(str(value))

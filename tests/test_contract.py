@@ -1,0 +1,298 @@
+"""The contract: what the platform's files mean, and every fault of a bad one at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from supervisor.contract import Contract, EntryKind, Facts, Strategy, read_contract
+from supervisor.environment import script_arguments, script_environment
+from supervisor.faults import ContractError
+from supervisor.settings import TABLE, parse_settings
+
+BASE = "/opt/ml"
+HYPER: dict[str, Any] = {"sagemaker_program": '"train.py"'}
+RESOURCES: dict[str, Any] = {"current_host": "algo-1", "hosts": ["algo-1"]}
+
+
+def facts(
+    hyper: object = None,
+    resources: object = None,
+    channels: object = None,
+    overlay: object = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    code: frozenset[str] | None = frozenset({"train.py"}),
+    raw: Mapping[str, bytes] | None = None,
+    absent: frozenset[str] = frozenset(),
+) -> Facts:
+    files = {
+        "hyperparameters.json": json.dumps(HYPER if hyper is None else hyper).encode(),
+        "resourceconfig.json": json.dumps(RESOURCES if resources is None else resources).encode(),
+    }
+    if channels is not None:
+        files["inputdataconfig.json"] = json.dumps(channels).encode()
+    if overlay is not None:
+        files["supervisorconfig.json"] = json.dumps(overlay).encode()
+    files.update(raw or {})
+    return Facts(
+        base_dir=BASE,
+        environ=environ or {"PATH": "/bin"},
+        files={name: content for name, content in files.items() if name not in absent},
+        code=code,
+    )
+
+
+def read(*args: Any, **kwargs: Any) -> Contract:
+    return read_contract(facts(*args, **kwargs))
+
+
+def refusal(*args: Any, **kwargs: Any) -> str:
+    with pytest.raises(ContractError) as caught:
+        read(*args, **kwargs)
+    assert len(str(caught.value).splitlines()) == len(caught.value.faults)
+    return str(caught.value)
+
+
+def test_a_plain_contract() -> None:
+    contract = read({**HYPER, "lr": "0.1", "name": "x y", "layers": "[1, 2]"})
+    assert contract.hyperparameters == {"lr": 0.1, "name": "x y", "layers": [1, 2]}
+    assert contract.entry_point == "train.py"
+    assert contract.entry_kind is EntryKind.SCRIPT
+    assert contract.strategy is Strategy.NONE
+    assert contract.master == "algo-1"
+
+
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ({"absent": frozenset({"resourceconfig.json"})}, ["resourceconfig.json", "no such file"]),
+        ({"raw": {"resourceconfig.json": b"{"}}, ["resourceconfig.json", "malformed JSON"]),
+        ({"raw": {"hyperparameters.json": b"\xff\xfe{"}}, ["hyperparameters.json", "malformed"]),
+        ({"raw": {"hyperparameters.json": b"[]"}}, ["hyperparameters.json", "list", "object"]),
+        ({"raw": {"inputdataconfig.json": b"3"}}, ["inputdataconfig.json", "int"]),
+        ({"channels": {"train": "s3"}}, ["inputdataconfig.json: train", "'s3'", "object"]),
+        ({"resources": {**RESOURCES, "hosts": []}}, ["hosts", "[]", "one host name or more"]),
+        ({"resources": {**RESOURCES, "hosts": "algo-1"}}, ["hosts", "'algo-1'", "list"]),
+        ({"resources": {**RESOURCES, "hosts": ["algo-1", 7]}}, ["hosts", "7", "string"]),
+        (
+            {"resources": {"current_host": "algo-1", "hosts": ["algo-1", "algo-2", "algo-2"]}},
+            ["hosts", "algo-2 2 times", "each host once"],
+        ),
+        (
+            {"resources": {"current_host": "algo-9", "hosts": ["algo-1", "algo-2"]}},
+            ["current_host", "algo-9", "algo-1, algo-2"],
+        ),
+        ({"resources": {"hosts": ["algo-1"]}}, ["current_host", "None"]),
+        ({"hyper": {}}, ["sagemaker_program", "nothing", "SAGEMAKER_PROGRAM"]),
+        ({"hyper": {"sagemaker_program": "7"}}, ["sagemaker_program", "7", "string"]),
+        (
+            {"hyper": {"sagemaker_program": "other.py"}},
+            ["sagemaker_program", "other.py", "/opt/ml/code", "there is none"],
+        ),
+        (
+            {"hyper": {**HYPER, "sagemaker_parameter_server_enabled": '"maybe"'}},
+            ["sagemaker_parameter_server_enabled", "'maybe'", "true or false"],
+        ),
+        (
+            {
+                "hyper": {
+                    **HYPER,
+                    "sagemaker_parameter_server_enabled": "true",
+                    "sagemaker_multi_worker_mirrored_strategy_enabled": "true",
+                }
+            },
+            ["both true", "at most one"],
+        ),
+        (
+            {"environ": {"SUPERVISOR_STOP_GRACE": "9"}},
+            ["SUPERVISOR_STOP_GRACE", "did you mean SUPERVISOR_STOP_GRACE_S?"],
+        ),
+        ({"environ": {"SUPERVISOR_STATUS_PORT": "http"}}, ["SUPERVISOR_STATUS_PORT", "'http'"]),
+        ({"environ": {"SUPERVISOR_STATUS_PORT": "70000"}}, ["'70000'", "1 to 65535"]),
+        ({"environ": {"SUPERVISOR_STOP_LIMIT_S": "-1"}}, ["SUPERVISOR_STOP_LIMIT_S", "'-1'"]),
+        ({"environ": {"SUPERVISOR_ACK_TIMEOUT_S": "nan"}}, ["SUPERVISOR_ACK_TIMEOUT_S", "'nan'"]),
+        ({"environ": {"SUPERVISOR_LOG_FORMAT": "xml"}}, ["'xml'", "raw, prefix, json"]),
+        ({"environ": {"SUPERVISOR_LOG_PREFIX": "{pid}"}}, ["{pid}", "{host}"]),
+        (
+            {"environ": {"SUPERVISOR_STOP_GRACE_S": "119"}},
+            ["SUPERVISOR_STOP_GRACE_S", "119", "at most 92", "raise the limit"],
+        ),
+        (
+            {"overlay": {"hosts": {"algo-1": {"ports": {"ps": "2223"}}}}},
+            ["supervisorconfig.json: hosts.algo-1.ports.ps", "'2223'"],
+        ),
+        ({"overlay": {"hosts": {"algo-7": {}}}}, ["hosts.algo-7", "a host of resourceconfig.json"]),
+        ({"overlay": {"argv": []}}, ["supervisorconfig.json: argv", "hosts and arguments"]),
+    ],
+)
+def test_bad_input_is_one_line_with_file_key_value_and_remedy(
+    case: dict[str, Any], words: list[str]
+) -> None:
+    text = refusal(**case)
+    assert len(text.splitlines()) == 1
+    for word in words:
+        assert word in text
+
+
+def test_all_faults_are_said_at_once() -> None:
+    text = refusal(
+        hyper={"sagemaker_parameter_server_enabled": "1"},
+        resources={"current_host": "x", "hosts": ["algo-1", "algo-1"]},
+        environ={"SUPERVISOR_STATUS_PORT": "0", "SUPERVISOR_TOKENS": "a"},
+    )
+    assert len(text.splitlines()) == 6
+
+
+def test_a_secret_is_not_shown_in_a_fault() -> None:
+    text = refusal(environ={"SUPERVISOR_TOKEM": "hunter22"})
+    assert "did you mean SUPERVISOR_TOKEN?" in text
+    assert "hunter22" not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "kind"),
+    [
+        ("train.py", {"train.py"}, EntryKind.SCRIPT),
+        ("src/train.py", {"src/train.py"}, EntryKind.SCRIPT),
+        ("train.py", {"train.py", "setup.py"}, EntryKind.MODULE),
+        ("run.sh", {"run.sh", "setup.py"}, EntryKind.COMMAND),
+        ("program", {"program"}, EntryKind.COMMAND),
+    ],
+)
+def test_kinds_of_entry_points(name: str, code: set[str], kind: EntryKind) -> None:
+    contract = read({"sagemaker_program": name}, code=frozenset(code))
+    assert contract.entry_kind is kind
+
+
+def test_the_environment_names_what_hyperparameters_do_not() -> None:
+    contract = read({}, environ={"SAGEMAKER_PROGRAM": "train.py", "SAGEMAKER_REGION": "eu-west-1"})
+    assert (contract.entry_point, contract.region) == ("train.py", "eu-west-1")
+    both = read(HYPER, environ={"SAGEMAKER_PROGRAM": "other.py"})
+    assert both.entry_point == "train.py"
+
+
+def test_the_distribution_is_that_of_the_chosen_groups_and_its_first_host_the_master() -> None:
+    """The predecessor probed the first of all hosts while TF_CONFIG used the distribution's."""
+    resources = {
+        "current_host": "algo-3",
+        "hosts": ["algo-1", "algo-2", "algo-3", "algo-4"],
+        "current_group_name": "gpu",
+        "instance_groups": [
+            {"instance_group_name": "cpu", "instance_type": "c", "hosts": ["algo-1", "algo-2"]},
+            {"instance_group_name": "gpu", "instance_type": "g", "hosts": ["algo-3", "algo-4"]},
+        ],
+    }
+    hyper = {
+        **HYPER,
+        "sagemaker_parameter_server_enabled": "true",
+        "sagemaker_distribution_instance_groups": '["gpu"]',
+    }
+    contract = read(hyper, resources)
+    assert contract.distribution_hosts == ("algo-3", "algo-4")
+    assert contract.master == "algo-3"
+    outside = read(hyper, {**resources, "current_host": "algo-1"})
+    assert (outside.distribution_hosts, outside.strategy) == (("algo-1",), Strategy.NONE)
+    assert "['tpu']" in refusal(
+        {**hyper, "sagemaker_distribution_instance_groups": '["tpu"]'}, resources
+    )
+
+
+def test_parameter_servers_on_one_host_are_ignored_and_said() -> None:
+    contract = read({**HYPER, "sagemaker_parameter_server_enabled": "true"})
+    assert (contract.strategy, contract.ps_ignored) == (Strategy.NONE, True)
+
+
+def test_tuning_jobs_get_a_model_directory_of_their_own() -> None:
+    hyper = {
+        **HYPER,
+        "_tuning_objective_metric": "loss",
+        "sagemaker_job_name": "trial-7",
+        "model_dir": "s3://bucket/prefix",
+    }
+    assert read(hyper).hyperparameters == {"model_dir": "s3://bucket/prefix/trial-7/model"}
+    local = {**hyper, "model_dir": "/opt/ml/model"}
+    assert read(local).hyperparameters == {"model_dir": "/opt/ml/model"}
+
+
+def test_hyperparameters_become_sorted_arguments() -> None:
+    given = {"lr": 0.1, "b": 2, "name": "a b; $(x)", "map": {"k": 1, "a": None}, "none": None}
+    assert script_arguments(given) == (
+        "-b", "2", "--lr", "0.1", "--map", "a=,k=1", "--name", "a b; $(x)", "--none", "",
+    )  # fmt: skip
+
+
+def test_the_scripts_environment_is_the_predecessors() -> None:
+    """Recorded from ``sagemaker-training`` 5.1.4 on the same files."""
+    hyper = {**HYPER, "lr": "0.1", "d": '{"b": 1, "a": "z"}', "n": "null", "ünï": '"é"'}
+    resources = {**RESOURCES, "network_interface_name": "eth0"}
+    contract = read(
+        hyper,
+        resources,
+        {"train": {"TrainingInputMode": "File"}},
+        environ={"PATH": "/bin", "SUPERVISOR_TOKEN": "geheim-geheim", "TF_CPP_MIN_LOG_LEVEL": "3"},
+    )
+    env = script_environment(contract)
+    expected = {
+        "CURRENT_HOST": "algo-1",
+        "PATH": "/bin",
+        "SM_CHANNELS": '["train"]',
+        "SM_CHANNEL_TRAIN": "/opt/ml/input/data/train",
+        "SM_CURRENT_INSTANCE_GROUP": "homogeneousCluster",
+        "SM_CURRENT_INSTANCE_GROUP_HOSTS": "[]",
+        "SM_CURRENT_INSTANCE_TYPE": "local",
+        "SM_HOSTS": '["algo-1"]',
+        "SM_HPS": '{"d":{"a":"z","b":1},"lr":0.1,"n":null,"\\u00fcn\\u00ef":"\\u00e9"}',
+        "SM_HP_D": '{"a":"z","b":1}',
+        "SM_HP_LR": "0.1",
+        "SM_HP_N": "",
+        "SM_HP_ÜNÏ": "é",
+        "SM_INPUT_DATA_CONFIG": '{"train":{"TrainingInputMode":"File"}}',
+        "SM_IS_HETERO": "false",
+        "SM_LOG_LEVEL": "20",
+        "SM_MODEL_DIR": "/opt/ml/model",
+        "SM_MODULE_DIR": "/opt/ml/code",
+        "SM_MODULE_NAME": "train",
+        "SM_NUM_GPUS": "0",
+        "SM_OUTPUT_DATA_DIR": "/opt/ml/output/data",
+        "SM_OUTPUT_INTERMEDIATE_DIR": "/opt/ml/output/intermediate",
+        "SM_USER_ARGS": '["-d","a=z,b=1","--lr","0.1","-n","","--\\u00fcn\\u00ef","\\u00e9"]',
+        "SM_USER_ENTRY_POINT": "train.py",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
+    assert {name: env.get(name) for name in expected} == expected
+    assert env["PYTHONPATH"].split(":")[0] == "/opt/ml/code"
+    assert not [name for name in env if name.startswith("SUPERVISOR_")], "the token above all"
+    training = json.loads(env["SM_TRAINING_ENV"])
+    assert training["is_master"] is True
+    assert training["channel_input_dirs"] == {"train": "/opt/ml/input/data/train"}
+
+
+def test_settings_precedence_is_flag_environment_hyperparameter_default() -> None:
+    hyper = {"sagemaker_container_log_level": 40}
+    environ = {"SUPERVISOR_LOG_LEVEL": "warning", "SAGEMAKER_CONTAINER_LOG_LEVEL": "10"}
+    assert parse_settings({"log_level": "debug"}, environ, hyper)[0].log_level == "debug"
+    assert parse_settings({}, environ, hyper)[0].log_level == "warning"
+    del environ["SUPERVISOR_LOG_LEVEL"]
+    assert parse_settings({}, environ, hyper)[0].log_level == "error"
+    assert parse_settings({}, environ, {})[0].log_level == "debug"
+    assert parse_settings({}, {}, {})[0].log_level == "info"
+
+
+def test_the_shares_of_a_stop_follow_the_limit() -> None:
+    settings, faults = parse_settings({}, {"SUPERVISOR_STOP_LIMIT_S": "30"}, {})
+    assert not faults
+    assert (settings.publish_reserve_s, settings.stop_grace_s) == (3.75, 13.25)
+    _, faults = parse_settings({}, {"SUPERVISOR_STOP_LIMIT_S": "10"}, {})
+    assert "SUPERVISOR_STOP_GRACE_S" in str(faults[0])
+
+
+def test_every_setting_has_a_default_that_parses_and_words() -> None:
+    settings, faults = parse_settings({}, {}, {})
+    assert not faults
+    for setting in TABLE:
+        assert setting.help
+        assert hasattr(settings, setting.field)
