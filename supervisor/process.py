@@ -1,0 +1,763 @@
+"""One child from spawn to reap: own session, own pipes, a pidfd, and a clean end of its tree.
+
+``Child.run_to_end`` is the life of a child, readable top to bottom. What it rests on:
+
+- A zombie pins its pid and, being the leader, the id of its group and session. So descendants are
+  swept *before* the leader is reaped, and nothing is signalled by number afterwards.
+- ``asyncio.create_subprocess_exec`` is not used: its ``wait()`` waits for pipes that a grandchild
+  may hold for ever, and up to 3.12 ``send_signal`` can eat the exit status.
+- ``subprocess.Popen`` does the fork and exec (vfork, close-on-exec, dispositions; the error of the
+  exec comes back). Its ``poll``, ``wait`` and ``send_signal`` are never called, so the status has
+  one reader.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from supervisor import execution, orphans, procfs
+from supervisor.execution import SpawnError
+from supervisor.model import ExitStatus, ProcessSpec
+from supervisor.procfs import Process
+from supervisor.tree import MARK_VARIABLE, Tree, mark_value, new_mark
+
+__all__ = [
+    "Child",
+    "ChildEnd",
+    "InheritedSignals",
+    "PumpLike",
+    "SpawnError",
+    "kill_everything",
+    "reset_inherited_signals",
+    "spawn",
+]
+
+SLICE_S = 0.002
+"""Longest stretch of a survey of ``/proc`` between two turns of the event loop."""
+
+FIRST_LOOK_S = 0.001
+LAST_LOOK_S = 0.05
+"""Pauses between two looks at a tree that is coming down; they double from first to last."""
+
+OVERTIME_S = 1.0
+"""What a survey that a deadline finds under way may still take: so each stage has one."""
+
+SAMPLE = 16
+"""Processes looked at between two surveys: when all are gone, few of the others can be left."""
+
+KILL_PASSES = 50
+"""Most surveys of one ``kill_tree``; two are the rule. More only while processes keep forking."""
+
+KILL_TREE_S = 1.0
+"""Longest time of one ``kill_tree``."""
+
+CLOSE_S = 0.5
+"""Longest time that the emergency path waits for the leader to become reapable after SIGKILL."""
+
+BLIND_TERM_S = 0.2
+"""Time from SIGTERM to SIGKILL for a group that cannot be looked at."""
+
+DRAIN_SLACK_S = 0.5
+"""A pump ends within its own bound; this much later it is left whatever it does."""
+
+_STOPPING = frozenset(
+    {signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCONT}
+)
+_ENDING = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP})
+
+
+class PumpLike(Protocol):
+    """What carries a child's output away. The child, not the pump, closes the descriptor."""
+
+    async def finish(self, timeout_s: float) -> object:
+        """Go on until end of file, for at most ``timeout_s``."""
+
+    def close(self) -> None:
+        """Let go of the descriptor at once, without waiting. Idempotent."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChildEnd:
+    """How a child ended, its tree swept, its status reaped, its pipes drained."""
+
+    status: ExitStatus
+    run_s: float
+    """From spawn to the leader's exit."""
+    exited_at: float
+    """The leader's exit as we saw it, ``time.monotonic()``."""
+    left: tuple[int, ...]
+    """Descendants that SIGKILL did not end in time: uninterruptible, or not ours to kill."""
+    swept: int
+    """Descendants that outlived the leader and were ended by us."""
+    drained: bool
+    """False if a pump took all of its time: somebody still holds the pipe."""
+    cpu_s: float
+    """CPU time, user and system, of the leader and of the descendants it waited for."""
+    peak_rss_bytes: int
+    """Largest resident set of any single one of those."""
+    pump_errors: tuple[str, ...] = ()
+    """What pumps raised; it must not cost the exit status."""
+
+
+@dataclass(frozen=True, slots=True)
+class InheritedSignals:
+    """What whoever started us left behind, before ``reset_inherited_signals`` undid it."""
+
+    ignored: frozenset[int] = frozenset()
+    blocked: frozenset[int] = frozenset()
+
+    @property
+    def hangup_ignored(self) -> bool:
+        """Started under nohup(1), or so: a hang-up is not to stop anything."""
+        return signal.SIGHUP in self.ignored
+
+
+def _without_effect(signum: int, frame: object) -> None:
+    """Stand in for "ignored". Unlike that, a handler goes back to the default at exec."""
+
+
+def reset_inherited_signals() -> InheritedSignals:
+    """Undo blocked and ignored signals that came through exec. On the main thread, first thing.
+
+    The mask is emptied. SIGCHLD goes to its default (ignored, the kernel would reap our children
+    and throw their statuses away). Any other ignored signal stays without effect on us until
+    somebody installs a handler, but no longer reaches our children as ignored. SIGTTIN and SIGTTOU
+    go to their default: a handler would make a background write to a terminal spin. SIGPIPE and
+    SIGXFSZ are ignored by Python itself; ``subprocess`` gives children the default back.
+    """
+    blocked = frozenset(int(s) for s in signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+    ignored: set[int] = set()
+    for signum in signal.valid_signals():
+        if signum in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGKILL, signal.SIGSTOP):
+            continue
+        if signal.getsignal(signum) is signal.SIG_IGN:
+            ignored.add(int(signum))
+            to_default = signum in (signal.SIGCHLD, signal.SIGTTIN, signal.SIGTTOU)
+            signal.signal(signum, signal.SIG_DFL if to_default else _without_effect)
+    # After the dispositions: what was pending meets its new one.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    return InheritedSignals(frozenset(ignored), blocked)
+
+
+def spawn(spec: ProcessSpec) -> Child:
+    """Execute ``spec`` in a session of its own, stdin from ``/dev/null``, stdout and stderr piped.
+
+    The child starts with default dispositions and an empty signal mask, no descriptor of ours,
+    and ``SUPERVISOR_PROCESS_MARK`` added to its environment. Blocks until the exec has succeeded
+    or failed (a millisecond). On the event loop's thread.
+
+    Raises:
+        SpawnError: it could not be executed; ``code`` 126 or 127, ``message`` says why.
+
+    """
+    mark = new_mark()
+    environ = {MARK_VARIABLE: mark_value(mark, os.environ.get(MARK_VARIABLE)), **spec.env}
+    environ[MARK_VARIABLE] = mark_value(mark, os.environ.get(MARK_VARIABLE))
+    ends: list[int] = []
+    try:
+        for _ in range(2):
+            ends += os.pipe()
+        out_read, out_write, err_read, err_write = ends
+        # Ours only: each end is an open file description of its own.
+        os.set_blocking(out_read, False)
+        os.set_blocking(err_read, False)
+        masked = signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        started_at = time.monotonic()
+        try:
+            popen = subprocess.Popen(
+                spec.argv,
+                stdin=subprocess.DEVNULL,
+                stdout=out_write,
+                stderr=err_write,
+                cwd=spec.cwd,
+                env=environ,
+                close_fds=True,
+                start_new_session=True,
+                restore_signals=True,
+            )
+        finally:
+            if masked:
+                signal.pthread_sigmask(signal.SIG_SETMASK, masked)
+    except (OSError, ValueError) as error:
+        for fd in ends:
+            os.close(fd)
+        raise execution.explain(spec, error) from None
+    orphans.register(popen.pid)
+    os.close(out_write)
+    os.close(err_write)
+    return Child(spec, popen, mark, (out_read, err_read), started_at)
+
+
+class Child:
+    """One child, from ``spawn`` to ``reap``. Belongs to the event loop's thread."""
+
+    def __init__(
+        self,
+        spec: ProcessSpec,
+        popen: subprocess.Popen[bytes],
+        mark: str,
+        pipes: tuple[int, int],
+        started_at: float,
+    ) -> None:
+        self.spec = spec
+        self.pid: int = popen.pid
+        self.stdout_fd, self.stderr_fd = pipes
+        self.started_at = started_at
+        self.swept = 0
+        self._popen = popen
+        self._pidfd = _open_pidfd(popen.pid)
+        self._dead = asyncio.Event()
+        self._watching = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._status: ExitStatus | None = None
+        self._usage = (0.0, 0)
+        self._killed = False
+        self._fds_open = True
+        self._sent: set[int] = set()
+        """Ending signals that the leader alone has had."""
+        self._group_sent: dict[int, int] = {}
+        """Ending signals that the group has had, and when (``procfs.now_ticks``)."""
+        leader = procfs.stat(popen.pid) if procfs.usable() else None
+        self._tree = Tree(popen.pid, mark, leader.start if leader else procfs.now_ticks())
+
+    def __repr__(self) -> str:
+        state = str(self._status) if self._status is not None else "not reaped"
+        return f"<Child {self.spec.name} pid={self.pid} {state}>"
+
+    @property
+    def pinned(self) -> bool:
+        """Whether the pid is still this child's: not reaped, not given up."""
+        return self._popen.returncode is None
+
+    # ------------------------------------------------------------------ signals
+
+    def signal(self, signum: int, *, group: bool = False) -> bool:
+        """Send a signal to the leader, or to its whole process group.
+
+        To the group it is followed by SIGCONT, unless it is itself one that stops or continues:
+        a stopped process acts on nothing else. A leader that has had this same ending signal by
+        itself is passed over when its group gets it, because many programs take the second one
+        for "now". A stopped leader that is sent an ending signal is continued.
+
+        False if there is nobody left to send to, or the kernel forbids it (a set-uid program).
+        Never reaches a stranger: nothing is sent once the child is reaped.
+        """
+        if not self.pinned:
+            return False
+        if not group:
+            if self.exited():
+                return False
+            if not self._send(signum):
+                return False
+            if signum in _ENDING:
+                self._sent.add(signum)
+                process = procfs.stat(self.pid)
+                if process is not None and process.stopped:
+                    self._send(signal.SIGCONT)
+            return True
+        if signum in self._sent and not self.exited():
+            done = self._signal_group_but_leader(signum)
+        else:
+            done = self._killpg(signum)
+        if signum in _ENDING:
+            self._group_sent[signum] = procfs.now_ticks()
+        if signum not in _STOPPING and signum != signal.SIGKILL:
+            self._killpg(signal.SIGCONT)
+        return done
+
+    def suspend(self) -> int:
+        """SIGSTOP to every process of the tree; how many were stopped.
+
+        SIGTSTP would not do: the kernel drops its default action in a process group without a
+        parent in its session (setpgid(2), orphaned process groups), which a new session is.
+        """
+        return self._signal_all(signal.SIGSTOP)
+
+    def resume(self) -> int:
+        """SIGCONT to every process of the tree; how many there were."""
+        return self._signal_all(signal.SIGCONT)
+
+    def kill_tree(self, *, limit_s: float = KILL_TREE_S) -> tuple[int, ...]:
+        """SIGKILL the group and every descendant, at once; the pids that were killed.
+
+        Synchronous and safe in ``finally``: it looks until it finds nothing new, for at most
+        ``limit_s``, and waits for nobody. A ``sweep`` under way then skips its SIGTERM.
+        """
+        if not self.pinned:
+            return ()
+        self._killed = True
+        self._killpg(signal.SIGKILL)
+        deadline = time.monotonic() + limit_s
+        killer = _Killer(self.pid)
+        for _ in range(KILL_PASSES):
+            before = (len(killer.killed), orphans.churn(self.pid))
+            for _ in self._tree.survey(killer):
+                if time.monotonic() > deadline:
+                    break
+            self._tree.hunt(killer)
+            for _ in orphans.collecting():
+                if time.monotonic() > deadline:
+                    break
+            if before == (len(killer.killed), orphans.churn(self.pid)):
+                break
+            if time.monotonic() > deadline:
+                break
+        return tuple(pid for pid, _ in killer.killed)
+
+    def descendants(self) -> tuple[int, ...]:
+        """The pids of the living descendants, the leader not among them. Empty once reaped."""
+        if not self.pinned:
+            return ()
+        return tuple(p.pid for p in self._tree.members() if p.pid != self.pid)
+
+    # ------------------------------------------------------------------ the life of a child
+
+    async def run_to_end(
+        self, pumps: Sequence[PumpLike], *, term_s: float, kill_s: float, drain_s: float
+    ) -> ChildEnd:
+        """Wait for the leader, bring down what it left behind, reap, drain, close.
+
+        Takes at most ``term_s + kill_s + drain_s`` and a little after the leader's exit. However
+        it is left, cancelled included, the tree is killed and the descriptors are closed.
+        """
+        try:
+            await self.leader_exit()
+            exited_at = time.monotonic()
+            left = await self.sweep(term_s=term_s, kill_s=kill_s)
+            status = self.reap()
+            drained, errors = await _drain(pumps, drain_s)
+            return ChildEnd(
+                status=status,
+                run_s=exited_at - self.started_at,
+                exited_at=exited_at,
+                left=left,
+                swept=self.swept,
+                drained=drained,
+                cpu_s=self._usage[0],
+                peak_rss_bytes=self._usage[1],
+                pump_errors=errors,
+            )
+        finally:
+            self.close(pumps)
+
+    async def leader_exit(self) -> None:
+        """Return when the leader is dead. Reaps nothing. Any number may wait; may be cancelled."""
+        if not self.exited():
+            self._watch()
+            await self._dead.wait()
+
+    def exited(self) -> bool:
+        """Whether the leader is dead (all its threads), reaped or not."""
+        if self._dead.is_set():
+            return True
+        if _reapable(self.pid):
+            self._dead.set()
+            return True
+        return False
+
+    async def sweep(self, *, term_s: float, kill_s: float) -> tuple[int, ...]:
+        """End every descendant that outlived the leader; the pids that would not go.
+
+        SIGTERM and SIGCONT once to each, SIGKILL after ``term_s``, given up ``kill_s`` later.
+        Returns the moment all are gone. The leader must be dead and not reaped: its zombie keeps
+        the numbers of its group and session from being given to others.
+        """
+        if not self.pinned:
+            return ()
+        if not procfs.usable():
+            return await self._sweep_blindly(term_s)
+        deadline = time.monotonic() + term_s
+        terminator = _Terminator(self.pid, self._group_sent.get(signal.SIGTERM))
+        while not self._killed:
+            if await self._is_gone(terminator, deadline):
+                # It costs nothing, and no fork in the group escapes it.
+                self._killpg(signal.SIGKILL)
+                return ()
+            self.swept = len(terminator.seen)
+            if time.monotonic() >= deadline:
+                break
+            await terminator.pause(deadline)
+        self._killpg(signal.SIGKILL)
+        deadline = time.monotonic() + kill_s
+        killer = _Killer(self.pid)
+        while not await self._is_gone(killer, deadline):
+            self.swept = len(terminator.seen | killer.seen)
+            if time.monotonic() >= deadline:
+                return tuple(p.pid for p in killer.alive)
+            await killer.pause(deadline)
+        return ()
+
+    def reap(self) -> ExitStatus:
+        """Take the exit status. Once; later calls return the same. The leader must be dead.
+
+        Raises:
+            RuntimeError: the leader still runs, or somebody else took its status.
+
+        """
+        if self._status is not None:
+            return self._status
+        try:
+            pid, status, usage = os.wait4(self.pid, os.WNOHANG)
+        except ChildProcessError:
+            self._forget()
+            raise RuntimeError(
+                f"the exit status of {self.spec.name} (pid {self.pid}) was taken by somebody else"
+            ) from None
+        if pid == 0:
+            raise RuntimeError(f"{self.spec.name} (pid {self.pid}) has not exited")
+        self._status = exit_status(status)
+        self._usage = (usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+        self._forget()
+        return self._status
+
+    def close(self, pumps: Iterable[PumpLike] = ()) -> None:
+        """Let go of everything, synchronously and in bounded time. Idempotent.
+
+        A child that is not reaped yet is killed with its tree and reaped; if even SIGKILL does
+        not end it within half a second, the collector of orphans gets it.
+        """
+        if self.pinned:
+            self.kill_tree()
+            if self._wait_dead(CLOSE_S):
+                with contextlib.suppress(RuntimeError):
+                    self.reap()
+            else:
+                self._forget()
+        for pump in pumps:
+            pump.close()
+        if self._fds_open:
+            self._fds_open = False
+            os.close(self.stdout_fd)
+            os.close(self.stderr_fd)
+
+    # ------------------------------------------------------------------ inside
+
+    def _send(self, signum: int) -> bool:
+        # The pid is pinned: we alone reap it, and have not.
+        try:
+            os.kill(self.pid, signum)
+        except (ProcessLookupError, PermissionError):
+            return False
+        return True
+
+    def _killpg(self, signum: int) -> bool:
+        try:
+            os.killpg(self.pid, signum)
+        except (ProcessLookupError, PermissionError):
+            return False
+        return True
+
+    def _signal_group_but_leader(self, signum: int) -> bool:
+        done = False
+
+        def send(process: Process) -> None:
+            nonlocal done
+            if process.pgrp == self.pid and process.pid != self.pid:
+                done |= _send_exactly(process, signum)
+
+        for _ in self._tree.survey(send):
+            pass
+        return done
+
+    def _signal_all(self, signum: int) -> int:
+        if not self.pinned:
+            return 0
+        self._killpg(signum)
+        count = 0
+
+        def send(process: Process) -> None:
+            nonlocal count
+            count += 1
+            if process.pgrp != self.pid:
+                _send_exactly(process, signum)
+
+        for _ in self._tree.survey(send):
+            pass
+        return count
+
+    async def _sweep_blindly(self, term_s: float) -> tuple[int, ...]:
+        """Without ``/proc`` nobody can tell whether the group has members but the zombie."""
+        if not self._killed and self.signal(signal.SIGTERM, group=True):
+            await asyncio.sleep(min(term_s, BLIND_TERM_S))
+        self._killpg(signal.SIGKILL)
+        return ()
+
+    async def _is_gone(self, visitor: _Visitor, deadline: float) -> bool:
+        """One survey in slices, and one collection of the zombies that it leaves to us.
+
+        True if nobody was found alive, nor died meanwhile without being found. Cut short, and
+        False, a little after the deadline.
+        """
+        churn = orphans.churn(self.pid)
+        visitor.alive = []
+        started = turn = time.monotonic()
+        for steps in (self._tree.survey(visitor), orphans.collecting()):
+            for _ in steps:
+                now = time.monotonic()
+                if now - turn > SLICE_S:
+                    await asyncio.sleep(0)
+                    turn = time.monotonic()
+                if now - max(started, deadline) > OVERTIME_S:
+                    return False
+        visitor.cost_s = time.monotonic() - started
+        if visitor.alive:
+            return False
+        if orphans.churn(self.pid) == churn:
+            return True
+        visitor.hurry()
+        turn = time.monotonic()
+        while not visitor.alive and time.monotonic() - turn < SLICE_S:
+            self._tree.hunt(visitor)
+        return False
+
+    def _watch(self) -> None:
+        """Have ``_dead`` set at the leader's exit."""
+        if self._watching:
+            return
+        self._watching = True
+        self._loop = loop = asyncio.get_running_loop()
+        if self._pidfd is not None:
+            loop.add_reader(self._pidfd, self._on_pidfd)
+        else:
+            threading.Thread(
+                target=_wait_in_thread,
+                args=(self.pid, loop, self._dead),
+                name=f"wait-{self.pid}",
+                daemon=True,
+            ).start()
+
+    def _on_pidfd(self) -> None:
+        if self.exited() and self._loop is not None and self._pidfd is not None:
+            self._loop.remove_reader(self._pidfd)
+
+    def _wait_dead(self, timeout_s: float) -> bool:
+        deadline = time.monotonic() + timeout_s
+        poll = select.poll()
+        if self._pidfd is not None:
+            poll.register(self._pidfd, select.POLLIN)
+        while not self.exited():
+            rest = deadline - time.monotonic()
+            if rest <= 0:
+                return False
+            poll.poll(rest * 1000 if self._pidfd is not None else 2)
+        return True
+
+    def _forget(self) -> None:
+        """No longer ours: reaped, or given up."""
+        # Popen's destructor would otherwise put a child without one on a list to poll later.
+        self._popen.returncode = self._status.shell_code if self._status is not None else 255
+        self._dead.set()
+        orphans.release(self.pid)
+        if self._pidfd is not None:
+            if self._loop is not None and not self._loop.is_closed():
+                self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = None
+
+
+class _Visitor:
+    """Called with every living member of a tree in a survey; the leader is none of its business."""
+
+    def __init__(self, leader: int) -> None:
+        self.leader = leader
+        self.alive: list[Process] = []
+        self.seen: set[tuple[int, int]] = set()
+        self.cost_s = 0.0
+        self._pause_s = FIRST_LOOK_S
+
+    def __call__(self, process: Process) -> None:
+        if process.pid == self.leader:
+            return
+        self.alive.append(process)
+        key = (process.pid, process.start)
+        if key not in self.seen:
+            self.seen.add(key)
+            self.meet(process)
+
+    def meet(self, process: Process) -> None:
+        """A member that was not there in an earlier survey."""
+        raise NotImplementedError
+
+    def hurry(self) -> None:
+        """The next pauses are the shortest again."""
+        self._pause_s = FIRST_LOOK_S
+        self.cost_s = 0.0
+
+    async def pause(self, deadline: float) -> None:
+        """Sleep until another survey is worth it, at most until ``deadline``.
+
+        That is when a sample of those seen alive is gone, for until then the tree cannot be; or
+        after three times what a survey takes, for what has been made meanwhile.
+        """
+        until = min(deadline, time.monotonic() + max(self._pause_s, 3 * self.cost_s))
+        sample = self.alive[:: max(1, len(self.alive) // SAMPLE)]
+        while (rest := until - time.monotonic()) > 0:
+            await asyncio.sleep(min(self._pause_s, rest))
+            self._pause_s = min(2 * self._pause_s, LAST_LOOK_S)
+            while sample and not _lives(sample[-1]):
+                sample.pop()
+            if not sample:
+                return
+
+
+class _Terminator(_Visitor):
+    """SIGTERM and SIGCONT, once to each process."""
+
+    def __init__(self, leader: int, group_sent_at: int | None) -> None:
+        super().__init__(leader)
+        self._group_sent_at = group_sent_at
+
+    def meet(self, process: Process) -> None:
+        had_it = (
+            self._group_sent_at is not None
+            and process.pgrp == self.leader
+            and process.start < self._group_sent_at
+        )
+        if not had_it:
+            _send_exactly(process, signal.SIGTERM)
+        _send_exactly(process, signal.SIGCONT)
+
+
+class _Killer(_Visitor):
+    """SIGKILL to each process's whole group: atomic against fork(2), one call for thousands."""
+
+    def __init__(self, leader: int) -> None:
+        super().__init__(leader)
+        self.killed: dict[tuple[int, int], None] = {}
+        self._us = os.getpgrp()
+
+    def __call__(self, process: Process) -> None:
+        if process.pid == self.leader:
+            # Has it already, by the group or below; counted so that kill_tree can name it.
+            self.killed.setdefault((process.pid, process.start))
+            return
+        super().__call__(process)
+
+    def meet(self, process: Process) -> None:
+        self.killed[process.pid, process.start] = None
+        if process.pgrp not in (0, 1, self._us):
+            # A group never spans two sessions, and the session belongs to this tree.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pgrp, signal.SIGKILL)
+                return
+        _send_exactly(process, signal.SIGKILL)
+
+
+def _lives(process: Process) -> bool:
+    now = procfs.stat(process.pid)
+    return now is not None and now.start == process.start and now.alive
+
+
+def _send_exactly(process: Process, signum: int) -> bool:
+    """Signal this very process and not one that got its number since it was looked at."""
+    pidfd = _open_pidfd(process.pid)
+    try:
+        now = procfs.stat(process.pid)
+        if now is None or now.start != process.start:
+            return False
+        if pidfd is not None:
+            signal.pidfd_send_signal(pidfd, signum)
+        else:
+            os.kill(process.pid, signum)
+    except (ProcessLookupError, PermissionError):
+        return False
+    finally:
+        if pidfd is not None:
+            os.close(pidfd)
+    return True
+
+
+def _open_pidfd(pid: int) -> int | None:
+    """None where the kernel or a sandbox refuses, the process is gone or descriptors are short."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None
+
+
+def _reapable(pid: int) -> bool:
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+    except ChildProcessError:
+        return True  # somebody took it: ``reap`` will say so
+
+
+def _wait_in_thread(pid: int, loop: asyncio.AbstractEventLoop, dead: asyncio.Event) -> None:
+    """Where pidfd_open(2) is refused. Ends with the child: dead, or reaped by someone (ECHILD).
+
+    Safe against a recycled pid: the kernel waits for the process, not for the number.
+    """
+    with contextlib.suppress(ChildProcessError):
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    with contextlib.suppress(RuntimeError):  # the loop is closed
+        loop.call_soon_threadsafe(dead.set)
+
+
+async def _drain(pumps: Sequence[PumpLike], drain_s: float) -> tuple[bool, tuple[str, ...]]:
+    """Let all pumps finish side by side; whether all did within the bound, and their errors."""
+    if not pumps:
+        return True, ()
+    started = time.monotonic()
+    tasks = [asyncio.ensure_future(pump.finish(drain_s)) for pump in pumps]
+    try:
+        done, pending = await asyncio.wait(tasks, timeout=drain_s + DRAIN_SLACK_S)
+    finally:
+        for task in tasks:
+            task.cancel()
+    in_time = not pending and time.monotonic() - started < drain_s
+    errors = [task.exception() for task in done if not task.cancelled()]
+    return in_time, tuple(f"{type(e).__name__}: {e}" for e in errors if e is not None)
+
+
+def exit_status(status: int) -> ExitStatus:
+    """The words of ``model`` for a wait(2) status."""
+    if os.WIFSIGNALED(status):
+        return ExitStatus(signum=os.WTERMSIG(status), core_dumped=os.WCOREDUMP(status))
+    return ExitStatus(code=os.WEXITSTATUS(status))
+
+
+def kill_everything(*, limit_s: float = KILL_TREE_S) -> tuple[int, ...]:
+    """SIGKILL every descendant of this process, whoever's it was; the pids that were killed.
+
+    The last act of a supervisor that has to go. Our own helpers are left alone.
+    """
+    me = os.getpid()
+    deadline = time.monotonic() + limit_s
+    killed: dict[tuple[int, int], None] = {}
+    for _ in range(KILL_PASSES):
+        if not procfs.usable():
+            break
+        before = len(killed)
+        processes = {p.pid: p for pid in procfs.pids() if (p := procfs.stat(pid)) is not None}
+        for process in processes.values():
+            key = (process.pid, process.start)
+            if process.alive and key not in killed and _below(process, me, processes):
+                killed[key] = None
+                _send_exactly(process, signal.SIGKILL)
+        if len(killed) == before or time.monotonic() > deadline:
+            break
+    orphans.collect()
+    return tuple(pid for pid, _ in killed)
+
+
+def _below(process: Process, root: int, processes: dict[int, Process]) -> bool:
+    for _ in range(len(processes)):
+        if orphans.is_helper(process.pid):
+            return False
+        if process.ppid == root:
+            return True
+        parent = processes.get(process.ppid)
+        if parent is None:
+            return False
+        process = parent
+    return False

@@ -1,0 +1,272 @@
+"""Small purposeful children: ``command("obeys")`` is what to execute.
+
+Each says ``ready`` on stdout before the test acts, most with pids: ``ready 123 124``. Run as a
+program it imports next to nothing, so that hundreds can be started in a second.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+
+PAUSE_S = 3600.0
+
+
+def command(verb: str, *arguments: object) -> tuple[str, ...]:
+    """The command line of a child."""
+    return (sys.executable, "-S", "-E", __file__, verb, *map(str, arguments))
+
+
+def say(*words: object) -> None:
+    """One write, whole, unbuffered."""
+    os.write(1, (" ".join(map(str, words)) + "\n").encode())
+
+
+def pause() -> None:
+    while True:
+        time.sleep(PAUSE_S)
+
+
+def ignore_term() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def fork_once(*, session: bool, stubborn: bool) -> int:
+    """A child that stays; its pid. Returns when it has its dispositions."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        if session:
+            os.setsid()
+        if stubborn:
+            ignore_term()
+        os.close(read)
+        os.write(write, b"x")
+        os.close(write)
+        pause()
+    os.close(write)
+    os.read(read, 1)
+    os.close(read)
+    return pid
+
+
+def fork_twice(*, stubborn: bool, hold_output: bool = True) -> int:
+    """A daemon with a session of its own whose parent is gone; its pid."""
+    read, write = os.pipe()
+    middle = os.fork()
+    if middle == 0:
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        os.setsid() if os.getsid(0) == os.getpid() else None
+        if stubborn:
+            ignore_term()
+        if not hold_output:
+            null = os.open(os.devnull, os.O_RDWR)
+            os.dup2(null, 1)
+            os.dup2(null, 2)
+        os.write(write, str(os.getpid()).encode())
+        os.close(write)
+        os.close(read)
+        pause()
+    os.close(write)
+    os.waitpid(middle, 0)
+    pid = int(os.read(read, 32))
+    os.close(read)
+    return pid
+
+
+# ---------------------------------------------------------------------------- verbs
+
+
+def obeys() -> None:
+    """Saves (says so) and exits 0 at SIGTERM."""
+
+    def save(signum: int, frame: object) -> None:
+        say("saved")
+        os._exit(0)
+
+    signal.signal(signal.SIGTERM, save)
+    say("ready")
+    pause()
+
+
+def plain() -> None:
+    """Default dispositions."""
+    say("ready")
+    pause()
+
+
+def ignores() -> None:
+    ignore_term()
+    say("ready")
+    pause()
+
+
+def late(seconds: str) -> None:
+    """Exits 0 some time after SIGTERM."""
+
+    def leave(signum: int, frame: object) -> None:
+        say("leaving")
+        time.sleep(float(seconds))
+        os._exit(0)
+
+    signal.signal(signal.SIGTERM, leave)
+    say("ready")
+    pause()
+
+
+def exits(code: str) -> None:
+    os._exit(int(code))
+
+
+def dies(signum: str) -> None:
+    """Of a signal, with default action and no core file."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    number = int(signum)
+    if number not in (signal.SIGKILL, signal.SIGSTOP):
+        signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    pause()
+
+
+def tells() -> None:
+    """Says every signal that it gets; exits 0 at SIGQUIT."""
+
+    def tell(signum: int, frame: object) -> None:
+        say(signal.Signals(signum).name)
+        if signum == signal.SIGQUIT:
+            os._exit(0)
+
+    for signum in signal.valid_signals():
+        if signum not in (signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD):
+            signal.signal(signum, tell)
+    say("ready")
+    pause()
+
+
+def signal_state() -> None:
+    """The lines of /proc/self/status that speak of signals, as we were executed."""
+    with open("/proc/self/status") as file:
+        for line in file:
+            if line.startswith(("SigBlk", "SigIgn")):
+                say(line.strip().replace("\t", ""))
+
+
+def descriptors() -> None:
+    """The descriptors that are open, the one that lists them left out."""
+    names = os.listdir("/proc/self/fd")
+    say(" ".join(n for n in names if os.path.exists(f"/proc/self/fd/{n}")))
+
+
+def leaves(kind: str, code: str = "0") -> None:
+    """Makes one descendant and exits. ``kind``: group, session, daemon; -stubborn; -quiet."""
+    stubborn = "stubborn" in kind
+    if "daemon" in kind:
+        pid = fork_twice(stubborn=stubborn, hold_output="quiet" not in kind)
+    else:
+        pid = fork_once(session="session" in kind, stubborn=stubborn)
+    say("ready", pid)
+    os._exit(int(code))
+
+
+def keeps(kind: str) -> None:
+    """Makes one descendant and stays."""
+    stubborn = "stubborn" in kind
+    if "daemon" in kind:
+        pid = fork_twice(stubborn=stubborn)
+    else:
+        pid = fork_once(session="session" in kind, stubborn=stubborn)
+    say("ready", pid)
+    pause()
+
+
+def orphans(count: str) -> None:
+    """Makes short-lived orphans, all at once, and stays."""
+    for _ in range(int(count)):
+        middle = os.fork()
+        if middle == 0:
+            if os.fork() == 0:
+                time.sleep(0.05)
+            os._exit(0)
+        os.waitpid(middle, 0)
+    say("ready")
+    pause()
+
+
+def descendants(count: str, kind: str = "group") -> None:
+    """Holds many descendants; exits at a line end on no input, that is at SIGTERM."""
+    for _ in range(int(count)):
+        if os.fork() == 0:
+            if "session" in kind:
+                os.setsid()
+            if "stubborn" in kind:
+                ignore_term()
+            pause()
+    say("ready")
+    pause()
+
+
+def stopped() -> None:
+    """Suspends itself."""
+    say("ready")
+    os.kill(os.getpid(), signal.SIGSTOP)
+    pause()
+
+
+def comet() -> None:
+    """A process that is never the same for long: forks, leaves its session, exits, for ever."""
+    say("ready")
+    if os.fork():
+        os._exit(0)
+    while True:
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+
+
+def bomb(limit: str) -> None:
+    """Processes that all make processes, in groups of their own, up to a limit at a time."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    deadline = time.monotonic() + 20
+    say("ready")
+    population = int(limit)
+    generation = 0
+    while time.monotonic() < deadline:
+        if generation < population.bit_length():
+            generation += 1
+            if os.fork() == 0:
+                os.setsid()
+        else:
+            # Steady state: replace oneself.
+            if os.fork():
+                os._exit(0)
+            os.setsid()
+            time.sleep(0.002)
+
+
+def floods() -> None:
+    """Output for ever."""
+    block = b"x" * 99 + b"\n"
+    while True:
+        os.write(1, block * 100)
+
+
+def half_line() -> None:
+    """Never ends its line, and dies."""
+    os.write(1, b"the last words")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def raises(message: str = "loss is NaN") -> None:
+    raise RuntimeError(message)
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](*sys.argv[2:])
