@@ -704,7 +704,9 @@ class StatusServer:
         address = canonical(str(peer[0])) if peer else ""
         trusted = self._book.is_some_members(address)
         if trusted:
-            room = self._limits.connections_per_member * len(self._members) + 16
+            # On one machine every stranger has a member's address: room for those too.
+            room = self._limits.connections_per_member * len(self._members)
+            room += self._limits.stranger_connections
             full = len(self._connections) - self._strangers >= room
         else:
             full = self._strangers >= self._limits.stranger_connections
@@ -791,8 +793,7 @@ class StatusServer:
             response = _error(503, "not available")
         if response.status >= 400 and response.status != 503:
             self._counts["refused_requests"] += 1
-            if request.can_read_body and not request.content.at_eof():
-                response.force_close()
+            response.force_close()  # the rest of the request may still be on its way
         if not response.prepared:
             response.headers["X-Content-Type-Options"] = "nosniff"
             response.headers["Cache-Control"] = "no-store"

@@ -1,0 +1,578 @@
+"""A member's link to its master, through real sockets, bad networks and real deaths."""
+
+import asyncio
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from supervisor.events import JobChanged, MasterEnded, MasterLost, MasterSeen
+from supervisor.liveness import MasterState, MemberState
+from supervisor.model import JobState, Phase
+from supervisor.net import Knock, NoAddress, Resolver, knock
+from supervisor.status import Member
+from tests.helpers.aio import free_port, until
+from tests.helpers.cluster import CAUSE, VERDICT, link, master
+from tests.helpers.hosts import process
+from tests.helpers.proxy import proxy
+
+
+async def pass_time(seconds: float) -> None:
+    """Let a policy's time go by; what must not happen in it is asserted afterwards."""
+    end = time.monotonic() + seconds
+    await until(lambda: time.monotonic() >= end, seconds + 10)
+
+
+@asynccontextmanager
+async def listener(answer: bytes | None, port: int = 0) -> AsyncIterator[int]:
+    """A server that is no supervisor: sends ``answer`` to everybody, or with None nothing."""
+    writers = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        if answer is not None:
+            await reader.read(1)
+            writer.write(answer)
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", port)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for writer in writers:
+            writer.transport.abort()
+
+
+# --------------------------------------------------------------------------- start-up
+
+
+def test_no_answer_during_start_up_is_unseen_and_then_it_joins() -> None:
+    async def scenario() -> None:
+        port = free_port()
+        async with link(port, lease_s=0.4) as member:
+            member.link.report(Phase.JOINING, script_ended=False, cause=None)
+            await pass_time(1.0)
+            assert member.events == []
+            assert member.link.state is MasterState.UNSEEN
+            assert "refuses connections" in member.link.evidence
+            async with master(port=port) as it:
+                await until(lambda: it.reports)
+                assert member.events[0] == MasterSeen(bare=False)
+
+    asyncio.run(scenario())
+
+
+def test_a_name_that_does_not_resolve_is_unseen() -> None:
+    async def scenario() -> None:
+        async with link(2224, address="no-such-host.invalid", lease_s=0.4) as member:
+            await until(lambda: member.link.evidence.startswith("DNS: no-such-host.invalid"))
+            await pass_time(0.6)
+            assert member.events == []
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        (b"\x00\x00\x12\x04\x00\x00\x00\x00\x00\x00\x03\x7f\xff\xff\xff", "does not speak HTTP"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "does not speak HTTP"),
+        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\nlost", "answered 404 (lost)"),
+        (b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n", "answered 500 ()"),
+        (
+            b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:9/\r\nContent-Length: 0\r\n\r\n",
+            "302",
+        ),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", "without a job document"),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n" + b"x" * 200_000,
+            "without a job document",
+        ),
+    ],
+    ids=["http2 frames", "ssh", "404", "500", "redirect", "other json", "huge"],
+)
+def test_a_protocol_error_from_a_live_port_is_up(answer: bytes, problem: str) -> None:
+    async def scenario() -> None:
+        async with listener(answer) as port, link(port, lease_s=0.4) as member:
+            await until(lambda: member.events)
+            await pass_time(0.8)
+            assert member.events == [MasterSeen(bare=False)]
+            assert member.link.state is MasterState.UP
+            assert problem in member.link.evidence
+
+    asyncio.run(scenario())
+
+
+def test_a_refused_member_says_why() -> None:
+    """A wrong token is no death; the reason is there for the one who waits."""
+
+    async def scenario() -> None:
+        async with (
+            master(token="right") as it,
+            link(it.server.port, token="wrong") as member,
+        ):
+            member.link.report(Phase.JOINING, script_ended=False, cause=None)
+            await until(lambda: "answered 401" in member.link.evidence)
+            assert not await member.link.flush(0.2)
+            assert it.reports == []
+            assert it.server.peers()[0].state is MemberState.UNSEEN
+
+    asyncio.run(scenario())
+
+
+def test_the_token_is_sent() -> None:
+    async def scenario() -> None:
+        async with master(token="right") as it, link(it.server.port, token="right") as member:
+            member.link.report(Phase.JOINING, script_ended=False, cause=None)
+            assert await member.link.flush(5)
+            assert len(it.reports) == 1
+
+    asyncio.run(scenario())
+
+
+# --------------------------------------------------------------------------- reports
+
+
+def test_the_latest_report_wins_and_is_told_once() -> None:
+    async def scenario() -> None:
+        async with master() as it, link(it.server.port) as member:
+            for phase in (Phase.JOINING, Phase.RUNNING, Phase.DRAINING):
+                member.link.report(phase, script_ended=False, cause=None)
+            member.link.report(Phase.DRAINING, script_ended=True, cause=CAUSE)
+            member.link.report(Phase.DRAINING, script_ended=True, cause=CAUSE)
+            assert await member.link.flush(5)
+            assert it.reports[-1][1].cause == CAUSE
+            sent = len(it.reports)
+            member.link.report(Phase.DRAINING, script_ended=True, cause=CAUSE)
+            assert await member.link.flush(5)
+            assert len(it.reports) == sent
+
+    asyncio.run(scenario())
+
+
+def test_a_report_does_not_wait_for_the_long_poll() -> None:
+    async def scenario() -> None:
+        async with master() as it, link(it.server.port, wait_s=30) as member:
+            await until(lambda: member.link.document)
+            began = time.monotonic()
+            member.link.report(Phase.RUNNING, script_ended=False, cause=None)
+            assert await member.link.flush(5)
+            assert time.monotonic() - began < 1
+            assert member.link.latency_s is not None
+
+    asyncio.run(scenario())
+
+
+def test_flush_without_a_master_gives_up_in_time() -> None:
+    async def scenario() -> None:
+        async with link(free_port()) as member:
+            assert await member.link.flush(0.1)
+            member.link.report(Phase.DONE, script_ended=True, cause=None)
+            began = time.monotonic()
+            assert not await member.link.flush(0.1)
+            assert time.monotonic() - began < 1
+
+    asyncio.run(scenario())
+
+
+def test_a_report_survives_a_network_that_breaks_connections() -> None:
+    async def scenario() -> None:
+        async with (
+            master() as it,
+            proxy(it.server.port) as between,
+            link(between.port, lease_s=2) as member,
+        ):
+            await until(lambda: member.link.document)
+            between.cut()
+            member.link.report(Phase.DRAINING, script_ended=True, cause=CAUSE)
+            between.reset()
+            assert not await member.link.flush(0.3)
+            between.heal()
+            assert await member.link.flush(10)
+            assert [report.phase for _, report in it.reports] == [Phase.DRAINING]
+            assert member.of(MasterLost) == []
+
+    asyncio.run(scenario())
+
+
+def test_a_new_master_is_told_again() -> None:
+    """A restarted master's supervisor knows nothing; its members say it again, unasked."""
+
+    async def scenario() -> None:
+        port = free_port()
+        async with link(port, refused_window_s=10.0) as member:
+            member.link.report(Phase.RUNNING, script_ended=False, cause=None)
+            async with master(port=port, instance="run-1") as first:
+                assert await member.link.flush(5)
+                first.board.announce(JobState.RUNNING)
+                await until(lambda: member.events[-1] == JobChanged(JobState.RUNNING, None))
+            async with master(port=port, instance="run-2") as second:
+                await until(lambda: second.reports)
+                assert second.reports[0][1].phase is Phase.RUNNING
+                # Its revision 1 is news, though revision 2 of the other was known.
+                assert member.events[-1] == JobChanged(JobState.JOINING, None, ("algo-2",))
+
+    asyncio.run(scenario())
+
+
+def test_cancelling_ends_it_at_once_in_every_state() -> None:
+    """tenacity must not swallow a cancellation, neither in an attempt nor in a pause."""
+
+    async def scenario() -> None:
+        async def cancelled_after(port: int, moment_s: float) -> float:
+            async with link(port, lease_s=8) as member:
+                member.link.report(Phase.RUNNING, script_ended=False, cause=None)
+                await pass_time(moment_s)
+                began = time.monotonic()
+                member.task.cancel()
+                await asyncio.wait([member.task], timeout=5)
+                assert member.task.cancelled()
+                return time.monotonic() - began
+
+        async with master() as it, listener(None) as silent:
+            for port in (it.server.port, silent, free_port()):
+                for moment_s in (0.0, 0.01, 0.3):
+                    assert await cancelled_after(port, moment_s) < 1
+
+    asyncio.run(scenario())
+
+
+# --------------------------------------------------------------------------- the end
+
+
+def test_finished_is_not_a_loss() -> None:
+    async def scenario() -> None:
+        async with link(free_port(), lease_s=0.5) as _unused:
+            pass
+        port = free_port()
+        async with link(port, lease_s=0.5) as member:
+            async with master(port=port) as it:
+                await until(lambda: member.link.document)
+                it.board.announce(JobState.ENDED, VERDICT)
+                await until(lambda: member.events[-1] == JobChanged(JobState.ENDED, VERDICT))
+            await pass_time(1.0)
+            assert member.link.state is MasterState.ENDED
+            assert member.of(MasterLost) == []
+
+    asyncio.run(scenario())
+
+
+def test_a_closed_port_after_an_answer_is_a_crash() -> None:
+    async def scenario() -> None:
+        port = free_port()
+        async with link(port) as member:
+            async with master(port=port):
+                await until(lambda: member.link.document)
+            began = time.monotonic()
+            await until(lambda: member.of(MasterLost))
+            assert time.monotonic() - began < 3
+            [lost] = member.of(MasterLost)
+            assert lost.how == "crashed"
+            assert f"algo-1 (127.0.0.1:{port}) refuses connections" in lost.evidence
+            assert abs(lost.at - time.time()) < 60
+
+    asyncio.run(scenario())
+
+
+def test_silence_is_unreachable_after_the_lease_and_not_before() -> None:
+    async def scenario() -> None:
+        async with (
+            master() as it,
+            proxy(it.server.port) as between,
+            link(between.port, lease_s=1.0) as member,
+        ):
+            await until(lambda: member.link.document)
+            between.cut()
+            began = time.monotonic()
+            await until(lambda: member.of(MasterLost))
+            assert time.monotonic() - began > 0.7
+            assert member.of(MasterLost)[0].how == "unreachable"
+            assert "no answer for" in member.of(MasterLost)[0].evidence
+
+    asyncio.run(scenario())
+
+
+def test_a_cut_shorter_than_the_lease_is_nothing() -> None:
+    async def scenario() -> None:
+        async with (
+            master(lease_s=3.0) as it,
+            proxy(it.server.port) as between,
+            link(between.port, lease_s=3.0) as member,
+        ):
+            await until(lambda: member.link.document)
+            between.cut()
+            await pass_time(1.0)
+            between.heal()
+            revision = it.board.announce(JobState.RUNNING)
+            await until(lambda: it.server.peers()[0].heard == revision)
+            await pass_time(1.0)
+            assert member.of(MasterLost) == []
+            assert it.lost == []
+
+    asyncio.run(scenario())
+
+
+def test_a_delay_of_two_seconds_each_way_with_default_settings_is_nothing() -> None:
+    async def scenario() -> None:
+        async with (
+            master() as it,
+            proxy(it.server.port) as between,
+            link(between.port) as member,
+        ):
+            between.delay_s = 2.0
+            member.link.report(Phase.JOINING, script_ended=False, cause=None)
+            assert await member.link.flush(20)
+            assert member.link.latency_s is not None
+            assert member.link.latency_s > 3.9
+            assert "answers" in member.link.evidence
+            assert member.of(MasterLost) == []
+
+    asyncio.run(scenario())
+
+
+def test_connections_that_break_all_the_time_are_nothing() -> None:
+    """Resets are no refusals: something listens."""
+
+    async def scenario() -> None:
+        async with (
+            master(lease_s=3) as it,
+            proxy(it.server.port) as between,
+            link(between.port, lease_s=3) as member,
+        ):
+            await until(lambda: member.link.document)
+            for _ in range(10):
+                before = between.accepted
+                between.reset()
+                await until(lambda: between.accepted > before)  # noqa: B023
+            assert member.of(MasterLost) == []
+            assert it.lost == []
+
+    asyncio.run(scenario())
+
+
+def test_our_own_standstill_is_not_the_masters_silence() -> None:
+    async def scenario() -> None:
+        async with master() as it, link(it.server.port, lease_s=0.8) as member:
+            await until(lambda: member.link.document)
+            time.sleep(2.4)  # noqa: ASYNC251 - the standstill itself
+            await pass_time(0.5)
+            assert member.of(MasterLost) == []
+
+    asyncio.run(scenario())
+
+
+# --------------------------------------------------------------------------- bare masters
+
+
+def test_a_bare_master_is_seen_by_its_chiefs_port_and_ends_with_it() -> None:
+    async def scenario() -> None:
+        chief = free_port()
+        async with link(free_port(), chief_endpoint=("127.0.0.1", chief), lease_s=2.0) as member:
+            async with listener(None, chief):
+                began = time.monotonic()
+                await until(lambda: member.events)
+                assert time.monotonic() - began >= 0.4
+                assert member.events == [MasterSeen(bare=True)]
+                await pass_time(0.5)
+                assert len(member.events) == 1
+            await until(lambda: member.of(MasterEnded))
+            assert f"127.0.0.1:{chief} refuses connections" in member.of(MasterEnded)[0].evidence
+            assert member.of(MasterLost) == []
+
+    asyncio.run(scenario())
+
+
+def test_a_stopped_supervisor_is_not_taken_for_a_bare_master() -> None:
+    """Its status port takes the connection and says nothing, while its chief's port is open."""
+
+    async def scenario() -> None:
+        async with (
+            listener(None) as status,
+            listener(None) as chief,
+            link(status, chief_endpoint=("127.0.0.1", chief), lease_s=2.0) as member,
+        ):
+            await pass_time(1.5)
+            assert member.events == []
+
+    asyncio.run(scenario())
+
+
+def test_a_status_server_is_preferred_to_the_chiefs_port() -> None:
+    async def scenario() -> None:
+        async with (
+            master() as it,
+            listener(None) as chief,
+            link(it.server.port, chief_endpoint=("127.0.0.1", chief)) as member,
+        ):
+            await until(lambda: member.link.document)
+            await pass_time(0.8)
+            assert member.of(MasterSeen) == [MasterSeen(bare=False)]
+
+    asyncio.run(scenario())
+
+
+# --------------------------------------------------------------------------- real processes
+
+
+def test_sigkill_of_the_master_is_a_crash_within_three_seconds() -> None:
+    async def scenario() -> None:
+        own = free_port()
+        async with process("master", own_port=own) as it:
+            await until(lambda: it.of("port"))
+            async with process("member", port=it.lines[0]["port"], own_port=own) as member:
+                await until(lambda: member.of("event", "JobChanged"))
+                it.send(signal.SIGKILL)
+                began = time.monotonic()
+                await until(lambda: member.of("event", "MasterLost"))
+                assert time.monotonic() - began < 3
+                assert member.of("event", "MasterLost")[0]["how"] == "crashed"
+
+    asyncio.run(scenario())
+
+
+def test_sigkill_of_a_member_is_a_crash_within_three_seconds() -> None:
+    async def scenario() -> None:
+        own = free_port()
+        async with process("master", own_port=own) as it:
+            await until(lambda: it.of("port"))
+            async with process("member", port=it.lines[0]["port"], own_port=own) as member:
+                await until(lambda: it.of("report"))
+                await until(lambda: member.of("port"))
+                # Its second report's answer: by then the master has knocked at its door.
+                await pass_time(0.5)
+                member.send(signal.SIGKILL)
+                began = time.monotonic()
+                await until(lambda: it.of("lost"))
+                assert time.monotonic() - began < 3
+                [lost] = it.of("lost")
+                assert lost["lost"] == "algo-2"
+                assert lost["evidence"].startswith("crashed: ")
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("stopped", ["master", "member"])
+def test_sigstop_for_less_than_the_lease_is_nothing_to_either(stopped: str) -> None:
+    """Two thirds of a lease; then another, to see that both counts began anew."""
+
+    async def scenario() -> None:
+        own = free_port()
+        async with process("master", own_port=own, lease=3) as it:
+            await until(lambda: it.of("port"))
+            port = it.lines[0]["port"]
+            async with process("member", port=port, own_port=own, lease=3) as member:
+                await until(lambda: member.of("event", "JobChanged"))
+                victim = it if stopped == "master" else member
+                for _ in range(2):
+                    victim.send(signal.SIGSTOP)
+                    await pass_time(2.0)
+                    victim.send(signal.SIGCONT)
+                    await pass_time(1.5)
+                assert member.of("event", "MasterLost") == []
+                assert it.of("lost") == []
+                assert it.of("error") == []
+
+    asyncio.run(scenario())
+
+
+def test_a_stopped_process_itself_blames_nobody_however_long_it_was_stopped() -> None:
+    """Three leases: the other side has given up by then; the stopped one has no reason to."""
+
+    async def scenario() -> None:
+        own = free_port()
+        async with process("master", own_port=own, lease=30) as it:
+            await until(lambda: it.of("port"))
+            port = it.lines[0]["port"]
+            async with process("member", port=port, own_port=own, lease=1) as member:
+                await until(lambda: member.of("event", "JobChanged"))
+                member.send(signal.SIGSTOP)
+                await pass_time(3.0)
+                member.send(signal.SIGCONT)
+                await pass_time(0.8)
+                assert member.of("event", "MasterLost") == []
+
+    asyncio.run(scenario())
+
+
+# --------------------------------------------------------------------------- asking the network
+
+
+def test_knocks() -> None:
+    async def scenario() -> None:
+        resolver = Resolver()
+        async with listener(None) as port:
+            found = await knock("127.0.0.1", port, resolver=resolver, timeout_s=2)
+            assert found.knock is Knock.OPEN
+            found = await knock("localhost", port, resolver=resolver, timeout_s=2)
+            assert found.knock is Knock.OPEN
+        found = await knock("127.0.0.1", free_port(), resolver=resolver, timeout_s=2)
+        assert found.knock is Knock.REFUSED
+        found = await knock("no-such-host.invalid", 80, resolver=resolver, timeout_s=2)
+        assert found.knock is Knock.SILENT
+        # A full backlog drops what comes: the port is there and gives no answer.
+        with socket.socket() as full:
+            full.bind(("127.0.0.1", 0))
+            full.listen(0)
+            port = full.getsockname()[1]
+            with socket.create_connection(("127.0.0.1", port)):
+                began = time.monotonic()
+                found = await knock("127.0.0.1", port, resolver=resolver, timeout_s=0.3)
+                assert found.knock is Knock.SILENT
+                assert time.monotonic() - began < 2
+
+    asyncio.run(scenario())
+
+
+def test_a_resolver_has_a_deadline_and_asks_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name server that does not answer holds neither the caller nor the end of the program."""
+    asked: list[str] = []
+    release = asyncio.Event()
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        gone = loop.create_future()
+
+        def stuck(host: str, *_args: object, **_more: object) -> list[object]:
+            asked.append(host)
+            asyncio.run_coroutine_threadsafe(release.wait(), loop).result(10)
+            return []
+
+        monkeypatch.setattr(socket, "getaddrinfo", stuck)
+        resolver = Resolver()
+        began = time.monotonic()
+        answers = await asyncio.gather(
+            *(resolver.resolve("algo-1", timeout_s=0.2) for _ in range(5)),
+            return_exceptions=True,
+        )
+        assert time.monotonic() - began < 2
+        assert all(isinstance(answer, NoAddress) for answer in answers)
+        assert asked == ["algo-1"]
+        release.set()
+        await until(lambda: not resolver._running)
+        gone.cancel()
+
+    asyncio.run(scenario())
+
+
+def test_members_are_told_apart_on_the_wire() -> None:
+    """Two members at two addresses, one master: each joins as itself."""
+
+    async def scenario() -> None:
+        members = (Member("algo-2", "127.0.0.1", 1), Member("algo-3", "127.0.0.1", 1))
+        async with (
+            master(members=members) as it,
+            link(it.server.port, host="algo-2") as second,
+            link(it.server.port, host="algo-3") as third,
+        ):
+            second.link.report(Phase.JOINING, script_ended=False, cause=None)
+            third.link.report(Phase.RUNNING, script_ended=False, cause=None)
+            assert await second.link.flush(5)
+            assert await third.link.flush(5)
+            phases = {peer.host: peer.phase for peer in it.server.peers()}
+            assert phases == {"algo-2": Phase.JOINING, "algo-3": Phase.RUNNING}
+
+    asyncio.run(scenario())

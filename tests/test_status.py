@@ -1,0 +1,856 @@
+"""The status server over real sockets: what it serves, to whom, and what cannot hurt it."""
+
+import asyncio
+import json
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+import aiohttp
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+
+from supervisor.liveness import MemberState
+from supervisor.model import JobState, Phase
+from supervisor.protocol import HostReport, decode_job, encode_report
+from supervisor.status import BindError, JobBoard, Limits, Member, Snapshot
+from tests.helpers.aio import until
+from tests.helpers.cluster import CAUSE, VERDICT, Master, free_port, link, master, snapshot
+
+MEMBERS = (Member("algo-2", "127.0.0.1", 1), Member("algo-3", "127.0.0.2", 1))
+GOOD = encode_report(HostReport("m-1", Phase.RUNNING, False, None, 0, 1))
+
+
+def session(address: str = "127.0.0.1", **more: Any) -> aiohttp.ClientSession:
+    """A client whose connections come from one of loopback's addresses."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(local_addr=(address, 0), force_close=True),
+        timeout=aiohttp.ClientTimeout(total=10),
+        **more,
+    )
+
+
+async def put(
+    url: str, host: str, body: bytes, *, address: str = "127.0.0.1", **headers: str
+) -> tuple[int, bytes]:
+    async with (
+        session(address) as client,
+        client.put(f"{url}/v1/hosts/{host}", data=body, headers=headers) as answer,
+    ):
+        return answer.status, await answer.read()
+
+
+async def get(url: str, **params: str) -> tuple[int, bytes]:
+    async with session() as client, client.get(url, params=params) as answer:
+        return answer.status, await answer.read()
+
+
+async def raw(port: int, request: bytes) -> bytes:
+    """Send bytes as they are and read until the server hangs up."""
+    async with asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            writer.write(request)
+            return await reader.read()
+        except ConnectionError:
+            return b""
+        finally:
+            writer.close()
+
+
+# --------------------------------------------------------------------------- routes
+
+
+def test_health_and_readiness() -> None:
+    """Alive while the loop turns; ready only while this host runs, else 503 and the reason."""
+
+    async def scenario() -> None:
+        state = (True, "running")
+        async with master(ready=lambda: state) as it:
+            assert await get(f"{it.url}/livez") == (200, b'{"alive": true}\n')
+            assert (await get(f"{it.url}/readyz"))[0] == 200
+            state = (False, "draining: algo-2 worker failed")
+            status, body = await get(f"{it.url}/readyz")
+            assert status == 503
+            assert json.loads(body)["reason"] == "draining: algo-2 worker failed"
+            assert (await get(f"{it.url}/livez"))[0] == 200
+
+    asyncio.run(scenario())
+
+
+def test_status_is_the_snapshot() -> None:
+    async def scenario() -> None:
+        async with master() as it:
+            status, body = await get(f"{it.url}/status")
+            assert status == 200
+            said = json.loads(body)
+            assert set(said) == set(snapshot())
+            assert said["processes"][1]["exit"] == "killed by SIGKILL"
+
+    asyncio.run(scenario())
+
+
+def test_many_readers_cost_one_snapshot() -> None:
+    async def scenario() -> None:
+        calls: list[float] = []
+
+        def show() -> Snapshot:
+            calls.append(time.monotonic())
+            return snapshot()
+
+        async with master(show=show, limits=Limits(cache_s=60)) as it:
+            answers = await asyncio.gather(*(get(f"{it.url}/status") for _ in range(20)))
+            assert {status for status, _ in answers} == {200}
+            assert len(calls) == 1
+
+    asyncio.run(scenario())
+
+
+def test_metrics_are_prometheus_text() -> None:
+    async def scenario() -> None:
+        async with master() as it:
+            status, body = await get(f"{it.url}/metrics")
+            assert status == 200
+            families = {
+                family.name: family for family in text_string_to_metric_families(body.decode())
+            }
+
+            def value(family: str, **labels: str) -> float:
+                return next(
+                    sample.value
+                    for sample in families[family].samples
+                    if labels.items() <= sample.labels.items()
+                )
+
+            assert value("supervisor_phase", phase="running") == 1
+            assert value("supervisor_phase", phase="done") == 0
+            assert value("supervisor_uptime_seconds") == 60
+            assert value("supervisor_process_cpu_seconds", process="worker") == 12.5
+            assert value("supervisor_process_output_bytes", process="worker") == 12_345
+            assert value("supervisor_process_restarts", process="ps") == 2
+            assert value("supervisor_process_running", process="ps") == 0
+            assert value("supervisor_peers", state="unseen") == 1
+            assert value("supervisor_stop_budget_seconds") == 120
+            assert "supervisor_stop_budget_left_seconds" not in families
+            assert value("supervisor_http_requests") == 1
+            # One server's figures are not another's.
+            async with master() as other:
+                assert (
+                    b"supervisor_http_requests_total 1.0" in (await get(f"{other.url}/metrics"))[1]
+                )
+
+    asyncio.run(scenario())
+
+
+def test_the_page_is_self_contained_and_allows_nothing_else() -> None:
+    async def scenario() -> None:
+        async with (
+            master() as it,
+            session() as client,
+            client.get(f"{it.url}/") as answer,
+        ):
+            text = await answer.text()
+            assert answer.content_type == "text/html"
+            assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+            assert "http://" not in text
+            assert "https://" not in text
+            assert "innerHTML" not in text
+
+    asyncio.run(scenario())
+
+
+def test_events_give_the_past_and_then_what_happens() -> None:
+    async def scenario() -> None:
+        async with master() as it:
+            it.server.publish({"at": 1.0, "event": "first"})
+            async with (
+                session() as client,
+                client.get(f"{it.url}/events") as answer,
+            ):
+                assert answer.content_type == "text/event-stream"
+                assert await answer.content.readuntil(b"\n\n") == (
+                    b'id: 1\ndata: {"at": 1.0, "event": "first"}\n\n'
+                )
+                it.server.publish({"at": 2.0, "event": "second", "text": "two\nlines"})
+                assert await answer.content.readuntil(b"\n\n") == (
+                    b'id: 2\ndata: {"at": 2.0, "event": "second", "text": "two\\nlines"}\n\n'
+                )
+            # A reader that comes back gets what it has missed.
+            async with (
+                session(headers={"Last-Event-ID": "1"}) as client,
+                client.get(f"{it.url}/events") as answer,
+            ):
+                assert (await answer.content.readuntil(b"\n\n")).startswith(b"id: 2\n")
+
+    asyncio.run(scenario())
+
+
+def test_events_have_a_heartbeat_and_a_bounded_number_of_readers() -> None:
+    async def scenario() -> None:
+        limits = Limits(event_readers=1, events_heartbeat_s=0.05)
+        async with (
+            master(limits=limits) as it,
+            session() as client,
+            client.get(f"{it.url}/events") as answer,
+        ):
+            assert await answer.content.readuntil(b"\n\n") == b": still here\n\n"
+            status, body = await get(f"{it.url}/events")
+            assert (status, json.loads(body)) == (503, {"error": "too many readers"})
+
+    asyncio.run(scenario())
+
+
+def test_a_reader_of_events_that_does_not_read_is_cut_off() -> None:
+    """The queue has a bound, and nobody waits for a reader: not the loop, not the others."""
+
+    async def scenario() -> None:
+        async with master() as it:
+            _reader, writer = await asyncio.open_connection("127.0.0.1", it.server.port, limit=1024)
+            writer.write(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
+            _reader._transport.pause_reading()  # type: ignore[attr-defined]
+            feed = it.server._feed
+            await until(lambda: feed._clients)
+            large = {"event": "x" * 60_000}
+
+            def flooded() -> bool:
+                it.server.publish(large)
+                return not feed._clients
+
+            await until(flooded)
+            writer.close()
+            assert (await get(f"{it.url}/livez"))[0] == 200
+
+    asyncio.run(scenario())
+
+
+def test_stopping_ends_readers_and_pollers_at_once() -> None:
+    async def scenario() -> None:
+        async with session() as client, master() as it:
+            poll = asyncio.create_task(
+                get(f"{it.url}/v1/job", after="1", instance="run-1", wait="30")
+            )
+            events = await client.get(f"{it.url}/events")
+            await until(lambda: len(it.server._connections) == 2)
+            began = time.monotonic()
+            await it.server.stop()
+            assert (await poll)[0] == 200
+            assert await events.content.read() == b""
+            assert time.monotonic() - began < 2
+
+    asyncio.run(scenario())
+
+
+# --------------------------------------------------------------------------- the job
+
+
+def test_a_long_poll_answers_at_once_when_there_is_news() -> None:
+    async def scenario() -> None:
+        async with master() as it:
+            job = f"{it.url}/v1/job"
+            assert decode_job((await get(job))[1]).revision == 1
+            # Another instance's revision says nothing about ours.
+            stale = await get(job, after="7", instance="run-0", wait="30")
+            assert decode_job(stale[1]).revision == 1
+            polls = [
+                asyncio.create_task(get(job, after="1", instance="run-1", wait="30"))
+                for _ in range(20)
+            ]
+            await until(lambda: len(it.server._connections) == 20)
+            assert not any(poll.done() for poll in polls)
+            assert it.board.announce(JobState.ENDED, VERDICT) == 2
+            for status, body in await asyncio.gather(*polls):
+                assert status == 200
+                assert decode_job(body).verdict == VERDICT
+
+    asyncio.run(scenario())
+
+
+def test_a_long_poll_without_news_ends_after_its_wait() -> None:
+    async def scenario() -> None:
+        async with master() as it:
+            status, body = await get(f"{it.url}/v1/job", after="1", instance="run-1", wait="0.05")
+            assert (status, decode_job(body).revision) == (200, 1)
+
+    asyncio.run(scenario())
+
+
+def test_announcing_the_same_again_is_no_news() -> None:
+    async def scenario() -> None:
+        board = JobBoard("run-1")
+        assert board.announce(JobState.RUNNING) == 2
+        assert board.announce(JobState.RUNNING) == 2
+        assert board.announce(JobState.JOINING, None, ("algo-2",)) == 3
+        assert board.announce(JobState.JOINING, None, ()) == 4
+
+    asyncio.run(scenario())
+
+
+def test_a_report_is_answered_with_the_job_and_is_idempotent() -> None:
+    async def scenario() -> None:
+        async with master(members=MEMBERS) as it:
+            it.board.announce(JobState.RUNNING)
+            for _ in range(3):
+                status, body = await put(it.url, "algo-2", GOOD)
+                assert status == 200
+                assert decode_job(body) == it.board.document
+            assert [host for host, _ in it.reports] == ["algo-2"]
+
+    asyncio.run(scenario())
+
+
+def test_late_reports_are_answered_and_ignored() -> None:
+    """A retry may overtake; a former run of a member's supervisor may still have one in flight."""
+
+    async def scenario() -> None:
+        async with master() as it:
+
+            async def send(instance: str, seq: int, phase: Phase) -> int:
+                report = HostReport(instance, phase, False, None, 0, seq)
+                return (await put(it.url, "algo-2", encode_report(report)))[0]
+
+            assert await send("m-1", 2, Phase.RUNNING) == 200
+            assert await send("m-1", 1, Phase.JOINING) == 200
+            assert await send("m-2", 1, Phase.JOINING) == 200
+            assert await send("m-1", 3, Phase.DONE) == 200
+            assert [(report.instance, report.seq) for _, report in it.reports] == [
+                ("m-1", 2),
+                ("m-2", 1),
+            ]
+            assert it.server.peers()[0].state is MemberState.UP
+
+    asyncio.run(scenario())
+
+
+def test_a_poll_with_a_name_acknowledges() -> None:
+    async def scenario() -> None:
+        async with master() as it:
+            assert (await get(f"{it.url}/v1/job", host="algo-2"))[0] == 200
+            peer = it.server.peers()[0]
+            assert (peer.state, peer.heard, peer.phase) == (MemberState.UP, 0, None)
+            await get(f"{it.url}/v1/job", host="algo-2", after="1", instance="run-1")
+            assert it.server.peers()[0].heard == 1
+            # What was never announced was not heard from us.
+            await get(f"{it.url}/v1/job", host="algo-2", after="99", instance="run-1", wait="0")
+            assert it.server.peers()[0].heard == 1
+
+    asyncio.run(scenario())
+
+
+def test_only_the_master_has_the_job() -> None:
+    async def scenario() -> None:
+        async with master(is_master=False) as it:
+            for status, body in (await get(f"{it.url}/v1/job"), await put(it.url, "algo-2", GOOD)):
+                assert status == 404
+                assert json.loads(body) == {"error": "algo-1 is not the master of the job"}
+            assert (await get(f"{it.url}/livez"))[0] == 200
+
+    asyncio.run(scenario())
+
+
+# --------------------------------------------------------------------------- strangers
+
+
+def test_a_member_speaks_only_for_itself() -> None:
+    """algo-3 lives at 127.0.0.2; neither may report for the other, nor look alive for it."""
+
+    async def scenario() -> None:
+        async with master(members=MEMBERS) as it:
+            assert (await put(it.url, "algo-3", GOOD))[0] == 403
+            assert (await put(it.url, "algo-2", GOOD, address="127.0.0.2"))[0] == 403
+            assert (await put(it.url, "algo-2", GOOD, address="127.0.0.3"))[0] == 403
+            assert (await put(it.url, "algo-9", GOOD))[0] == 403
+            assert (await get(f"{it.url}/v1/job", host="algo-3"))[0] == 403
+            assert it.reports == []
+            assert {peer.state for peer in it.server.peers()} == {MemberState.UNSEEN}
+            assert (await put(it.url, "algo-3", GOOD, address="127.0.0.2"))[0] == 200
+            assert [host for host, _ in it.reports] == ["algo-3"]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer ",
+        "Bearer wrong",
+        "Bearer secret ",
+        "Bearer secret-token2",
+        "bearer secret-token",
+        "Basic secret-token",
+        "secret-token",
+        "Bearer \xff\xfe",
+    ],
+)
+def test_without_the_token_nothing_is_taken(header: str | None) -> None:
+    async def scenario() -> None:
+        async with master(token="secret-token") as it:
+            headers = {} if header is None else {"Authorization": header}
+            status, body = await put(it.url, "algo-2", GOOD, **headers)
+            assert status == 401
+            assert b"secret" not in body
+            assert it.reports == []
+            good = {"Authorization": "Bearer secret-token"}
+            assert (await put(it.url, "algo-2", GOOD, **good))[0] == 200
+
+    asyncio.run(scenario())
+
+
+def test_the_token_is_served_nowhere() -> None:
+    async def scenario() -> None:
+        async with master(token="secret-token") as it:
+            for path in ("/", "/status", "/metrics", "/livez", "/readyz", "/v1/job"):
+                assert b"secret-token" not in (await get(it.url + path))[1]
+
+    asyncio.run(scenario())
+
+
+def test_members_known_by_name_are_looked_up() -> None:
+    """The contract gives names; ``localhost`` is one that every machine has."""
+
+    async def scenario() -> None:
+        async with master(members=(Member("algo-2", "localhost", 1),)) as it:
+            assert (await put(it.url, "algo-2", GOOD))[0] == 200
+            assert (await put(it.url, "algo-2", GOOD, address="127.0.0.9"))[0] == 403
+        async with master(members=(Member("algo-2", "no-such-host.invalid", 1),)) as it:
+            assert (await put(it.url, "algo-2", GOOD))[0] == 403
+
+    asyncio.run(scenario())
+
+
+# --------------------------------------------------------------------------- malformed, slow, many
+
+MALFORMED: dict[str, tuple[bytes, int]] = {
+    "no http": (b"\x00\x01\x02\x03\r\n\r\n", 400),
+    "tls hello": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"x" * 200, 400),
+    "http2 preface": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+    "bad version": (b"GET / HTTPS/1.1\r\n\r\n", 400),
+    "long line": (b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+    "long header": (b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"x" * 20_000 + b"\r\n\r\n", 400),
+    "no such route": (b"GET /etc/passwd HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 404),
+    "traversal": (b"GET /../../x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 404),
+    "bad method": (b"DELETE /status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 405),
+    "post": (
+        (
+            b"POST /v1/hosts/algo-2 HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n"
+            b"Connection: close\r\n\r\n"
+        ),
+        405,
+    ),
+    "bad expect": (b"GET /livez HTTP/1.1\r\nHost: x\r\nExpect: miracles\r\n\r\n", 417),
+    "bad wait": (
+        b"GET /v1/job?wait=nan HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        400,
+    ),
+    "bad after": (
+        b"GET /v1/job?after=-1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        400,
+    ),
+    "huge after": (
+        b"GET /v1/job?after=" + b"9" * 3000 + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        400,
+    ),
+    "body too large": (
+        b"PUT /v1/hosts/algo-2 HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"
+        + b"x" * 100_000,
+        413,
+    ),
+    "chunked and too large": (
+        b"PUT /v1/hosts/algo-2 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        + (b"4000\r\n" + b"x" * 0x4000 + b"\r\n") * 8
+        + b"0\r\n\r\n",
+        413,
+    ),
+    "negative length": (
+        b"PUT /v1/hosts/algo-2 HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n",
+        400,
+    ),
+    "zip bomb": (
+        (
+            b"PUT /v1/hosts/algo-2 HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\n"
+            b"Content-Length: 4\r\nConnection: close\r\n\r\n\x1f\x8b\x08\x00"
+        ),
+        400,
+    ),
+    "upgrade": (
+        b"GET /no HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+        404,
+    ),
+    "bad percent": (b"GET /%zz%00 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 404),
+    "connect": (b"CONNECT evil:80 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 404),
+    "nul in name": (
+        (
+            b"PUT /v1/hosts/a%00b HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n"
+            b"Connection: close\r\n\r\n"
+        ),
+        403,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_what_is_malformed_gets_one_line_of_json(
+    name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    request, status = MALFORMED[name]
+
+    async def scenario() -> None:
+        async with master() as it:
+            answer = await raw(it.server.port, request)
+            head, _, body = answer.partition(b"\r\n\r\n")
+            assert int(head.split()[1]) == status, answer
+            assert body.count(b"\n") == 1
+            assert set(json.loads(body)) == {"error"}
+            assert (await get(f"{it.url}/livez"))[0] == 200
+            assert it.errors == []
+
+    asyncio.run(scenario())
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"null", b"\xff", b"[" * 60_000, b'{"v": 2}'])
+def test_a_body_that_is_no_report_is_refused(body: bytes) -> None:
+    async def scenario() -> None:
+        async with master() as it:
+            status, answer = await put(it.url, "algo-2", body)
+            assert status == 400
+            assert set(json.loads(answer)) == {"error"}
+            assert it.reports == []
+            assert it.server.peers()[0].state is MemberState.UNSEEN
+
+    asyncio.run(scenario())
+
+
+def test_a_defect_behind_a_route_is_503_and_told_in_one_line() -> None:
+    def broken() -> Snapshot:
+        raise KeyError("phase")
+
+    async def scenario() -> None:
+        async with master(show=broken) as it:
+            for path in ("/status", "/metrics"):
+                assert await get(it.url + path) == (503, b'{"error": "not available"}\n')
+            assert it.errors == [
+                "GET /status: KeyError('phase')",
+                "GET /metrics: KeyError('phase')",
+            ]
+
+    asyncio.run(scenario())
+
+
+def test_slow_headers_are_cut_off() -> None:
+    async def scenario() -> None:
+        async with master(limits=Limits(header_timeout_s=0.2), lease_s=0.8) as it:
+            reader, writer = await asyncio.open_connection("127.0.0.1", it.server.port)
+            writer.write(b"GET /livez HTTP/1.1\r\nHost:")
+            async with asyncio.timeout(10):
+                assert await reader.read() == b""
+            writer.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_slow_body_is_cut_off() -> None:
+    async def scenario() -> None:
+        async with master(limits=Limits(body_timeout_s=0.1)) as it:
+            reader, writer = await asyncio.open_connection("127.0.0.1", it.server.port)
+            writer.write(b"PUT /v1/hosts/algo-2 HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{")
+            async with asyncio.timeout(10):
+                assert (await reader.read()).startswith(b"HTTP/1.1 408 ")
+            writer.close()
+            assert it.reports == []
+
+    asyncio.run(scenario())
+
+
+def test_an_answer_that_nobody_reads_is_cut_off() -> None:
+    def large() -> Snapshot:
+        return snapshot() | {"timeline": [{"at": 0.0, "event": "x" * 10_000_000}]}
+
+    async def scenario() -> None:
+        limits = Limits(write_timeout_s=0.2, header_timeout_s=0.4)
+        async with master(show=large, limits=limits, lease_s=0.8) as it:
+            with socket.socket() as end:
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                end.setblocking(False)
+                loop = asyncio.get_running_loop()
+                await loop.sock_connect(end, ("127.0.0.1", it.server.port))
+                await loop.sock_sendall(end, b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n")
+                await until(lambda: it.server._connections)
+                await until(lambda: not it.server._connections)
+
+    asyncio.run(scenario())
+
+
+def test_strangers_cannot_crowd_members_out() -> None:
+    """Strangers have a pool of their own; beyond it they get 503 and members are served."""
+
+    async def scenario() -> None:
+        members = (Member("algo-2", "127.0.0.2", 1),)
+        async with master(members=members, limits=Limits(stranger_connections=4)) as it:
+            idle = [await asyncio.open_connection("127.0.0.1", it.server.port) for _ in range(4)]
+            await until(lambda: len(it.server._connections) == 4)
+            answer = await raw(it.server.port, b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert answer.startswith(b"HTTP/1.1 503 ")
+            assert answer.endswith(b'{"error": "too many connections"}\n')
+            assert (await put(it.url, "algo-2", GOOD, address="127.0.0.2"))[0] == 200
+            for _, writer in idle:
+                writer.close()
+            await until(lambda: not it.server._connections)
+            assert (await get(f"{it.url}/livez"))[0] == 200
+
+    asyncio.run(scenario())
+
+
+def test_strangers_have_a_rate() -> None:
+    async def scenario() -> None:
+        members = (Member("algo-2", "127.0.0.2", 1),)
+        limits = Limits(stranger_requests_per_s=0.001, stranger_burst=3)
+        async with master(members=members, limits=limits) as it:
+            found = [(await get(f"{it.url}/livez"))[0] for _ in range(5)]
+            assert found == [200, 200, 200, 429, 429]
+            assert (await put(it.url, "algo-2", GOOD, address="127.0.0.2"))[0] == 200
+
+    asyncio.run(scenario())
+
+
+METHODS = st.sampled_from([b"GET", b"PUT", b"HEAD", b"POST", b"OPTIONS", b"PATCH", b"BREW"])
+PATHS = st.one_of(
+    st.sampled_from(
+        [b"/", b"/livez", b"/readyz", b"/status", b"/metrics", b"/v1/job", b"/v1/hosts/algo-2"]
+    ),
+    st.binary(max_size=30).map(lambda tail: b"/" + tail),
+    st.binary(max_size=20).map(lambda tail: b"/v1/job?" + tail),
+    st.binary(max_size=20).map(lambda tail: b"/v1/hosts/" + tail),
+    st.binary(max_size=30),
+)
+HEADERS = st.lists(
+    st.one_of(
+        st.tuples(
+            st.sampled_from(
+                [
+                    b"Content-Length",
+                    b"Transfer-Encoding",
+                    b"Content-Encoding",
+                    b"Expect",
+                    b"Authorization",
+                    b"Connection",
+                    b"Upgrade",
+                    b"Range",
+                    b"If-None-Match",
+                    b"Cookie",
+                    b"Content-Type",
+                ]
+            ),
+            st.one_of(
+                st.binary(max_size=20),
+                st.sampled_from([b"chunked", b"gzip", b"100-continue", b"close", b"websocket"]),
+                st.integers(-5, 200).map(lambda number: str(number).encode()),
+            ),
+        ),
+        st.tuples(st.binary(max_size=10), st.binary(max_size=20)),
+    ),
+    max_size=4,
+)
+BODIES = st.one_of(st.binary(max_size=200), st.just(GOOD), st.just(b"5\r\nhello\r\n0\r\n\r\n"))
+
+
+def test_fuzzed_requests_cannot_hurt(
+    recwarn: pytest.WarningsRecorder, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever comes, the answers are 2xx, 4xx or 503, or the connection ends.
+
+    No task dies, nothing is logged, and afterwards the server serves.
+    """
+    complaints: list[dict[str, Any]] = []
+
+    with asyncio.Runner() as runner:
+        loop = runner.get_loop()
+        loop.set_exception_handler(lambda _loop, context: complaints.append(context))
+        # What is incomplete or kept alive is hung up on soon.
+        limits = Limits(body_timeout_s=0.05, header_timeout_s=0.1, idle_timeout_s=0.05)
+        stack = master(limits=limits, lease_s=0.4)
+        it: Master = runner.run(stack.__aenter__())
+
+        @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+        @given(METHODS, PATHS, HEADERS, BODIES)
+        def fuzz(
+            method: bytes, path: bytes, headers: list[tuple[bytes, bytes]], body: bytes
+        ) -> None:
+            head = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
+            request = method + b" " + path + b" HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n" + body
+            answer = runner.run(raw(it.server.port, request))
+            if answer:
+                status = int(answer.split(b" ", 2)[1])
+                assert 100 <= status < 300 or 400 <= status < 500 or status == 503, answer
+
+        fuzz()
+        assert runner.run(get(f"{it.url}/livez"))[0] == 200
+        runner.run(stack.__aexit__(None, None, None))
+    assert complaints == []
+    assert it.errors == []
+    assert len(recwarn) == 0
+    assert capfd.readouterr().err == ""
+
+
+# --------------------------------------------------------------------------- the port
+
+
+def test_a_port_that_is_taken_is_one_clear_error() -> None:
+    async def scenario() -> None:
+        async with master() as it:
+            with pytest.raises(
+                BindError, match=rf"port {it.server.port} is held by pid \d+ \(.*py"
+            ):
+                async with master(port=it.server.port):
+                    pass
+
+    asyncio.run(scenario())
+
+
+def test_an_address_of_another_machine_is_one_clear_error() -> None:
+    async def scenario() -> None:
+        with pytest.raises(BindError, match=r"on 192\.0\.2\.1 cannot be bound"):
+            async with master(bind="192.0.2.1"):
+                pass
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("bind", ["", "0.0.0.0"])
+def test_every_interface_is_served_and_a_mapped_address_is_still_the_members(bind: str) -> None:
+    """On a dual-stack socket IPv4 peers show up as ``::ffff:127.0.0.1``."""
+
+    async def scenario() -> None:
+        async with master(bind=bind) as it:
+            assert (await put(it.url, "algo-2", GOOD))[0] == 200
+
+    asyncio.run(scenario())
+
+
+def test_a_stopped_server_lets_its_port_go() -> None:
+    async def scenario() -> None:
+        port = free_port()
+        for _ in range(3):
+            async with master(port=port) as it, link(port) as member:
+                await until(lambda: member.link.document)
+                assert (await get(f"{it.url}/livez"))[0] == 200
+
+    asyncio.run(scenario())
+
+
+# --------------------------------------------------------------------------- watching members
+
+
+def test_a_silent_member_is_lost_after_the_lease() -> None:
+    async def scenario() -> None:
+        async with master(members=MEMBERS, lease_s=0.4) as it:
+            began = time.monotonic()
+            await put(it.url, "algo-2", GOOD)
+            await until(lambda: it.lost)
+            assert time.monotonic() - began >= 0.4
+            [(host, evidence)] = it.lost
+            assert host == "algo-2"
+            assert evidence.startswith("unreachable: nothing heard for ")
+
+    asyncio.run(scenario())
+
+
+def test_members_that_poll_or_are_done_are_not_lost() -> None:
+    async def scenario() -> None:
+        members = (*MEMBERS, Member("algo-4", "127.0.0.1", 1))
+        async with master(members=members, lease_s=0.6) as it:
+            report = HostReport("m-4", Phase.DONE, True, CAUSE, 0, 1)
+            await put(it.url, "algo-4", encode_report(report))
+            await put(it.url, "algo-3", GOOD, address="127.0.0.2")
+            async with link(it.server.port, lease_s=0.6):
+                await until(lambda: it.lost)
+                gone = time.monotonic() + 1.2
+                await until(lambda: time.monotonic() > gone)
+            assert [host for host, _ in it.lost] == ["algo-3"]
+
+    asyncio.run(scenario())
+
+
+def test_the_masters_own_standstill_is_not_its_members_silence() -> None:
+    """A loop that did not turn for three leases heard nobody, and must not blame them for it."""
+
+    async def scenario() -> None:
+        async with (
+            master(lease_s=0.8) as it,
+            link(it.server.port, lease_s=60, wait_s=0.1) as member,
+        ):
+            await until(lambda: member.link.document)
+            time.sleep(2.4)  # noqa: ASYNC251 - the standstill itself
+            gone = time.monotonic() + 0.6
+            await until(lambda: time.monotonic() > gone)
+            assert it.lost == []
+
+    asyncio.run(scenario())
+
+
+def test_a_dropped_poll_and_a_closed_port_is_a_crash() -> None:
+    """Long before the lease: the member's own status port had opened and now refuses."""
+
+    async def scenario() -> None:
+        async with master(members=()) as member_server:
+            port = member_server.server.port
+            async with master(members=(Member("algo-2", "127.0.0.1", port),)) as it:
+                async with link(it.server.port) as member:
+                    await until(lambda: member.link.document)
+                    await until(lambda: it.server._watch.proven_open("algo-2"))
+                    await member_server.server.stop()
+                    assert it.lost == []
+                began = time.monotonic()
+                await until(lambda: it.lost)
+                assert time.monotonic() - began < 3
+                assert it.lost == [
+                    (
+                        "algo-2",
+                        (
+                            f"crashed: 127.0.0.1:{port} refuses connections: "
+                            "3 connections refused in a row"
+                        ),
+                    )
+                ]
+                assert it.server.peers()[0].state is MemberState.CRASHED
+
+    asyncio.run(scenario())
+
+
+def test_a_dropped_poll_alone_is_nothing() -> None:
+    async def scenario() -> None:
+        async with (
+            master(members=()) as member_server,
+            master(members=(Member("algo-2", "127.0.0.1", member_server.server.port),)) as it,
+        ):
+            for _ in range(3):
+                async with link(it.server.port) as member:
+                    await until(lambda: member.link.document)
+            await until(lambda: not it.server._connections)
+            await until(lambda: not it.server._tasks)
+            assert it.lost == []
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("member", "reason"),
+    [
+        (lambda _port: Member("algo-2", "no-such-host.invalid", 2224), "DNS"),
+        (lambda _port: Member("algo-2", "127.0.0.1", free_port()), " refused"),
+        (lambda port: Member("algo-2", "127.0.0.1", port), "has not reported"),
+    ],
+)
+def test_why_a_member_is_missing(member: Callable[[int], Member], reason: str) -> None:
+    async def scenario() -> None:
+        async with master() as other, master(members=(member(other.server.port),)) as it:
+            said = await it.server.explain(["algo-2", "unknown"])
+            assert list(said) == ["algo-2"]
+            assert reason in said["algo-2"]
+
+    asyncio.run(scenario())
