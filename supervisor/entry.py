@@ -35,7 +35,7 @@ def train(environ: Mapping[str, str], flags: Mapping[str, str]) -> int:
     Raises:
         ContractError: nothing was started; the failure file says why.
     """
-    inherited = process.reset_inherited_signals(keep_blocked=process.STOP_SIGNALS)
+    inherited = process.reset_inherited_signals(hold=process.STOP_SIGNALS)
     try:
         plan = plan_of(environ, flags)
     except ContractError as error:

@@ -35,6 +35,8 @@ _EXAMPLES: Final = {
 _MARGIN_S: Final = 5.0
 """Beyond a host's own limit: a supervisor that is still there then is killed."""
 _DRAIN_S: Final = 2.0
+_WIDE: Final = 200
+"""Columns of the table where the output is not a terminal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,7 @@ def read_request(
 
 def run(request: Request) -> int:
     """Run the job to its end; returns the job's exit code."""
-    inherited = process.reset_inherited_signals(keep_blocked=process.STOP_SIGNALS)
+    inherited = process.reset_inherited_signals(hold=process.STOP_SIGNALS)
     try:
         hosts = lay_out(
             request.run_dir,
@@ -298,7 +300,8 @@ def _print_summary(request: Request, results: Sequence[Result]) -> None:
             Text(cause),
             f"{result.seconds:.1f} s",
         )
-    console_out = Console(stderr=False, highlight=False)
+    # Where nobody looks at it now, nothing is gained by folding it.
+    console_out = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
     console_out.print()
     console_out.print(table)
     master = results[0].host.base_dir
@@ -312,8 +315,10 @@ def _print_summary(request: Request, results: Sequence[Result]) -> None:
 
 
 def _exit_text(row: Mapping[str, Any]) -> str:
-    text = row["exit"] or "not started"
-    return f"{text}, stopped" if row["stopped_by_us"] else text
+    text: str = row["exit"] or "not started"
+    if not row["stopped_by_us"]:
+        return text
+    return text.replace("killed by", "stopped by") if row["signal"] else f"{text}, stopped"
 
 
 def _cause_text(cause: Mapping[str, Any] | None) -> str:

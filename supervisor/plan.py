@@ -333,9 +333,7 @@ def _parameter_server(contract: Contract, config: Mapping[str, Any]) -> ProcessS
     directory beside the user's script must not shadow the real ones.
     """
     env = {
-        key: value
-        for key, value in contract.environ.items()
-        if not key.startswith("SUPERVISOR_")
+        key: value for key, value in contract.environ.items() if not key.startswith("SUPERVISOR_")
     }
     env.update(
         CUDA_VISIBLE_DEVICES="-1",

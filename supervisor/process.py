@@ -77,7 +77,7 @@ _ENDING = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHU
 
 
 class PumpLike(Protocol):
-    """What carries a child's output away. The child, not the pump, closes the descriptor."""
+    """What carries a child's output away, from descriptors taken with ``take_pipes``."""
 
     async def finish(self, timeout_s: float) -> object:
         """Go on until end of file, for at most ``timeout_s``."""
@@ -126,10 +126,15 @@ def _without_effect(signum: int, frame: object) -> None:
     """Stand in for "ignored". Unlike that, a handler goes back to the default at exec."""
 
 
-def reset_inherited_signals() -> InheritedSignals:
+STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP})
+"""Signals that mean "stop"; held back from the first instruction until somebody handles them."""
+
+
+def reset_inherited_signals(*, hold: Iterable[int] = ()) -> InheritedSignals:
     """Undo blocked and ignored signals that came through exec. On the main thread, first thing.
 
-    The mask is emptied. SIGCHLD goes to its default (ignored, the kernel would reap our children
+    The mask is emptied, but for ``hold``: signals that stay blocked, and so pending, until their
+    handlers are installed. SIGCHLD goes to its default (ignored, the kernel would reap our children
     and throw their statuses away). Any other ignored signal stays without effect on us until
     somebody installs a handler, but no longer reaches our children as ignored. SIGTTIN and SIGTTOU
     go to their default: a handler would make a background write to a terminal spin. SIGPIPE and
@@ -145,7 +150,7 @@ def reset_inherited_signals() -> InheritedSignals:
             to_default = signum in (signal.SIGCHLD, signal.SIGTTIN, signal.SIGTTOU)
             signal.signal(signum, signal.SIG_DFL if to_default else _without_effect)
     # After the dispositions: what was pending meets its new one.
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    signal.pthread_sigmask(signal.SIG_SETMASK, hold)
     return InheritedSignals(frozenset(ignored), blocked)
 
 
@@ -238,6 +243,11 @@ class Child:
     def pinned(self) -> bool:
         """Whether the pid is still this child's: not reaped, not given up."""
         return self._popen.returncode is None
+
+    def take_pipes(self) -> tuple[int, int]:
+        """Hand the read ends of stdout and stderr over; whoever takes them closes them."""
+        self._fds_open = False
+        return self.stdout_fd, self.stderr_fd
 
     # ------------------------------------------------------------------ signals
 

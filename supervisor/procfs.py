@@ -171,3 +171,14 @@ def own_children() -> list[int] | None:
 def now_ticks() -> int:
     """The present in the unit and the clock of ``Process.start``."""
     return int(time.clock_gettime(time.CLOCK_BOOTTIME) * TICKS_PER_S)
+
+
+def usage(pid: int) -> tuple[float | None, int | None]:
+    """CPU time of a process and the children it waited for, in seconds, and its resident bytes."""
+    data = read(f"/proc/{pid}/stat")
+    if data is None:
+        return None, None
+    fields = data[data.rfind(b")") + 2 :].split()
+    # proc(5): utime, stime, cutime, cstime are fields 14 to 17, rss is field 24, in pages.
+    ticks = sum(int(field) for field in fields[11:15])
+    return ticks / os.sysconf("SC_CLK_TCK"), int(fields[21]) * os.sysconf("SC_PAGE_SIZE")

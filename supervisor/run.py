@@ -564,25 +564,20 @@ class _Host:
         }
 
     def _host_rows(self) -> list[HostRow]:
-        own: HostRow = {
-            "name": self.plan.host,
-            "phase": self._state.phase.value,
-            "state": "self",
-            "last_seen_s": 0.0,
-        }
-        peers = self._server.peers() if self._server and self._board else ()
-        return [
-            own,
-            *(
+        phase = self._state.phase.value
+        rows: list[HostRow] = [
+            {"name": self.plan.host, "phase": phase, "state": "self", "last_seen_s": 0.0}
+        ]
+        for peer in self._server.peers() if self._server and self._board else ():
+            rows.append(
                 {
                     "name": peer.host,
                     "phase": peer.phase.value if peer.phase else None,
                     "state": peer.state.value,
                     "last_seen_s": peer.last_seen_s,
                 }
-                for peer in peers
-            ),
-        ]
+            )
+        return rows
 
     def _report(self) -> dict[str, object]:
         """``report.json``; times are seconds since the epoch, durations seconds."""

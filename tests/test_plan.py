@@ -129,7 +129,8 @@ def test_colliding_ports_are_refused() -> None:
     with pytest.raises(ContractError) as caught:
         plan(PS, 2, overlay=same)
     assert len(caught.value.faults) == 3
-    assert plan(HYPER, 1, environ={"SUPERVISOR_STATUS_PORT": "2222"}), "nothing else listens"
+    alone = plan(HYPER, 1, environ={"SUPERVISOR_STATUS_PORT": "2222"})
+    assert alone.endpoints["algo-1"].status.port == 2222, "nothing else listens there"
 
 
 @pytest.mark.parametrize(

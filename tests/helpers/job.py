@@ -1,0 +1,130 @@
+"""``supervisor local`` from the outside: start it, watch its output, and look at what it left."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any, Self
+
+from tests.helpers.waiting import wait_until
+
+COMMAND = (sys.executable, "-P", "-m", "supervisor")
+ROOT = str(pathlib.Path(__file__).parent.parent.parent)
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """Ours, less whatever could steer a supervisor, and with this tree's package first."""
+    env = {key: value for key, value in os.environ.items() if not key.startswith("SUPERVISOR_")}
+    env["PYTHONPATH"] = ROOT
+    return env | extra
+
+
+def processes_with(text: str) -> list[int]:
+    """Living processes that have ``text`` in their environment or command line."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit() or int(entry) == os.getpid():
+            continue
+        try:
+            content = pathlib.Path(f"/proc/{entry}/environ").read_bytes()
+            content += pathlib.Path(f"/proc/{entry}/cmdline").read_bytes()
+            state = pathlib.Path(f"/proc/{entry}/stat").read_text().rsplit(") ", 1)[1][0]
+        except OSError:
+            continue
+        if text.encode() in content and state not in "ZX":
+            found.append(int(entry))
+    return found
+
+
+class Job:
+    """One ``supervisor local`` in a run directory of its own. A context manager that ends it."""
+
+    def __init__(self, run_dir: pathlib.Path, *arguments: str, **env: str) -> None:
+        self.run_dir = run_dir
+        self.out_path = run_dir.parent / f"{run_dir.name}.out"
+        self._out = open(self.out_path, "wb")  # noqa: SIM115  # closed in __exit__
+        self.process = subprocess.Popen(
+            [*COMMAND, "local", "--run-dir", str(run_dir), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=self._out,
+            stderr=subprocess.STDOUT,
+            env=environment(**env),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._out.close()
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(10)
+        for pid in processes_with(str(self.run_dir)):
+            os.kill(pid, signal.SIGKILL)
+
+    @property
+    def output(self) -> str:
+        return self.out_path.read_text(encoding="utf-8", errors="replace")
+
+    def wait_for(self, pattern: str, timeout_s: float = 30.0) -> re.Match[str]:
+        """The first match of ``pattern`` in the output; fails early if the job has ended."""
+
+        def look() -> re.Match[str] | None:
+            ended = self.process.poll() is not None
+            found = re.search(pattern, self.output)
+            assert found or not ended, f"the job ended without {pattern!r}:\n{self.output}"
+            return found
+
+        found = wait_until(look, timeout_s, f"no {pattern!r} in time")
+        assert found is not None
+        return found
+
+    def wait(self, timeout_s: float = 60.0) -> int:
+        """The exit code. Nothing of the job may be running then."""
+        try:
+            code = self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"not over after {timeout_s} s:\n{self.output}") from None
+        assert not processes_with(str(self.run_dir)), f"left running:\n{self.output}"
+        return code
+
+    def pid_of(self, host: str, process: str, timeout_s: float = 60.0) -> int:
+        """The pid of a process of a host, from the log."""
+        started = rf"{host} supervisor .* process\.started process={process} pid=(\d+)"
+        return int(self.wait_for(started, timeout_s)[1])
+
+    def supervisor_of(self, host: str) -> int:
+        """The pid of a host's supervisor: the parent of its script."""
+        script = next(p for p in ("chief", "master", "worker") if self._has(host, p))
+        pid = self.pid_of(host, script)
+        status = pathlib.Path(f"/proc/{pid}/status").read_text()
+        return int(re.search(r"^PPid:\s*(\d+)", status, re.MULTILINE)[1])  # type: ignore[index]
+
+    def _has(self, host: str, process: str) -> bool:
+        return f"{host} supervisor" in self.output and bool(
+            re.search(rf"{host} supervisor .*process\.started process={process} ", self.output)
+        )
+
+    def host_dir(self, host: str) -> pathlib.Path:
+        return self.run_dir / host
+
+    def failure(self, host: str) -> str | None:
+        path = self.host_dir(host) / "output" / "failure"
+        return path.read_text(encoding="utf-8") if path.exists() else None
+
+    def succeeded(self, host: str) -> bool:
+        return (self.host_dir(host) / "output" / "success").exists()
+
+    def report(self, host: str) -> Mapping[str, Any]:
+        path = self.host_dir(host) / "output" / "supervisor" / "report.json"
+        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return report
+
+    def exit_codes(self, *hosts: str) -> list[int]:
+        return [self.report(host)["exit_code"] for host in hosts]

@@ -1,0 +1,299 @@
+"""``supervisor local`` as a person runs it: whole jobs of real supervisors, without TensorFlow in
+the scripts, so that each takes seconds. The parameter servers are real."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import signal
+import time
+
+import pytest
+
+from tests.helpers.job import Job
+
+HOSTS = ("algo-1", "algo-2", "algo-3")
+QUICK = {
+    "SUPERVISOR_MASTER_LEASE_S": "8",
+    "SUPERVISOR_END_GRACE_S": "3",
+    "SUPERVISOR_STOP_LIMIT_S": "40",
+}
+
+SCRIPT = '''
+"""A script with a part for each host: wait, end, fail, or answer SIGTERM in some way."""
+import os, signal, sys, time
+host, parts = os.environ["SM_CURRENT_HOST"], dict(a.split("=") for a in sys.argv[1:])
+part = parts.get(host, parts.get("all", "wait"))
+print("part", part, os.getpid(), flush=True)
+if part == "ignore":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if part == "save":
+    def save(signum, frame):
+        time.sleep(0.3)
+        open(os.path.join(os.environ["SUPERVISOR_CHECKPOINT_DIR"], "saved"), "w").close()
+        sys.exit(0)
+    signal.signal(signal.SIGTERM, save)
+print("ready", flush=True)
+if part == "fail":
+    time.sleep(0.5)
+    raise ValueError("loss is NaN")
+if part == "end":
+    time.sleep(0.5)
+    sys.exit(0)
+if part.startswith("exit"):
+    time.sleep(0.5)
+    sys.exit(int(part[4:]))
+if part == "late":
+    time.sleep(3)
+    sys.exit(0)
+while True:
+    time.sleep(60)
+'''
+
+
+@pytest.fixture
+def script(tmp_path: pathlib.Path) -> str:
+    path = tmp_path / "code" / "script.py"
+    path.parent.mkdir()
+    path.write_text(SCRIPT)
+    return str(path)
+
+
+def start(tmp_path: pathlib.Path, script: str, *parts: str, strategy: str = "ps") -> Job:
+    return Job(tmp_path / "run", "--strategy", strategy, script, *parts, **QUICK)
+
+
+def all_ready(job: Job) -> None:
+    for host in HOSTS:
+        job.wait_for(rf"{host} \w+ │ ready")
+
+
+def servers_serve(job: Job) -> None:
+    for host in HOSTS:
+        job.wait_for(rf"{host} ps │ .* listens on port", 60)
+
+
+def test_a_job_that_succeeds(tmp_path: pathlib.Path, script: str) -> None:
+    with start(tmp_path, script, "algo-1=late") as job:
+        assert job.wait() == 0
+        assert job.exit_codes(*HOSTS) == [0, 0, 0]
+        for host in HOSTS:
+            assert job.succeeded(host)
+            assert job.failure(host) is None
+        report = job.report("algo-2")
+        assert report["outcome"] == "succeeded"
+        assert report["cause"]["host"] == "algo-1"
+        names = {row["name"]: row for row in report["processes"]}
+        assert names["worker"]["stopped_by_us"]
+        assert names["ps"]["stopped_by_us"]
+        assert [span["phase"] for span in report["phases"]] == [
+            "preparing", "joining", "running", "draining", "publishing", "done",
+        ]  # fmt: skip
+        table = job.output.partition("HOST")[2]
+        for word in ("algo-3", "chief", "finished, exit 0", "logs", str(job.run_dir)):
+            assert word in table
+
+
+def test_every_host_alone_ends_when_all_have(tmp_path: pathlib.Path, script: str) -> None:
+    with start(tmp_path, script, "all=end", "algo-2=late", strategy="none") as job:
+        assert job.wait() == 0
+        assert job.exit_codes(*HOSTS) == [0, 0, 0]
+        assert all(row["exit_code"] == 0 for row in job.report("algo-2")["processes"])
+
+
+def test_a_worker_that_ends_early_keeps_its_parameter_server(
+    tmp_path: pathlib.Path, script: str
+) -> None:
+    with start(tmp_path, script, "algo-1=late", "algo-2=end") as job:
+        assert job.wait() == 0
+        server, worker = job.report("algo-2")["processes"]
+        assert worker["exit_code"] == 0
+        assert server["ended_at"] - worker["ended_at"] > 1.0
+        chief = job.report("algo-1")["processes"][1]
+        assert server["ended_at"] > chief["ended_at"]
+
+
+@pytest.mark.parametrize(
+    ("parts", "who", "codes", "job_code"),
+    [
+        (("algo-1=fail",), "algo-1 chief", [1, 84, 84], 1),
+        (("algo-3=fail",), "algo-3 worker", [84, 84, 1], 1),
+        (("algo-2=exit42",), "algo-2 worker", [84, 42, 84], 42),
+    ],
+)
+def test_a_script_that_fails_fails_the_job_everywhere_with_its_cause(
+    tmp_path: pathlib.Path,
+    script: str,
+    parts: tuple[str, ...],
+    who: str,
+    codes: list[int],
+    job_code: int,
+) -> None:
+    with start(tmp_path, script, *parts) as job:
+        assert job.wait() == job_code
+        assert job.exit_codes(*HOSTS) == codes
+        failed, _, process = who.partition(" ")
+        for host in HOSTS:
+            text = job.failure(host) or ""
+            assert len(text) <= 1024
+            expected = f"{who}: " if host == failed else f"stopped because {who} failed: "
+            assert text.startswith(expected)
+            assert ("ValueError: loss is NaN" in text) == ("fail" in parts[0])
+            assert job.report(host)["cause"]["process"] == process
+            assert not job.succeeded(host)
+
+
+@pytest.mark.parametrize(
+    ("host", "process", "codes", "job_code"),
+    [
+        ("algo-1", "chief", [137, 84, 84], 137),
+        ("algo-2", "worker", [84, 137, 84], 137),
+        ("algo-3", "ps", [84, 84, 85], 85),
+        ("algo-1", "ps", [85, 84, 84], 85),
+    ],
+)
+def test_a_process_killed_from_outside_fails_the_job(
+    tmp_path: pathlib.Path, script: str, host: str, process: str, codes: list[int], job_code: int
+) -> None:
+    with start(tmp_path, script) as job:
+        all_ready(job)
+        os.kill(job.pid_of(host, process), signal.SIGKILL)
+        assert job.wait() == job_code
+        assert job.exit_codes(*HOSTS) == codes
+        for each in HOSTS:
+            text = job.failure(each) or ""
+            assert f"{host} {process}" in text
+            assert "SIGKILL" in text
+
+
+def test_sigterm_stops_the_chief_first_and_its_exit_is_the_jobs(
+    tmp_path: pathlib.Path, script: str
+) -> None:
+    with start(tmp_path, script, "all=save") as job:
+        all_ready(job)
+        servers_serve(job)
+        job.process.send_signal(signal.SIGTERM)
+        assert job.wait() == 0
+        assert job.exit_codes(*HOSTS) == [0, 0, 0]
+        assert (job.host_dir("algo-1") / "checkpoints" / "saved").exists()
+        chief = job.report("algo-1")["processes"][1]
+        for host in HOSTS[1:]:
+            report = job.report(host)
+            assert report["outcome"] == "stopped"
+            assert report["cause"]["kind"] == "stop_requested"
+            for row in report["processes"]:
+                assert row["ended_at"] > chief["ended_at"], "members wait for the chief"
+            assert job.failure(host) is None
+
+
+def test_a_script_that_does_not_answer_sigterm_dies_of_it_and_the_job_says_so(
+    tmp_path: pathlib.Path, script: str
+) -> None:
+    with start(tmp_path, script) as job:
+        all_ready(job)
+        job.process.send_signal(signal.SIGINT)
+        assert job.wait() == 143
+        assert "received SIGTERM" in (job.failure("algo-1") or "")
+
+
+def test_sigterm_to_one_member_ends_the_whole_job_in_order(
+    tmp_path: pathlib.Path, script: str
+) -> None:
+    with start(tmp_path, script, "all=save") as job:
+        all_ready(job)
+        os.kill(job.supervisor_of("algo-3"), signal.SIGTERM)
+        assert job.wait() == 0
+        for host in HOSTS:
+            cause = job.report(host)["cause"]
+            assert (cause["kind"], cause["host"]) == ("stop_requested", "algo-3")
+        assert (job.host_dir("algo-1") / "checkpoints" / "saved").exists()
+
+
+def test_a_second_ctrl_c_means_now(tmp_path: pathlib.Path, script: str) -> None:
+    with start(tmp_path, script, "all=ignore") as job:
+        all_ready(job)
+        job.process.send_signal(signal.SIGINT)
+        job.wait_for(r"algo-1 supervisor .* process.signalled process=chief")
+        began = time.monotonic()
+        job.process.send_signal(signal.SIGINT)
+        assert job.wait() == 137
+        assert time.monotonic() - began < 5
+
+
+def test_a_script_that_ignores_sigterm_is_killed_when_the_job_has_failed(
+    tmp_path: pathlib.Path, script: str
+) -> None:
+    with start(tmp_path, script, "all=ignore", "algo-2=fail") as job:
+        assert job.wait() == 1
+        assert job.exit_codes(*HOSTS) == [84, 1, 84]
+        chief = job.report("algo-1")["processes"][1]
+        assert chief["exit"] == "killed by SIGKILL"
+        assert chief["stopped_by_us"]
+        for host in HOSTS:
+            assert "algo-2 worker" in (job.failure(host) or ""), "what we killed is not blamed"
+
+
+def test_a_master_that_is_killed_is_noticed(tmp_path: pathlib.Path, script: str) -> None:
+    with start(tmp_path, script) as job:
+        all_ready(job)
+        began = time.monotonic()
+        os.kill(job.supervisor_of("algo-1"), signal.SIGKILL)
+        assert job.wait() == 83
+        assert time.monotonic() - began < 10
+        for host in HOSTS[1:]:
+            text = job.failure(host) or ""
+            assert "algo-1" in text
+            assert "crashed" in text
+            assert job.report(host)["exit_code"] == 83
+        assert "no report" in job.output
+
+
+def test_a_member_that_is_killed_is_noticed(tmp_path: pathlib.Path, script: str) -> None:
+    with start(tmp_path, script) as job:
+        all_ready(job)
+        os.kill(job.supervisor_of("algo-3"), signal.SIGKILL)
+        assert job.wait() == 84
+        for host in HOSTS[:2]:
+            assert (job.failure(host) or "").startswith("stopped because algo-3 failed: lost")
+
+
+def test_a_program_that_is_not_there(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "code" / "run.sh"
+    path.parent.mkdir()
+    path.write_text("#!/no/such/interpreter\n")
+    with Job(tmp_path / "run", "--hosts", "1", str(path), **QUICK) as job:
+        assert job.wait() == 127
+        assert "/no/such/interpreter" in (job.failure("algo-1") or "")
+
+
+def test_arguments_reach_the_script_as_they_are(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "code" / "show.py"
+    path.parent.mkdir()
+    path.write_text("import sys, json; print(json.dumps(sys.argv[1:]))")
+    words = ["--x", "a b", "$(id)", "-p", "q'\"", "--hosts", "9"]
+    with Job(tmp_path / "run", "--hosts", "1", "-p", "lr=0.1", str(path), *words, **QUICK) as job:
+        assert job.wait() == 0
+        line = job.wait_for(r"chief │ (\[.*\])")[1]
+        assert json.loads(line) == ["--lr", "0.1", *words]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--hosts", "0"), ["--hosts", "'0'", "1 to 64"]),
+        (("--hosts", "x", "-p", "novalue"), ["'x'", "'novalue'", "NAME=VALUE"]),
+        (("--hosts", "1", "--strategy", "ps"), ["a cluster of one host has no parameter server"]),
+        (("nothing.py",), ["SCRIPT", "'nothing.py'", "a file"]),
+        (("--stop-grace-s", "-3"), ["--stop-grace-s", "'-3'"]),
+    ],
+)
+def test_bad_input_starts_nothing(
+    tmp_path: pathlib.Path, arguments: tuple[str, ...], words: list[str]
+) -> None:
+    with Job(tmp_path / "run", *arguments) as job:
+        assert job.wait() == 80
+        for word in words:
+            assert word in job.output
+        assert "Traceback" not in job.output
+        assert not job.run_dir.exists()

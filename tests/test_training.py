@@ -1,0 +1,143 @@
+"""Real training under ``supervisor local``: three hosts, three parameter servers, a chief and two
+workers on this machine, as the first command of the README runs them; and its ways to fail."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.helpers.job import Job, environment
+
+pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
+
+HOSTS = ("algo-1", "algo-2", "algo-3")
+SCRIPTS = pathlib.Path(__file__).parent / "scripts"
+FAULTY = str(SCRIPTS / "faulty_example.py")
+LONG = ("--steps", "100000")
+"""More steps than anybody waits for."""
+BOUND_S = 40.0
+"""From the fault to the prompt: two shares of 10 s, their SIGKILLs, and a loaded machine."""
+
+LOAD = """
+import sys, tensorflow as tf
+model = tf.saved_model.load(sys.argv[1])
+points = tf.constant([[0.1, 0.2], [1.0, -1.0]])
+print("prediction", model.signatures["serving_default"](points)["logits"].shape)
+"""
+
+
+def losses(output: str) -> list[float]:
+    return [float(loss) for loss in re.findall(r"step \d+/\d+ loss ([\d.]+)", output)]
+
+
+def training(job: Job) -> None:
+    """Wait until it really trains."""
+    job.wait_for(r"algo-1 chief │ step \d+/\d+ loss", 120)
+
+
+def test_the_first_command_of_the_readme(tmp_path: pathlib.Path) -> None:
+    with Job(tmp_path / "run") as job:
+        job.wait_for(r"algo-1 supervisor │ .* process.exited process=chief", 120)
+        chief_ended = time.monotonic()
+        assert job.wait(30) == 0
+        assert time.monotonic() - chief_ended < 5, "seconds at most on a loaded machine"
+        assert job.exit_codes(*HOSTS) == [0, 0, 0]
+        for host in HOSTS:
+            assert len(re.findall(rf"{host} ps │ .* listens on port", job.output)) == 1
+            assert job.succeeded(host)
+        falling = losses(job.output)
+        assert len(falling) >= 5
+        assert falling[-1] < falling[0] / 4
+        model = job.host_dir("algo-1") / "model" / "1"
+        loaded = subprocess.run(
+            [sys.executable, "-c", LOAD, str(model)],
+            env=environment(TF_CPP_MIN_LOG_LEVEL="3"),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+        assert "prediction (2, 3)" in loaded.stdout
+
+
+@pytest.mark.parametrize(
+    ("host", "after", "who"),
+    [
+        ("algo-1", "step 50/", "algo-1 chief"),
+        ("algo-2", "worker 0 serves", "algo-2 worker"),
+    ],
+)
+def test_an_example_that_raises(tmp_path: pathlib.Path, host: str, after: str, who: str) -> None:
+    options = ("--fault-host", host, "--fault-after", after)
+    with Job(tmp_path / "run", FAULTY, *options, *LONG) as job:
+        assert job.wait(150) == 1
+        assert job.exit_codes(*HOSTS) == [1 if each == host else 84 for each in HOSTS]
+        for each in HOSTS:
+            text = job.failure(each) or ""
+            assert who in text.splitlines()[0]
+            assert "RuntimeError: made to fail" in text.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("host", "process", "code"),
+    [("algo-1", "chief", 137), ("algo-3", "worker", 137), ("algo-2", "ps", 85)],
+)
+def test_an_example_of_which_a_process_is_killed(
+    tmp_path: pathlib.Path, host: str, process: str, code: int
+) -> None:
+    with Job(tmp_path / "run", "-p", "steps=100000") as job:
+        training(job)
+        os.kill(job.pid_of(host, process), signal.SIGKILL)
+        assert job.wait(BOUND_S) == code
+        assert job.exit_codes(*HOSTS) == [code if each == host else 84 for each in HOSTS]
+        for each in HOSTS:
+            head = (job.failure(each) or "").splitlines()[0]
+            assert f"{host} {process}" in head
+            assert "SIGKILL" in head
+
+
+def test_sigterm_saves_a_checkpoint_and_the_next_run_resumes_from_it(
+    tmp_path: pathlib.Path,
+) -> None:
+    with Job(tmp_path / "run", "-p", "steps=100000") as job:
+        training(job)
+        job.process.send_signal(signal.SIGTERM)
+        assert job.wait(BOUND_S) == 0
+        stopped = job.wait_for(r"stopped by signal 15 at step (\d+), saved")
+        for host in HOSTS:
+            report = job.report(host)
+            assert (report["outcome"], report["cause"]["kind"]) == ("stopped", "stop_requested")
+            assert not job.succeeded(host)
+    steps = int(stopped[1]) + 100
+    with Job(tmp_path / "run", "-p", f"steps={steps}") as job:
+        assert job.wait(150) == 0
+        assert f"at step {stopped[1]}" in job.wait_for("resumed from .*")[0]
+        assert (job.host_dir("algo-1") / "model" / "1" / "saved_model.pb").exists()
+
+
+def test_tensorflow_1_style_scripts_run_with_a_chief_called_master(
+    tmp_path: pathlib.Path,
+) -> None:
+    script = str(SCRIPTS / "tensorflow_jobs.py")
+    chief_name = {"SUPERVISOR_CHIEF_NAME": "master"}
+    with Job(tmp_path / "run", script, "tf1", "--steps", "40", **chief_name) as job:
+        assert job.wait(150) == 0
+        assert "algo-1 master │ master 0 made" in job.output
+        assert "total is on /job:ps" in job.output
+
+
+def test_multi_worker_mirrored_strategy(tmp_path: pathlib.Path) -> None:
+    with Job(tmp_path / "run", "--hosts", "2", "--strategy", "mwms") as job:
+        assert job.wait(150) == 0
+        assert job.exit_codes("algo-1", "algo-2") == [0, 0]
+        assert (job.host_dir("algo-1") / "model" / "1" / "saved_model.pb").exists()
+        assert all(row["exit_code"] == 0 for row in job.report("algo-2")["processes"]), (
+            "every worker ends by itself"
+        )
