@@ -390,6 +390,24 @@ def test_progress_bar_off_a_terminal() -> None:
     assert out.decode().split("\n") == ["↻   0%", "↻  50%", "│ 100%", "│ next\r", ""]
 
 
+def test_crlf_across_a_read_border_is_one_line() -> None:
+    """A return at the end of a read is no progress bar before something else has followed."""
+    for form in (Prefix(LABEL, "{mark} "), Prefix(LABEL, "{mark} ", carriage=Carriage.KEEP)):
+        out = form.feed(b"one\r", 0.0) + form.feed(b"\ntwo\r\nthr", 0.1) + form.feed(b"ee\r\n", 0.2)
+        assert out.decode() == "│ one\r\n│ two\r\n│ three\r\n"
+
+
+def test_bar_whose_states_end_with_a_return() -> None:
+    """The other style of bar, ``10%\\r``, is collapsed as well, however slow it is."""
+    formatter = Prefix(LABEL, "{mark} ")
+    out = bytearray()
+    for second in range(11):
+        out += formatter.feed(b"%d%%\r" % second, float(second))
+        out += formatter.tick(second + 0.5)
+    out += formatter.feed(b"done\n", 11.0)
+    assert out.decode().split("\n") == ["↻ 0%", "↻ 5%", "↻ 10%", "│ done", ""]
+
+
 def test_progress_bar_that_stops_shows_its_last_state() -> None:
     formatter = Prefix(LABEL, "{mark} ")
     out = formatter.feed(b"\r 1%\r 2%", 0.0) + formatter.feed(b"\r 3%", 1.0)
@@ -833,6 +851,51 @@ async def test_full_disk_breaks_the_file_alone(reader: Reader) -> None:
 
 
 @on_loop
+async def test_closed_stdout_is_broken_from_the_start(reader: Reader) -> None:
+    """``supervisor train >&-``: said once, and nothing waits."""
+    broken: list[int | None] = []
+    fd = os.dup(reader.write_fd)
+    os.close(fd)
+    out, err = console(fd, reader.write_fd, on_broken=lambda _, error: broken.append(error.errno))
+    assert out is not err
+    out.offer(b"x\n")
+    err.offer(b"y\n")
+    await until(lambda: bool(broken))
+    assert [await out.drain(1), await err.drain(1)] == [0, 0]
+    out.close()
+    err.close()
+    assert broken == [errno.EBADF]
+    assert (out.discarded_bytes, err.written_bytes) == (2, 2)
+
+
+@on_loop
+async def test_nothing_is_drawn_where_there_is_no_terminal(reader: Reader) -> None:
+    async with sink_on(reader.write_fd) as sink:
+        with pytest.raises(ValueError, match="no terminal"):
+            Branch(Prefix(LABEL, carriage=Carriage.LIVE), sink)
+    with pytest.raises(ValueError, match="JSON"):
+        Json(LABEL, carriage=Carriage.LIVE)
+
+
+@pytest.mark.parametrize("block", [b"\n", b"\r", b"\r\r\n", b"\xff\n"], ids=repr)
+@pytest.mark.parametrize("form", [keep_prefix, keep_json])
+@on_loop
+async def test_costly_output_does_not_hold_the_loop(
+    reader: Reader, block: bytes, form: Callable[[], Formatter]
+) -> None:
+    """Blank lines, returns, invalid bytes: a turn that takes long makes the next one short."""
+    process, fd = child(f"import os\nwhile True: os.write(1, {block!r} * 65536)")
+    async with sink_on(reader.write_fd) as sink:
+        pump = Pump(fd, [Branch(form(), sink)])
+        pump.start()
+        await until(lambda: pump.bytes_read > 1 << 18)
+        assert min([await worst_lag(0.05) for _ in range(5)]) < 0.1
+        process.kill()
+        await pump.finish(0)
+        pump.close()
+
+
+@on_loop
 async def test_our_descriptors_stay_blocking(reader: Reader) -> None:
     """``O_NONBLOCK`` would be seen by everybody who shares our stdout."""
     async with sink_on(reader.write_fd) as sink:
@@ -904,7 +967,7 @@ async def test_own_lines_never_tear_a_line(reader: Reader) -> None:
         assert sink.offer_line(b"ours\n")
         sink.offer(b"ne\nnext")
         assert await sink.flush(5)
-        assert bytes(reader.data) == b"child's line\nours\nnext"
+        await until(lambda: bytes(reader.data) == b"child's line\nours\nnext")
         assert sink.offer_line(b"ours again\n")
         await until(lambda: bytes(reader.data).endswith(b"next\nours again\n"))
 

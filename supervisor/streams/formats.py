@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import enum
+import re
 import string
 import time
 import zlib
@@ -191,7 +192,7 @@ class Lines:
         if not end:
             self._held += data
             return b"" if not self._needs_care(self._held) else b"".join(self._reduce(now))
-        lines = self._held + data[:end] if self._held else data[:end]
+        lines = b"".join((self._held, memoryview(data)[:end])) if self._held else data[:end]
         was_open, self._open = self._open, False
         self._held = data[end:]
         self._progress = False
@@ -210,10 +211,13 @@ class Lines:
         out = b"".join(self._said(now)) if self._repeats is not None else b""
         if not self._held or self.live:
             return out
+        idle = now - self._fed_at >= IDLE_S
+        if idle and self._held.endswith(b"\r") and self._carriage is Carriage.COLLAPSE:
+            self._progress = True  # no newline has followed, so this is no CRLF
         if self._progress:
             if now - self._state_at >= PROGRESS_S:
                 out += b"".join(self._show_state(now))
-        elif now - self._fed_at >= IDLE_S:
+        elif idle:
             out += b"".join(self._give_half())
         return out
 
@@ -264,7 +268,7 @@ class Lines:
         A line longer than two windows covers at least one aligned window whole. So if every
         aligned window has a newline, no line is longer than ``max_line_bytes``.
         """
-        if self._split_carriage and b"\r" in lines:
+        if self._split_carriage and b"\r" in lines and lines.count(b"\r") != lines.count(b"\r\n"):
             return True
         window = self._window
         if len(lines) <= window:
@@ -335,7 +339,8 @@ class Lines:
                         yield self._piece(part, mark)
                     self._open = True
                 self._held = rest
-            else:
+            elif self._held.find(b"\r") < len(self._held) - 1 or self._progress:
+                # not one return at the very end: that may be the first half of a CRLF
                 self._progress = True
                 last = _last_state(self._held)
                 self._held = last + b"\r" if self._held.endswith(b"\r") else last
@@ -443,7 +448,9 @@ class Prefix(Lines):
         prefix = self._prefix(Mark.FULL)
         if not prefix:
             return lines
-        return b"".join((prefix, lines[:-1].replace(b"\n", b"\n" + prefix), b"\n"))
+        # the last newline gets a prefix too many, and a view costs less than a copy without it
+        with_one_more = memoryview(lines.replace(b"\n", b"\n" + prefix))
+        return b"".join((prefix, with_one_more[: -len(prefix)]))
 
     def _piece(self, text: bytes, mark: Mark) -> bytes:
         sign = b"" if self._marked or mark is Mark.FULL else b" " + mark.value.encode()
@@ -491,9 +498,9 @@ class Json(Lines):
         return b'{"time":"%s",%s,"text":"' % (stamp(self._clock()).encode(), self._names)
 
     def _frame(self, lines: bytes) -> bytes:
-        if not _is_utf8(lines):
-            return b"".join(self._piece(line, Mark.FULL) for line in lines[:-1].split(b"\n"))
         head = self._head()
+        if not _is_utf8(lines):
+            return b"".join(_json_piece(head, line, b"") for line in lines[:-1].split(b"\n"))
         # newlines are the only control characters that are left, so replacing them is exact
         body = json_escaped(lines[:-1]).replace(b"\n", b'"}\n' + head)
         return b"".join((head, body, b'"}\n'))
@@ -501,15 +508,22 @@ class Json(Lines):
     def _piece(self, text: bytes, mark: Mark) -> bytes:
         if mark is Mark.OVER:
             text += b"\r"
-        tail = b""
-        if not _is_utf8(text):
-            tail += b',"base64":"%s"' % base64.b64encode(text)
-            text = text.decode(errors="replace").encode()
-        if mark in (Mark.PART, Mark.OVER):
-            tail += b',"partial":true'
-        elif mark is Mark.NOTE:
-            tail += b',"note":true'
-        return b'%s%s"%s}\n' % (self._head(), json_escaped(text), tail)
+        return _json_piece(self._head(), text, _JSON_MARKS[mark])
+
+
+_JSON_MARKS = {
+    Mark.FULL: b"",
+    Mark.PART: b',"partial":true',
+    Mark.OVER: b',"partial":true',
+    Mark.NOTE: b',"note":true',
+}
+
+
+def _json_piece(head: bytes, text: bytes, tail: bytes) -> bytes:
+    if not _is_utf8(text):
+        tail = b',"base64":"%s"%s' % (base64.b64encode(text), tail)
+        text = text.decode(errors="replace").encode()
+    return b'%s%s"%s}\n' % (head, json_escaped(text), tail)
 
 
 # --------------------------------------------------------------------------- small parts
@@ -569,12 +583,15 @@ _ESCAPES = [
     (b"\r", b"\\r"),
     *((bytes([c]), b"\\u%04x" % c) for c in range(0x20) if c not in b"\t\n\r"),
 ]
+_PLAIN = re.compile(rb"[ !#-\[\]-~\n]*")
 # Line ends to some readers (str.splitlines): NEL, LINE SEPARATOR, PARAGRAPH SEPARATOR.
 _WIDE_ESCAPES = [(chr(c).encode(), b"\\u%04x" % c) for c in (0x85, 0x2028, 0x2029)]
 
 
 def json_escaped(text: bytes) -> bytes:
     """The inside of a JSON string (RFC 8259, section 7) for UTF-8; newlines are left alone."""
+    if len(text) < 512 and _PLAIN.fullmatch(text):
+        return text
     for char, escape in _ESCAPES:
         if char in text:
             text = text.replace(char, escape)

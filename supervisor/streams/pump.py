@@ -17,10 +17,14 @@ from supervisor.streams.formats import Formatter
 from supervisor.streams.sink import Sink
 
 TAIL_BYTES = 64 * 1024
-READ_BYTES = 128 * 1024
+READ_BYTES = 256 * 1024
 """At most so much is read before other descriptors, timers and signals have their turn."""
-PIPE_BYTES = 1 << 20
+PIPE_BYTES = READ_BYTES
 """Asked of the kernel for the pipe. It grants less to a user who has many large pipes."""
+_FIRST_READ_BYTES = 64 * 1024
+_LEAST_READ_BYTES = 4 * 1024
+_TURN_S = 0.01
+"""A turn that takes longer, such as for a megabyte of blank lines, makes the next one shorter."""
 _SMALL_BYTES = 2048
 _OFTEN_S = 0.004
 _REST_S = 0.001
@@ -35,6 +39,10 @@ class Branch:
     formatter: Formatter
     sink: Sink
     _dropped_lines: int = 0
+
+    def __post_init__(self) -> None:
+        if self.formatter.live and not self.sink.terminal:
+            raise ValueError(f"{self.sink.name} is no terminal: nothing can be drawn in place")
 
     def feed(self, data: bytes, now: float) -> None:
         self._hand_on(self.formatter.feed(data, now))
@@ -61,6 +69,17 @@ class Branch:
             return
         if not self.sink.offer(chunk, self) and not self.sink.broken:
             self._dropped_lines += chunk.count(b"\n")
+
+
+def newlines(data: bytes) -> int:
+    """How many newlines there are.
+
+    `bytes.count` looks at every byte in turn, which was a third of what raw output cost;
+    `bytes.replace` jumps from one newline to the next, which is slower where lines are short.
+    """
+    if data.count(b"\n", 0, 1024) > 32:
+        return data.count(b"\n")
+    return len(data) - len(data.replace(b"\n", b""))
 
 
 class Pump:
@@ -90,6 +109,7 @@ class Pump:
         self._tail: deque[bytes] = deque()
         self._tail_size = 0
         self._newlines = 0
+        self._read_bytes = _FIRST_READ_BYTES
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._reading = False
@@ -157,7 +177,7 @@ class Pump:
     # ------------------------------------------------------------------ reading
 
     def _on_readable(self) -> None:
-        data = self._read()
+        data = self._read(self._read_bytes)
         if data is None:
             return
         if not data:
@@ -166,6 +186,10 @@ class Pump:
         now = time.monotonic()
         since, self.last_output_at = now - self.last_output_at, now
         self._take(data, now)
+        if time.monotonic() - now > _TURN_S:
+            self._read_bytes = max(_LEAST_READ_BYTES, self._read_bytes // 2)
+        elif self._read_bytes < READ_BYTES:
+            self._read_bytes *= 2
         if self.held:
             self._pause()
             self._await_room()
@@ -173,7 +197,7 @@ class Pump:
             self._pause()
             self._rest = self._loop.call_later(_REST_S, self._rested)
 
-    def _read(self, size: int = READ_BYTES) -> bytes | None:
+    def _read(self, size: int) -> bytes | None:
         """None: nothing there now. Empty: the end."""
         try:
             return os.read(self._fd, size)
@@ -184,7 +208,7 @@ class Pump:
 
     def _take(self, data: bytes, now: float) -> None:
         self.bytes_read += len(data)
-        self._newlines += data.count(b"\n")
+        self._newlines += newlines(data)
         self._remember(data)
         due: float | None = None
         for branch in self._branches:

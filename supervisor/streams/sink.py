@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -126,8 +127,28 @@ class _Plain:
         pass
 
 
+class _Closed:
+    """A descriptor that was closed before we were started (``>&-``)."""
+
+    def __init__(self, error: OSError) -> None:
+        self._error = error
+
+    def write(self, parts: Sequence[bytes | memoryview]) -> int:
+        del parts
+        raise self._error
+
+    def wait(self, wake_fd: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def _target_of(fd: int) -> Target:
-    mode = os.fstat(fd).st_mode
+    try:
+        mode = os.fstat(fd).st_mode
+    except OSError as error:
+        return _Closed(error)
     if stat.S_ISSOCK(mode):
         return _Socket(fd)
     if stat.S_ISFIFO(mode) or os.isatty(fd):
@@ -142,7 +163,10 @@ def _target_of(fd: int) -> Target:
 
 def same_output(fd: int, other_fd: int) -> bool:
     """Whether two descriptors lead to the same pipe, terminal, socket or file (``2>&1``)."""
-    return os.path.samestat(os.fstat(fd), os.fstat(other_fd))
+    try:
+        return os.path.samestat(os.fstat(fd), os.fstat(other_fd))
+    except OSError:
+        return False
 
 
 def console(
@@ -395,6 +419,8 @@ class Sink:
     def _put(self, chunk: bytes, *, own: bool = False) -> bool:
         size = len(chunk)
         self.offered_bytes += size
+        if self._thread is None and not self._gone:
+            self._start()
         with self._lock:
             if self._gone:
                 self.discarded_bytes += size
@@ -406,8 +432,6 @@ class Sink:
                     self._work.notify()
                 self._queue.append(chunk)
                 self._queued += size
-                if self._thread is None:
-                    self._start()
                 return True
         self.dropped_bytes += size
         self.dropped_lines += chunk.count(b"\n")
@@ -455,9 +479,17 @@ class Sink:
         self._put(lines, own=True)
 
     def _start(self) -> None:
-        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._thread = threading.Thread(target=self._run, name=f"sink {self.name}", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, name=f"sink {self.name}", daemon=True)
+        try:
+            self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            thread.start()
+        except (OSError, RuntimeError) as error:  # no descriptors, or no threads, left to us
+            if self._wake_fd >= 0:
+                os.close(self._wake_fd)
+                self._wake_fd = -1
+            self._break(error if isinstance(error, OSError) else OSError(errno.EAGAIN, str(error)))
+        else:
+            self._thread = thread
 
     def _wake(self) -> None:
         """With the lock held."""
