@@ -151,6 +151,8 @@ class MasterLink:
         self._clock = ActiveClock(time.monotonic(), max_step_s=4 * self._tick_s)
         self._liveness = MasterLiveness(lease_s, refused_count, refused_window_s, bare_after_s)
         self._document: JobDocument | None = None
+        self._in_touch = False
+        """Whether the last poll was answered."""
         self._answers = asyncio.Event()
         """Set at the first answer: before it, a report has nowhere to go."""
         self._report: HostReport | None = None
@@ -258,7 +260,9 @@ class MasterLink:
 
     async def _poll(self) -> None:
         document = self._document
-        wait_s = self._wait_s if document is not None else 0.0
+        # After a failure the question is whether it lives: asked for an answer at once.
+        wait_s = self._wait_s if self._in_touch and document is not None else 0.0
+        self._in_touch = False
         params = {
             "host": self._host,
             "instance": document.instance if document else "",
@@ -266,6 +270,7 @@ class MasterLink:
             "wait": f"{wait_s:g}",
         }
         await self._ask("GET", "/v1/job", params=params, timeout_s=wait_s + self._slack_s)
+        self._in_touch = True
 
     async def _keep_reporting(self) -> None:
         while True:

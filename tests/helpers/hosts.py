@@ -50,12 +50,13 @@ async def serve(port: int, members: tuple[Member, ...], lease_s: float) -> None:
     await asyncio.Event().wait()
 
 
-async def follow(port: int, own_port: int, lease_s: float) -> None:
+async def follow(port: int, own_port: int, lease_s: float, token: str | None) -> None:
     link = MasterLink(
         host="algo-2",
         master_host="algo-1",
         status_endpoint=("127.0.0.1", port),
         post=lambda event: say(event=type(event).__name__, **asdict(event)),
+        token=token,
         lease_s=lease_s,
         refused_count=3,
         refused_window_s=0.5,
@@ -72,12 +73,13 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--own-port", type=int, default=0)
     parser.add_argument("--lease", type=float, default=30.0)
+    parser.add_argument("--token")
     given = parser.parse_args()
     if given.role == "master":
         members = (Member("algo-2", "127.0.0.1", given.own_port),)
         asyncio.run(serve(given.port, members, given.lease))
     else:
-        asyncio.run(follow(given.port, given.own_port, given.lease))
+        asyncio.run(follow(given.port, given.own_port, given.lease, given.token))
 
 
 class Process:

@@ -1,0 +1,318 @@
+"""One master and 1,000 members that really poll it: join, idle cost, verdict, one death.
+
+    python -m tests.benchmarks.bench_cluster [--members 1000] [--idle-s 15]
+
+The members are `MasterLink`s, a few hundred to a process, over loopback TCP. The same is done with
+a bare aiohttp handler that long-polls without any of our code: the yardstick. Times of different
+processes are compared by CLOCK_MONOTONIC, which they share.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from supervisor.events import JobChanged
+from supervisor.model import JobState, Phase
+from tests.helpers.aio import free_port
+from tests.helpers.cluster import VERDICT, snapshot
+
+ROOT = Path(__file__).resolve().parents[2]
+INSTANCE = "bench"
+
+
+def say(**line: object) -> None:
+    print(json.dumps(line), flush=True)
+
+
+def resident_bytes() -> int:
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+async def commands() -> AsyncIterator[str]:
+    reader = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    async for line in reader:
+        yield line.decode().strip()
+
+
+def stats() -> None:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    say(cpu_s=used.ru_utime + used.ru_stime, rss=resident_bytes(), at=time.monotonic())
+
+
+# --------------------------------------------------------------------------- the two servers
+
+
+async def serve(members: int, death_port: int) -> None:
+    """The real one."""
+    from supervisor.protocol import HostReport
+    from supervisor.status import JobBoard, Member, StatusServer
+
+    names = [f"host-{number}" for number in range(members)]
+    board = JobBoard(INSTANCE)
+    joined: set[str] = set()
+
+    def on_report(host: str, _report: HostReport) -> None:
+        joined.add(host)
+        if len(joined) == members:
+            say(joined=time.monotonic())
+
+    server = StatusServer(
+        bind="127.0.0.1",
+        port=0,
+        host="algo-1",
+        board=board,
+        members=[
+            *(Member(name, "127.0.0.1", 1) for name in names),
+            Member("algo-2", "127.0.0.1", death_port),
+        ],
+        token="bench",
+        snapshot=snapshot,
+        ready=lambda: (True, ""),
+        on_report=on_report,
+        on_lost=lambda host, evidence: say(lost=host, evidence=evidence, at=time.monotonic()),
+        on_error=lambda line: say(error=line),
+    )
+    await server.start()
+    say(port=server.port)
+    async for command in commands():
+        if command == "announce":
+            say(announced=time.monotonic())
+            revision = board.announce(JobState.ENDED, VERDICT)
+            while sum(peer.heard == revision for peer in server.peers()) < members:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            say(acknowledged=time.monotonic())
+        elif command == "stats":
+            stats()
+
+
+async def serve_bare(members: int) -> None:
+    """The yardstick: a long poll in aiohttp's plainest form, nothing checked, nobody watched."""
+    from aiohttp import web
+
+    from supervisor.protocol import JobDocument, encode_job
+
+    bodies = [encode_job(JobDocument(INSTANCE, 1, JobState.JOINING))]
+    changed = asyncio.Event()
+    joined: set[str] = set()
+
+    async def job(request: web.Request) -> web.Response:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(float(request.query["wait"])):
+                await changed.wait()
+        return web.Response(body=bodies[-1])
+
+    async def put(request: web.Request) -> web.Response:
+        json.loads(await request.read())
+        joined.add(request.match_info["name"])
+        if len(joined) == members:
+            say(joined=time.monotonic())
+        return web.Response(body=bodies[-1])
+
+    app = web.Application()
+    app.router.add_get("/v1/job", job)
+    app.router.add_put("/v1/hosts/{name}", put)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0, backlog=2048)
+    await site.start()
+    say(port=runner.addresses[0][1])
+    async for command in commands():
+        if command == "announce":
+            say(announced=time.monotonic())
+            bodies.append(encode_job(JobDocument(INSTANCE, 2, JobState.ENDED, VERDICT)))
+            changed.set()
+        elif command == "stats":
+            stats()
+
+
+# --------------------------------------------------------------------------- members
+
+
+async def follow(port: int, first: int, count: int) -> None:
+    from supervisor.probe import MasterLink
+
+    heard: dict[int, float] = {}
+
+    def listen(number: int) -> MasterLink:
+        def post(event: object) -> None:
+            if isinstance(event, JobChanged) and event.state is JobState.ENDED:
+                heard.setdefault(number, time.monotonic())
+                if len(heard) == count:
+                    say(heard=sorted(heard.values()))
+            elif not isinstance(event, JobChanged) and "Lost" in type(event).__name__:
+                say(alarm=repr(event))
+
+        return MasterLink(
+            host=f"host-{number}",
+            master_host="algo-1",
+            status_endpoint=("127.0.0.1", port),
+            post=post,
+            token="bench",
+        )
+
+    links = [listen(number) for number in range(first, first + count)]
+    say(ready=len(links))
+    async for _go in commands():
+        break
+    async with asyncio.TaskGroup() as tasks:
+        for link in links:
+            link.report(Phase.JOINING, script_ended=False, cause=None)
+            tasks.create_task(link.run())
+
+
+# --------------------------------------------------------------------------- the measurement
+
+
+class Part:
+    """A process of the measurement."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+
+    def tell(self, command: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(command.encode() + b"\n")
+
+    async def hear(self, key: str, timeout_s: float = 60) -> Any:
+        assert self.process.stdout is not None
+        async with asyncio.timeout(timeout_s):
+            async for line in self.process.stdout:
+                said = json.loads(line)
+                if key in said:
+                    return said if key in ("cpu_s", "lost") else said[key]
+                print("   ", said)
+        raise RuntimeError(f"ended without {key}")
+
+    async def end(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+        await self.process.wait()
+
+
+async def start(*words: object, module: str = "tests.benchmarks.bench_cluster") -> Part:
+    return Part(
+        await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            module,
+            *map(str, words),
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            limit=1 << 20,
+        )
+    )
+
+
+async def measure(role: str, members: int, idle_s: float, processes: int) -> dict[str, str]:
+    figures: dict[str, str] = {}
+    death_port = free_port()
+    server = await start(role, "--members", members, "--death-port", death_port)
+    parts = [server]
+    try:
+        port = await server.hear("port")
+        share = members // processes
+        clients = [
+            await start("members", "--port", port, "--first", at * share, "--members", share)
+            for at in range(processes)
+        ]
+        parts += clients
+        for client in clients:
+            await client.hear("ready")
+        began = time.monotonic()
+        for client in clients:
+            client.tell("go")
+        figures["all members joined, s"] = f"{await server.hear('joined') - began:.2f}"
+
+        await asyncio.sleep(3)  # the joining's own tail
+        server.tell("stats")
+        before = await server.hear("cpu_s")
+        await asyncio.sleep(idle_s)
+        server.tell("stats")
+        after = await server.hear("cpu_s", idle_s + 30)
+        busy = (after["cpu_s"] - before["cpu_s"]) / (after["at"] - before["at"])
+        figures["idle CPU of the master, % of a core"] = f"{100 * busy:.2f}"
+        figures["resident memory of the master, MiB"] = f"{after['rss'] / 2**20:.0f}"
+
+        if role == "server":
+            victim = await start(
+                *("member", "--port", port, "--own-port", death_port, "--token", "bench"),
+                module="tests.helpers.hosts",
+            )
+            parts.append(victim)
+            await victim.hear("state")
+            await asyncio.sleep(2)
+            died = time.monotonic()
+            victim.process.send_signal(signal.SIGKILL)
+            lost = await server.hear("lost")
+            figures["SIGKILL of one member noticed after, s"] = f"{lost['at'] - died:.2f}"
+            figures["… as"] = lost["evidence"].partition(":")[0]
+
+        server.tell("announce")
+        announced = await server.hear("announced")
+        heard = sorted(
+            at for times in [await client.hear("heard") for client in clients] for at in times
+        )
+        figures["verdict known to half of them, s"] = f"{heard[len(heard) // 2] - announced:.3f}"
+        figures["verdict known to the last, s"] = f"{heard[-1] - announced:.3f}"
+        if role == "server":
+            figures["verdict acknowledged by the last, s"] = (
+                f"{await server.hear('acknowledged') - announced:.3f}"
+            )
+    finally:
+        for part in parts:
+            await part.end()
+    return figures
+
+
+async def compare(members: int, idle_s: float, processes: int) -> None:
+    print(f"{members} members in {processes} processes, {os.cpu_count()} cores")
+    columns = {
+        "supervisor": await measure("server", members, idle_s, processes),
+        "bare aiohttp": await measure("bare", members, idle_s, processes),
+    }
+    names = list(columns["supervisor"])
+    width = max(map(len, names))
+    print(" " * width, *(f"{title:>14}" for title in columns))
+    for name in names:
+        print(name.ljust(width), *(f"{column.get(name, '-'):>14}" for column in columns.values()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("role", nargs="?", default="compare")
+    parser.add_argument("--members", type=int, default=1000)
+    parser.add_argument("--processes", type=int, default=4)
+    parser.add_argument("--idle-s", type=float, default=15.0)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--death-port", type=int, default=0)
+    given = parser.parse_args()
+    match given.role:
+        case "server":
+            asyncio.run(serve(given.members, given.death_port))
+        case "bare":
+            asyncio.run(serve_bare(given.members))
+        case "members":
+            asyncio.run(follow(given.port, given.first, given.members))
+        case _:
+            asyncio.run(compare(given.members, given.idle_s, given.processes))
+
+
+if __name__ == "__main__":
+    main()
