@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.set_defaults(verb=_plan)
 
     status = verbs.add_parser("status", help="ask a running supervisor", allow_abbrev=False)
-    status.add_argument("url", nargs="?", metavar="URL", help="default http://127.0.0.1:2224")
+    status.add_argument("url", nargs="?", metavar="URL", help="default: this machine, port 2224")
     status.add_argument("--json", action="store_true", help="as JSON")
     status.add_argument("--watch", action="store_true", help="again and again, until interrupted")
     status.set_defaults(verb=_status)
@@ -155,4 +155,8 @@ def _local(arguments: argparse.Namespace) -> int:
 def _status(arguments: argparse.Namespace) -> int:
     from supervisor import status_cli  # noqa: PLC0415
 
-    return status_cli.main(arguments.url, as_json=arguments.json, watch=arguments.watch)
+    url = arguments.url
+    if url is None:
+        port = os.environ.get("SUPERVISOR_STATUS_PORT")
+        url = f"http://127.0.0.1:{port}" if port else status_cli.DEFAULT_URL
+    return status_cli.run(url, as_json=arguments.json, watch=arguments.watch)

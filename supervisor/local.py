@@ -238,10 +238,12 @@ class _Fleet:
     def _stop(self) -> None:
         """Ctrl-C or SIGTERM: once, all hosts are asked to stop; twice, they are told now.
 
-        The supervisors have sessions of their own, so the terminal's Ctrl-C reaches only us.
+        The supervisors have sessions of their own, so the terminal's Ctrl-C reaches only us. The
+        second signal is another one than the first: of two that are pending the kernel keeps one.
         """
+        signum = signal.SIGTERM if self._stop_timer is None else signal.SIGINT
         for child in self._children:
-            child.signal(signal.SIGTERM)
+            child.signal(signum)
         if self._stop_timer is None:
             limit_s = self._request.settings.stop_limit_s + _MARGIN_S
             loop = asyncio.get_running_loop()

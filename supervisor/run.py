@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, assert_never
 
-from supervisor import __version__, cgroup, orphans, procfs, record
+from supervisor import __version__, cgroup, evidence, orphans, procfs, record
 from supervisor.console import Outputs
 from supervisor.contract import EntryKind, Strategy
 from supervisor.events import (
@@ -50,11 +50,11 @@ from supervisor.events import (
     Started,
     StartFailed,
 )
-from supervisor.evidence import explain
 from supervisor.guardian import Guardian
 from supervisor.lifecycle import Process, Setup, State, initial, step
 from supervisor.logs import Log
 from supervisor.masking import Masker
+from supervisor.memory import MemoryReading
 from supervisor.model import Outcome, Phase, ProcessSpec, Verdict
 from supervisor.outcome import failure_text, host_exit_code, outcome_of
 from supervisor.plan import Plan
@@ -133,7 +133,7 @@ class _Running:
     end: ChildEnd | None = None
     pumps: tuple[Any, ...] = ()
     log_file: str = ""
-    memory_before: cgroup.MemoryReading | None = None
+    memory_before: MemoryReading | None = None
 
     @property
     def output_bytes(self) -> int:
@@ -362,13 +362,14 @@ class _Host:
         if self._guardian is not None:
             self._guardian.forget(child.pid)
         running.end, running.ended_at = end, time.time()
-        evidence = explain(
-            stdout=running.pumps[0].tail(),
-            stderr=running.pumps[1].tail(),
+        known = evidence.read(
             status=end.status,
             run_s=end.run_s,
+            stdout=running.pumps[0].tail(),
+            stderr=running.pumps[1].tail(),
             memory_before=running.memory_before,
             memory_after=cgroup.read_memory_cgroup(),
+            stopped_because=self._stopped_because(running.spec.name),
         )
         self._say(
             "info",
@@ -383,11 +384,17 @@ class _Host:
                 running.spec.name,
                 end.status,
                 running.ended_at,
-                self._masker.text(evidence.message),
-                self._masker.text(evidence.detail),
+                self._masker.text(known.message),
+                self._masker.text(known.detail),
                 end.left,
             )
         )
+
+    def _stopped_because(self, process: str) -> str:
+        """Why we sent the process a stop signal; empty where we did not."""
+        state = self._state
+        by_us = any(each.name == process and each.stopped_by_us for each in state.processes)
+        return str(state.cause) if by_us and state.cause else ""
 
     def _send(self, running: _Running, signum: int, whole_group: bool) -> None:
         child = running.child

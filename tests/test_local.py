@@ -239,7 +239,7 @@ def test_a_master_that_is_killed_is_noticed(tmp_path: pathlib.Path, script: str)
         all_ready(job)
         began = time.monotonic()
         os.kill(job.supervisor_of("algo-1"), signal.SIGKILL)
-        assert job.wait() == 83
+        assert job.wait() == 137, "the exit of the host on which it began"
         assert time.monotonic() - began < 10
         for host in HOSTS[1:]:
             text = job.failure(host) or ""
@@ -263,7 +263,7 @@ def test_a_program_that_is_not_there(tmp_path: pathlib.Path) -> None:
     path.parent.mkdir()
     path.write_text("#!/no/such/interpreter\n")
     with Job(tmp_path / "run", "--hosts", "1", str(path), **QUICK) as job:
-        assert job.wait() == 127
+        assert job.wait() == 126
         assert "/no/such/interpreter" in (job.failure("algo-1") or "")
 
 

@@ -163,7 +163,7 @@ def test_hosts_outside_a_distribution_end_alone() -> None:
 # --------------------------------------------------------------------------- layers
 
 _LAYERS = [
-    {"model", "faults", "masking"},
+    {"model", "faults", "masking", "memory"},
     {"events", "settings"},
     {"contract", "protocol", "evidence", "liveness"},
     {"environment", "outcome"},
