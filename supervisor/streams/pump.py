@@ -62,7 +62,7 @@ class Branch:
             said = self.formatter.note(
                 f"{self._dropped_lines} lines left out: the output was too slow"
             )
-            if self.sink.fits(len(said) + len(chunk)):
+            if self.sink.takes:
                 self._dropped_lines = 0
                 chunk = said + chunk
         if not chunk:
@@ -103,6 +103,8 @@ class Pump:
         self.started_at = time.monotonic()
         self.last_output_at = self.started_at
         """`time.monotonic` of the last byte read, or of the pump's making."""
+        self.held = False
+        """An output is full: nothing is read, so that the child is, or soon will be, held."""
         self._fd = fd
         self._branches = tuple(branches)
         self._tail_bytes = tail_bytes
@@ -133,11 +135,6 @@ class Pump:
     def at_end(self) -> bool:
         """The pipe's last writer is gone and everything has been read."""
         return self._ended.done()
-
-    @property
-    def held(self) -> bool:
-        """The child is, or will be, held: an output is full."""
-        return any(branch.sink.full for branch in self._branches)
 
     def tail(self) -> bytes:
         """The last bytes that were read, at most ``tail_bytes``."""
@@ -190,7 +187,7 @@ class Pump:
             self._read_bytes = max(_LEAST_READ_BYTES, self._read_bytes // 2)
         elif self._read_bytes < READ_BYTES:
             self._read_bytes *= 2
-        if self.held:
+        if any(branch.sink.full for branch in self._branches):
             self._pause()
             self._await_room()
         elif len(data) < _SMALL_BYTES and since < _OFTEN_S and not self._finishing:
@@ -267,8 +264,10 @@ class Pump:
     def _await_room(self) -> None:
         for branch in self._branches:
             if branch.sink.full:
+                self.held = True
                 branch.sink.when_room(self._await_room)
                 return
+        self.held = False
         self._resume()
 
     # ------------------------------------------------------------------ what waits for time

@@ -209,8 +209,8 @@ class Sink:
     - Policy ``block``: a pump looks at `full` before it reads, so the child waits. What has
       been offered is always taken, so the queue holds at most ``capacity_bytes`` and one chunk
       of each pump.
-    - Policy ``drop``: what does not fit is left out and counted (`dropped_bytes`,
-      `dropped_lines`).
+    - Policy ``drop``: what comes when ``capacity_bytes`` are queued is left out and counted
+      (`dropped_bytes`, `dropped_lines`).
     - An output that fails (EPIPE, ENOSPC, …) is `broken`: what is queued and what comes later is
       thrown away and counted in `discarded_bytes`. It is never `full` again, so no child waits
       for it. ``on_broken`` is called once, on the loop.
@@ -274,9 +274,10 @@ class Sink:
         """No pump should offer more now. Always False for ``drop`` and for a broken output."""
         return self._queued >= self._capacity and self.policy == "block" and not self._gone
 
-    def fits(self, size: int) -> bool:
-        """Whether a chunk of so many bytes would be taken now."""
-        return self.policy == "block" or self._queued + size <= self._capacity
+    @property
+    def takes(self) -> bool:
+        """A chunk that is offered now is not left out."""
+        return self._queued < self._capacity or self.policy == "block"
 
     @property
     def unwritten_bytes(self) -> int:
@@ -425,7 +426,7 @@ class Sink:
             if self._gone:
                 self.discarded_bytes += size
                 return False
-            if self.policy == "block" or own or self._queued + size <= self._capacity:
+            if own or self.takes:
                 if not self._queue:
                     if not self._queued:
                         self._progress_at = time.monotonic()
