@@ -17,6 +17,7 @@ import os
 import shutil
 import signal
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # before TensorFlow is imported: errors only
@@ -91,6 +92,16 @@ def main() -> None:
     stop_signals: list[int] = []
     signal.signal(signal.SIGTERM, lambda signum, _frame: stop_signals.append(signum))
 
+    # These two give every worker the same answer, once all of them have asked.
+    def sum_over_all(value_of: Callable[[int], tf.Tensor]) -> tf.Tensor:
+        values = strategy.experimental_distribute_values_from_function(
+            lambda replica: value_of(replica.replica_id_in_sync_group)
+        )
+        return strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None)
+
+    def anyone(mine: bool) -> bool:
+        return bool(sum_over_all(lambda _: tf.constant(float(mine))) > 0)
+
     with strategy.scope():
         model = Model()
         step = tf.Variable(0, dtype=tf.int64, name="step")
@@ -105,8 +116,8 @@ def main() -> None:
         print(f"resumed from {manager.latest_checkpoint} at step {step.numpy()}", flush=True)
     # Only the chief has the checkpoint on its disk: everybody takes over the chief's values.
     for variable in (*model.variables, step):
-        value = variable.read_value() if is_chief else tf.zeros_like(variable)
-        variable.assign(strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None))
+        mine = variable.read_value()
+        variable.assign(sum_over_all(lambda i, mine=mine: mine if i == 0 else tf.zeros_like(mine)))
 
     # Each worker draws its own batches; data that is read from files would be sharded here.
     data = tf.data.Dataset.from_tensor_slices(spirals(3000, seed=1))
@@ -135,11 +146,6 @@ def main() -> None:
 
     def next_batch() -> Any:  # one batch for each device of this worker
         return strategy.experimental_distribute_values_from_function(lambda _: next(iterator))
-
-    def anyone(mine: bool) -> bool:
-        # Every worker gets the same answer, once all of them have asked.
-        votes = strategy.reduce(tf.distribute.ReduceOp.SUM, tf.constant(float(mine)), axis=None)
-        return bool(votes > 0)
 
     saved_at = done = int(step.numpy())
     stopped = False
