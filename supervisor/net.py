@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import enum
 import errno
+import functools
 import ipaddress
 import math
 import socket
@@ -24,6 +25,7 @@ class NoAddress(OSError):  # noqa: N818 - reads as what it says, beside the OSEr
     """A name that has no address now: unknown, or the resolver did not answer in time."""
 
 
+@functools.lru_cache(maxsize=4096)  # asked for every request of every member
 def canonical(address: str) -> str:
     """One spelling for an address: ``::ffff:10.0.0.1`` is ``10.0.0.1``, a scope is dropped.
 
@@ -38,6 +40,7 @@ def canonical(address: str) -> str:
     return str(parsed)
 
 
+@functools.lru_cache(maxsize=4096)
 def is_address(name: str) -> bool:
     try:
         ipaddress.ip_address(name.partition("%")[0])

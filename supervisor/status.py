@@ -481,10 +481,14 @@ class StatusServer:
         self._strangers = 0
         self._bucket = _Bucket(self._limits.stranger_requests_per_s, self._limits.stranger_burst)
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._examine_again = dict.fromkeys(self._members, 0.0)
+        """When a member whose port never opened to us is worth another knock."""
         self._knocks = asyncio.Semaphore(64)
         self._cache: dict[str, tuple[float, bytes]] = {}
         self._started_at = time.monotonic()
-        self._counts = {"requests": 0, "refused_requests": 0, "refused_connections": 0}
+        self._counts = dict.fromkeys(
+            ("connections", "requests", "refused_requests", "refused_connections"), 0
+        )
         self._runner: web.AppRunner | None = None
         self._listener: asyncio.Server | None = None
         self._watchers: list[asyncio.Task[None]] = []
@@ -627,7 +631,10 @@ class StatusServer:
         if not connection.trusted and connection in self._connections:
             connection.trusted = True
             self._strangers -= 1
-        if self._watch.signed(host, self._now()) or not self._watch.proven_open(host):
+        now = self._now()
+        first = self._watch.signed(host, now)
+        if first or (not self._watch.proven_open(host) and now >= self._examine_again[host]):
+            self._examine_again[host] = now + self._lease_s
             self._examine(host)
 
     def _examine(self, host: str) -> None:
@@ -641,16 +648,19 @@ class StatusServer:
     async def _examination(self, host: str) -> None:
         member = self._members[host]
         pause_s = self._refused_window_s / max(1, self._refused_count - 1)
+        # A process that is being killed loses its connections and its listening socket one after
+        # the other: one open door proves that it once was open, and not that it will be.
+        enough = self._refused_count if self._watch.proven_open(host) else 1
         for _attempt in range(3 * self._refused_count):
             if self._watch.state(host) is not MemberState.UP:
                 return
             found = await self._knock(member, max(2.0, self._refused_window_s))
             if found.knock is Knock.OPEN:
                 self._watch.opened(host)
-                return
-            if found.knock is Knock.REFUSED:
-                if not self._watch.proven_open(host):
+                enough -= 1
+                if enough == 0:
                     return
+            if found.knock is Knock.REFUSED:
                 lost = self._watch.refused(host, found.evidence, self._now())
                 if lost is not None:
                     self._lost(host, lost)
@@ -714,6 +724,7 @@ class StatusServer:
         if full or server is None:
             self._counts["refused_connections"] += 1
             return None
+        self._counts["connections"] += 1
         if not trusted:
             self._strangers += 1
         connection = _Connection(transport, address, self._now(), trusted)
@@ -740,9 +751,10 @@ class StatusServer:
         self._connections.discard(connection)
         if not connection.trusted:
             self._strangers -= 1
-        if connection.host is not None and self._listener is not None:
+        host = connection.host
+        if host is not None and self._listener is not None and self._watch.proven_open(host):
             # Perhaps only an idle connection that was closed, perhaps the end of the member.
-            self._examine(connection.host)
+            self._examine(host)
 
     # ----------------------------------------------------------------- requests
 
@@ -835,13 +847,19 @@ class StatusServer:
                 kind="counter",
             ),
             Sample(
+                "http_connections_total",
+                "Connections to the status port.",
+                self._counts["connections"],
+                kind="counter",
+            ),
+            Sample(
                 "http_refused_connections_total",
                 "Connections to the status port beyond the limit.",
                 self._counts["refused_connections"],
                 kind="counter",
             ),
             Sample(
-                "http_connections",
+                "http_open_connections",
                 "Open connections to the status port.",
                 len(self._connections),
             ),

@@ -39,7 +39,10 @@ def fetch(url: str, *, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
     """
     host, port = _endpoint(url)
     shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
+    try:
+        connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
+    except http.client.InvalidURL:
+        raise StatusError(f"{_plain(url)}: give http://HOST:PORT") from None
     try:
         connection.request("GET", "/status", headers={"Accept": "application/json"})
         answer = connection.getresponse()
@@ -98,7 +101,8 @@ def _print_table(url: str, *, watch: bool, interval_s: float) -> None:
     from rich.console import Console  # noqa: PLC0415
     from rich.live import Live  # noqa: PLC0415
 
-    console = Console()
+    # A pipe has no width of its own: nothing is folded for `grep`.
+    console = Console(width=None if sys.stdout.isatty() else 240)
     view = table(fetch(url))
     if not watch:
         console.print(view)

@@ -822,6 +822,26 @@ def test_a_dropped_poll_and_a_closed_port_is_a_crash() -> None:
     asyncio.run(scenario())
 
 
+def test_a_port_that_closes_a_moment_after_the_connection_is_a_crash_too() -> None:
+    """Seen on a loaded machine: the kernel closes a killed process's descriptors one by one, and
+    a knock between the connection and the listening socket found the door still open."""
+
+    async def scenario() -> None:
+        async with master(members=()) as member_server:
+            port = member_server.server.port
+            async with master(members=(Member("algo-2", "127.0.0.1", port),)) as it:
+                async with link(it.server.port) as member:
+                    await until(lambda: member.link.document)
+                    await until(lambda: it.server._watch.proven_open("algo-2"))
+                knocked = member_server.server._counts["connections"]
+                await until(lambda: member_server.server._counts["connections"] > knocked)
+                await member_server.server.stop()
+                await until(lambda: it.lost)
+                assert it.lost[0][1].startswith("crashed: ")
+
+    asyncio.run(scenario())
+
+
 def test_a_dropped_poll_alone_is_nothing() -> None:
     async def scenario() -> None:
         async with (

@@ -57,7 +57,7 @@ def stats() -> None:
 # --------------------------------------------------------------------------- the two servers
 
 
-async def serve(members: int, death_port: int) -> None:
+async def serve(members: int, death_port: int, doors: list[int]) -> None:
     """The real one."""
     from supervisor.protocol import HostReport
     from supervisor.status import JobBoard, Member, StatusServer
@@ -77,7 +77,10 @@ async def serve(members: int, death_port: int) -> None:
         host="algo-1",
         board=board,
         members=[
-            *(Member(name, "127.0.0.1", 1) for name in names),
+            *(
+                Member(name, "127.0.0.1", doors[at * len(doors) // members])
+                for at, name in enumerate(names)
+            ),
             Member("algo-2", "127.0.0.1", death_port),
         ],
         token="bench",
@@ -143,7 +146,7 @@ async def serve_bare(members: int) -> None:
 # --------------------------------------------------------------------------- members
 
 
-async def follow(port: int, first: int, count: int) -> None:
+async def follow(port: int, first: int, count: int, door: int) -> None:
     from supervisor.probe import MasterLink
 
     heard: dict[int, float] = {}
@@ -166,10 +169,12 @@ async def follow(port: int, first: int, count: int) -> None:
         )
 
     links = [listen(number) for number in range(first, first + count)]
+    # Where the master knocks to see that these members' own ports are open.
+    doorway = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", door)
     say(ready=len(links))
     async for _go in commands():
         break
-    async with asyncio.TaskGroup() as tasks:
+    async with doorway, asyncio.TaskGroup() as tasks:
         for link in links:
             link.report(Phase.JOINING, script_ended=False, cause=None)
             tasks.create_task(link.run())
@@ -222,14 +227,20 @@ async def start(*words: object, module: str = "tests.benchmarks.bench_cluster") 
 async def measure(role: str, members: int, idle_s: float, processes: int) -> dict[str, str]:
     figures: dict[str, str] = {}
     death_port = free_port()
-    server = await start(role, "--members", members, "--death-port", death_port)
+    doors = [free_port() for _ in range(processes)]
+    server = await start(
+        *(role, "--members", members, "--death-port", death_port, "--doors", *doors)
+    )
     parts = [server]
     try:
         port = await server.hear("port")
         share = members // processes
         clients = [
-            await start("members", "--port", port, "--first", at * share, "--members", share)
-            for at in range(processes)
+            await start(
+                *("members", "--port", port, "--first", at * share, "--members", share),
+                *("--doors", door),
+            )
+            for at, door in enumerate(doors)
         ]
         parts += clients
         for client in clients:
@@ -302,14 +313,15 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--death-port", type=int, default=0)
+    parser.add_argument("--doors", type=int, nargs="*", default=[0])
     given = parser.parse_args()
     match given.role:
         case "server":
-            asyncio.run(serve(given.members, given.death_port))
+            asyncio.run(serve(given.members, given.death_port, given.doors))
         case "bare":
             asyncio.run(serve_bare(given.members))
         case "members":
-            asyncio.run(follow(given.port, given.first, given.members))
+            asyncio.run(follow(given.port, given.first, given.members, given.doors[0]))
         case _:
             asyncio.run(compare(given.members, given.idle_s, given.processes))
 
