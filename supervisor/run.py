@@ -575,15 +575,16 @@ class _Host:
         rows: list[HostRow] = [
             {"name": self.plan.host, "phase": phase, "state": "self", "last_seen_s": 0.0}
         ]
-        for peer in self._server.peers() if self._server and self._board else ():
-            rows.append(
-                {
-                    "name": peer.host,
-                    "phase": peer.phase.value if peer.phase else None,
-                    "state": peer.state.value,
-                    "last_seen_s": peer.last_seen_s,
-                }
-            )
+        peers = self._server.peers() if self._server and self._board else ()
+        rows.extend(
+            {
+                "name": peer.host,
+                "phase": peer.phase.value if peer.phase else None,
+                "state": peer.state.value,
+                "last_seen_s": peer.last_seen_s,
+            }
+            for peer in peers
+        )
         return rows
 
     def _report(self) -> dict[str, object]:
