@@ -48,8 +48,8 @@ _SEPARATORS = (
 )
 
 _ESCAPES = re.compile(
-    rb"\x1b(?:\[[0-?]*+[ -/]*+[@-~]?"
-    rb"|\][^\x07\x1b]*+(?:\x07|\x1b\\)?|[PX^_][^\x1b]*+(?:\x1b\\)?|[ -~])?"
+    rb"(?:\x1b(?:\[[0-?]*+[ -/]*+[@-~]?"
+    rb"|\][^\x07\x1b]*+(?:\x07|\x1b\\)?|[PX^_][^\x1b]*+(?:\x1b\\)?|[ -~])?)++"
 )
 """ECMA-48 control sequences: CSI, OSC, the other strings, two-character ones; whole or cut."""
 
