@@ -2,19 +2,20 @@
 
 ::
 
-    python tests/benchmarks/bench_streams.py [--mib 256] [--peer-mib 8] [--rounds 5] [--peers PYTHON]
+    python tests/benchmarks/bench_streams.py [--mib 256] [--rounds 5] [--peers PYTHON]
 
 Every contender carries the same prepared data from a child's pipe to the same reader's pipe.
 The child is ``cat FILE``; the reader is ``dd``, which counts and throws away. A round runs each
 contender once, so that a busy machine is busy for all of them. The medians of the rounds:
 
 - MB/s from the child's start to the reader's end of file, and the ratio to ``cat``'s;
-- CPU seconds per GB of the carrying process alone (for launchers that start the child
-  themselves, less what the child takes under ``cat``);
+- CPU seconds per GB of the carrying process alone, its start not among them (for launchers that
+  start the child themselves, with their start, and less what the child takes under ``cat``);
 - the carrying process's highest resident memory.
 
 ``--peers`` names a Python that has honcho or sagemaker-training installed; what cannot be
-imported there is left out with a line that says so. They carry less data, so that a run ends.
+imported there is left out with a line that says so. They carry less
+data (``--peer-mib``), so that a run ends.
 """
 
 from __future__ import annotations
@@ -140,6 +141,13 @@ class Resident:
             return
 
 
+def cpu_so_far(pid: int) -> float:
+    """CPU seconds that a process has taken; proc(5), fields 14 and 15."""
+    with open(f"/proc/{pid}/stat") as stat:
+        fields = stat.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def run(contender: Contender, path: str, child_cpu_s_per_byte: float) -> Figures:
     """Carry the file at ``path`` once."""
     size = os.path.getsize(path)
@@ -154,6 +162,7 @@ def run(contender: Contender, path: str, child_cpu_s_per_byte: float) -> Figures
     )
     os.close(reader_fd)
     child = None
+    start_cpu_s = 0.0
     started = time.monotonic()
     resident = Resident()
     if contender.starts_child:
@@ -167,6 +176,7 @@ def run(contender: Contender, path: str, child_cpu_s_per_byte: float) -> Figures
         assert carrier.stderr is not None
         if contender.says_ready and carrier.stderr.readline() != b"ready\n":
             raise RuntimeError(f"{contender.name}: {carrier.stderr.read().decode()}")
+        start_cpu_s = cpu_so_far(carrier.pid)
         started = time.monotonic()
         child = subprocess.Popen(command, stdout=child_fd)
         os.close(in_fd)
@@ -188,7 +198,7 @@ def run(contender: Contender, path: str, child_cpu_s_per_byte: float) -> Figures
         raise RuntimeError(
             f"{contender.name}: exit {carrier.returncode}, {arrived} bytes of {size} came out"
         )
-    cpu_s = usage.ru_utime + usage.ru_stime
+    cpu_s = usage.ru_utime + usage.ru_stime - start_cpu_s
     if contender.starts_child:
         cpu_s -= child_cpu_s_per_byte * size
     return Figures(
