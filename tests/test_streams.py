@@ -444,10 +444,14 @@ async def test_terminal_shows_progress_in_place() -> None:
         bar.feed(b"\r20%\ndone\n", 0.3)
         assert await sink.drain(5) == 0
         sink.close()
-        shown = os.read(master, 65536).decode().replace("\r\n", "\n")
+        os.close(terminal)
+        data = b""
+        with contextlib.suppress(OSError):  # EIO: the end, when the last terminal is closed
+            while piece := os.read(master, 65536):
+                data += piece
+        shown = data.decode().replace("\r\n", "\n")
     finally:
         os.close(master)
-        os.close(terminal)
     erase, drawn = "\r\x1b[K", "\x1b[?7lbar │ 10%\x1b[0m\x1b[?7h"
     assert shown == (
         f"{erase}{drawn}{erase}log │ line\n{drawn}{erase}ours\n{drawn}"

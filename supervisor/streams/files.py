@@ -14,6 +14,8 @@ class RotatingFile:
     first write, which happens on the sink's thread: a slow or full disk holds nobody else.
     """
 
+    instant = False
+
     def __init__(self, path: str, *, max_bytes: int = 64 << 20, keep: int = 4) -> None:
         if max_bytes < 1 or keep < 0:
             raise ValueError("max_bytes must be 1 or more and keep 0 or more")

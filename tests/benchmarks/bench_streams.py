@@ -9,12 +9,13 @@ The child is ``cat FILE``; the reader is ``dd``, which counts and throws away. A
 contender once, so that a busy machine is busy for all of them. The medians of the rounds:
 
 - MB/s from the child's start to the reader's end of file, and the ratio to ``cat``'s;
-- CPU seconds per GB of the carrying process alone (for launchers that start the child
-  themselves, less what the child takes under ``cat``);
+- CPU seconds per GB of the carrying process alone, its start not among them (for launchers that
+  start the child themselves, with their start, and less what the child takes under ``cat``);
 - the carrying process's highest resident memory.
 
 ``--peers`` names a Python that has honcho or sagemaker-training installed; what cannot be
-imported there is left out with a line that says so.
+imported there is left out with a line that says so. They carry less
+data (``--peer-mib``), so that a run ends.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ class Figures:
     mb_per_s: float
     cpu_s_per_gb: float
     resident_mib: float
-    child_cpu_s: float = 0.0
+    child_cpu_s_per_byte: float = 0.0
 
 
 class Resident:
@@ -140,7 +141,14 @@ class Resident:
             return
 
 
-def run(contender: Contender, path: str, child_cpu_s: float) -> Figures:
+def cpu_so_far(pid: int) -> float:
+    """CPU seconds that a process has taken; proc(5), fields 14 and 15."""
+    with open(f"/proc/{pid}/stat") as stat:
+        fields = stat.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def run(contender: Contender, path: str, child_cpu_s_per_byte: float) -> Figures:
     """Carry the file at ``path`` once."""
     size = os.path.getsize(path)
     command = ["cat", path]
@@ -154,6 +162,7 @@ def run(contender: Contender, path: str, child_cpu_s: float) -> Figures:
     )
     os.close(reader_fd)
     child = None
+    start_cpu_s = 0.0
     started = time.monotonic()
     resident = Resident()
     if contender.starts_child:
@@ -167,6 +176,7 @@ def run(contender: Contender, path: str, child_cpu_s: float) -> Figures:
         assert carrier.stderr is not None
         if contender.says_ready and carrier.stderr.readline() != b"ready\n":
             raise RuntimeError(f"{contender.name}: {carrier.stderr.read().decode()}")
+        start_cpu_s = cpu_so_far(carrier.pid)
         started = time.monotonic()
         child = subprocess.Popen(command, stdout=child_fd)
         os.close(in_fd)
@@ -182,18 +192,20 @@ def run(contender: Contender, path: str, child_cpu_s: float) -> Figures:
     if child is not None:
         _, status, child_usage = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
-        child_cpu_s = child_usage.ru_utime + child_usage.ru_stime
+        child_cpu_s_per_byte = (child_usage.ru_utime + child_usage.ru_stime) / size
     arrived = int(said.splitlines()[2].split()[0])
     if carrier.returncode or arrived < size:
         raise RuntimeError(
             f"{contender.name}: exit {carrier.returncode}, {arrived} bytes of {size} came out"
         )
-    cpu_s = usage.ru_utime + usage.ru_stime - (child_cpu_s if contender.starts_child else 0.0)
+    cpu_s = usage.ru_utime + usage.ru_stime - start_cpu_s
+    if contender.starts_child:
+        cpu_s -= child_cpu_s_per_byte * size
     return Figures(
         mb_per_s=size / took_s / 1e6,
         cpu_s_per_gb=cpu_s / size * 1e9,
         resident_mib=resident.highest_mib,
-        child_cpu_s=child_cpu_s,
+        child_cpu_s_per_byte=child_cpu_s_per_byte,
     )
 
 
@@ -220,21 +232,25 @@ def contenders(directory: str, peers: str | None) -> list[Contender]:
     return found
 
 
-def compare(title: str, block: bytes, mib: int, rounds: int, peers: str | None) -> None:
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as memory:
-        path = os.path.join(memory, "data")
-        with open(path, "wb") as file:
-            file.writelines([block] * ((mib << 20) // len(block)))
-        with tempfile.TemporaryDirectory() as directory:
-            taking_part = contenders(directory, peers)
-            figures: dict[str, list[Figures]] = {one.name: [] for one in taking_part}
-            for _ in range(rounds):
-                child_cpu_s = 0.0
-                for one in taking_part:
-                    result = run(one, path, child_cpu_s)
-                    figures[one.name].append(result)
-                    child_cpu_s = result.child_cpu_s
-    print(f"\n{title}, {mib} MiB, medians of {rounds}")
+def compare(title: str, block: bytes, options: argparse.Namespace) -> None:
+    with (
+        tempfile.TemporaryDirectory(dir="/dev/shm") as memory,
+        tempfile.TemporaryDirectory() as directory,
+    ):
+        paths = []
+        for mib in (options.mib, options.peer_mib):
+            paths.append(os.path.join(memory, f"{mib}"))
+            with open(paths[-1], "wb") as file:
+                file.writelines([block] * ((mib << 20) // len(block)))
+        taking_part = contenders(directory, options.peers)
+        figures: dict[str, list[Figures]] = {one.name: [] for one in taking_part}
+        for _ in range(options.rounds):
+            child_cpu_s_per_byte = 0.0
+            for one in taking_part:
+                result = run(one, paths[one.starts_child], child_cpu_s_per_byte)
+                figures[one.name].append(result)
+                child_cpu_s_per_byte = result.child_cpu_s_per_byte
+    print(f"\n{title}, {options.mib} MiB, medians of {options.rounds}")
     print(f"{'':16}{'MB/s':>8}{'of cat':>8}{'CPU s/GB':>10}{'resident MiB':>14}")
     yardstick = statistics.median(one.mb_per_s for one in figures["cat"])
     for name, results in figures.items():
@@ -247,6 +263,7 @@ def compare(title: str, block: bytes, mib: int, rounds: int, peers: str | None) 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="What it costs to carry a child's output.")
     parser.add_argument("--mib", type=int, default=256, help="data of one run, in MiB")
+    parser.add_argument("--peer-mib", type=int, default=8, help="the same for other launchers")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peers", metavar="PYTHON", help="it has honcho or sagemaker-training")
     parser.add_argument("--carry", metavar="FORMAT", help=argparse.SUPPRESS)
@@ -255,8 +272,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.carry:
         asyncio.run(carry(options.carry, options.directory))
         return 0
-    compare("100-byte lines", LINE * 10_000, options.mib, options.rounds, options.peers)
-    compare("64 KiB lines", b"x" * 65535 + b"\n", options.mib, options.rounds, options.peers)
+    compare("100-byte lines", LINE * 10_000, options)
+    compare("64 KiB lines", b"x" * 65535 + b"\n", options)
     return 0
 
 
