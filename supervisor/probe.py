@@ -335,7 +335,9 @@ class MasterLink:
         """Seconds to the next attempt: short where a crash is to be proven, else with back-off."""
         if self._liveness.state in (MasterState.UP, MasterState.DRAINING) and not self.problem:
             return self._refused_pause_s * random.uniform(0.7, 1.0)  # noqa: S311 - jitter
-        return wait_random_exponential(multiplier=0.2, max=2.0)(retry) + 0.05
+        # A thousand members must not call in step, and none less than some times in a lease.
+        longest_s = min(2.0, self._lease_s / 8)
+        return wait_random_exponential(multiplier=0.2, max=longest_s)(retry) + 0.02
 
     # ----------------------------------------------------------------- one request
 
