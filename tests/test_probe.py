@@ -352,7 +352,7 @@ def test_connections_that_break_all_the_time_are_nothing() -> None:
             proxy(it.server.port) as between,
             link(between.port, lease_s=3) as member,
         ):
-            for state in (JobState.RUNNING, JobState.JOINING) * 5:
+            for state in (JobState.RUNNING, JobState.STOPPING) * 5:
                 revision = it.board.announce(state)
                 await until(lambda: it.server.peers()[0].heard == revision)  # noqa: B023
                 between.reset()
