@@ -163,7 +163,7 @@ class MasterLink:
         self._numbers = itertools.count(1)
         self._session: aiohttp.ClientSession | None = None
         self.latency_s: float | None = None
-        """How long the master took for its last answer to a report."""
+        """How long the master's last answer took, its wait not counted."""
         self.problem: str | None = None
         """Why the master refuses this member, if it does: ``answered 403 (…)``."""
 
@@ -269,8 +269,12 @@ class MasterLink:
             "after": str(document.revision if document else 0),
             "wait": f"{wait_s:g}",
         }
+        began = time.monotonic()
         await self._ask("GET", "/v1/job", params=params, timeout_s=wait_s + self._slack_s)
         self._in_touch = True
+        if self._document is document:
+            # No news, so it was held for the whole wait, and the rest is what the answer took.
+            self.latency_s = max(0.0, time.monotonic() - began - wait_s)
 
     async def _keep_reporting(self) -> None:
         while True:
@@ -335,7 +339,9 @@ class MasterLink:
         """Seconds to the next attempt: short where a crash is to be proven, else with back-off."""
         if self._liveness.state in (MasterState.UP, MasterState.DRAINING) and not self.problem:
             return self._refused_pause_s * random.uniform(0.7, 1.0)  # noqa: S311 - jitter
-        return wait_random_exponential(multiplier=0.2, max=2.0)(retry) + 0.05
+        # A thousand members must not call in step, and none less than some times in a lease.
+        longest_s = min(2.0, self._lease_s / 8)
+        return wait_random_exponential(multiplier=0.2, max=longest_s)(retry) + 0.02
 
     # ----------------------------------------------------------------- one request
 

@@ -131,12 +131,25 @@ class JobBoard:
     """The job's document on the master, and everybody who waits for its next revision.
 
     A revision's body is encoded once, however many read it, and one event wakes all waiters.
+    Changes of ``missing`` alone are gathered: a thousand hosts that join one after the other would
+    otherwise wake each other a million times.
+
+    Args:
+        instance: names this run of the master's supervisor.
+        missing: the hosts that have not joined yet.
+        gather_s: how long changes of ``missing`` alone are gathered.
+
     """
 
-    def __init__(self, instance: str, *, missing: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, instance: str, *, missing: tuple[str, ...] = (), gather_s: float = 1.0
+    ) -> None:
         self._document = JobDocument(instance, 1, JobState.JOINING, None, missing)
         self._body = encode_job(self._document)
         self._changed = asyncio.Event()
+        self._gather_s = gather_s
+        self._gathered: tuple[str, ...] = missing
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def document(self) -> JobDocument:
@@ -151,14 +164,30 @@ class JobBoard:
     ) -> int:
         """Publish the job's state and wake everybody who waits; return its revision.
 
-        Announcing what is announced already changes nothing.
+        Announcing what is announced already changes nothing. If only ``missing`` is new, it is
+        published within ``gather_s`` seconds and the revision is still the present one. To be
+        called in the event loop.
         """
         old = self._document
-        if (old.state, old.verdict, old.missing) != (state, verdict, missing):
-            self._document = JobDocument(old.instance, old.revision + 1, state, verdict, missing)
-            self._body = encode_job(self._document)
-            self.wake()
+        self._gathered = missing
+        if (old.state, old.verdict) != (state, verdict):
+            self._publish(state, verdict)
+        elif old.missing != missing and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(
+                self._gather_s, self._publish, state, verdict
+            )
         return self._document.revision
+
+    def _publish(self, state: JobState, verdict: Verdict | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        old = self._document
+        new = JobDocument(old.instance, old.revision + 1, state, verdict, self._gathered)
+        if (old.state, old.verdict, old.missing) != (new.state, new.verdict, new.missing):
+            self._document = new
+            self._body = encode_job(new)
+            self.wake()
 
     def wake(self) -> None:
         """Answer everybody who waits with what is there."""
@@ -602,9 +631,11 @@ class StatusServer:
         after twice ``timeout_s`` for every 64 hosts at most.
         """
         members = [self._members[host] for host in hosts if host in self._members]
+        turns = asyncio.Semaphore(64)
 
         async def reason(member: Member) -> str:
-            found = await self._knock(member, timeout_s)
+            async with turns:
+                found = await self._knock(member, timeout_s)
             match found.knock:
                 case Knock.OPEN:
                     return f"answers on {member.port}, has not reported"
@@ -618,10 +649,9 @@ class StatusServer:
         return {member.host: why for member, why in zip(members, reasons, strict=True)}
 
     async def _knock(self, member: Member, timeout_s: float) -> Knocked:
-        async with self._knocks:
-            return await knock(
-                member.address, member.port, resolver=self._resolver, timeout_s=timeout_s
-            )
+        return await knock(
+            member.address, member.port, resolver=self._resolver, timeout_s=timeout_s
+        )
 
     def _now(self) -> float:
         return self._clock.advance(time.monotonic())
@@ -654,7 +684,8 @@ class StatusServer:
         for _attempt in range(3 * self._refused_count):
             if self._watch.state(host) is not MemberState.UP:
                 return
-            found = await self._knock(member, max(2.0, self._refused_window_s))
+            async with self._knocks:
+                found = await self._knock(member, max(2.0, self._refused_window_s))
             if found.knock is Knock.OPEN:
                 self._watch.opened(host)
                 enough -= 1
@@ -687,8 +718,10 @@ class StatusServer:
 
     async def _learn(self) -> None:
         """Find the members' addresses ahead of them, so that none is taken for a stranger."""
-        while not await self._book.learn():  # noqa: ASYNC110 - the resolver calls nobody back
-            await asyncio.sleep(2.0)
+        pause_s = 2.0
+        while not await self._book.learn():
+            await asyncio.sleep(pause_s)
+            pause_s = min(10.0, pause_s * 1.5)
 
     def _sweep(self, now: float) -> None:
         """Close the connections of those who never ask, or never read the answer."""

@@ -29,22 +29,31 @@ async def pass_time(seconds: float) -> None:
 @asynccontextmanager
 async def listener(answer: bytes | None, port: int = 0) -> AsyncIterator[int]:
     """A server that is no supervisor: sends ``answer`` to everybody, or with None nothing."""
-    writers = []
+    taken: set[asyncio.Transport] = set()
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writers.append(writer)
-        if answer is not None:
-            await reader.read(1)
-            writer.write(answer)
-            writer.close()
+    class Visit(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            assert isinstance(transport, asyncio.Transport)
+            self.transport = transport
+            taken.add(transport)
 
-    server = await asyncio.start_server(serve, "127.0.0.1", port)
+        def data_received(self, data: bytes) -> None:  # noqa: ARG002
+            if answer is not None:
+                self.transport.write(answer)
+                self.transport.close()
+
+        def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+            taken.discard(self.transport)
+
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(Visit, "127.0.0.1", port)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
         server.close()
-        for writer in writers:
-            writer.transport.abort()
+        for transport in taken:
+            transport.abort()
+        await until(lambda: not taken)
 
 
 # --------------------------------------------------------------------------- start-up
@@ -343,7 +352,7 @@ def test_connections_that_break_all_the_time_are_nothing() -> None:
             proxy(it.server.port) as between,
             link(between.port, lease_s=3) as member,
         ):
-            for state in (JobState.RUNNING, JobState.JOINING) * 5:
+            for state in (JobState.RUNNING, JobState.STOPPING) * 5:
                 revision = it.board.announce(state)
                 await until(lambda: it.server.peers()[0].heard == revision)  # noqa: B023
                 between.reset()

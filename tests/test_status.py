@@ -282,8 +282,30 @@ def test_announcing_the_same_again_is_no_news() -> None:
         board = JobBoard("run-1")
         assert board.announce(JobState.RUNNING) == 2
         assert board.announce(JobState.RUNNING) == 2
-        assert board.announce(JobState.JOINING, None, ("algo-2",)) == 3
-        assert board.announce(JobState.JOINING, None, ()) == 4
+        assert board.announce(JobState.STOPPING) == 3
+        assert board.announce(JobState.STOPPING, VERDICT) == 4
+
+    asyncio.run(scenario())
+
+
+def test_hosts_that_join_one_by_one_are_announced_together() -> None:
+    """A thousand joins that each woke a thousand pollers would be a million answers."""
+
+    async def scenario() -> None:
+        names = tuple(f"algo-{number}" for number in range(2, 1002))
+        board = JobBoard("run-1", missing=names, gather_s=0.05)
+        for joined in range(1, 501):
+            assert board.announce(JobState.JOINING, None, names[joined:]) == 1
+        poll = asyncio.create_task(board.wait("run-1", 1, timeout_s=10))
+        assert decode_job(await poll).missing == names[500:]
+        assert board.document.revision == 2
+        # What is pending does not come after what was decided later, nor instead of it.
+        board.announce(JobState.JOINING, None, names[600:])
+        assert board.announce(JobState.RUNNING) == 3
+        gone = time.monotonic() + 0.1
+        await until(lambda: time.monotonic() > gone)
+        assert board.document.revision == 3
+        assert board.document.missing == ()
 
     asyncio.run(scenario())
 

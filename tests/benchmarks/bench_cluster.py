@@ -63,11 +63,15 @@ async def serve(members: int, death_port: int, doors: list[int]) -> None:
     from supervisor.status import JobBoard, Member, StatusServer
 
     names = [f"host-{number}" for number in range(members)]
-    board = JobBoard(INSTANCE)
+    board = JobBoard(INSTANCE, missing=tuple(names))
     joined: set[str] = set()
+    missing = dict.fromkeys(names)
 
     def on_report(host: str, _report: HostReport) -> None:
         joined.add(host)
+        missing.pop(host, None)
+        if board.document.state is JobState.JOINING:
+            board.announce(JobState.JOINING if missing else JobState.RUNNING, None, tuple(missing))
         if len(joined) == members:
             say(joined=time.monotonic())
 
