@@ -127,8 +127,11 @@ def run(request: Request) -> int:
         raise ContractError(
             [Fault("command line", "--run-dir", f"{request.run_dir} ({found})", "a writable place")]
         ) from None
-    with Guardian.start() as guardian:
-        results = asyncio.run(_Fleet(request, hosts, guardian).run(inherited))
+    guardian = Guardian.start()
+    try:
+        results = asyncio.run(_run_fleet(request, hosts, guardian, inherited))
+    finally:
+        guardian.close()
     _print_summary(request, results)
     return _job_code(results)
 
@@ -146,6 +149,15 @@ class Result:
     """Its ``report.json``; None where it left none."""
 
 
+async def _run_fleet(
+    request: Request,
+    hosts: Sequence[LocalHost],
+    guardian: Guardian,
+    inherited: process.InheritedSignals,
+) -> list[Result]:
+    return await _Fleet(request, hosts, guardian).run(inherited)
+
+
 class _Fleet:
     """The running supervisors."""
 
@@ -156,6 +168,7 @@ class _Fleet:
         self._children: list[process.Child] = []
         self._collector = orphans.Collector()
         self._stop_timer: asyncio.TimerHandle | None = None
+        self._out, self._err = console()
 
     async def run(self, inherited: process.InheritedSignals) -> list[Result]:
         loop = asyncio.get_running_loop()
@@ -165,7 +178,6 @@ class _Fleet:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, process.STOP_SIGNALS)
         orphans.adopt()
         self._collector.start()
-        self._out, self._err = console()
         self._err.offer_line(
             f"supervisor: {len(self._hosts)} hosts, {os.path.basename(self._request.script)}, "
             f"in {self._request.run_dir}\n".encode()

@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -45,9 +44,7 @@ def training(job: Job) -> None:
 def test_the_first_command_of_the_readme(tmp_path: pathlib.Path) -> None:
     with Job(tmp_path / "run") as job:
         job.wait_for(r"algo-1 supervisor │ .* process.exited process=chief", 120)
-        chief_ended = time.monotonic()
         assert job.wait(30) == 0
-        assert time.monotonic() - chief_ended < 5, "seconds at most on a loaded machine"
         assert job.exit_codes(*HOSTS) == [0, 0, 0]
         for host in HOSTS:
             assert len(re.findall(rf"{host} ps │ .* listens on port", job.output)) == 1
