@@ -7,7 +7,8 @@ Run by the end-to-end tests as a user's script, once per host, with TF_CONFIG in
 ``mwms``  MultiWorkerMirroredStrategy (workers)
 
 Nothing here waits for a time: ``--mark FILE`` is created by the chief once it has made
-``--mark-at`` steps, and ``--worker-raises-when FILE`` waits for such a file.
+``--mark-at`` steps, and ``--worker-raises-when FILE`` waits for such a file (worker 1 does, or the
+one that ``--failing-worker`` names; a job of ``ps`` goes on with the workers that are left).
 """
 # mypy: disable-error-code="untyped-decorator"
 
@@ -39,6 +40,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--chief-exit-code", type=int, default=0)
     parser.add_argument("--chief-hangs-at", type=int, metavar="STEP")
     parser.add_argument("--worker-raises-when", type=pathlib.Path, metavar="FILE")
+    parser.add_argument("--failing-worker", type=int, default=1, metavar="INDEX")
     parser.add_argument("--mark", type=pathlib.Path, metavar="FILE")
     parser.add_argument("--mark-at", type=int, default=1, metavar="STEP")
     parser.add_argument("--ignore-sigterm", action="store_true")
@@ -61,11 +63,15 @@ def after_step(args: argparse.Namespace, step: int) -> None:
     time.sleep(args.step_s)
 
 
-def raise_when_told(args: argparse.Namespace, server: Any) -> None:
-    """A worker: serves, and raises as soon as the file is there."""
-    if args.worker_raises_when is None:
+def told(args: argparse.Namespace) -> bool:
+    return args.worker_raises_when is not None and args.worker_raises_when.exists()
+
+
+def serve(args: argparse.Namespace, server: Any, index: int) -> None:
+    """A worker: serves, and raises as soon as the file is there if it is the one to fail."""
+    if args.worker_raises_when is None or index != args.failing_worker:
         server.join()
-    while not args.worker_raises_when.exists():
+    while not told(args):
         time.sleep(POLL_S)
     raise RuntimeError("the worker failed as it was told to")
 
@@ -86,7 +92,7 @@ def parameter_server_job(args: argparse.Namespace) -> None:
             resolver.cluster_spec(), job_name=resolver.task_type, task_index=resolver.task_id
         )
         print(f"{resolver.task_type} {resolver.task_id} serves", flush=True)
-        raise_when_told(args, server)
+        serve(args, server, resolver.task_id)
     strategy = tf.distribute.ParameterServerStrategy(resolver)
     coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
     if args.ignore_sigterm:
@@ -141,15 +147,15 @@ def mirrored_job(args: argparse.Namespace) -> None:
     import tensorflow as tf
 
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    is_chief = strategy.cluster_resolver.task_id in (0, None)
+    index = strategy.cluster_resolver.task_id or 0
     if args.ignore_sigterm:
         stubborn()
     for step in range(1, args.steps + 1):
         everyone = strategy.reduce(tf.distribute.ReduceOp.SUM, tf.constant(1.0), axis=None)
         assert float(everyone) == strategy.num_replicas_in_sync
-        if is_chief:
+        if index == 0:
             after_step(args, step)
-        elif args.worker_raises_when and args.worker_raises_when.exists():
+        elif index == args.failing_worker and told(args):
             raise RuntimeError("the worker failed as it was told to")
     print("trained", flush=True)
 
