@@ -757,6 +757,27 @@ async def test_stalled_output_holds_the_child_and_not_the_loop(
     assert os.get_blocking(stopped_reader.read_fd)
 
 
+@pytest.mark.parametrize("end", ["", "await sink.drain(0.1); sink.close()", "os._exit(0)"])
+def test_stalled_output_does_not_hold_the_exit(stopped_reader: Reader, end: str) -> None:
+    """The thread that waits for a reader is left behind when the process ends."""
+    script = f"""
+import asyncio, os
+from supervisor.streams import Sink
+
+async def main():
+    sink = Sink(1, name="stdout", capacity_bytes=1 << 16)
+    while not sink.full:
+        sink.offer(b"x" * 9999 + b"\\n")
+    {end}
+
+asyncio.run(main())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], stdout=stopped_reader.write_fd, timeout=20, check=False
+    )
+    assert done.returncode == 0
+
+
 @on_loop
 async def test_output_that_goes_on_loses_nothing(stopped_reader: Reader) -> None:
     """After a stall the child goes on where it was held."""
