@@ -34,6 +34,7 @@ from supervisor.model import JobState, Phase, Verdict
 from supervisor.net import AddressBook, Knock, Knocked, Resolver, canonical, knock
 from supervisor.protocol import (
     MAX_BODY_BYTES,
+    MAX_MISSING,
     MAX_NUMBER,
     HostReport,
     JobDocument,
@@ -144,6 +145,7 @@ class JobBoard:
     def __init__(
         self, instance: str, *, missing: tuple[str, ...] = (), gather_s: float = 1.0
     ) -> None:
+        missing = missing[:MAX_MISSING]
         self._document = JobDocument(instance, 1, JobState.JOINING, None, missing)
         self._body = encode_job(self._document)
         self._changed = asyncio.Event()
@@ -169,6 +171,7 @@ class JobBoard:
         called in the event loop.
         """
         old = self._document
+        missing = missing[:MAX_MISSING]
         self._gathered = missing
         if (old.state, old.verdict) != (state, verdict):
             self._publish(state, verdict)
