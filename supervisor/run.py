@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, assert_never
 
-from supervisor import __version__, cgroup, evidence, orphans, procfs, record
+from supervisor import __version__, orphans, procfs, record
 from supervisor.console import Outputs
 from supervisor.contract import EntryKind, Strategy
 from supervisor.events import (
@@ -54,7 +54,6 @@ from supervisor.guardian import Guardian
 from supervisor.lifecycle import Process, Setup, State, initial, step
 from supervisor.logs import Log
 from supervisor.masking import Masker
-from supervisor.memory import MemoryReading
 from supervisor.model import Outcome, Phase, ProcessSpec, Verdict
 from supervisor.outcome import failure_text, host_exit_code, outcome_of
 from supervisor.plan import Plan
@@ -67,10 +66,11 @@ from supervisor.process import (
     kill_everything,
     spawn,
 )
-from supervisor.protocol import HostReport, encode_cause, encode_verdict
 
-if TYPE_CHECKING:  # heavy: loaded when they are used
+if TYPE_CHECKING:  # not needed before the script's start: loaded when they are used
+    from supervisor.memory import MemoryReading
     from supervisor.probe import MasterLink
+    from supervisor.protocol import HostReport
     from supervisor.status import HostRow, JobBoard, ProcessRow, Snapshot, StatusServer
 
 SWEEP_TERM_S: Final = 2.0
@@ -183,11 +183,16 @@ class _Host:
 
     def install_signals(self, inherited: InheritedSignals) -> None:
         """Every signal that may reach the script becomes an event. Before anything slow."""
+        # The loop's own way, ``add_signal_handler``, takes 0.1 ms for each of sixty, and the script
+        # waits. One goes that way, so that every signal wakes the loop; it does nothing else, so
+        # that all take the same way and keep their order.
+        self._loop.add_signal_handler(signal.SIGTERM, lambda: None)
         for signum in signal.valid_signals() - _NOT_FORWARDED:
             if signum == signal.SIGHUP and inherited.hangup_ignored:
                 continue  # started under nohup: a hang-up is nobody's wish to stop
-            with contextlib.suppress(OSError, RuntimeError, ValueError):  # kept by the C library
-                self._loop.add_signal_handler(signum, self._on_signal, int(signum))
+            with contextlib.suppress(OSError, ValueError):  # kept by the C library
+                signal.signal(signum, self._caught)
+                signal.siginterrupt(signum, False)
         # What came while we were imported is delivered now.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         orphans.adopt()
@@ -263,6 +268,12 @@ class _Host:
     def _post(self, event: Event) -> None:
         self._inbox.put_nowait(event)
 
+    def _caught(self, signum: int, frame: object) -> None:
+        """Between any two instructions of ours, so: leave it to the loop's next turn."""
+        del frame
+        with contextlib.suppress(RuntimeError):  # the loop is closed: there is nothing to stop
+            self._loop.call_soon_threadsafe(self._on_signal, signum)
+
     def _on_signal(self, signum: int) -> None:
         self._post(Signalled(signum, time.time()))
 
@@ -334,6 +345,8 @@ class _Host:
         except SpawnError as error:
             self._post(StartFailed(spec.name, error.code, error.message, time.time()))
             return
+        from supervisor import cgroup  # noqa: PLC0415
+
         if self._guardian is not None:
             self._guardian.watch(child.pid)
         running.child = child
@@ -354,6 +367,9 @@ class _Host:
 
     async def _own(self, running: _Running) -> None:
         """One child from spawn to its end as an event."""
+        # Loaded while the script starts: neither its start nor its end waits for them.
+        from supervisor import cgroup, evidence, protocol  # noqa: F401, PLC0415
+
         child = running.child
         assert child is not None
         end = await child.run_to_end(
@@ -527,6 +543,8 @@ class _Host:
 
     def _snapshot(self) -> Snapshot:
         """What ``/status`` shows. Secrets are masked here."""
+        from supervisor.protocol import encode_cause, encode_verdict  # noqa: PLC0415
+
         now = time.monotonic()
         state = self._state
         verdict = state.verdict
@@ -589,6 +607,8 @@ class _Host:
 
     def _report(self) -> dict[str, object]:
         """``report.json``; times are seconds since the epoch, durations seconds."""
+        from supervisor.protocol import encode_cause  # noqa: PLC0415
+
         verdict = self._verdict()
         return {
             "version": 1,
