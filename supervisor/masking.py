@@ -27,6 +27,7 @@ _SHORTEST: Final = 6
 
 def is_secret_name(name: str) -> bool:
     """Whether a variable, hyperparameter or flag of this name holds a secret."""
+    name = name.replace("-", "_")
     return bool(re.search(_SECRET_NAME, name)) and not re.search(_NOT_SECRET, name)
 
 

@@ -114,6 +114,7 @@ async def run_host(
             async with asyncio.TaskGroup() as children:
                 host.begin(services, children)
                 await host.supervise()
+                host.leave_the_unkillable()
             host.record_outcome()
             await host.say_farewell()
             host.end_services()
@@ -175,6 +176,7 @@ class _Host:
         self._services: asyncio.TaskGroup
         self._children: asyncio.TaskGroup
         self._service_tasks: list[asyncio.Task[None]] = []
+        self._child_tasks: set[asyncio.Task[None]] = set()
         self._board: JobBoard | None = None
         self._server: StatusServer | None = None
         self._link: MasterLink | None = None
@@ -221,6 +223,11 @@ class _Host:
         """Turn events into actions until the life is over."""
         while self._state.phase is not Phase.DONE:
             self._take(await self._inbox.get())
+
+    def leave_the_unkillable(self) -> None:
+        """The one case in which a task ends before its process: it would never end."""
+        for task in self._child_tasks:
+            task.cancel()
 
     def record_outcome(self) -> None:
         """Write failure, success and report. What cannot be written is said and changes nothing."""
@@ -363,7 +370,9 @@ class _Host:
             argv=self._masker.argv(spec.argv),
         )
         self._post(Started(spec.name, child.pid))
-        self._children.create_task(self._watched(f"process {spec.name}", self._own(running)))
+        task = self._children.create_task(self._watched(f"process {spec.name}", self._own(running)))
+        self._child_tasks.add(task)
+        task.add_done_callback(self._child_tasks.discard)
 
     async def _own(self, running: _Running) -> None:
         """One child from spawn to its end as an event."""
@@ -450,28 +459,32 @@ class _Host:
         from supervisor.status import BindError, JobBoard  # noqa: PLC0415
 
         plan = self.plan
-        instance = os.urandom(8).hex()
         if plan.is_master:
-            self._board = JobBoard(instance, missing=tuple(plan.hosts[1:]))
+            self._board = JobBoard(os.urandom(8).hex(), missing=tuple(plan.hosts[1:]))
+        else:
+            # Before our own port: that it is taken must reach the master as well.
+            self._link = self._new_link(MasterLink)
+            self._serve("link to the master", self._link.run())
         try:
             await self._open_status_port()
         except BindError as error:
             return str(error)
-        if not plan.is_master:
-            status = plan.endpoints[plan.master].status
-            chief = plan.chief_endpoint
-            self._link = MasterLink(
-                host=plan.host,
-                master_host=plan.master,
-                status_endpoint=(status.address, status.port),
-                chief_endpoint=(chief.address, chief.port) if chief else None,
-                token=plan.contract.settings.token or None,
-                lease_s=plan.budgets.lease_s,
-                post=self._post,
-            )
-            self._link.report(Phase.PREPARING, script_ended=False, cause=None)
-            self._serve("link to the master", self._link.run())
         return None
+
+    def _new_link(self, kind: type[MasterLink]) -> MasterLink:
+        plan = self.plan
+        status, chief = plan.endpoints[plan.master].status, plan.chief_endpoint
+        link = kind(
+            host=plan.host,
+            master_host=plan.master,
+            status_endpoint=(status.address, status.port),
+            chief_endpoint=(chief.address, chief.port) if chief else None,
+            token=plan.contract.settings.token or None,
+            lease_s=plan.budgets.lease_s,
+            post=self._post,
+        )
+        link.report(Phase.PREPARING, script_ended=False, cause=None)
+        return link
 
     async def _serve_alone(self) -> None:
         await asyncio.sleep(SERVE_ALONE_AFTER_S)
