@@ -11,16 +11,16 @@ MASK: Final = "******"
 
 # Text, and compiled where they are first used (``re`` keeps what it compiled): at import they
 # would cost the start of a job 2 ms, and nothing needs masking before its script runs.
-_SECRET_NAME: Final = (
+_HIDDEN: Final = (
     r"(?i)secret|token|passw|pwd|credential|api_?key|access_?key|private_?key|auth|session_?key"
     r"|connection_?string|sas_?url|cookie"
 )
-_NOT_SECRET: Final = (
+_HARMLESS: Final = (
     r"(?i)max_?tokens|num_?tokens|tokenizer|tokens_per|token_?count|_tokens$|author"
     r"|^(old)?pwd$|_(file|sock|path|dir)$"
 )
 """Counts of tokens, working directories, and places where a secret lies."""
-_URL_PASSWORD: Final = r"(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"
+_URL_LOGIN: Final = r"(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"
 _SHORTEST: Final = 6
 """Values shorter than this are not looked for in text: masking ``1`` or ``true`` hides the log."""
 
@@ -28,7 +28,7 @@ _SHORTEST: Final = 6
 def is_secret_name(name: str) -> bool:
     """Whether a variable, hyperparameter or flag of this name holds a secret."""
     name = name.replace("-", "_")
-    return bool(re.search(_SECRET_NAME, name)) and not re.search(_NOT_SECRET, name)
+    return bool(re.search(_HIDDEN, name)) and not re.search(_HARMLESS, name)
 
 
 class Masker:
@@ -56,7 +56,7 @@ class Masker:
     def text(self, text: str) -> str:
         if self._pattern is not None:
             text = self._pattern.sub(MASK, text)
-        return re.sub(_URL_PASSWORD, MASK, text) if "://" in text else text
+        return re.sub(_URL_LOGIN, MASK, text) if "://" in text else text
 
     def argv(self, argv: Sequence[str]) -> list[str]:
         """A command line; the value after a flag with a secret's name is masked whole."""
