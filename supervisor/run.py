@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shlex
 import signal
 import time
 from collections import deque
@@ -364,7 +365,7 @@ class _Host:
             "process.started",
             process=spec.name,
             pid=child.pid,
-            argv=self._masker.argv(spec.argv),
+            argv=shlex.join(self._masker.argv(spec.argv)),
         )
         self._post(Started(spec.name, child.pid))
         task = self._children.create_task(self._watched(f"process {spec.name}", self._own(running)))
