@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 from collections.abc import Mapping
 
 from supervisor import process, record
@@ -72,6 +71,3 @@ async def _train(plan: Plan, inherited: process.InheritedSignals, guardian: Guar
         return await run_host(plan, outputs, log, masker, inherited, guardian)
     finally:
         await outputs.drain(FLUSH_S)
-        # Nothing is left to stop, and the exit code stands: without handlers, which go with the
-        # loop, a late stop signal would be our death and give another.
-        signal.pthread_sigmask(signal.SIG_BLOCK, process.STOP_SIGNALS)

@@ -132,6 +132,134 @@ def test_other_signals_are_passed_on(tmp_path: pathlib.Path) -> None:
         assert process.wait(30) == 0
 
 
+def test_a_hanging_script_is_stopped_and_its_stacks_are_shown(tmp_path: pathlib.Path) -> None:
+    lay_out(
+        tmp_path,
+        "import threading\n"
+        "def wait_for_ever():\n    threading.Event().wait()\n"
+        "print('ready', flush=True)\nwait_for_ever()\n",
+    )
+    code, _, err = run(tmp_path, SUPERVISOR_HANG_TIMEOUT_S="1")
+    assert code == 88
+    assert b"in wait_for_ever" in err
+    first, _, detail = failure(tmp_path).partition("\n")
+    assert first.startswith("algo-1 chief: hung: no output, no CPU time and no heartbeat for ")
+    assert "in wait_for_ever" in detail
+
+
+def test_a_script_that_works_prints_or_touches_its_heartbeat_does_not_hang(
+    tmp_path: pathlib.Path,
+) -> None:
+    lay_out(
+        tmp_path,
+        "import os, pathlib, time\n"
+        "beat = pathlib.Path(os.environ['SUPERVISOR_HEARTBEAT_FILE'])\n"
+        "for _ in range(10): beat.touch(); time.sleep(0.2)\n"
+        "for _ in range(10): print('x', flush=True); time.sleep(0.2)\n"
+        "end = time.monotonic() + 2\n"
+        "while time.monotonic() < end: pass\n",
+    )
+    code, _, _ = run(tmp_path, SUPERVISOR_HANG_TIMEOUT_S="1")
+    assert code == 0
+
+
+def test_a_script_that_ignores_its_stop_shows_its_stacks_before_it_is_killed(
+    tmp_path: pathlib.Path,
+) -> None:
+    lay_out(
+        tmp_path,
+        "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "def stubborn():\n    while True: time.sleep(60)\n"
+        "print('ready', flush=True)\nstubborn()\n",
+    )
+    with start(tmp_path, SUPERVISOR_STOP_GRACE_S="0.5") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 137
+    assert b"in stubborn" in err
+
+
+def test_the_stop_signal_is_a_setting(tmp_path: pathlib.Path) -> None:
+    lay_out(
+        tmp_path,
+        "import signal, sys\nsignal.signal(signal.SIGUSR1, lambda *_: sys.exit(7))\n"
+        "print('ready', flush=True)\nwhile True: signal.pause()\n",
+    )
+    with start(tmp_path, SUPERVISOR_STOP_SIGNAL="usr1") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 7
+
+
+def test_sigtstp_and_sigcont_suspend_and_resume_the_tree(tmp_path: pathlib.Path) -> None:
+    lay_out(
+        tmp_path,
+        "import os, subprocess, sys\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(300)'],"
+        " start_new_session=True)\n"
+        "print(os.getpid(), child.pid, flush=True)\n"
+        "child.wait()\n",
+    )
+
+    def states() -> str:
+        stats = [pathlib.Path(f"/proc/{pid}/stat").read_text() for pid in pids]
+        return "".join(stat.rsplit(") ", 1)[1][0] for stat in stats)
+
+    with start(tmp_path) as process:
+        assert process.stdout is not None
+        pids = [int(pid) for pid in process.stdout.readline().split()]
+        process.send_signal(signal.SIGTSTP)
+        wait_until(lambda: states() == "TT", 10, "the tree was not suspended")
+        process.send_signal(signal.SIGCONT)
+        wait_until(lambda: states() == "SS", 10, "the tree was not resumed")
+        process.send_signal(signal.SIGTSTP)
+        wait_until(lambda: states() == "TT", 10, "the tree was not suspended again")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 143, "a suspended script can be stopped"
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        (
+            (
+                "import json, os, sys; path = os.environ['SUPERVISOR_ERROR_FILE'];"
+                " json.dump({'message': 'no GPU left'}, open(path, 'w')); sys.exit(3)"
+            ),
+            "algo-1 chief: no GPU left; exit 3",
+        ),
+        ("open('../output/failure', 'w').write('my own words'); 1/0", "my own words"),
+    ],
+)
+def test_the_scripts_own_words_win(tmp_path: pathlib.Path, script: str, words: str) -> None:
+    lay_out(tmp_path, script)
+    code, _, err = run(tmp_path)
+    assert code in {1, 3}
+    assert failure(tmp_path).splitlines()[0] == words
+    assert words.rpartition(": ")[2].encode() in err
+
+
+def test_a_storm_of_signals_loses_nothing(tmp_path: pathlib.Path) -> None:
+    lay_out(
+        tmp_path,
+        "import signal, sys\n"
+        "for s in (signal.SIGUSR1, signal.SIGWINCH): signal.signal(s, lambda *_: None)\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(5))\n"
+        "print('ready', flush=True)\nwhile True: signal.pause()\n",
+    )
+    with start(tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        for _ in range(3000):
+            process.send_signal(signal.SIGUSR1)
+            process.send_signal(signal.SIGWINCH)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 5
+
+
 def test_nothing_outlives_a_supervisor_that_is_killed(tmp_path: pathlib.Path) -> None:
     lay_out(
         tmp_path,
