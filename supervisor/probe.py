@@ -148,7 +148,7 @@ class MasterLink:
         self._refused_pause_s = refused_window_s / max(1, refused_count - 1)
         self._instance = instance or os.urandom(8).hex()
         self._resolver = resolver or Resolver()
-        self._tick_s = min(0.5, lease_s / 8)
+        self._tick_s = min(1.0, lease_s / 8)
         self._clock = ActiveClock(time.monotonic(), max_step_s=4 * self._tick_s)
         self._liveness = MasterLiveness(lease_s, refused_count, refused_window_s, bare_after_s)
         self._document: JobDocument | None = None
