@@ -1,8 +1,8 @@
 """Entry points of the commands ``supervisor`` and ``train``.
 
-Nothing is imported before the signals are held: a stop that comes while we import is delivered
-when somebody can hear it. As PID 1 it would otherwise be lost, as any other process be the end of
-us without a word.
+Before a verb that runs a job nothing is imported until the signals are held: a stop that comes
+while we import is delivered when somebody can hear it. As PID 1 it would otherwise be lost, as any
+other process be the end of us without a word.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIG
 
 def main(argv: list[str] | None = None) -> NoReturn:
     """``supervisor VERB …``."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] in (["train"], ["local"]):  # the others end of a signal like any program
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     from supervisor import cli  # noqa: PLC0415
 
-    _leave(cli.main(sys.argv[1:] if argv is None else argv))
+    _leave(cli.main(words))
 
 
 def train() -> NoReturn:

@@ -106,8 +106,7 @@ class Job:
         names = [host.name for host in self.hosts]
         ready = [self.directory / f"ready-{name}" for name in names]
         wait_for(lambda: all(path.exists() for path in ready), "scripts")
-        for port in ports:
-            wait_for(lambda port=port: is_listening(port), f"port {port}")
+        wait_for(lambda: all(map(is_listening, ports)), "parameter servers")
 
     def parameter_server_ports(self) -> list[int]:
         overlay = pathlib.Path(self.hosts[0].base_dir, "input/config/supervisorconfig.json")
@@ -226,8 +225,7 @@ def bare(directory: pathlib.Path, *, servers: bool) -> float:
         if not servers:
             wait_for(ready.exists, "a script")
     if servers:
-        for port in ports:
-            wait_for(lambda port=port: is_listening(port), "a parameter server")
+        wait_for(lambda: all(map(is_listening, ports)), "parameter servers")
     time.sleep(0.5)
     began = time.monotonic()
     for process in processes:
