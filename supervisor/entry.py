@@ -30,8 +30,10 @@ def masker_of(plan: Plan) -> Masker:
     return Masker.of(contract.environ, contract.hyperparameters, contract.platform_hyperparameters)
 
 
-def train(environ: Mapping[str, str], flags: Mapping[str, str]) -> int:
+def train(environ: Mapping[str, str], flags: Mapping[str, str], guardian: Guardian) -> int:
     """Run this host; returns the supervisor's exit code (see ``outcome.EXIT_CODES``).
+
+    ``guardian`` is closed by whoever started it.
 
     Raises:
         ContractError: nothing was started; the failure file says why.
@@ -44,11 +46,7 @@ def train(environ: Mapping[str, str], flags: Mapping[str, str]) -> int:
         if os.path.isdir(base):  # not on a laptop that has no such thing
             record.write_failure(paths_below(base), str(error)[:FAILURE_LIMIT])
         raise
-    guardian = Guardian.start()
-    try:
-        return asyncio.run(_train(plan, inherited, guardian))
-    finally:
-        guardian.close()
+    return asyncio.run(_train(plan, inherited, guardian))
 
 
 async def _train(plan: Plan, inherited: process.InheritedSignals, guardian: Guardian) -> int:

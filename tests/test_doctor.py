@@ -171,13 +171,14 @@ def test_a_script_alone_may_do_without_tensorflow() -> None:
     assert (line.check, line.state) == ("TensorFlow", State.WARN)
 
 
-def test_requirements_that_are_not_installed_are_a_warning() -> None:
+def test_what_the_plan_says_to_people_is_a_warning() -> None:
     seen = sight()
-    with_file = replace(seen.facts, code=frozenset({"train.py", "requirements.txt"}))
-    plan = make_plan(read_contract(with_file))
-    lines = [line for line in not_ok(replace(seen, plan=plan)) if "requirements" in line.found]
-    assert [line.state for line in lines] == [State.WARN] * len(plan.notes)
-    assert plan.notes
+    assert seen.plan is not None
+    plan = replace(seen.plan, notes=("requirements.txt is ignored: put it into the image",))
+    [line] = not_ok(replace(seen, plan=plan))
+    assert line == Check(
+        "contract", State.WARN, "requirements.txt is ignored", "put it into the image"
+    )
 
 
 @pytest.mark.parametrize(
