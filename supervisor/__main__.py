@@ -7,6 +7,7 @@ us without a word.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from typing import Final
@@ -17,9 +18,19 @@ STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIG
 def main(argv: list[str] | None = None) -> int:
     """``supervisor VERB …``."""
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    _fill_standard_descriptors()
     from supervisor import cli  # noqa: PLC0415
 
     return cli.main(sys.argv[1:] if argv is None else argv)
+
+
+def _fill_standard_descriptors() -> None:
+    """Where one was closed (``>&-``), the next pipe or socket of ours would get its number."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
 
 
 def train() -> int:
