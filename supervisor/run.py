@@ -49,6 +49,7 @@ from supervisor.events import (
     Start,
     Started,
     StartFailed,
+    Waiting,
 )
 from supervisor.guardian import Guardian
 from supervisor.lifecycle import Process, Setup, State, initial, step
@@ -78,6 +79,10 @@ SWEEP_TERM_S: Final = 2.0
 SWEEP_KILL_S: Final = 2.0
 DRAIN_S: Final = 1.0
 """After the leader's end a grandchild may hold the pipes; they are read for this long."""
+WAITING_EVERY_S: Final = 5.0
+"""While hosts wait for each other, this often a line says for whom and why."""
+WAITING_KNOCKS: Final = 64
+"""So many missing hosts are asked why, each time."""
 FLUSH_S: Final = 1.0
 """At the very end: for the last words to the master, and for the output to be written."""
 SERVE_ALONE_AFTER_S: Final = 0.2
@@ -300,9 +305,9 @@ class _Host:
                 self._timers[deadline] = self._loop.call_later(seconds, self._expire, deadline)
             case Disarm(deadline):
                 self._disarm(deadline)
-            case Announce(state, verdict):
+            case Announce(state, verdict, missing):
                 if self._board is not None:
-                    self._board.announce(state, verdict)
+                    self._board.announce(state, verdict, missing)
             case Report(phase, script_ended, cause):
                 if self._link is not None:
                     self._link.report(phase, script_ended=script_ended, cause=cause)
@@ -332,7 +337,8 @@ class _Host:
         try:
             child = spawn(spec)
         except SpawnError as error:
-            self._post(StartFailed(spec.name, error.code, error.message, time.time()))
+            message = self._masker.text(error.message)
+            self._post(StartFailed(spec.name, error.code, message, time.time()))
             return
         if self._guardian is not None:
             self._guardian.watch(child.pid)
@@ -451,11 +457,36 @@ class _Host:
                 chief_endpoint=(chief.address, chief.port) if chief else None,
                 token=plan.contract.settings.token or None,
                 lease_s=plan.budgets.lease_s,
+                refused_count=plan.contract.settings.master_refused_count,
+                refused_window_s=plan.contract.settings.master_refused_window_s,
+                bare_after_s=plan.contract.settings.bare_master_after_s,
+                wait_s=plan.contract.settings.poll_wait_s,
                 post=self._post,
             )
             self._link.report(Phase.PREPARING, script_ended=False, cause=None)
             self._serve("link to the master", self._link.run())
+        self._serve("who is missing", self._keep_explaining())
         return None
+
+    async def _keep_explaining(self) -> None:
+        """Until the job runs: who is missing and why, every few seconds, as an event."""
+        pause_s = min(WAITING_EVERY_S, self.plan.budgets.join_s / 4)
+        while self._state.phase in {Phase.PREPARING, Phase.JOINING}:
+            await asyncio.sleep(pause_s)
+            if self._state.phase is Phase.JOINING:
+                self._post(Waiting(tuple((await self._why_missing(pause_s)).items())))
+
+    async def _why_missing(self, timeout_s: float) -> dict[str, str]:
+        if self._link is None:
+            assert self._server is not None
+            missing = self._state.missing[:WAITING_KNOCKS]
+            return await self._server.explain(missing, timeout_s=min(2.0, timeout_s))
+        heard = self._link.document
+        if self._link.problem or heard is None:
+            return {self.plan.master: self._link.evidence}
+        return dict.fromkeys(
+            (name for name in heard.missing if name != self.plan.host), "not heard from"
+        )
 
     async def _serve_alone(self) -> None:
         await asyncio.sleep(SERVE_ALONE_AFTER_S)
@@ -484,6 +515,8 @@ class _Host:
             on_report=self._on_report,
             on_lost=lambda host, why: self._post(MemberLost(host, why, time.time())),
             lease_s=plan.budgets.lease_s,
+            refused_count=plan.contract.settings.master_refused_count,
+            refused_window_s=plan.contract.settings.master_refused_window_s,
             on_error=lambda line: self._say("error", "status.error", error=line),
         )
         await self._server.start()
@@ -499,7 +532,11 @@ class _Host:
         self._post(MemberReported(host, report.phase, report.script_ended, report.cause))
 
     def _ready(self) -> tuple[bool, str]:
-        return self._state.phase is Phase.RUNNING, self._state.phase.value
+        state = self._state
+        reason = state.phase.value
+        if state.phase is Phase.JOINING and state.waiting:
+            reason += ", waiting for " + ", ".join(f"{host} ({why})" for host, why in state.waiting)
+        return state.phase is Phase.RUNNING, reason
 
     # ------------------------------------------------------------------ what is said
 
@@ -546,6 +583,9 @@ class _Host:
             },
             "cause": None if state.cause is None else encode_cause(state.cause),
             "verdict": None if verdict is None else encode_verdict(verdict),
+            "waiting": dict(state.waiting) if state.phase is Phase.JOINING else {},
+            "tolerated": [encode_cause(cause) for cause in state.tolerated],
+            "also": [encode_cause(cause) for cause in state.also],
             "timeline": list(self._timeline),
             "probe_latency_s": self._link.latency_s if self._link else None,
         }
@@ -602,6 +642,8 @@ class _Host:
             "exit_code": self.exit_code,
             "job_exit_code": verdict.exit_code,
             "cause": encode_cause(verdict.cause),
+            "tolerated": [encode_cause(cause) for cause in self._state.tolerated],
+            "also": [encode_cause(cause) for cause in self._state.also],
             "phases": [
                 {"phase": span.phase.value, "at": span.at, "seconds": span.seconds}
                 for span in self._phases
@@ -648,6 +690,9 @@ def _initial_state(plan: Plan) -> State:
         # the chief's last checkpoint needs both.
         chief_first=plan.strategy is Strategy.PS,
         budgets=plan.budgets,
+        success_share=plan.success_share,
+        tolerated_failures=plan.tolerated_failures,
+        evaluator=plan.evaluator,
     )
     return initial(setup, tuple(Process(spec.name, spec.essential) for spec in plan.processes))
 
@@ -671,6 +716,8 @@ def _make_ready(plan: Plan) -> str | None:
     # Before TensorFlow starts: its own message for a taken port names neither pid nor command.
     from supervisor.ports import check_free  # noqa: PLC0415
 
+    if plan.host == plan.evaluator:
+        return None  # its task opens no port
     own = plan.endpoints[plan.host]
     listening = [own.train.port] + ([own.ps.port] if plan.strategy is Strategy.PS else [])
     return next(filter(None, map(check_free, listening)), None)
