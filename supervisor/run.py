@@ -79,8 +79,10 @@ SWEEP_TERM_S: Final = 2.0
 SWEEP_KILL_S: Final = 2.0
 DRAIN_S: Final = 1.0
 """After the leader's end a grandchild may hold the pipes; they are read for this long."""
+WAITING_FIRST_S: Final = 2.0
 WAITING_EVERY_S: Final = 5.0
-"""While hosts wait for each other, this often a line says for whom and why."""
+"""While hosts wait for each other, this often a line says for whom and why; the first comes after
+``WAITING_FIRST_S``."""
 WAITING_KNOCKS: Final = 64
 """So many missing hosts are asked why, each time."""
 FLUSH_S: Final = 1.0
@@ -470,11 +472,13 @@ class _Host:
 
     async def _keep_explaining(self) -> None:
         """Until the job runs: who is missing and why, every few seconds, as an event."""
-        pause_s = min(WAITING_EVERY_S, self.plan.budgets.join_s / 4)
+        longest_s = self.plan.budgets.join_s / 4
+        pause_s = min(WAITING_FIRST_S, longest_s)
         while self._state.phase in {Phase.PREPARING, Phase.JOINING}:
             await asyncio.sleep(pause_s)
             if self._state.phase is Phase.JOINING:
-                self._post(Waiting(tuple((await self._why_missing(pause_s)).items())))
+                self._post(Waiting(tuple((await self._why_missing(longest_s)).items())))
+                pause_s = min(WAITING_EVERY_S, longest_s)
 
     async def _why_missing(self, timeout_s: float) -> dict[str, str]:
         if self._link is None:

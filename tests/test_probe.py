@@ -125,7 +125,7 @@ def test_a_refused_member_says_why() -> None:
             link(it.server.port, token="wrong") as member,
         ):
             member.link.report(Phase.JOINING, script_ended=False, cause=None)
-            await until(lambda: "answered 401" in member.link.evidence)
+            await until(lambda: "refuses the token" in member.link.evidence)
             assert not await member.link.flush(0.2)
             assert it.reports == []
             assert it.server.peers()[0].state is MemberState.UNSEEN
