@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping
 
 from supervisor import process, record
@@ -39,7 +40,9 @@ def train(environ: Mapping[str, str], flags: Mapping[str, str]) -> int:
     try:
         plan = plan_of(environ, flags)
     except ContractError as error:
-        record.write_failure(paths_below(sagemaker.base_dir(environ)), str(error)[:FAILURE_LIMIT])
+        base = sagemaker.base_dir(environ)
+        if os.path.isdir(base):  # not on a laptop that has no such thing
+            record.write_failure(paths_below(base), str(error)[:FAILURE_LIMIT])
         raise
     guardian = Guardian.start()
     try:

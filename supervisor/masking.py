@@ -26,6 +26,7 @@ _SHORTEST: Final = 6
 
 def is_secret_name(name: str) -> bool:
     """Whether a variable, hyperparameter or flag of this name holds a secret."""
+    name = name.replace("-", "_")
     return bool(_SECRET_NAME.search(name)) and not _NOT_SECRET.search(name)
 
 
