@@ -19,6 +19,7 @@ th,td{text-align:left;padding:.2rem .6rem .2rem 0;border-bottom:1px solid var(--
 td{font-variant-numeric:tabular-nums}
 th{font-weight:600;font-size:.85rem}
 pre{white-space:pre-wrap;overflow-wrap:anywhere;background:#8881;padding:.6rem;margin:.3rem 0}
+#timeline td{vertical-align:top}#timeline td:first-child{white-space:nowrap}
 #away{color:#c33}[hidden]{display:none}
 """
 
