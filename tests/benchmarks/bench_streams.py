@@ -9,7 +9,6 @@ The child is ``cat FILE``; the reader is ``dd``, which counts and throws away. `
 yardstick for what also writes a file. A round runs each contender once, so that a busy machine is
 busy for all of them. The medians of the rounds:
 
-
 - MB/s from the child's start to the reader's end of file, and the ratio to ``cat``'s;
 - CPU seconds per GB of the carrying process alone, its start not among them (for launchers that
   start the child themselves, with their start, and less what the child takes under ``cat``);
