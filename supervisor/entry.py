@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping
 
 from supervisor import process, record
@@ -29,8 +30,10 @@ def masker_of(plan: Plan) -> Masker:
     return Masker.of(contract.environ, contract.hyperparameters, contract.platform_hyperparameters)
 
 
-def train(environ: Mapping[str, str], flags: Mapping[str, str]) -> int:
+def train(environ: Mapping[str, str], flags: Mapping[str, str], guardian: Guardian) -> int:
     """Run this host; returns the supervisor's exit code (see ``outcome.EXIT_CODES``).
+
+    ``guardian`` is closed by whoever started it.
 
     Raises:
         ContractError: nothing was started; the failure file says why.
@@ -39,13 +42,11 @@ def train(environ: Mapping[str, str], flags: Mapping[str, str]) -> int:
     try:
         plan = plan_of(environ, flags)
     except ContractError as error:
-        record.write_failure(paths_below(sagemaker.base_dir(environ)), str(error)[:FAILURE_LIMIT])
+        base = sagemaker.base_dir(environ)
+        if os.path.isdir(base):  # not on a laptop that has no such thing
+            record.write_failure(paths_below(base), str(error)[:FAILURE_LIMIT])
         raise
-    guardian = Guardian.start()
-    try:
-        return asyncio.run(_train(plan, inherited, guardian))
-    finally:
-        guardian.close()
+    return asyncio.run(_train(plan, inherited, guardian))
 
 
 async def _train(plan: Plan, inherited: process.InheritedSignals, guardian: Guardian) -> int:

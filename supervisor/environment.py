@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import json
 import posixpath
+import signal
 from collections.abc import Mapping
 from typing import Any, Final
 
 from supervisor.contract import TUNING_METRIC, Contract
 
 _FRAMEWORK_MODULE: Final = "supervisor:train"
+STACKS_SIGNUM: Final = int(signal.SIGRTMAX) - 1
+"""Asks a Python process for its stacks. Neither the C library, Python nor TensorFlow uses it."""
+STACKS_DIRECTORY: Final = posixpath.join(posixpath.dirname(__file__), "injected")
+"""To be found by the script's Python at its start: see ``sitecustomize.py`` there."""
+
 _LOG_LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 _KNOWN_TO_PLATFORM: Final = frozenset(
@@ -83,8 +89,10 @@ def script_environment(contract: Contract) -> dict[str, str]:
     env.setdefault("S3_USE_HTTPS", "1")
     env.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     env.setdefault("PYTHONUNBUFFERED", "1")
-    inherited = env.get("PYTHONPATH")
-    env["PYTHONPATH"] = f"{contract.code_dir}:{inherited}" if inherited else contract.code_dir
+    search = [contract.code_dir, env.get("PYTHONPATH", "")]
+    if contract.settings.stacks:
+        search.append(STACKS_DIRECTORY)  # last: a sitecustomize of the user's comes first
+    env["PYTHONPATH"] = ":".join(filter(None, search))
     return env
 
 

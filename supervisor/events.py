@@ -90,6 +90,17 @@ class Signalled:
 
 
 @dataclass(frozen=True, slots=True)
+class Hung:
+    """A script has shown no sign of life for ``idle_s``; its stacks have been asked for."""
+
+    process: str
+    idle_s: float
+    at: float
+    detail: str = ""
+    """The end of its output, stacks included."""
+
+
+@dataclass(frozen=True, slots=True)
 class Expired:
     deadline: Deadline
     at: float
@@ -172,6 +183,7 @@ Event = (
     | StartFailed
     | Exited
     | Signalled
+    | Hung
     | Expired
     | MemberReported
     | MemberLost
@@ -199,6 +211,27 @@ class Send:
     process: str
     signum: int
     whole_group: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Suspend:
+    """SIGSTOP to every process of the tree."""
+
+    process: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """SIGCONT to every process of the tree."""
+
+    process: str
+
+
+@dataclass(frozen=True, slots=True)
+class DumpStacks:
+    """Ask the Python processes of the tree where they are, before it is too late to ask."""
+
+    process: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,4 +288,18 @@ class Say:
     level: str = "info"
 
 
-Action = Start | Send | KillTree | Arm | Disarm | Announce | Report | Publish | Record | Say
+Action = (
+    Start
+    | Send
+    | Suspend
+    | Resume
+    | DumpStacks
+    | KillTree
+    | Arm
+    | Disarm
+    | Announce
+    | Report
+    | Publish
+    | Record
+    | Say
+)

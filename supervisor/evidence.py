@@ -317,7 +317,9 @@ _SELF_MADE = frozenset(
 
 def _compose(first: str, second: str) -> str:
     """Two halves of a sentence; where both are long, each gives way to the other's first half."""
-    first, second = (_clean(part).strip().rstrip(";") for part in (first, second))
+    first, second = (
+        _clean(part).replace("\n", " ").strip().rstrip(";") for part in (first, second)
+    )
     if not first or not second:
         return _shorten(first or second, MESSAGE_LIMIT)
     half = MESSAGE_LIMIT // 2 - 1

@@ -37,9 +37,11 @@ from supervisor.events import (
     Broke,
     Deadline,
     Disarm,
+    DumpStacks,
     Event,
     Exited,
     Expired,
+    Hung,
     JobChanged,
     KillTree,
     MasterEnded,
@@ -53,12 +55,14 @@ from supervisor.events import (
     Published,
     Record,
     Report,
+    Resume,
     Say,
     Send,
     Signalled,
     Start,
     Started,
     StartFailed,
+    Suspend,
 )
 from supervisor.model import (
     Cause,
@@ -101,6 +105,7 @@ class Process:
     name: str
     server: bool
     """Essential, and stopped after the scripts."""
+    stop_signal: int = signal.SIGTERM
     life: Life = Life.PLANNED
     status: ExitStatus | None = None
     ended_at: float = 0.0
@@ -226,6 +231,12 @@ def _react(state: State, event: Event, actions: list[Action]) -> State:
             return _exited(state, event, actions)
         case Signalled(signum, at):
             return _signalled(state, signum, at, actions)
+        case Hung(process, idle_s, at, detail):
+            if state.phase is not Phase.RUNNING:
+                return state
+            message = f"hung: no output, no CPU time and no heartbeat for {idle_s:.0f} s"
+            cause = _own(state, CauseKind.HANG, message, at, process, detail=detail)
+            return _end(state, cause, actions)
         case Expired(deadline, at):
             state = replace(state, armed=state.armed - {deadline})
             return _expired(state, deadline, at, actions)
@@ -297,6 +308,12 @@ def _exited(state: State, event: Exited, actions: list[Action]) -> State:
 
 
 def _signalled(state: State, signum: int, at: float, actions: list[Action]) -> State:
+    if signum == signal.SIGTSTP:
+        actions += [Suspend(process.name) for process in state.alive]
+        return state
+    if signum == signal.SIGCONT:
+        actions += [Resume(process.name) for process in state.alive]
+        return state
     if signum not in STOP_SIGNALS:
         actions += [Send(process.name, signum) for process in state.alive if not process.server]
         return state
@@ -496,7 +513,10 @@ def _climb(state: State, rung: Rung, actions: list[Action]) -> State:
     servers = rung is Rung.SERVERS
     targets = [process for process in state.alive if process.server is servers]
     for process in targets:
-        actions.append(Send(process.name, signal.SIGTERM, whole_group=rung is Rung.GROUPS))
+        if rung is Rung.GROUPS:
+            actions.append(DumpStacks(process.name))
+        whole_group = rung is Rung.GROUPS
+        actions.append(Send(process.name, process.stop_signal, whole_group=whole_group))
         state = _with_process(state, process.name, stopped_by_us=True)
     if not targets:
         return state

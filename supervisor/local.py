@@ -26,6 +26,7 @@ from supervisor.faults import ContractError, Fault
 from supervisor.guardian import Guardian
 from supervisor.model import ProcessSpec, Role
 from supervisor.settings import PREFIX, Settings, parse_settings
+from supervisor.signals import SignalPipe
 from supervisor.streams import Branch, Carriage, Label, Policy, Prefix, Pump, console
 
 _MOST_HOSTS: Final = 64
@@ -170,13 +171,14 @@ class _Fleet:
         self._stop_timer: asyncio.TimerHandle | None = None
         policy: Policy = "drop" if request.settings.log_overflow == "drop" else "block"
         self._out, self._err = console(policy=policy)
+        self._signals = SignalPipe(self._on_signal)
 
     async def run(self, inherited: process.InheritedSignals) -> list[Result]:
-        loop = asyncio.get_running_loop()
-        for signum in process.STOP_SIGNALS:
-            if signum != signal.SIGHUP or not inherited.hangup_ignored:
-                loop.add_signal_handler(signum, self._stop)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, process.STOP_SIGNALS)
+        wanted = set(process.STOP_SIGNALS) | {signal.SIGTSTP, signal.SIGCONT}
+        if inherited.hangup_ignored:
+            wanted.discard(signal.SIGHUP)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+        self._signals.catch(wanted)
         orphans.adopt()
         self._collector.start()
         self._err.offer_line(
@@ -194,6 +196,7 @@ class _Fleet:
                 child.close()
             process.kill_everything()
             self._collector.stop()
+            self._signals.close()
             if self._stop_timer is not None:
                 self._stop_timer.cancel()
             await self._write_out()
@@ -269,6 +272,16 @@ class _Fleet:
             env=env,
             cwd=host.base_dir,
         )
+
+    def _on_signal(self, signum: int) -> None:
+        if signum not in {signal.SIGTSTP, signal.SIGCONT}:
+            self._stop()
+            return
+        for child in self._children:
+            child.signal(signum)
+        if signum == signal.SIGTSTP:
+            # Ctrl-Z: the hosts suspend their trees; we stop as a terminal's program should.
+            os.kill(os.getpid(), signal.SIGSTOP)
 
     def _stop(self) -> None:
         """Ctrl-C or SIGTERM: once, all hosts are asked to stop; twice, they are told now.

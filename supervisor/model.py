@@ -93,6 +93,7 @@ class ProcessSpec:
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(repr=False)
     cwd: str
+    stop_signal: int = signal.SIGTERM
     essential: bool = False
     """A server: it must outlive the script, and its end while the job runs fails the job."""
 

@@ -11,13 +11,17 @@ in this module. It belongs to the thread that spawns and collects: the event loo
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from supervisor import prctl, procfs
+from supervisor.procfs import Process
+
+if TYPE_CHECKING:
+    import asyncio
 
 IDLE_LOOK_S = 0.5
 """Between two looks while no orphan dies: no zombie is older than that, for 0.02 % of a core."""
@@ -106,12 +110,11 @@ def adopting() -> bool:
     return _owned.adopting or os.getpid() == 1
 
 
-def _collect_one(pid: int, session: int, now: float) -> bool:
-    """Collect one zombie; False if it is none, or is left to whoever made it."""
-    process = procfs.stat(pid)
-    if process is None or process.alive:
-        return False
-    if process.session == session and now - _owned.strays.setdefault(pid, now) < STRAY_GRACE_S:
+def collect_dead(process: Process) -> bool:
+    """Collect a zombie among our children that has no owner; False if it is left to its maker."""
+    now = time.monotonic()
+    pid = process.pid
+    if process.session == os.getsid(0) and now - _owned.strays.setdefault(pid, now) < STRAY_GRACE_S:
         return False
     _owned.strays.pop(pid, None)
     try:
@@ -151,11 +154,11 @@ def collecting() -> Iterator[int]:
     if children is None:
         me = os.getpid()
         children = [p for p in procfs.pids() if (s := procfs.stat(p)) and s.ppid == me]
-    session = os.getsid(0)
-    now = time.monotonic()
     for pid in children:
         if not registered(pid):
-            yield 1 if _collect_one(pid, session, now) else 0
+            process = procfs.stat(pid)
+            dead = process is not None and not process.alive
+            yield 1 if dead and process is not None and collect_dead(process) else 0
     if _owned.strays:
         gone = _owned.strays.keys() - set(children)
         for pid in gone:
@@ -184,6 +187,8 @@ class Collector:
 
     def start(self) -> None:
         """Begin on the running event loop."""
+        import asyncio  # noqa: PLC0415  # the guardian is forked before it is loaded
+
         self._loop = asyncio.get_running_loop()
         self._turn()
 

@@ -14,6 +14,7 @@ EXIT_ELSEWHERE: Final = 84
 EXIT_ESSENTIAL: Final = 85
 EXIT_UNKILLABLE: Final = 86
 EXIT_PUBLISHING: Final = 87
+EXIT_HUNG: Final = 88
 EXIT_INTERNAL: Final = 90
 
 EXIT_CODES: Final = {
@@ -25,6 +26,7 @@ EXIT_CODES: Final = {
     EXIT_ESSENTIAL: "an essential process (a parameter server) died on this host",
     EXIT_UNKILLABLE: "a process could not be killed and was left",
     EXIT_PUBLISHING: "the job succeeded, publishing its results failed",
+    EXIT_HUNG: "the script hung: no sign of life for SUPERVISOR_HANG_TIMEOUT_S",
     EXIT_INTERNAL: "internal error of the supervisor",
 }
 """Our own codes. They keep clear of 64 to 78 (sysexits) and of 126 to 165 (shells)."""
@@ -70,6 +72,8 @@ def _failure_code(cause: Cause) -> int:
             return EXIT_JOINING
         case CauseKind.MASTER_LOST:
             return EXIT_MASTER_LOST
+        case CauseKind.HANG:
+            return EXIT_HUNG
         case CauseKind.INTERNAL:
             return EXIT_INTERNAL
         case _:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from supervisor.contract import RESOURCES, Contract, EntryKind, Strategy
-from supervisor.environment import script_arguments, script_environment
+from supervisor.environment import STACKS_SIGNUM, script_arguments, script_environment
 from supervisor.faults import ContractError, Fault
 from supervisor.model import ProcessSpec, Role
 from supervisor.settings import GROUP_S, KILL_S, RECORD_S
@@ -87,6 +87,10 @@ class Paths:
     success: str
     report: str
     logs: str
+    error: str
+    """A script may say here, as JSON with a ``message``, why it failed."""
+    heartbeat: str
+    """A script may touch this file to say that it lives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,6 +299,8 @@ def paths_below(base: str) -> Paths:
         success=posixpath.join(output, "success"),
         report=posixpath.join(output, "supervisor", "report.json"),
         logs=posixpath.join(output, "supervisor", "logs"),
+        error=posixpath.join(output, "supervisor", "error.json"),
+        heartbeat=posixpath.join(output, "supervisor", "heartbeat"),
     )
 
 
@@ -314,6 +320,10 @@ def _script(
             command = (name if "/" in name else f"./{name}",)
     env = script_environment(contract)
     env["SUPERVISOR_CHECKPOINT_DIR"] = paths.checkpoints
+    if contract.settings.stacks:
+        env["SUPERVISOR_STACKS_SIGNAL"] = str(STACKS_SIGNUM)
+    env["SUPERVISOR_ERROR_FILE"] = paths.error
+    env["SUPERVISOR_HEARTBEAT_FILE"] = paths.heartbeat
     env["SUPERVISOR_STOP_BUDGET_S"] = f"{contract.settings.stop_grace_s:g}"
     if config is not None:
         env["TF_CONFIG"] = json.dumps(config)
@@ -323,6 +333,7 @@ def _script(
         argv=(*command, *arguments),
         env=env,
         cwd=contract.code_dir,
+        stop_signal=contract.settings.stop_signal,
     )
 
 
@@ -352,6 +363,7 @@ def _parameter_server(contract: Contract, config: Mapping[str, Any]) -> ProcessS
         env=env,
         cwd=contract.base_dir,
         essential=True,
+        stop_signal=contract.settings.server_stop_signal,
     )
 
 

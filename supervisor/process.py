@@ -52,6 +52,9 @@ LAST_LOOK_S = 0.05
 OVERTIME_S = 1.0
 """What a survey that a deadline finds under way may still take: so each stage has one."""
 
+HUNT_S = 0.25
+"""Longest time of quick looks between two surveys."""
+
 SAMPLE = 16
 """Processes looked at between two surveys: when all are gone, few of the others can be left."""
 
@@ -297,6 +300,16 @@ class Child:
         """SIGCONT to every process of the tree; how many there were."""
         return self._signal_all(signal.SIGCONT)
 
+    def kill_soon(self) -> bool:
+        """SIGKILL to the group now; the rest of the tree as ``run_to_end`` gets to it.
+
+        For a stop in order, with the event loop turning: a tree of ten thousand does not hold it.
+        A leader that not even SIGKILL ends (uninterruptible sleep) keeps ``run_to_end`` waiting;
+        whoever counts the time cancels that.
+        """
+        self._killed = True
+        return self.signal(signal.SIGKILL, group=True)
+
     def kill_tree(self, *, limit_s: float = KILL_TREE_S) -> tuple[int, ...]:
         """SIGKILL the group and every descendant, at once; the pids that were killed.
 
@@ -309,18 +322,14 @@ class Child:
         self._killpg(signal.SIGKILL)
         deadline = time.monotonic() + limit_s
         killer = _Killer(self.pid)
+        progress = -1
         for _ in range(KILL_PASSES):
-            before = (len(killer.killed), orphans.churn(self.pid))
             for _ in self._tree.survey(killer):
                 if time.monotonic() > deadline:
                     break
             self._tree.hunt(killer)
-            for _ in orphans.collecting():
-                if time.monotonic() > deadline:
-                    break
-            if before == (len(killer.killed), orphans.churn(self.pid)):
-                break
-            if time.monotonic() > deadline:
+            before, progress = progress, len(killer.killed) + orphans.churn(self.pid)
+            if progress == before or time.monotonic() > deadline:
                 break
         return tuple(pid for pid, _ in killer.killed)
 
@@ -520,15 +529,29 @@ class Child:
                 if now - max(started, deadline) > OVERTIME_S:
                     return False
         visitor.cost_s = time.monotonic() - started
-        if visitor.alive:
-            return False
         if orphans.churn(self.pid) == churn:
-            return True
+            return not visitor.alive
+        if visitor.alive and not visitor.hunts:
+            return False
         visitor.hurry()
-        turn = time.monotonic()
-        while not visitor.alive and time.monotonic() - turn < SLICE_S:
-            self._tree.hunt(visitor)
+        await self._hunt(visitor, deadline)
         return False
+
+    async def _hunt(self, visitor: _Visitor, deadline: float) -> None:
+        """Quick looks, one after the other, as long as they find somebody, dead or alive.
+
+        A survey takes the longer the more corpses it reads past, and what forks and exits all the
+        time makes more of them meanwhile: by surveys alone it may never be caught up with.
+        """
+        turn = time.monotonic()
+        until = min(deadline + OVERTIME_S, turn + HUNT_S)
+        while self._tree.hunt(visitor):
+            now = time.monotonic()
+            if now > until:
+                return
+            if now - turn > SLICE_S:
+                await asyncio.sleep(0)
+                turn = time.monotonic()
 
     def _watch(self) -> None:
         """Have ``_dead`` set at the leader's exit."""
@@ -577,6 +600,9 @@ class Child:
 
 class _Visitor:
     """Called with every living member of a tree in a survey; the leader is none of its business."""
+
+    hunts = False
+    """Whether to chase what keeps forking while others are still there."""
 
     def __init__(self, leader: int) -> None:
         self.leader = leader
@@ -640,6 +666,8 @@ class _Terminator(_Visitor):
 
 class _Killer(_Visitor):
     """SIGKILL to each process's whole group: atomic against fork(2), one call for thousands."""
+
+    hunts = True
 
     def __init__(self, leader: int) -> None:
         super().__init__(leader)

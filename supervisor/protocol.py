@@ -34,7 +34,7 @@ A cause is ``{"kind", "host", "message", "process", "exit", "detail", "at"}``, a
 Compatibility: unknown keys are ignored, an unknown version or an unknown value of an enumeration
 is refused. Nothing is believed of a body: every type, length and range is checked, and whatever is
 wrong raises the one `ProtocolError`. Long texts are cut by the sender (``message`` to 1,024
-characters, ``detail`` to 4,096, ``missing`` to what fits) and refused by the receiver at four
+characters, ``detail`` to 4,096, ``missing`` to 32 names) and refused by the receiver at four
 times that.
 """
 
@@ -63,7 +63,9 @@ MAX_MESSAGE_CHARS = 1024
 MAX_DETAIL_CHARS = 4096
 MAX_NAME_CHARS = 253
 """A DNS name's greatest length; also the limit for process names and instances."""
-MAX_MISSING_BYTES = 16 * 1024
+MAX_MISSING = 32
+"""Names of missing hosts that travel: enough for a message, and few, because every member reads
+them again and again while a thousand join."""
 MAX_NUMBER = 2**53 - 1
 """The greatest integer that every JSON reader holds exactly."""
 
@@ -89,7 +91,7 @@ class JobDocument:
     state: JobState
     verdict: Verdict | None = None
     missing: tuple[str, ...] = ()
-    """While joining: hosts that have not joined yet, as many as fit."""
+    """While joining: the first `MAX_MISSING` of the hosts that have not joined yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +141,7 @@ def encode_job(document: JobDocument) -> bytes:
             "revision": document.revision,
             "state": document.state.value,
             "verdict": None if document.verdict is None else encode_verdict(document.verdict),
-            "missing": _fitting(document.missing),
+            "missing": _fitting(document.missing[:MAX_MISSING]),
         }
     )
 
@@ -181,8 +183,9 @@ def _clean(text: str) -> str:
 
 
 def _fitting(names: tuple[str, ...]) -> list[str]:
+    """As many as fit into a quarter of the body, however long they and their escapes are."""
     fitting: list[str] = []
-    room = MAX_MISSING_BYTES
+    room = MAX_BODY_BYTES // 4
     for name in names:
         cleaned = _clean(name)[:MAX_NAME_CHARS]
         room -= len(json.dumps(cleaned)) + 1
@@ -214,6 +217,8 @@ def decode_job(body: bytes) -> JobDocument:
     names = fields.get("missing", [])
     if not isinstance(names, list):
         _wrong("missing", "a list", names)
+    if len(names) > _TOLERANCE * MAX_MISSING:
+        raise ProtocolError(f"missing: {len(names)} names, at most {_TOLERANCE * MAX_MISSING}")
     return JobDocument(
         instance=_text(fields, "instance", MAX_NAME_CHARS),
         revision=_integer(fields, "revision", 0, MAX_NUMBER),

@@ -12,10 +12,12 @@ from collections.abc import Mapping
 
 from supervisor.plan import Paths
 
+_WORDS_LIMIT = 64 * 1024
+
 
 def clear(paths: Paths) -> None:
     """Take away what an earlier run in the same place has said."""
-    for path in (paths.failure, paths.success, paths.report):
+    for path in (paths.failure, paths.success, paths.report, paths.error, paths.heartbeat):
         with contextlib.suppress(OSError):
             os.unlink(path)
 
@@ -28,6 +30,31 @@ def write_failure(paths: Paths, text: str) -> str | None:
     except OSError:
         pass
     return _write(paths.failure, text)
+
+
+def own_words(paths: Paths) -> str | None:
+    """Why the script failed, where it said so itself; None where it did not.
+
+    Its failure file, whose first line counts, or its error file: JSON whose ``message`` is a text,
+    or an object that has one (as torch.distributed.elastic writes it).
+    """
+    failure = _start_of(paths.failure).strip()
+    if failure:
+        return failure.splitlines()[0]
+    try:
+        error = json.loads(_start_of(paths.error))
+        message = error["message"]
+        return str(message["message"] if isinstance(message, dict) else message).strip() or None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _start_of(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read(_WORDS_LIMIT)
+    except OSError:
+        return ""
 
 
 def write_success(paths: Paths) -> str | None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shlex
 import signal
 import time
 from collections import deque
@@ -21,7 +22,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, assert_never
 
-from supervisor import __version__, cgroup, evidence, orphans, procfs, record
+from supervisor import __version__, orphans, procfs, record, stacks
 from supervisor.console import HURRIED_PATIENCE_S, PATIENCE_S, SETTLE_S, Outputs
 from supervisor.contract import EntryKind, Strategy
 from supervisor.events import (
@@ -31,9 +32,11 @@ from supervisor.events import (
     Broke,
     Deadline,
     Disarm,
+    DumpStacks,
     Event,
     Exited,
     Expired,
+    Hung,
     KillTree,
     MemberLost,
     MemberReported,
@@ -43,23 +46,23 @@ from supervisor.events import (
     Published,
     Record,
     Report,
+    Resume,
     Say,
     Send,
     Signalled,
     Start,
     Started,
     StartFailed,
+    Suspend,
 )
 from supervisor.guardian import Guardian
 from supervisor.lifecycle import Process, Setup, State, initial, step
 from supervisor.logs import Log
 from supervisor.masking import Masker
-from supervisor.memory import MemoryReading
-from supervisor.model import Outcome, Phase, ProcessSpec, Verdict
+from supervisor.model import Outcome, Phase, ProcessSpec, Verdict, signal_name
 from supervisor.outcome import failure_text, host_exit_code, outcome_of
 from supervisor.plan import Plan
 from supervisor.process import (
-    STOP_SIGNALS,
     Child,
     ChildEnd,
     InheritedSignals,
@@ -67,11 +70,14 @@ from supervisor.process import (
     kill_everything,
     spawn,
 )
-from supervisor.protocol import HostReport, encode_cause, encode_verdict
+from supervisor.signals import SignalPipe
 
-if TYPE_CHECKING:  # heavy: loaded when they are used
+if TYPE_CHECKING:  # not needed before the script's start: loaded when they are used
+    from supervisor.memory import MemoryReading
     from supervisor.probe import MasterLink
+    from supervisor.protocol import HostReport
     from supervisor.status import HostRow, JobBoard, ProcessRow, Snapshot, StatusServer
+    from supervisor.watchdog import Signs
 
 SWEEP_TERM_S: Final = 2.0
 """What outlived its leader has this long after SIGTERM."""
@@ -118,6 +124,7 @@ async def run_host(
             async with asyncio.TaskGroup() as children:
                 host.begin(services, children)
                 await host.supervise()
+                host.leave_the_unkillable()
             host.record_result()
             await host.settle_output()
             host.record_report()
@@ -140,6 +147,7 @@ class _Running:
     end: ChildEnd | None = None
     pumps: tuple[Any, ...] = ()
     log_file: str = ""
+    suspended: bool = False
     memory_before: MemoryReading | None = None
 
     @property
@@ -178,10 +186,12 @@ class _Host:
         self._phases = [_PhaseSpan(self._state.phase, self._started_at, self._began)]
         self._stop_at: float | None = None
         """When the platform kills us, ``time.monotonic()``; None while no stop was asked for."""
+        self._signals = SignalPipe(self._on_signal)
         self._collector = orphans.Collector()
         self._services: asyncio.TaskGroup
         self._children: asyncio.TaskGroup
         self._service_tasks: list[asyncio.Task[None]] = []
+        self._child_tasks: set[asyncio.Task[None]] = set()
         self._board: JobBoard | None = None
         self._server: StatusServer | None = None
         self._link: MasterLink | None = None
@@ -192,13 +202,11 @@ class _Host:
 
     def install_signals(self, inherited: InheritedSignals) -> None:
         """Every signal that may reach the script becomes an event. Before anything slow."""
-        for signum in signal.valid_signals() - _NOT_FORWARDED:
-            if signum == signal.SIGHUP and inherited.hangup_ignored:
-                continue  # started under nohup: a hang-up is nobody's wish to stop
-            with contextlib.suppress(OSError, RuntimeError, ValueError):  # kept by the C library
-                self._loop.add_signal_handler(signum, self._on_signal, int(signum))
-        # What came while we were imported is delivered now.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        wanted = signal.valid_signals() - _NOT_FORWARDED
+        if inherited.hangup_ignored:  # started under nohup: a hang-up is nobody's wish to stop
+            wanted.discard(signal.SIGHUP)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+        self._signals.catch(wanted)
         orphans.adopt()
         self._collector.start()
 
@@ -225,6 +233,11 @@ class _Host:
         """Turn events into actions until the life is over."""
         while self._state.phase is not Phase.DONE:
             self._take(await self._inbox.get())
+
+    def leave_the_unkillable(self) -> None:
+        """The one case in which a task ends before its process: it would never end."""
+        for task in self._child_tasks:
+            task.cancel()
 
     def record_result(self) -> None:
         """Write failure or success. What cannot be written is said and changes nothing."""
@@ -291,6 +304,7 @@ class _Host:
                 running.child.close(running.pumps)
         kill_everything()
         self._collector.stop()
+        self._signals.close()
 
     # ------------------------------------------------------------------ events in, actions out
 
@@ -324,11 +338,15 @@ class _Host:
                 self._start(self._running[process])
             case Send(process, signum, whole_group):
                 self._send(self._running[process], signum, whole_group)
+            case Suspend(process) | Resume(process):
+                self._suspend(self._running[process], suspend=isinstance(action, Suspend))
+            case DumpStacks(process):
+                self._dump_stacks(self._running[process])
             case KillTree(process):
                 child = self._running[process].child
                 if child is not None:
                     self._say("warning", "process.kill", process=process, pid=child.pid)
-                    child.kill_tree()
+                    child.kill_soon()
             case Arm(deadline, seconds):
                 self._disarm(deadline)
                 self._timers[deadline] = self._loop.call_later(seconds, self._expire, deadline)
@@ -368,6 +386,8 @@ class _Host:
         except SpawnError as error:
             self._post(StartFailed(spec.name, error.code, error.message, time.time()))
             return
+        from supervisor import cgroup  # noqa: PLC0415
+
         if self._guardian is not None:
             self._guardian.watch(child.pid)
         running.child = child
@@ -381,14 +401,22 @@ class _Host:
             "process.started",
             process=spec.name,
             pid=child.pid,
-            argv=self._masker.argv(spec.argv),
+            argv=shlex.join(self._masker.argv(spec.argv)),
         )
         self._post(Started(spec.name, child.pid))
-        self._children.create_task(self._watched(f"process {spec.name}", self._own(running)))
+        task = self._children.create_task(self._watched(f"process {spec.name}", self._own(running)))
+        self._child_tasks.add(task)
+        timeout_s = self.plan.contract.settings.hang_timeout_s
+        if timeout_s and not spec.essential:
+            self._serve("watchdog", self._watch_for_hang(running, timeout_s))
+        task.add_done_callback(self._child_tasks.discard)
 
     async def _own(self, running: _Running) -> None:
         """One child from spawn to its end as an event."""
-        child = running.child
+        # Loaded while the script starts: neither its start nor its end waits for them.
+        from supervisor import cgroup, evidence, protocol  # noqa: F401, PLC0415
+
+        child, paths = running.child, self.plan.paths
         assert child is not None
         end = await child.run_to_end(
             running.pumps, term_s=SWEEP_TERM_S, kill_s=SWEEP_KILL_S, drain_s=DRAIN_S
@@ -407,6 +435,10 @@ class _Host:
             memory_after=cgroup.read_memory_cgroup(),
             stopped_because=self._stopped_because(running.spec.name),
         )
+        message = known.message
+        own_words = None if end.status.ok or running.spec.essential else record.own_words(paths)
+        if own_words is not None:
+            message = f"{own_words[:300]}; {end.status}"
         self._say(
             "info",
             "process.exited",
@@ -420,7 +452,7 @@ class _Host:
                 running.spec.name,
                 end.status,
                 running.ended_at,
-                self._masker.text(known.message),
+                self._masker.text(message),
                 self._masker.text(known.detail),
                 end.left,
             )
@@ -442,19 +474,73 @@ class _Host:
         child = running.child
         if child is None:
             return
-        if signum == signal.SIGTSTP:
-            child.suspend()
-        elif signum == signal.SIGCONT:
-            child.resume()
-        else:
-            child.signal(signum, group=whole_group)
+        child.signal(signum, group=whole_group)
         self._say(
             "info",
             "process.signalled",
             process=running.spec.name,
             pid=child.pid,
-            signal=signal.Signals(signum).name if signum in set(signal.Signals) else signum,
+            signal=signal_name(signum),
             to="group" if whole_group else "leader",
+        )
+
+    def _suspend(self, running: _Running, *, suspend: bool) -> None:
+        if running.child is None:
+            return
+        running.suspended = suspend
+        count = running.child.suspend() if suspend else running.child.resume()
+        what = "process.suspended" if suspend else "process.resumed"
+        self._say("info", what, process=running.spec.name, processes=count)
+
+    def _dump_stacks(self, running: _Running) -> None:
+        if running.child is not None:
+            pids = (running.child.pid, *running.child.descendants())
+            asked = stacks.dump(pids)
+            self._say("info", "process.stacks", process=running.spec.name, processes=asked)
+
+    async def _watch_for_hang(self, running: _Running, timeout_s: float) -> None:
+        """Look now and then whether the script still does something."""
+        from supervisor import evidence  # noqa: PLC0415
+        from supervisor.watchdog import Stillness  # noqa: PLC0415
+
+        stillness = Stillness.begin(self._signs_of_life(running))
+        while running.end is None:
+            await asyncio.sleep(min(5.0, timeout_s / 10))
+            # A script that waits for a stalled reader of its output is held, and does not hang.
+            if running.suspended or any(pump.held for pump in running.pumps):
+                stillness = Stillness.begin(self._signs_of_life(running))
+                continue
+            stillness = stillness.look(self._signs_of_life(running))
+            if stillness.idle_s < timeout_s:
+                continue
+            self._say(
+                "warning",
+                "process.hung",
+                process=running.spec.name,
+                idle_s=round(stillness.idle_s, 1),
+            )
+            self._dump_stacks(running)
+            await asyncio.sleep(stacks.WRITE_S)
+            tail = running.pumps[1].tail().decode("utf-8", "replace")
+            detail = self._masker.text(tail[-evidence.DETAIL_LIMIT :])
+            self._post(Hung(running.spec.name, stillness.idle_s, time.time(), detail))
+            return
+
+    def _signs_of_life(self, running: _Running) -> Signs:
+        from supervisor.watchdog import Signs  # noqa: PLC0415
+
+        child = running.child
+        assert child is not None
+        pids = (child.pid, *child.descendants())
+        try:
+            heartbeat: float | None = os.stat(self.plan.paths.heartbeat).st_mtime
+        except OSError:
+            heartbeat = None
+        return Signs(
+            at=time.monotonic(),
+            output_bytes=running.output_bytes,
+            cpu_s=sum(procfs.usage(pid)[0] or 0.0 for pid in pids),
+            heartbeat=heartbeat,
         )
 
     # ------------------------------------------------------------------ services
@@ -476,28 +562,32 @@ class _Host:
         from supervisor.status import BindError, JobBoard  # noqa: PLC0415
 
         plan = self.plan
-        instance = os.urandom(8).hex()
         if plan.is_master:
-            self._board = JobBoard(instance, missing=tuple(plan.hosts[1:]))
+            self._board = JobBoard(os.urandom(8).hex(), missing=tuple(plan.hosts[1:]))
+        else:
+            # Before our own port: that it is taken must reach the master as well.
+            self._link = self._new_link(MasterLink)
+            self._serve("link to the master", self._link.run())
         try:
             await self._open_status_port()
         except BindError as error:
             return str(error)
-        if not plan.is_master:
-            status = plan.endpoints[plan.master].status
-            chief = plan.chief_endpoint
-            self._link = MasterLink(
-                host=plan.host,
-                master_host=plan.master,
-                status_endpoint=(status.address, status.port),
-                chief_endpoint=(chief.address, chief.port) if chief else None,
-                token=plan.contract.settings.token or None,
-                lease_s=plan.budgets.lease_s,
-                post=self._post,
-            )
-            self._link.report(Phase.PREPARING, script_ended=False, cause=None)
-            self._serve("link to the master", self._link.run())
         return None
+
+    def _new_link(self, kind: type[MasterLink]) -> MasterLink:
+        plan = self.plan
+        status, chief = plan.endpoints[plan.master].status, plan.chief_endpoint
+        link = kind(
+            host=plan.host,
+            master_host=plan.master,
+            status_endpoint=(status.address, status.port),
+            chief_endpoint=(chief.address, chief.port) if chief else None,
+            token=plan.contract.settings.token or None,
+            lease_s=plan.budgets.lease_s,
+            post=self._post,
+        )
+        link.report(Phase.PREPARING, script_ended=False, cause=None)
+        return link
 
     async def _serve_alone(self) -> None:
         await asyncio.sleep(SERVE_ALONE_AFTER_S)
@@ -570,6 +660,8 @@ class _Host:
 
     def _snapshot(self) -> Snapshot:
         """What ``/status`` shows. Secrets are masked here."""
+        from supervisor.protocol import encode_cause, encode_verdict  # noqa: PLC0415
+
         now = time.monotonic()
         state = self._state
         verdict = state.verdict
@@ -632,6 +724,8 @@ class _Host:
 
     def _report(self) -> dict[str, object]:
         """``report.json``; times are seconds since the epoch, durations seconds."""
+        from supervisor.protocol import encode_cause  # noqa: PLC0415
+
         verdict = self._verdict()
         return {
             "version": 1,
@@ -693,14 +787,18 @@ def _initial_state(plan: Plan) -> State:
         chief_first=plan.strategy is Strategy.PS,
         budgets=plan.budgets,
     )
-    return initial(setup, tuple(Process(spec.name, spec.essential) for spec in plan.processes))
+    return initial(
+        setup,
+        tuple(Process(spec.name, spec.essential, spec.stop_signal) for spec in plan.processes),
+    )
 
 
 def _make_ready(plan: Plan) -> str | None:
     """Directories, a clean slate, an executable entry point, free ports; what is wrong, or None."""
     paths = plan.paths
     record.clear(paths)
-    wanted = (paths.model, paths.checkpoints, paths.output_data, paths.output_intermediate)
+    own = os.path.dirname(paths.report)
+    wanted = (paths.model, paths.checkpoints, paths.output_data, paths.output_intermediate, own)
     for directory in wanted:
         try:
             os.makedirs(directory, exist_ok=True)
@@ -715,8 +813,8 @@ def _make_ready(plan: Plan) -> str | None:
     # Before TensorFlow starts: its own message for a taken port names neither pid nor command.
     from supervisor.ports import check_free  # noqa: PLC0415
 
-    own = plan.endpoints[plan.host]
-    listening = [own.train.port] + ([own.ps.port] if plan.strategy is Strategy.PS else [])
+    here = plan.endpoints[plan.host]
+    listening = [here.train.port] + ([here.ps.port] if plan.strategy is Strategy.PS else [])
     return next(filter(None, map(check_free, listening)), None)
 
 

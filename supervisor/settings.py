@@ -7,6 +7,7 @@ test compares them). Durations are seconds and say so in their names.
 
 from __future__ import annotations
 
+import signal
 import string
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -21,6 +22,9 @@ PREFIX: Final = "SUPERVISOR_"
 TOLD_TO_SCRIPT: Final = frozenset(
     {
         "SUPERVISOR_CHECKPOINT_DIR",
+        "SUPERVISOR_ERROR_FILE",
+        "SUPERVISOR_HEARTBEAT_FILE",
+        "SUPERVISOR_STACKS_SIGNAL",
         "SUPERVISOR_PROCESS_MARK",
         "SUPERVISOR_STOP_BUDGET_S",
     }
@@ -46,6 +50,8 @@ class Settings:
     log_files: bool
     log_file_max_bytes: int
     log_file_keep: int
+    stop_signal: int
+    server_stop_signal: int
     stop_grace_s: float
     end_grace_s: float
     server_grace_s: float
@@ -55,6 +61,8 @@ class Settings:
     ack_timeout_s: float
     master_lease_s: float
     max_runtime_s: float
+    hang_timeout_s: float
+    stacks: bool
     status_port: int
     status_bind: str
     token: str
@@ -135,6 +143,14 @@ def _level(text: str) -> str:
     if word not in {"debug", "info", "warning", "error"}:
         raise ValueError("one of debug, info, warning, error, or 10, 20, 30, 40")
     return word
+
+
+def _signal(text: str) -> int:
+    name = text.upper() if text.upper().startswith("SIG") else f"SIG{text.upper()}"
+    known = getattr(signal.Signals, name, None)
+    if known is None or known in {signal.SIGKILL, signal.SIGSTOP}:
+        raise ValueError("the name of a signal that can be caught, such as SIGTERM or SIGUSR1")
+    return int(known)
 
 
 def _whole_number(least: int) -> Callable[[str], int]:
@@ -275,6 +291,20 @@ TABLE: Final[tuple[Setting, ...]] = (
         "how many rotated files of a process are kept",
     ),
     Setting(
+        "stop_signal",
+        _signal,
+        "SIGTERM",
+        "",
+        "the signal that asks the script to stop",
+    ),
+    Setting(
+        "server_stop_signal",
+        _signal,
+        "SIGTERM",
+        "",
+        "the signal that asks the parameter server to stop",
+    ),
+    Setting(
         "stop_grace_s",
         _share,
         "auto",
@@ -318,6 +348,20 @@ TABLE: Final[tuple[Setting, ...]] = (
         "silence after which a master, or a member, counts as unreachable",
     ),
     Setting("max_runtime_s", _seconds, "0", "s", "stop the job after this long; 0: never"),
+    Setting(
+        "hang_timeout_s",
+        _seconds,
+        "0",
+        "s",
+        "stop the job when the script shows no output, CPU time or heartbeat for so long; 0: never",
+    ),
+    Setting(
+        "stacks",
+        _switch,
+        "true",
+        "",
+        "let the script's Python processes write their stacks before they are killed",
+    ),
     Setting("status_port", _port, "2224", "", "port of the status server and of the coordination"),
     Setting("status_bind", str, "0.0.0.0", "", "address that the status server binds"),  # noqa: S104  # members are other hosts; stated in the README
     Setting(

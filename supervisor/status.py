@@ -34,6 +34,7 @@ from supervisor.model import JobState, Phase, Verdict
 from supervisor.net import AddressBook, Knock, Knocked, Resolver, canonical, knock
 from supervisor.protocol import (
     MAX_BODY_BYTES,
+    MAX_MISSING,
     MAX_NUMBER,
     HostReport,
     JobDocument,
@@ -144,6 +145,7 @@ class JobBoard:
     def __init__(
         self, instance: str, *, missing: tuple[str, ...] = (), gather_s: float = 1.0
     ) -> None:
+        missing = missing[:MAX_MISSING]
         self._document = JobDocument(instance, 1, JobState.JOINING, None, missing)
         self._body = encode_job(self._document)
         self._changed = asyncio.Event()
@@ -169,6 +171,7 @@ class JobBoard:
         called in the event loop.
         """
         old = self._document
+        missing = missing[:MAX_MISSING]
         self._gathered = missing
         if (old.state, old.verdict) != (state, verdict):
             self._publish(state, verdict)
@@ -492,7 +495,9 @@ class StatusServer:
         self._limits = limits or Limits()
         self._resolver = resolver or Resolver()
         self._feed = EventFeed(max_clients=self._limits.event_readers)
-        self._tick_s = min(0.5, lease_s / 8)
+        # Without members to watch there are only connections to sweep.
+        idle_s = min(2.0, self._limits.header_timeout_s / 2)
+        self._tick_s = idle_s if board is None else min(1.0, lease_s / 8)
         self._clock = ActiveClock(time.monotonic(), max_step_s=4 * self._tick_s)
         self._watch = MemberWatch(
             self._members,

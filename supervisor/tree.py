@@ -101,17 +101,23 @@ class Tree:
         self._known = {p.pid: p.start for p in view.owned.values()}
         self._ours = view.ours
 
-    def hunt(self, found: Callable[[Process], None]) -> None:
+    def hunt(self, found: Callable[[Process], None]) -> int:
         """Look at our own children only, which the orphans among the descendants are.
 
-        A hundred times as quick as a survey, for what forks and exits quicker than that.
+        The youngest first, collecting the dead on the way: for what forks and exits quicker than
+        a survey reads. How many were found, dead or alive.
         """
         view = _View(self, found)
-        for pid in procfs.own_children() or ():
+        count = 0
+        for pid in reversed(procfs.own_children() or ()):
             if orphans.registered(pid) or (process := procfs.stat(pid)) is None:
                 continue
-            if process.alive and view.claims(process):
+            if not process.alive:
+                count += orphans.collect_dead(process)
+            elif view.claims(process):
                 view.take(process)
+                count += 1
+        return count
 
     def members(self) -> list[Process]:
         """All living members, the leader among them if it lives."""

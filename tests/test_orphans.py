@@ -157,7 +157,10 @@ time.sleep(3600)
 
 def test_die_with_parent_notices_a_parent_that_was_quicker() -> None:
     """The attribute sends nothing for a parent that died before it was set."""
-    script = "from supervisor.prctl import die_with_parent; die_with_parent(1); print('alive')"
+    script = (
+        "import os; from supervisor.prctl import die_with_parent; "
+        "die_with_parent(os.getpid()); print('alive')"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
     assert done.stdout == b""
     assert done.returncode == -9

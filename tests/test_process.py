@@ -546,17 +546,31 @@ def test_many_stubborn_descendants_come_down_and_the_loop_turns() -> None:
     assert longest_s < 0.05  # of CPU: what others on this machine do is not ours
 
 
-@pytest.mark.parametrize("verb", ["comet"])
-def test_what_keeps_forking_is_caught_up_with(verb: str) -> None:
-    """Processes that leave group and session all the time, racing the kill."""
+def test_kill_soon_takes_the_whole_tree() -> None:
+    async def body() -> ChildEnd:
+        running = start("keeps", "daemon-stubborn", term_s=60)
+        (daemon,) = map(int, await running.out.line())
+        assert running.child.kill_soon()
+        end = await running.end(5)
+        assert gone(daemon)
+        return end
 
-    async def body() -> tuple[ChildEnd, Child]:
-        running = start(verb, *((16,) if verb == "bomb" else ()), term_s=0.05, kill_s=10)
+    end = run(body)
+    assert end.status == ExitStatus(signum=signal.SIGKILL)
+    assert end.swept == 1
+
+
+@pytest.mark.parametrize(("count", "pause_s"), [(1, 0), (1, 0.002), (16, 0.002)])
+def test_what_keeps_forking_is_caught_up_with(count: int, pause_s: float) -> None:
+    """Processes that fork, leave group and session and exit all the time, racing the kill."""
+
+    async def body() -> ChildEnd:
+        running = start("comets", count, pause_s, "stubborn", term_s=0.05, kill_s=10)
         await running.out.line()
         running.child.signal(signal.SIGKILL)
-        return await running.end(), running.child
+        return await running.end(30)
 
-    end, _ = run(body)
+    end = run(body)
     assert end.left == ()
 
 

@@ -21,6 +21,7 @@ from supervisor.protocol import (
     MAX_BODY_BYTES,
     MAX_DETAIL_CHARS,
     MAX_MESSAGE_CHARS,
+    MAX_MISSING,
     MAX_NUMBER,
     HostReport,
     JobDocument,
@@ -118,11 +119,14 @@ def test_texts_without_bound_still_make_a_body_that_is_taken(letter: str) -> Non
     assert len(encode_report(HostReport("i", Phase.DONE, True, cause, 0))) <= MAX_BODY_BYTES
 
 
-def test_a_thousand_missing_hosts_fit() -> None:
+def test_of_a_thousand_missing_hosts_the_first_travel() -> None:
     names = tuple(f"algo-{number}" for number in range(1, 1001))
-    assert decode_job(encode_job(JobDocument("i", 1, JobState.JOINING, None, names))) == (
-        JobDocument("i", 1, JobState.JOINING, None, names)
-    )
+    body = encode_job(JobDocument("i", 1, JobState.JOINING, None, names))
+    assert decode_job(body).missing == names[:MAX_MISSING]
+    assert len(body) < 1024
+    many = json.dumps(json.loads(body) | {"missing": list(names)}).encode()
+    with pytest.raises(ProtocolError, match=r"^missing: 1000 names"):
+        decode_job(many)
 
 
 def test_cuts_show_and_keep_what_is_useful() -> None:

@@ -218,37 +218,27 @@ def stopped() -> None:
     pause()
 
 
-def comet() -> None:
-    """A process that is never the same for long: forks, leaves its session, exits, for ever."""
-    say("ready")
-    if os.fork():
-        os._exit(0)
-    while True:
-        os.setsid()
+def fly(pause_s: float, until: float) -> None:
+    """A process that is never the same for long: forks, leaves its session, exits."""
+    while time.monotonic() < until:
         if os.fork():
             os._exit(0)
+        os.setsid()
+        if pause_s:
+            time.sleep(pause_s)
+    os._exit(0)
 
 
-def bomb(limit: str) -> None:
-    """Processes that all make processes, in groups of their own, up to a limit at a time."""
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    deadline = time.monotonic() + 20
+def comets(count: str, pause_s: str = "0", stubborn: str = "") -> None:
+    """So many of them, each in a session of its own at any time. They burn out after 30 s."""
+    until = time.monotonic() + 30
+    if stubborn:
+        ignore_term()
+    for _ in range(int(count)):
+        if os.fork() == 0:
+            fly(float(pause_s), until)
     say("ready")
-    population = int(limit)
-    generation = 0
-    while time.monotonic() < deadline:
-        if generation < population.bit_length():
-            generation += 1
-            if os.fork() == 0:
-                os.setsid()
-        else:
-            # Steady state: replace oneself.
-            if os.fork():
-                os._exit(0)
-            os.setsid()
-            time.sleep(0.002)
+    pause()
 
 
 def floods() -> None:

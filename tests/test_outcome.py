@@ -1,0 +1,196 @@
+"""From cause to exit code and failure text; what is written, and what must never be."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+
+import pytest
+
+from supervisor import record
+from supervisor.logs import Log
+from supervisor.masking import MASK, Masker, is_secret_name
+from supervisor.model import Cause, CauseKind, ExitStatus, Outcome, Verdict
+from supervisor.outcome import EXIT_CODES, failure_text, host_exit_code, job_exit_code, outcome_of
+from supervisor.plan import Paths, paths_below
+
+
+def cause(kind: CauseKind, status: ExitStatus | None = None, host: str = "algo-2") -> Cause:
+    return Cause(kind, host, "it happened", "worker", status)
+
+
+@pytest.mark.parametrize("code", range(1, 256))
+def test_the_scripts_code_is_the_hosts_code(code: int) -> None:
+    failed = cause(CauseKind.SCRIPT_FAILED, ExitStatus(code=code))
+    verdict = Verdict(Outcome.FAILED, failed, job_exit_code(failed, None))
+    own = host_exit_code("algo-2", verdict, failed.exit, left=False, publish_error=None)
+    other = host_exit_code("algo-1", verdict, None, left=False, publish_error=None)
+    assert (own, other, verdict.exit_code) == (code, 84, code)
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "own", "elsewhere"),
+    [
+        (CauseKind.SCRIPT_FAILED, ExitStatus(signum=9), 137, 84),
+        (CauseKind.SCRIPT_FAILED, ExitStatus(signum=11, core_dumped=True), 139, 84),
+        (CauseKind.START_FAILED, ExitStatus(code=127), 127, 84),
+        (CauseKind.ESSENTIAL_DIED, ExitStatus(signum=9), 85, 84),
+        (CauseKind.PREPARE_FAILED, None, 81, 84),
+        (CauseKind.JOIN_TIMEOUT, None, 82, 82),
+        (CauseKind.MASTER_LOST, None, 83, 83),
+        (CauseKind.MEMBER_LOST, None, 84, 84),
+        (CauseKind.INTERNAL, None, 90, 84),
+    ],
+)
+def test_exit_codes_of_failures(
+    kind: CauseKind, status: ExitStatus | None, own: int, elsewhere: int
+) -> None:
+    verdict = Verdict(Outcome.FAILED, cause(kind, status))
+    codes = [
+        host_exit_code(host, verdict, None, left=False, publish_error=None)
+        for host in ("algo-2", "algo-1")
+    ]
+    assert codes == [own, elsewhere]
+
+
+def test_exit_codes_of_stops_and_successes() -> None:
+    stopped = cause(CauseKind.STOP_REQUESTED)
+    assert outcome_of(stopped) is Outcome.STOPPED
+    saved, died = ExitStatus(code=0), ExitStatus(signum=15)
+    assert job_exit_code(stopped, saved) == 0
+    assert job_exit_code(stopped, died) == 143
+    # A member's worker that only our signal ended says nothing; the chief's exit does.
+    verdict = Verdict(Outcome.STOPPED, stopped, 0)
+    assert host_exit_code("algo-3", verdict, died, left=False, publish_error=None) == 0
+    success = Verdict(Outcome.SUCCEEDED, cause(CauseKind.FINISHED, saved), 0)
+    assert host_exit_code("algo-3", success, died, left=False, publish_error=None) == 0
+    assert host_exit_code("algo-3", success, died, left=False, publish_error="403") == 87
+    assert host_exit_code("algo-3", success, died, left=True, publish_error=None) == 86
+
+
+def test_our_own_codes_keep_clear_of_sysexits_and_shells() -> None:
+    assert not set(EXIT_CODES) & {*range(64, 79), *range(126, 166)}
+
+
+def test_failure_texts_begin_with_what_counts_and_end_in_time() -> None:
+    failed = dataclasses.replace(
+        cause(CauseKind.SCRIPT_FAILED), message="ValueError: loss is NaN", detail="x" * 5000
+    )
+    verdict = Verdict(Outcome.FAILED, failed)
+    own, other = failure_text("algo-2", verdict), failure_text("algo-1", verdict)
+    assert own.startswith("algo-2 worker: ValueError: loss is NaN\nxxx")
+    assert other.startswith("stopped because algo-2 worker failed: ValueError: loss is NaN\n")
+    assert len(own) == len(other) == 1024
+    stop = Verdict(Outcome.STOPPED, Cause(CauseKind.STOP_REQUESTED, "algo-1", "received SIGTERM"))
+    assert failure_text("algo-1", stop) == "stopped: algo-1: received SIGTERM"
+
+
+# --------------------------------------------------------------------------- records
+
+
+def paths(tmp_path: pathlib.Path) -> Paths:
+    return paths_below(str(tmp_path))
+
+
+def test_a_failure_file_that_the_script_wrote_wins(tmp_path: pathlib.Path) -> None:
+    where = paths(tmp_path)
+    os.makedirs(where.output)
+    pathlib.Path(where.failure).write_text("my own words")
+    assert record.write_failure(where, "ours") is None
+    assert pathlib.Path(where.failure).read_text() == "my own words"
+    record.clear(where)
+    assert record.write_failure(where, "ours") is None
+    assert pathlib.Path(where.failure).read_text() == "ours"
+
+
+def test_what_cannot_be_written_is_said_and_leaves_nothing_half(tmp_path: pathlib.Path) -> None:
+    where = paths(tmp_path)
+    pathlib.Path(where.output).write_text("a file where a directory should be")
+    problem = record.write_report(where, {"a": 1})
+    assert problem is not None
+    assert where.report in problem
+    full = dataclasses.replace(where, report="/dev/full/report.json", output="/dev/full")
+    assert record.write_report(full, {"a": 1})
+
+
+def test_a_report_is_replaced_whole(tmp_path: pathlib.Path) -> None:
+    where = paths(tmp_path)
+    for number in (1, 2):
+        assert record.write_report(where, {"n": number, "text": "é\ud800"}) is None
+    assert json.loads(pathlib.Path(where.report).read_text())["n"] == 2
+    assert os.listdir(os.path.dirname(where.report)) == ["report.json"]
+
+
+# --------------------------------------------------------------------------- secrets
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "token", "db_password", "API_KEY", "apikey",
+     "--wandb-api-key", "MYSQL_PWD", "SUPERVISOR_TOKEN", "client_secret", "AUTH_HEADER"],
+)  # fmt: skip
+def test_names_of_secrets(name: str) -> None:
+    assert is_secret_name(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["max_tokens", "num_tokens", "tokenizer", "author", "PWD", "OLDPWD", "learning_rate",
+     "AWS_WEB_IDENTITY_TOKEN_FILE", "SSH_AUTH_SOCK", "GIT_AUTHOR_NAME", "key"],
+)  # fmt: skip
+def test_names_that_only_look_like_it(name: str) -> None:
+    assert not is_secret_name(name)
+
+
+def test_secrets_are_masked_by_value_wherever_they_stand() -> None:
+    environ = {"API_KEY": "s3cr3t-value", "HOME": "/root", "MY_TOKEN": "s3cr3t-value-longer"}
+    masker = Masker.of(environ, {"password": 12345678})
+    assert masker.text("a s3cr3t-value-longer b s3cr3t-value 12345678 /root") == (
+        f"a {MASK} b {MASK} {MASK} /root"
+    )
+    assert masker.text("https://me:hunter2@host/x") == f"https://{MASK}@host/x"
+    argv = ["train.py", "--password", "abc", "--lr", "0.1", "--token=xyz", "--api_key", "--fast"]
+    assert masker.argv(argv) == [
+        "train.py", "--password", MASK, "--lr", "0.1", f"--token={MASK}", "--api_key", "--fast",
+    ]  # fmt: skip
+    assert masker.mapping({"X": "s3cr3t-value", "MY_TOKEN": "short"}) == {
+        "X": MASK,
+        "MY_TOKEN": MASK,
+    }
+
+
+def log_lines(style: str, **options: object) -> tuple[Log, list[bytes]]:
+    lines: list[bytes] = []
+    masker = Masker(["geheim-geheim"])
+    log = Log(
+        lines.append,
+        host="algo-1",
+        level="info",
+        style=style,
+        masker=masker,
+        **options,  # type: ignore[arg-type]
+    )
+    return log, lines
+
+
+def test_our_own_messages_are_one_line_with_fields_and_no_secrets() -> None:
+    log, lines = log_lines("raw")
+    log.debug("not.shown")
+    log.warning("process.exited", exit="exit 1", text="two\nlines geheim-geheim", none=None, n=3)
+    (line,) = lines
+    assert line.endswith(
+        b' WARNING supervisor algo-1 process.exited exit="exit 1" '
+        b'text="two\\nlines ******" none=None n=3\n'
+    )
+
+
+def test_our_own_messages_as_json() -> None:
+    log, lines = log_lines("json")
+    log.info("x.y", n=3, text="geheim-geheim\n")
+    entry = json.loads(lines[0])
+    assert {key: entry[key] for key in ("event", "level", "role", "host", "n", "text")} == {
+        "event": "x.y", "level": "info", "role": "supervisor", "host": "algo-1", "n": 3,
+        "text": "******\n",
+    }  # fmt: skip

@@ -1,0 +1,333 @@
+"""``supervisor train``, ``train`` and ``supervisor plan`` on one host, from the outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+from typing import Any
+
+import pytest
+
+from tests.helpers.job import COMMAND, environment, processes_with
+from tests.helpers.waiting import wait_until
+
+
+def lay_out(base: pathlib.Path, script: str, hyper: dict[str, Any] | None = None) -> None:
+    config = base / "input" / "config"
+    config.mkdir(parents=True)
+    (base / "code").mkdir()
+    (base / "code" / "train.py").write_text(script)
+    given = {"sagemaker_program": "train.py", **(hyper or {})}
+    (config / "hyperparameters.json").write_text(json.dumps(given))
+    resources = {"current_host": "algo-1", "hosts": ["algo-1"]}
+    (config / "resourceconfig.json").write_text(json.dumps(resources))
+
+
+def start(base: pathlib.Path, *words: str, **env: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [*COMMAND, *(words or ("train",))],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(SAGEMAKER_BASE_DIR=str(base), **env),
+    )
+
+
+def run(base: pathlib.Path, *words: str, **env: str) -> tuple[int, bytes, bytes]:
+    with start(base, *words, **env) as process:
+        out, err = process.communicate(timeout=60)
+    assert not processes_with(f"SAGEMAKER_BASE_DIR={base}")
+    return process.returncode, out, err
+
+
+def failure(base: pathlib.Path) -> str:
+    return (base / "output" / "failure").read_text()
+
+
+def test_raw_output_is_the_scripts_byte_for_byte(tmp_path: pathlib.Path) -> None:
+    lay_out(
+        tmp_path,
+        "import os; os.write(1, b'  \\xff\\x00 half\\r\\n\\n no end')\n"
+        "os.write(2, b'to stderr\\n')",
+    )
+    code, out, err = run(tmp_path)
+    assert code == 0
+    assert out == b"  \xff\x00 half\r\n\n no end"
+    assert b"to stderr\n" in err
+    assert (tmp_path / "output" / "success").exists()
+    assert not (tmp_path / "output" / "failure").exists()
+
+
+def test_the_failure_text_is_the_users_words(tmp_path: pathlib.Path) -> None:
+    lay_out(
+        tmp_path,
+        "class LossError(Exception): pass\n"
+        "def step():\n    raise LossError('loss is NaN')\nstep()\n",
+    )
+    code, _, _ = run(tmp_path)
+    assert code == 1
+    first = failure(tmp_path).splitlines()[0]
+    assert first.startswith("algo-1 chief: LossError: loss is NaN (train.py:3); exit 1 after ")
+    report = json.loads((tmp_path / "output" / "supervisor" / "report.json").read_text())
+    assert (report["outcome"], report["exit_code"]) == ("failed", 1)
+    assert report["cause"]["process"] == "chief"
+
+
+def test_exit_codes_and_sys_exit_messages_survive(tmp_path: pathlib.Path) -> None:
+    lay_out(tmp_path, "import sys; sys.exit('no data in channel train')")
+    code, _, _ = run(tmp_path)
+    assert code == 1
+    assert "no data in channel train" in failure(tmp_path).splitlines()[0]
+
+
+def test_a_missing_output_directory_does_not_turn_failure_into_success(
+    tmp_path: pathlib.Path,
+) -> None:
+    """The predecessor exits 0 when it cannot write the failure file."""
+    lay_out(tmp_path, "import shutil, sys; shutil.rmtree('../output'); open('../output', 'w'); 1/0")
+    code, _, err = run(tmp_path)
+    assert code == 1
+    assert b"record.failed" in err
+
+
+def test_sigterm_reaches_the_script_and_its_exit_0_is_ours(tmp_path: pathlib.Path) -> None:
+    lay_out(
+        tmp_path,
+        "import os, signal, sys\n"
+        "def save(signum, frame):\n    open('../model/saved', 'w').close(); sys.exit(0)\n"
+        "signal.signal(signal.SIGTERM, save)\n"
+        "print(os.environ['SUPERVISOR_STOP_BUDGET_S'], flush=True)\n"
+        "while True: signal.pause()\n",
+    )
+    with start(tmp_path, SUPERVISOR_STOP_LIMIT_S="60") as process:
+        assert process.stdout is not None
+        assert float(process.stdout.readline()) == pytest.approx(39.5)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert (tmp_path / "model" / "saved").exists()
+    assert not (tmp_path / "output" / "success").exists(), "a stopped job has not succeeded"
+    assert b"signal.received signal=SIGTERM count=1 left_s=60" in err
+
+
+def test_other_signals_are_passed_on(tmp_path: pathlib.Path) -> None:
+    lay_out(
+        tmp_path,
+        "import signal, sys\n"
+        "def seen(signum, frame):\n    print(signal.Signals(signum).name, flush=True)\n"
+        "    if signum == signal.SIGUSR2: sys.exit(0)\n"
+        "for s in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH): signal.signal(s, seen)\n"
+        "print('ready', flush=True)\n"
+        "while True: signal.pause()\n",
+    )
+    with start(tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        for name in ("SIGUSR1", "SIGWINCH", "SIGUSR2"):
+            process.send_signal(getattr(signal, name))
+            assert process.stdout.readline() == f"{name}\n".encode()
+        assert process.wait(30) == 0
+
+
+def test_a_hanging_script_is_stopped_and_its_stacks_are_shown(tmp_path: pathlib.Path) -> None:
+    lay_out(
+        tmp_path,
+        "import threading\n"
+        "def wait_for_ever():\n    threading.Event().wait()\n"
+        "print('ready', flush=True)\nwait_for_ever()\n",
+    )
+    code, _, err = run(tmp_path, SUPERVISOR_HANG_TIMEOUT_S="1")
+    assert code == 88
+    assert b"in wait_for_ever" in err
+    first, _, detail = failure(tmp_path).partition("\n")
+    assert first.startswith("algo-1 chief: hung: no output, no CPU time and no heartbeat for ")
+    assert "in wait_for_ever" in detail
+
+
+def test_a_script_that_works_prints_or_touches_its_heartbeat_does_not_hang(
+    tmp_path: pathlib.Path,
+) -> None:
+    lay_out(
+        tmp_path,
+        "import os, pathlib, time\n"
+        "beat = pathlib.Path(os.environ['SUPERVISOR_HEARTBEAT_FILE'])\n"
+        "for _ in range(10): beat.touch(); time.sleep(0.2)\n"
+        "for _ in range(10): print('x', flush=True); time.sleep(0.2)\n"
+        "end = time.monotonic() + 2\n"
+        "while time.monotonic() < end: pass\n",
+    )
+    code, _, _ = run(tmp_path, SUPERVISOR_HANG_TIMEOUT_S="1")
+    assert code == 0
+
+
+def test_a_script_that_ignores_its_stop_shows_its_stacks_before_it_is_killed(
+    tmp_path: pathlib.Path,
+) -> None:
+    lay_out(
+        tmp_path,
+        "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "def stubborn():\n    while True: time.sleep(60)\n"
+        "print('ready', flush=True)\nstubborn()\n",
+    )
+    with start(tmp_path, SUPERVISOR_STOP_GRACE_S="0.5") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 137
+    assert b"in stubborn" in err
+
+
+def test_the_stop_signal_is_a_setting(tmp_path: pathlib.Path) -> None:
+    lay_out(
+        tmp_path,
+        "import signal, sys\nsignal.signal(signal.SIGUSR1, lambda *_: sys.exit(7))\n"
+        "print('ready', flush=True)\nwhile True: signal.pause()\n",
+    )
+    with start(tmp_path, SUPERVISOR_STOP_SIGNAL="usr1") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 7
+
+
+def test_sigtstp_and_sigcont_suspend_and_resume_the_tree(tmp_path: pathlib.Path) -> None:
+    lay_out(
+        tmp_path,
+        "import os, subprocess, sys\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(300)'],"
+        " start_new_session=True)\n"
+        "print(os.getpid(), child.pid, flush=True)\n"
+        "child.wait()\n",
+    )
+
+    def states() -> str:
+        stats = [pathlib.Path(f"/proc/{pid}/stat").read_text() for pid in pids]
+        return "".join(stat.rsplit(") ", 1)[1][0] for stat in stats)
+
+    with start(tmp_path) as process:
+        assert process.stdout is not None
+        pids = [int(pid) for pid in process.stdout.readline().split()]
+        process.send_signal(signal.SIGTSTP)
+        wait_until(lambda: states() == "TT", 10, "the tree was not suspended")
+        process.send_signal(signal.SIGCONT)
+        wait_until(lambda: states() == "SS", 10, "the tree was not resumed")
+        process.send_signal(signal.SIGTSTP)
+        wait_until(lambda: states() == "TT", 10, "the tree was not suspended again")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 143, "a suspended script can be stopped"
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        (
+            (
+                "import json, os, sys; path = os.environ['SUPERVISOR_ERROR_FILE'];"
+                " json.dump({'message': 'no GPU left'}, open(path, 'w')); sys.exit(3)"
+            ),
+            "algo-1 chief: no GPU left; exit 3",
+        ),
+        ("open('../output/failure', 'w').write('my own words'); 1/0", "my own words"),
+    ],
+)
+def test_the_scripts_own_words_win(tmp_path: pathlib.Path, script: str, words: str) -> None:
+    lay_out(tmp_path, script)
+    code, _, err = run(tmp_path)
+    assert code in {1, 3}
+    assert failure(tmp_path).splitlines()[0] == words
+    assert words.rpartition(": ")[2].encode() in err
+
+
+def test_a_storm_of_signals_loses_nothing(tmp_path: pathlib.Path) -> None:
+    """Signals that are pending together have no order: the script leaves without looking back."""
+    lay_out(
+        tmp_path,
+        "import os, signal\n"
+        "for s in (signal.SIGUSR1, signal.SIGWINCH): signal.signal(s, lambda *_: None)\n"
+        "signal.signal(signal.SIGTERM, lambda *_: os._exit(5))\n"
+        "print('ready', flush=True)\nwhile True: signal.pause()\n",
+    )
+    with start(tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        for _ in range(3000):
+            process.send_signal(signal.SIGUSR1)
+            process.send_signal(signal.SIGWINCH)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 5
+
+
+def test_nothing_outlives_a_supervisor_that_is_killed(tmp_path: pathlib.Path) -> None:
+    lay_out(
+        tmp_path,
+        "import os, signal, subprocess, sys\n"
+        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(300)'],"
+        " start_new_session=True)\n"
+        "print('ready', flush=True)\n"
+        "while True: signal.pause()\n",
+    )
+    mark = f"SAGEMAKER_BASE_DIR={tmp_path}"
+    with start(tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        assert len(processes_with(mark)) >= 3
+        process.kill()
+        process.wait(10)
+        wait_until(lambda: not processes_with(mark), 15, "children outlived their supervisor")
+
+
+def test_a_bad_contract_starts_nothing_and_says_all_of_it(tmp_path: pathlib.Path) -> None:
+    lay_out(tmp_path, "open('../model/started', 'w')")
+    config = tmp_path / "input" / "config"
+    (config / "resourceconfig.json").write_text('{"current_host": "algo-9", "hosts": ["algo-1"]}')
+    code, out, err = run(tmp_path, SUPERVISOR_STOP_GRACE="5")
+    assert code == 80
+    assert out == b""
+    lines = err.decode().splitlines()
+    assert len(lines) == 2
+    assert "current_host" in err.decode()
+    assert "did you mean SUPERVISOR_STOP_GRACE_S?" in err.decode()
+    assert "current_host" in failure(tmp_path)
+    assert not (tmp_path / "model").exists()
+
+
+def test_without_a_contract_nothing_is_made(tmp_path: pathlib.Path) -> None:
+    code, _, err = run(tmp_path / "nowhere")
+    assert code == 80
+    assert b"resourceconfig.json" in err
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_the_command_train_is_the_same(tmp_path: pathlib.Path) -> None:
+    lay_out(tmp_path, "print('trained')")
+    code = "import sys; from supervisor.__main__ import train; sys.exit(train())"
+    done = subprocess.run(
+        [COMMAND[0], "-P", "-c", code],
+        env=environment(SAGEMAKER_BASE_DIR=str(tmp_path)),
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, b"trained\n")
+
+
+def test_plan_prints_and_starts_nothing(tmp_path: pathlib.Path) -> None:
+    secret = "geheim-geheim-geheim"
+    lay_out(tmp_path, "open('../model/started', 'w')", {"lr": "0.1", "api_key": secret})
+    code, out, _ = run(tmp_path, "plan", "--json", MY_TOKEN=secret, SUPERVISOR_TOKEN=secret)
+    assert code == 0
+    plan = json.loads(out)
+    (process,) = plan["processes"]
+    assert process["argv"][1:] == ["train.py", "--api_key", "******", "--lr", "0.1"]
+    assert process["env"]["SM_HP_LR"] == "0.1"
+    assert "SUPERVISOR_TOKEN" in process["removed_env"]
+    assert plan["budgets"]["stop_limit_s"] == 120
+    code, text, _ = run(tmp_path, "plan", MY_TOKEN=secret)
+    assert code == 0
+    assert b"SM_MODEL_DIR=" in text
+    assert secret.encode() not in out + text
+    assert sorted(os.listdir(tmp_path)) == ["code", "input"]
