@@ -373,7 +373,7 @@ class MasterLink:
         address, port = self._status
         if ":" in address:
             address = f"[{address}]"
-        where = f"{self._master_host} ({address}:{port})"
+        where = f"{address}:{port}"
         stage = _Stage()
         try:
             async with self._session.request(
@@ -418,7 +418,11 @@ class MasterLink:
                 self.problem = f"{where} answered 200 without a job document ({error})"[:300]
         else:
             text = body[:200].decode("utf-8", "replace").strip()
-            self.problem = f"{where} answered {status} ({text})"
+            self.problem = (
+                f"{where} refuses the token: SUPERVISOR_TOKEN is not the master's"
+                if status == 401
+                else f"{where} answered {status} ({text})"
+            )
         self._observe(Answered(document.state if document else None))
         if document is None:
             raise _NoAnswerError

@@ -54,6 +54,7 @@ from supervisor.events import (
     Started,
     StartFailed,
     Suspend,
+    Waiting,
 )
 from supervisor.guardian import Guardian
 from supervisor.lifecycle import Process, Setup, State, initial, step
@@ -84,6 +85,12 @@ SWEEP_TERM_S: Final = 2.0
 SWEEP_KILL_S: Final = 2.0
 DRAIN_S: Final = 1.0
 """After the leader's end a grandchild may hold the pipes; they are read for this long."""
+WAITING_FIRST_S: Final = 2.0
+WAITING_EVERY_S: Final = 5.0
+"""While hosts wait for each other, this often a line says for whom and why; the first comes after
+``WAITING_FIRST_S``."""
+WAITING_KNOCKS: Final = 64
+"""So many missing hosts are asked why, each time."""
 FLUSH_S: Final = 1.0
 """At the very end: for the last words to the master."""
 LAST_OUTPUT_S: Final = 2.0
@@ -352,9 +359,9 @@ class _Host:
                 self._timers[deadline] = self._loop.call_later(seconds, self._expire, deadline)
             case Disarm(deadline):
                 self._disarm(deadline)
-            case Announce(state, verdict):
+            case Announce(state, verdict, missing):
                 if self._board is not None:
-                    self._board.announce(state, verdict)
+                    self._board.announce(state, verdict, missing)
             case Report(phase, script_ended, cause):
                 if self._link is not None:
                     self._link.report(phase, script_ended=script_ended, cause=cause)
@@ -384,7 +391,8 @@ class _Host:
         try:
             child = spawn(spec)
         except SpawnError as error:
-            self._post(StartFailed(spec.name, error.code, error.message, time.time()))
+            message = self._masker.text(error.message)
+            self._post(StartFailed(spec.name, error.code, message, time.time()))
             return
         from supervisor import cgroup  # noqa: PLC0415
 
@@ -572,7 +580,30 @@ class _Host:
             await self._open_status_port()
         except BindError as error:
             return str(error)
+        self._serve("who is missing", self._keep_explaining())
         return None
+
+    async def _keep_explaining(self) -> None:
+        """Until the job runs: who is missing and why, every few seconds, as an event."""
+        longest_s = max(0.1, self.plan.budgets.join_s / 4)
+        pause_s = min(WAITING_FIRST_S, longest_s)
+        while self._state.phase in {Phase.PREPARING, Phase.JOINING}:
+            await asyncio.sleep(pause_s)
+            if self._state.phase is Phase.JOINING:
+                self._post(Waiting(tuple((await self._why_missing(longest_s)).items())))
+                pause_s = min(WAITING_EVERY_S, longest_s)
+
+    async def _why_missing(self, timeout_s: float) -> dict[str, str]:
+        if self._link is None:
+            assert self._server is not None
+            missing = self._state.missing[:WAITING_KNOCKS]
+            return await self._server.explain(missing, timeout_s=min(2.0, timeout_s))
+        heard = self._link.document
+        if self._link.problem or heard is None:
+            return {self.plan.master: self._link.evidence}
+        return dict.fromkeys(
+            (name for name in heard.missing if name != self.plan.host), "not heard from"
+        )
 
     def _new_link(self, kind: type[MasterLink]) -> MasterLink:
         plan = self.plan
@@ -584,6 +615,10 @@ class _Host:
             chief_endpoint=(chief.address, chief.port) if chief else None,
             token=plan.contract.settings.token or None,
             lease_s=plan.budgets.lease_s,
+            refused_count=plan.contract.settings.master_refused_count,
+            refused_window_s=plan.contract.settings.master_refused_window_s,
+            bare_after_s=plan.contract.settings.bare_master_after_s,
+            wait_s=plan.contract.settings.poll_wait_s,
             post=self._post,
         )
         link.report(Phase.PREPARING, script_ended=False, cause=None)
@@ -617,6 +652,8 @@ class _Host:
             on_lost=lambda host, why: self._post(MemberLost(host, why, time.time())),
             lease_s=plan.budgets.lease_s,
             samples=self._outputs.samples,
+            refused_count=plan.contract.settings.master_refused_count,
+            refused_window_s=plan.contract.settings.master_refused_window_s,
             on_error=lambda line: self._say("error", "status.error", error=line),
         )
         await self._server.start()
@@ -632,7 +669,11 @@ class _Host:
         self._post(MemberReported(host, report.phase, report.script_ended, report.cause))
 
     def _ready(self) -> tuple[bool, str]:
-        return self._state.phase is Phase.RUNNING, self._state.phase.value
+        state = self._state
+        reason = state.phase.value
+        if state.phase is Phase.JOINING and state.waiting:
+            reason += ", waiting for " + ", ".join(f"{host} ({why})" for host, why in state.waiting)
+        return state.phase is Phase.RUNNING, reason
 
     # ------------------------------------------------------------------ what is said
 
@@ -681,6 +722,9 @@ class _Host:
             },
             "cause": None if state.cause is None else encode_cause(state.cause),
             "verdict": None if verdict is None else encode_verdict(verdict),
+            "waiting": dict(state.waiting) if state.phase is Phase.JOINING else {},
+            "tolerated": [encode_cause(cause) for cause in state.tolerated],
+            "also": [encode_cause(cause) for cause in state.also],
             "timeline": list(self._timeline),
             "probe_latency_s": self._link.latency_s if self._link else None,
         }
@@ -739,6 +783,8 @@ class _Host:
             "exit_code": self.exit_code,
             "job_exit_code": verdict.exit_code,
             "cause": encode_cause(verdict.cause),
+            "tolerated": [encode_cause(cause) for cause in self._state.tolerated],
+            "also": [encode_cause(cause) for cause in self._state.also],
             "phases": [
                 {"phase": span.phase.value, "at": span.at, "seconds": span.seconds}
                 for span in self._phases
@@ -786,6 +832,9 @@ def _initial_state(plan: Plan) -> State:
         # the chief's last checkpoint needs both.
         chief_first=plan.strategy is Strategy.PS,
         budgets=plan.budgets,
+        success_share=plan.success_share,
+        tolerated_failures=plan.tolerated_failures,
+        evaluator=plan.evaluator,
     )
     return initial(
         setup,
@@ -813,6 +862,8 @@ def _make_ready(plan: Plan) -> str | None:
     # Before TensorFlow starts: its own message for a taken port names neither pid nor command.
     from supervisor.ports import check_free  # noqa: PLC0415
 
+    if plan.host == plan.evaluator:
+        return None  # its task opens no port
     here = plan.endpoints[plan.host]
     listening = [here.train.port] + ([here.ps.port] if plan.strategy is Strategy.PS else [])
     return next(filter(None, map(check_free, listening)), None)

@@ -60,6 +60,10 @@ class Settings:
     join_timeout_s: float
     ack_timeout_s: float
     master_lease_s: float
+    master_refused_count: int
+    master_refused_window_s: float
+    bare_master_after_s: float
+    poll_wait_s: float
     max_runtime_s: float
     hang_timeout_s: float
     stacks: bool
@@ -68,6 +72,10 @@ class Settings:
     token: str
     chief_name: str
     success_policy: str
+    failure_policy: str
+    straggler_timeout_s: float
+    evaluator: str
+    evaluator_grace_s: float
     ps_import: str
 
 
@@ -111,6 +119,41 @@ def _share(text: str) -> float | None:
         return _seconds(text)
     except ValueError:
         raise ValueError("a number of seconds, 0 or more, or auto") from None
+
+
+def _lease(text: str) -> float:
+    value = _seconds(text)
+    if value < 1:
+        raise ValueError("a number of seconds, 1 or more")
+    return value
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 1000):
+        raise ValueError("an integer from 1 to 1000")
+    return int(text)
+
+
+def _success_policy(text: str) -> str:
+    word = text.lower()
+    if word in {"auto", "chief", "all"}:
+        return word
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise ValueError("auto, chief, all, or a share of the scripts, above 0 and at most 1")
+    return text
+
+
+def _failure_policy(text: str) -> str:
+    word, _, count = text.lower().partition(":")
+    if text.lower() == "fail-fast" or (
+        word == "tolerate" and count.isascii() and count.isdigit() and len(count) < 6
+    ):
+        return text.lower()
+    raise ValueError("fail-fast, or tolerate:N with N workers")
 
 
 def _port(text: str) -> int:
@@ -342,10 +385,39 @@ TABLE: Final[tuple[Setting, ...]] = (
     ),
     Setting(
         "master_lease_s",
-        _seconds,
+        _lease,
         "30",
         "s",
         "silence after which a master, or a member, counts as unreachable",
+    ),
+    Setting(
+        "master_refused_count",
+        _count,
+        "4",
+        "",
+        "connections that a master, or a member, must refuse in a row to count as crashed",
+    ),
+    Setting(
+        "master_refused_window_s",
+        _seconds,
+        "1",
+        "s",
+        "the time over which those refusals must be spread",
+    ),
+    Setting(
+        "bare_master_after_s",
+        _seconds,
+        "10",
+        "s",
+        "how long the chief's port must be open, and the master's status port never seen, until "
+        "the master is taken for one that runs no supervisor",
+    ),
+    Setting(
+        "poll_wait_s",
+        _share,
+        "auto",
+        "s",
+        "length of a member's long poll, at most 30; auto: a quarter of the lease",
     ),
     Setting("max_runtime_s", _seconds, "0", "s", "stop the job after this long; 0: never"),
     Setting(
@@ -381,11 +453,42 @@ TABLE: Final[tuple[Setting, ...]] = (
     ),
     Setting(
         "success_policy",
-        _one_of("auto", "chief", "all"),
+        _success_policy,
         "auto",
         "",
-        "whose exit 0 ends the job: the chief's, or that of all scripts; "
-        "auto: chief with parameter servers, all otherwise",
+        "whose exit 0 ends the job: chief, all, or the share of all scripts that must reach it, "
+        "such as 0.75; auto: chief with parameter servers, all otherwise",
+    ),
+    Setting(
+        "failure_policy",
+        _failure_policy,
+        "fail-fast",
+        "",
+        "fail-fast: the first script that fails ends the job; tolerate:N: up to N workers may "
+        "fail, the same on every host",
+    ),
+    Setting(
+        "straggler_timeout_s",
+        _seconds,
+        "0",
+        "s",
+        "where more than the chief must end: how long the others may go on after the chief's "
+        "exit 0 before they are stopped and the job has succeeded; 0: without limit",
+    ),
+    Setting(
+        "evaluator",
+        str,
+        "none",
+        "",
+        "the host that evaluates beside the training: none, last (the last host), or the name of "
+        "an instance group of one host",
+    ),
+    Setting(
+        "evaluator_grace_s",
+        _seconds,
+        "60",
+        "s",
+        "how long the evaluator's script may go on after the job has succeeded",
     ),
     Setting(
         "ps_import",
@@ -427,6 +530,7 @@ def parse_settings(
             faults.append(Fault(source, key, found, str(error)))
             values[setting.field] = setting.parse(setting.default)
     faults += _share_out(values)
+    faults += _poll_wait(values)
     return Settings(**values), faults
 
 
@@ -456,6 +560,23 @@ def _unknown(name: str, value: str) -> Fault:
     secret = is_secret_name(name) or (near and BY_ENV[near[0]].secret)
     found = "a value that is not shown" if secret else shown(value)
     return Fault("environment", name, found, f"a known setting; {hint}")
+
+
+def _poll_wait(values: dict[str, Any]) -> list[Fault]:
+    """Resolve ``auto``. A member that waits for an answer gives no other sign of life."""
+    lease_s = values["master_lease_s"]
+    if values["poll_wait_s"] is None:
+        values["poll_wait_s"] = min(30.0, lease_s / 4)
+    if values["poll_wait_s"] <= min(30.0, lease_s / 2):
+        return []
+    return [
+        Fault(
+            "settings",
+            "SUPERVISOR_POLL_WAIT_S",
+            f"{values['poll_wait_s']:g}",
+            f"at most 30, and half of SUPERVISOR_MASTER_LEASE_S, {lease_s / 2:g}",
+        )
+    ]
 
 
 KILL_S: Final = 3.0
