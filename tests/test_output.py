@@ -393,6 +393,21 @@ def test_supervisor_local_without_a_reader(tmp_path: pathlib.Path, reader: str) 
     assert not processes_with(str(run_dir))
 
 
+def test_a_script_that_is_held_does_not_hang(tmp_path: pathlib.Path) -> None:
+    """It writes nothing and takes no CPU because nobody reads; that is not its fault."""
+    script = """
+        import os
+        for number in range(30_000):
+            os.write(1, b"%d %s\\n" % (number, b"h" * 90))
+    """
+    with Train(tmp_path / "a", script, {"SUPERVISOR_HANG_TIMEOUT_S": "1"}) as host:
+        wait_until(lambda: serving(host), 30)
+        wait_until(lambda: metric(host, "sink_stalled_seconds", "stdout") > 3, 30)
+        written, _ = host.outputs()
+        assert host.wait() == 0
+        assert len(written.splitlines()) == 30_000
+
+
 def test_a_slow_reader_loses_nothing(tmp_path: pathlib.Path) -> None:
     """The script ends long before its reader has read: what is queued then is still written."""
     script = """
