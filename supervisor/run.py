@@ -514,7 +514,8 @@ class _Host:
         stillness = Stillness.begin(self._signs_of_life(running))
         while running.end is None:
             await asyncio.sleep(min(5.0, timeout_s / 10))
-            if running.suspended:
+            # A script that waits for a stalled reader of its output is held, and does not hang.
+            if running.suspended or any(pump.held for pump in running.pumps):
                 stillness = Stillness.begin(self._signs_of_life(running))
                 continue
             stillness = stillness.look(self._signs_of_life(running))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
+import json
 import os
 import pathlib
 import pty
@@ -16,6 +17,7 @@ import signal
 import struct
 import subprocess
 import termios
+import textwrap
 import threading
 import time
 import urllib.request
@@ -267,6 +269,11 @@ def serving(host: Train) -> bool:
     return False
 
 
+def nearly_full(pipe_fd: int) -> bool:
+    count = struct.unpack("i", fcntl.ioctl(pipe_fd, termios.FIONREAD, b"\0" * 4))[0]
+    return bool(count > 0.8 * fcntl.fcntl(pipe_fd, fcntl.F_GETPIPE_SZ))
+
+
 def metric(host: Train, name: str, sink: str) -> float:
     text, _ = answer(host, "/metrics")
     found = re.search(rf'^supervisor_{name}{{sink="{sink}"}} (\S+)$', text, re.MULTILINE)
@@ -322,6 +329,83 @@ def test_both_outputs_stalled_on_one_pipe(tmp_path: pathlib.Path) -> None:
             assert row["unwritten_bytes"] > 0
     finally:
         os.close(read_fd)
+
+
+def test_stalled_outputs_do_not_cost_the_platforms_limit(tmp_path: pathlib.Path) -> None:
+    """The worst of it: nobody reads, and the script ignores SIGTERM and leaves the pipe to a
+    process that does too. The report is there before the platform's SIGKILL would be."""
+    script = "import os, signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nos.fork()\n"
+    script += textwrap.dedent(FLOOD)
+    env = {"READY": str(tmp_path / "ready"), "SUPERVISOR_STOP_LIMIT_S": "16"}
+    env |= {"SUPERVISOR_PUBLISH_RESERVE_S": "0", "SUPERVISOR_LOG_FILES": "true"}
+    read_fd, write_fd = os.pipe()
+    try:
+        host = Train(tmp_path / "a", script, env, stdout=write_fd, stderr=write_fd)
+        os.close(write_fd)
+        with host:
+            wait_until((tmp_path / "ready").exists, 30)
+            wait_until(lambda: serving(host), 30)
+            wait_until(lambda: metric(host, "sink_stalled_seconds", "stdout") > 0.5, 30)
+            began = time.monotonic()
+            host.process.send_signal(signal.SIGTERM)
+            assert host.wait(30) == 137
+            assert time.monotonic() - began < 16
+            assert host.output_row("stdout")["unwritten_bytes"] > 0
+            assert "received SIGTERM" in host.failure
+    finally:
+        os.close(read_fd)
+
+
+@pytest.mark.parametrize("reader", ["gone", "stalled", "stopped"])
+def test_supervisor_local_without_a_reader(tmp_path: pathlib.Path, reader: str) -> None:
+    """``supervisor local | head``, and a pager that nobody moves: the job ends as it would."""
+    path = tmp_path / "code" / "write.py"
+    path.parent.mkdir()
+    lines = 1 << 30 if reader == "stopped" else 4000
+    path.write_text(f"for number in range({lines}):\n    print(number, 'w' * 90)\n")
+    read_fd, write_fd = os.pipe()
+    run_dir = tmp_path / "run"
+    arguments = ["--hosts", "2", "--strategy", "none", "--run-dir", str(run_dir), str(path)]
+    with subprocess.Popen(
+        [*COMMAND, "local", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=write_fd,
+        stderr=subprocess.PIPE,
+        env=environment(),
+    ) as process:
+        try:
+            os.close(write_fd)
+            if reader == "gone":
+                os.close(read_fd)
+            if reader == "stopped":
+                wait_until(functools.partial(nearly_full, read_fd), 30, "too little was written")
+                process.send_signal(signal.SIGTERM)
+            _, others = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == (143 if reader == "stopped" else 0)
+    if reader != "gone":
+        os.close(read_fd)
+        assert re.search(rb"supervisor: \d+ bytes of stdout could not be written", others)
+    for host in ("algo-1", "algo-2"):
+        report = json.loads((run_dir / host / "output/supervisor/report.json").read_text())
+        assert report["exit_code"] == process.returncode
+    assert not processes_with(str(run_dir))
+
+
+def test_a_script_that_is_held_does_not_hang(tmp_path: pathlib.Path) -> None:
+    """It writes nothing and takes no CPU because nobody reads; that is not its fault."""
+    script = """
+        import os
+        for number in range(30_000):
+            os.write(1, b"%d %s\\n" % (number, b"h" * 90))
+    """
+    with Train(tmp_path / "a", script, {"SUPERVISOR_HANG_TIMEOUT_S": "1"}) as host:
+        wait_until(lambda: serving(host), 30)
+        wait_until(lambda: metric(host, "sink_stalled_seconds", "stdout") > 3, 30)
+        written, _ = host.outputs()
+        assert host.wait() == 0
+        assert len(written.splitlines()) == 30_000
 
 
 def test_a_slow_reader_loses_nothing(tmp_path: pathlib.Path) -> None:
