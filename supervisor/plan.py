@@ -423,7 +423,9 @@ def _parameter_server(contract: Contract, config: Mapping[str, Any]) -> ProcessS
         SUPERVISOR_PS_IMPORT=contract.settings.ps_import,
         TF_CONFIG=json.dumps(config),
     )
-    env.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # All of it: what is shown is chosen from the output, and the rest is in the file and explains
+    # a failure.
+    env.setdefault("TF_CPP_MIN_LOG_LEVEL", "0")
     env.setdefault("PYTHONUNBUFFERED", "1")
     return ProcessSpec(
         name=Role.PS.value,
@@ -446,5 +448,11 @@ def _notes(contract: Contract) -> tuple[str, ...]:
     if contract.has_requirements:
         notes.append(
             "requirements.txt is not installed by this version: install what it lists in the image"
+        )
+    settings = contract.settings
+    if settings.log_repeat_window_s and settings.log_format == "raw":
+        notes.append(
+            "SUPERVISOR_LOG_REPEAT_WINDOW_S leaves the script's output alone: in the raw format it "
+            "is written byte for byte; take SUPERVISOR_LOG_FORMAT prefix or json"
         )
     return tuple(notes)

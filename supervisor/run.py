@@ -22,8 +22,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, assert_never
 
-from supervisor import __version__, cgroup, evidence, orphans, procfs, record, stacks
-from supervisor.console import Outputs
+from supervisor import __version__, orphans, procfs, record, stacks
+from supervisor.console import HURRIED_PATIENCE_S, PATIENCE_S, SETTLE_S, Outputs
 from supervisor.contract import EntryKind, Strategy
 from supervisor.events import (
     Action,
@@ -60,7 +60,6 @@ from supervisor.guardian import Guardian
 from supervisor.lifecycle import Process, Setup, State, initial, step
 from supervisor.logs import Log
 from supervisor.masking import Masker
-from supervisor.memory import MemoryReading
 from supervisor.model import Outcome, Phase, ProcessSpec, Verdict, signal_name
 from supervisor.outcome import failure_text, host_exit_code, outcome_of
 from supervisor.plan import Plan
@@ -72,11 +71,12 @@ from supervisor.process import (
     kill_everything,
     spawn,
 )
-from supervisor.protocol import HostReport, encode_cause, encode_verdict
 from supervisor.signals import SignalPipe
 
-if TYPE_CHECKING:  # heavy: loaded when they are used
+if TYPE_CHECKING:  # not needed before the script's start: loaded when they are used
+    from supervisor.memory import MemoryReading
     from supervisor.probe import MasterLink
+    from supervisor.protocol import HostReport
     from supervisor.status import HostRow, JobBoard, ProcessRow, Snapshot, StatusServer
     from supervisor.watchdog import Signs
 
@@ -92,7 +92,11 @@ WAITING_EVERY_S: Final = 5.0
 WAITING_KNOCKS: Final = 64
 """So many missing hosts are asked why, each time."""
 FLUSH_S: Final = 1.0
-"""At the very end: for the last words to the master, and for the output to be written."""
+"""At the very end: for the last words to the master."""
+LAST_OUTPUT_S: Final = 2.0
+"""At the very end: for our own last lines. What came before them has had its time by then."""
+OUTPUT_RESERVE_S: Final = 1.0
+"""Waiting for outputs ends this long before the platform's limit."""
 SERVE_ALONE_AFTER_S: Final = 0.2
 """A host alone opens its status port this long after its script's start: a quarter of a second of
 imports is not to compete with the script's own, and a script of milliseconds needs no server."""
@@ -128,11 +132,14 @@ async def run_host(
                 host.begin(services, children)
                 await host.supervise()
                 host.leave_the_unkillable()
-            host.record_outcome()
+            host.record_result()
+            await host.settle_output()
+            host.record_report()
             await host.say_farewell()
             host.end_services()
     finally:
         host.clean_up()
+    await host.end_output()
     return host.exit_code
 
 
@@ -195,6 +202,8 @@ class _Host:
         self._board: JobBoard | None = None
         self._server: StatusServer | None = None
         self._link: MasterLink | None = None
+        self._reported_output: list[dict[str, object]] = []
+        outputs.say = self._say
 
     # ------------------------------------------------------------------ the life, in order
 
@@ -237,19 +246,37 @@ class _Host:
         for task in self._child_tasks:
             task.cancel()
 
-    def record_outcome(self) -> None:
-        """Write failure, success and report. What cannot be written is said and changes nothing."""
+    def record_result(self) -> None:
+        """Write failure or success. What cannot be written is said and changes nothing."""
         verdict = self._verdict()
         paths = self.plan.paths
         self.exit_code = self._exit_code()
-        problems = []
+        problem = None
         if verdict.outcome is Outcome.SUCCEEDED and self.exit_code == 0:
-            problems.append(record.write_success(paths))
+            problem = record.write_success(paths)
         elif self.exit_code != 0:
             text = self._masker.text(failure_text(self.plan.host, verdict))
-            problems.append(record.write_failure(paths, text))
-        problems.append(record.write_report(paths, self._report()))
-        for problem in filter(None, problems):
+            problem = record.write_failure(paths, text)
+        if problem:
+            self._say("error", "record.failed", error=problem)
+
+    async def settle_output(self) -> None:
+        """Have written what the processes wrote. A slow reader may take its time, a stalled one
+        only a little, and neither any of what the platform's limit leaves for the rest."""
+        if self._stop_at is None:
+            await self._outputs.settle(patience_s=PATIENCE_S, limit_s=SETTLE_S)
+        else:
+            await self._outputs.settle(
+                patience_s=HURRIED_PATIENCE_S,
+                limit_s=self._stop_at - time.monotonic() - OUTPUT_RESERVE_S,
+            )
+
+    def record_report(self) -> None:
+        """Write the report, and our own last word."""
+        verdict = self._verdict()
+        self._reported_output = self._outputs.rows()
+        problem = record.write_report(self.plan.paths, self._report())
+        if problem:
             self._say("error", "record.failed", error=problem)
         self._say(
             "info" if self.exit_code == 0 else "error",
@@ -263,6 +290,13 @@ class _Host:
         """The last report to the master, the last answers to members, in bounded time."""
         if self._link is not None:
             await self._link.flush(FLUSH_S)
+
+    async def end_output(self) -> None:
+        """The outputs are closed; the report is put right where that has cost anything."""
+        left_s = self._stop_at - time.monotonic() if self._stop_at else LAST_OUTPUT_S
+        await self._outputs.finish(limit_s=min(LAST_OUTPUT_S, left_s))
+        if any(map(_loss, self._reported_output + self._outputs.rows())):
+            record.write_report(self.plan.paths, self._report())
 
     def end_services(self) -> None:
         for task in self._service_tasks:
@@ -335,7 +369,7 @@ class _Host:
                 # Results lie where the platform collects them; transfers come with storage.
                 self._post(Published(None))
             case Record():
-                pass  # the life is over: ``run_host`` goes on to ``record_outcome``
+                pass  # the life is over: ``run_host`` goes on to ``record_result``
             case Say(event, fields, level):
                 self._say(level, event, **dict(fields))
             case _:
@@ -360,6 +394,8 @@ class _Host:
             message = self._masker.text(error.message)
             self._post(StartFailed(spec.name, error.code, message, time.time()))
             return
+        from supervisor import cgroup  # noqa: PLC0415
+
         if self._guardian is not None:
             self._guardian.watch(child.pid)
         running.child = child
@@ -385,6 +421,9 @@ class _Host:
 
     async def _own(self, running: _Running) -> None:
         """One child from spawn to its end as an event."""
+        # Loaded while the script starts: neither its start nor its end waits for them.
+        from supervisor import cgroup, evidence, protocol  # noqa: F401, PLC0415
+
         child, paths = running.child, self.plan.paths
         assert child is not None
         end = await child.run_to_end(
@@ -393,6 +432,8 @@ class _Host:
         if self._guardian is not None:
             self._guardian.forget(child.pid)
         running.end, running.ended_at = end, time.time()
+        if self._has_failed(running.spec, end):
+            self._outputs.reveal(running.spec.name)
         known = evidence.read(
             status=end.status,
             run_s=end.run_s,
@@ -425,11 +466,17 @@ class _Host:
             )
         )
 
+    def _stopped_by_us(self, process: str) -> bool:
+        return any(each.name == process and each.stopped_by_us for each in self._state.processes)
+
+    def _has_failed(self, spec: ProcessSpec, end: ChildEnd) -> bool:
+        ended_well = end.status.ok and not spec.essential
+        return not ended_well and not self._stopped_by_us(spec.name)
+
     def _stopped_because(self, process: str) -> str:
         """Why we sent the process a stop signal; empty where we did not."""
-        state = self._state
-        by_us = any(each.name == process and each.stopped_by_us for each in state.processes)
-        return str(state.cause) if by_us and state.cause else ""
+        cause = self._state.cause
+        return str(cause) if cause and self._stopped_by_us(process) else ""
 
     def _send(self, running: _Running, signum: int, whole_group: bool) -> None:
         child = running.child
@@ -461,6 +508,7 @@ class _Host:
 
     async def _watch_for_hang(self, running: _Running, timeout_s: float) -> None:
         """Look now and then whether the script still does something."""
+        from supervisor import evidence  # noqa: PLC0415
         from supervisor.watchdog import Stillness  # noqa: PLC0415
 
         stillness = Stillness.begin(self._signs_of_life(running))
@@ -602,6 +650,7 @@ class _Host:
             on_report=self._on_report,
             on_lost=lambda host, why: self._post(MemberLost(host, why, time.time())),
             lease_s=plan.budgets.lease_s,
+            samples=self._outputs.samples,
             refused_count=plan.contract.settings.master_refused_count,
             refused_window_s=plan.contract.settings.master_refused_window_s,
             on_error=lambda line: self._say("error", "status.error", error=line),
@@ -651,6 +700,8 @@ class _Host:
 
     def _snapshot(self) -> Snapshot:
         """What ``/status`` shows. Secrets are masked here."""
+        from supervisor.protocol import encode_cause, encode_verdict  # noqa: PLC0415
+
         now = time.monotonic()
         state = self._state
         verdict = state.verdict
@@ -725,6 +776,8 @@ class _Host:
 
     def _report(self) -> dict[str, object]:
         """``report.json``; times are seconds since the epoch, durations seconds."""
+        from supervisor.protocol import encode_cause  # noqa: PLC0415
+
         verdict = self._verdict()
         return {
             "version": 1,
@@ -748,6 +801,7 @@ class _Host:
             "processes": [self._process_record(process) for process in self._state.processes],
             "members": [row for row in self._host_rows() if row["state"] != "self"],
             "publish_error": self._state.publish_error,
+            "output": self._outputs.rows(),
             "timeline": list(self._timeline),
         }
 
@@ -821,6 +875,10 @@ def _make_ready(plan: Plan) -> str | None:
     here = plan.endpoints[plan.host]
     listening = [here.train.port] + ([here.ps.port] if plan.strategy is Strategy.PS else [])
     return next(filter(None, map(check_free, listening)), None)
+
+
+def _loss(row: dict[str, object]) -> bool:
+    return any(row[name] for name in ("unwritten_bytes", "dropped_bytes", "discarded_bytes"))
 
 
 def _plain(value: object, masker: Masker) -> object:

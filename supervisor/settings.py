@@ -8,12 +8,14 @@ test compares them). Durations are seconds and say so in their names.
 from __future__ import annotations
 
 import signal
+import string
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from supervisor.faults import Fault, shown
 from supervisor.masking import is_secret_name
+from supervisor.model import Role
 
 PREFIX: Final = "SUPERVISOR_"
 
@@ -39,7 +41,15 @@ class Settings:
     log_level: str
     log_color: str
     log_prefix: str
+    log_streams: str
+    log_console_roles: frozenset[Role]
+    log_ps_level: str
+    log_progress: str
+    log_repeat_window_s: float
+    log_overflow: str
     log_files: bool
+    log_file_max_bytes: int
+    log_file_keep: int
     stop_signal: int
     server_stop_signal: int
     stop_grace_s: float
@@ -186,11 +196,39 @@ def _signal(text: str) -> int:
     return int(known)
 
 
+def _whole_number(least: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and least <= int(text) < 1 << 62):
+            raise ValueError(f"a whole number, {least} or more")
+        return int(text)
+
+    return parse
+
+
+def _roles(text: str) -> frozenset[Role]:
+    """Which roles: ``all``, ``none``, or their names with commas between them."""
+    word = text.strip().lower()
+    if word in {"all", "none"}:
+        return frozenset(Role if word == "all" else ())
+    try:
+        return frozenset(Role(name.strip()) for name in word.split(","))
+    except ValueError:
+        raise ValueError(f"all, none, or some of {', '.join(Role)}, with commas") from None
+
+
+_TEMPLATE_FIELDS: Final = ("host", "role", "stream", "time", "mark")
+
+
 def _template(text: str) -> str:
     try:
-        text.format(host="h", role="r", stream="s", time="t", mark="m")
-    except (KeyError, IndexError, ValueError, AttributeError):
-        raise ValueError("a template of {host}, {role}, {stream}, {time} and {mark}") from None
+        fields = {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
+        text.format(**dict.fromkeys(_TEMPLATE_FIELDS, ""))
+        fits = fields <= set(_TEMPLATE_FIELDS) and not set("\r\n") & set(text)
+    except (LookupError, ValueError, AttributeError):
+        fits = False
+    if not fits:
+        allowed = "{host}, {role}, {stream}, {time} and {mark}"
+        raise ValueError(f"a template of {allowed}, on one line")
     return text
 
 
@@ -218,13 +256,82 @@ TABLE: Final[tuple[Setting, ...]] = (
         "",
         "colour prefixes; auto: where the output is a terminal",
     ),
-    Setting("log_prefix", _template, "{host} {role} │ ", "", "the prefix of the prefix format"),
+    Setting(
+        "log_prefix",
+        _template,
+        "{host} {role} {mark} ",
+        "",
+        "the prefix of the prefix format: {host}, {role}, {stream}, {time} and {mark}, "
+        "without which such output cannot be decoded",
+    ),
+    Setting(
+        "log_streams",
+        _one_of("split", "stdout"),
+        "split",
+        "",
+        "where the script's output goes: its stdout to stdout and its stderr to stderr, "
+        "or both to stdout",
+    ),
+    Setting(
+        "log_console_roles",
+        _roles,
+        "all",
+        "",
+        "whose output is shown: all, none, or roles with commas between them "
+        "(chief, master, worker, ps, …); what fails is shown all the same",
+    ),
+    Setting(
+        "log_ps_level",
+        _one_of("info", "warning", "error", "fatal"),
+        "error",
+        "",
+        "from which level TensorFlow's own messages in the parameter server's output are shown; "
+        "all are shown when it fails, and all are in its file",
+    ),
+    Setting(
+        "log_progress",
+        _one_of("auto", "live", "collapse", "keep"),
+        "auto",
+        "",
+        "progress bars (carriage returns) in the prefix and json formats: rewritten in place, "
+        "a state every 5 s, or every state a line; auto: live on a terminal, else collapse",
+    ),
+    Setting(
+        "log_repeat_window_s",
+        _seconds,
+        "0",
+        "s",
+        "identical lines within this time become one line and their number "
+        "(prefix and json formats); 0: off",
+    ),
+    Setting(
+        "log_overflow",
+        _one_of("block", "drop"),
+        "block",
+        "",
+        "when an output takes nothing more: the process that writes waits, "
+        "or what comes is left out and counted",
+    ),
     Setting(
         "log_files",
         _switch,
         "false",
         "",
         "keep each process's output under output/supervisor/logs (on under supervisor local)",
+    ),
+    Setting(
+        "log_file_max_bytes",
+        _whole_number(1),
+        "67108864",
+        "B",
+        "size at which such a file is rotated, at a line's end",
+    ),
+    Setting(
+        "log_file_keep",
+        _whole_number(0),
+        "4",
+        "",
+        "how many rotated files of a process are kept",
     ),
     Setting(
         "stop_signal",

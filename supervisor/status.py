@@ -501,7 +501,9 @@ class StatusServer:
         self._limits = limits or Limits()
         self._resolver = resolver or Resolver()
         self._feed = EventFeed(max_clients=self._limits.event_readers)
-        self._tick_s = min(0.5, lease_s / 8)
+        # Without members to watch there are only connections to sweep.
+        idle_s = min(2.0, self._limits.header_timeout_s / 2)
+        self._tick_s = idle_s if board is None else min(1.0, lease_s / 8)
         self._clock = ActiveClock(time.monotonic(), max_step_s=4 * self._tick_s)
         self._watch = MemberWatch(
             self._members,

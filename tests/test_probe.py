@@ -287,6 +287,23 @@ def test_a_closed_port_after_an_answer_is_a_crash() -> None:
     asyncio.run(scenario())
 
 
+def test_no_farewell_is_waited_for_where_the_master_crashed() -> None:
+    """A member of a crashed master spent its whole farewell on a closed port."""
+
+    async def scenario() -> None:
+        port = free_port()
+        async with link(port) as member:
+            async with master(port=port):
+                await until(lambda: member.link.document)
+            await until(lambda: member.of(MasterLost))
+            member.link.report(Phase.DONE, script_ended=False, cause=CAUSE)
+            began = time.monotonic()
+            assert not await member.link.flush(30)
+            assert time.monotonic() - began < 10
+
+    asyncio.run(scenario())
+
+
 def test_silence_is_unreachable_after_the_lease_and_not_before() -> None:
     async def scenario() -> None:
         async with (

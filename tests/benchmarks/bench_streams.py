@@ -85,7 +85,7 @@ async def carry(form: str, directory: str) -> None:
     if directory:
         path = os.path.join(directory, "chief.log")
         sinks.append(Sink(RotatingFile(path, max_bytes=32 << 20, keep=1), name="file"))
-        branches.append(Branch(Raw(), sinks[1]))
+        branches.append(Branch(Prefix(label, ""), sinks[1]))  # as a host's files are written
     pump = Pump(os.dup(0), branches)
     pump.start()
     os.write(2, b"ready\n")
