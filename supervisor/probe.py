@@ -176,6 +176,14 @@ class MasterLink:
         return self._liveness.state
 
     @property
+    def silence_s(self) -> float | None:
+        """Seconds since the master's last sign of life, our own suspensions not counted; None
+        before the first."""
+        if self.state is MasterState.UNSEEN:
+            return None
+        return self._liveness.silence_s(self._clock.advance(time.monotonic()))
+
+    @property
     def evidence(self) -> str:
         """What is known of the master, for messages: ``no answer on 2224``, ``answers``."""
         return self.problem or self._liveness.evidence

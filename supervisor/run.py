@@ -754,6 +754,15 @@ class _Host:
         rows: list[HostRow] = [
             {"name": self.plan.host, "phase": phase, "state": "self", "last_seen_s": 0.0}
         ]
+        if self._link is not None:
+            rows.append(
+                {
+                    "name": self.plan.master,
+                    "phase": None,
+                    "state": self._link.state.value,
+                    "last_seen_s": self._link.silence_s,
+                }
+            )
         peers = self._server.peers() if self._server and self._board else ()
         rows.extend(
             {

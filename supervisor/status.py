@@ -75,7 +75,8 @@ class HostRow(TypedDict):
     phase: str | None
     """What it last reported, a `Phase`; None before."""
     state: str
-    """A `liveness.MemberState`, or ``self``."""
+    """A `liveness.MemberState`, on a member for its master a `liveness.MasterState`, or
+    ``self``."""
     last_seen_s: float | None
     """Seconds since its last sign of life."""
 

@@ -7,11 +7,13 @@ import json
 import os
 import pathlib
 import signal
+import subprocess
 import time
+import urllib.request
 
 import pytest
 
-from tests.helpers.job import Job
+from tests.helpers.job import COMMAND, Job, environment
 
 HOSTS = ("algo-1", "algo-2", "algo-3")
 QUICK = {
@@ -187,6 +189,45 @@ def test_the_lost_host_is_blamed_and_not_the_scripts_that_died_of_it(
             )
         also = [cause["message"] for cause in job.report("algo-1")["also"]]
         assert any("ConnectionResetError" in message for message in also)
+
+
+def test_what_a_running_job_serves(tmp_path: pathlib.Path, script: str) -> None:
+    """`supervisor status`, metrics and page of a real job: true, and without its secrets."""
+    secret = "correct-horse-battery"
+    arguments = ("--strategy", "none", script, f"api_token={secret}")
+    with Job(tmp_path / "run", *arguments, **QUICK, SUPERVISOR_TOKEN=f"my-{secret}") as job:
+        all_ready(job)
+        config = job.host_dir("algo-1") / "input" / "config" / "supervisorconfig.json"
+        places = json.loads(config.read_text())["hosts"]
+        urls = {host: f"http://127.0.0.1:{places[host]['ports']['status']}" for host in HOSTS}
+        served = {
+            (host, route): urllib.request.urlopen(f"{url}/{route}", timeout=5).read().decode()
+            for host, url in urls.items()
+            for route in ("status", "metrics", "", "livez", "readyz")
+        }
+        assert not any(secret in text for text in served.values())
+        assert "******" in served["algo-1", "status"]
+        assert 'supervisor_peers{state="up"} 2.0' in served["algo-1", "metrics"]
+        assert "supervisor_probe_latency_seconds" in served["algo-2", "metrics"]
+        assert 'supervisor_peer_silence_seconds{host="algo-1"}' in served["algo-2", "metrics"]
+
+        def ask(*words: str) -> str:
+            command = [*COMMAND, "status", *words]
+            return subprocess.run(
+                command, stdout=subprocess.PIPE, text=True, env=environment(), check=True
+            ).stdout
+
+        status = json.loads(ask("--json", urls["algo-2"]))
+        assert status["phase"] == "running"
+        assert [(row["name"], row["state"]) for row in status["hosts"]] == [
+            ("algo-2", "self"),
+            ("algo-1", "up"),
+        ]
+        table = ask(urls["algo-1"])
+        for word in ("algo-3", "chief", "running", "up"):
+            assert word in table
+        job.process.send_signal(signal.SIGTERM)
+        assert job.wait() == 143
 
 
 def test_every_host_alone_ends_when_all_have(tmp_path: pathlib.Path, script: str) -> None:
