@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
 from supervisor import __version__
+from supervisor.__main__ import STOP_SIGNALS
 from supervisor.faults import ContractError
 from supervisor.outcome import EXIT_CONTRACT
 from supervisor.settings import TABLE
@@ -15,6 +17,8 @@ from supervisor.settings import TABLE
 
 def main(argv: Sequence[str]) -> int:
     arguments = _parser().parse_args(argv)
+    if arguments.verb not in {_train, _local}:  # those hear a stop themselves
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     try:
         code: int = arguments.verb(arguments)
     except ContractError as error:

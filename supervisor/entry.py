@@ -48,6 +48,7 @@ def train(environ: Mapping[str, str], flags: Mapping[str, str]) -> int:
     try:
         return asyncio.run(_train(plan, inherited, guardian))
     finally:
+        process.hold_all_signals()
         guardian.close()
 
 

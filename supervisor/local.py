@@ -132,6 +132,7 @@ def run(request: Request) -> int:
     try:
         results = asyncio.run(_run_fleet(request, hosts, guardian, inherited))
     finally:
+        process.hold_all_signals()
         guardian.close()
     _print_summary(request, results)
     return _job_code(results)

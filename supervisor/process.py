@@ -37,6 +37,7 @@ __all__ = [
     "InheritedSignals",
     "PumpLike",
     "SpawnError",
+    "hold_all_signals",
     "kill_everything",
     "reset_inherited_signals",
     "spawn",
@@ -155,6 +156,15 @@ def reset_inherited_signals(*, hold: Iterable[int] = ()) -> InheritedSignals:
     # After the dispositions: what was pending meets its new one.
     signal.pthread_sigmask(signal.SIG_SETMASK, hold)
     return InheritedSignals(frozenset(ignored), blocked)
+
+
+def hold_all_signals() -> None:
+    """The last act before the exit, whose code is recorded and must be the one that is seen.
+
+    At its end the interpreter gives all signals their default action back, and then takes ten
+    milliseconds or more: a stop signal in that time would make a death by signal of it.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 
 
 def spawn(spec: ProcessSpec) -> Child:
