@@ -19,7 +19,7 @@ and, where a rung's time is over and something is left, ``killing``: SIGKILL to 
 
 What always holds (tested as properties): the cause never changes; nothing is started once
 draining; every phase after running has an armed deadline; done if and only if nothing is alive and
-publishing is settled; a second stop signal kills.
+publishing is settled; a second stop signal kills, unless it is the echo of the first.
 """
 
 from __future__ import annotations
@@ -92,6 +92,10 @@ _MOST_NOTED: Final = 32
 """Further failures that are kept for the report."""
 
 STOP_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP})
+ECHO_S: Final = 0.05
+"""The same stop signal again this soon is the same wish: timeout(1) sends each to its command and
+then to the group, a terminal's Ctrl-C comes again through an init that passes signals on. Taken for
+a second thought it would cost the script its last checkpoint."""
 
 
 class Rung(enum.IntEnum):
@@ -125,6 +129,8 @@ class Process:
     ended_at: float = 0.0
     """Seconds since the epoch."""
     stopped_by_us: bool = False
+    message: str = ""
+    """How it ended, in one sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +184,11 @@ class State:
     verdict: Verdict | None = None
     """The job's, as announced."""
     stop_signals: int = 0
+    """How many wishes to stop there were; an echo is none."""
+    first_stop_at: float = 0.0
+    """Seconds since the epoch."""
+    last_stop: tuple[int, float] | None = None
+    suspended: bool = False
     publishing_settled: bool = False
     publish_error: str | None = None
     all_down: bool = False
@@ -254,7 +265,9 @@ def _react(state: State, event: Event, actions: list[Action]) -> State:
             return state  # alive since its start was ordered
         case StartFailed(process, code, message, at):
             status = ExitStatus(code=code)
-            state = _with_process(state, process, life=Life.ENDED, status=status, ended_at=at)
+            state = _with_process(
+                state, process, life=Life.ENDED, status=status, ended_at=at, message=message
+            )
             cause = _own(state, CauseKind.START_FAILED, message, at, process, status)
             return _failed(state, cause, actions)
         case Exited():
@@ -343,7 +356,14 @@ def _run(state: State, actions: list[Action]) -> State:
 def _exited(state: State, event: Exited, actions: list[Action]) -> State:
     process = _process(state, event.process)
     life = Life.LEFT if event.left else Life.ENDED
-    state = _with_process(state, event.process, life=life, status=event.status, ended_at=event.at)
+    state = _with_process(
+        state,
+        event.process,
+        life=life,
+        status=event.status,
+        ended_at=event.at,
+        message=event.message,
+    )
     if state.phase is not Phase.RUNNING:
         return state
     if process.server:
@@ -420,16 +440,24 @@ def _note(state: State, cause: Cause, actions: list[Action]) -> State:
 
 def _signalled(state: State, signum: int, at: float, actions: list[Action]) -> State:
     if signum == signal.SIGTSTP:
+        if state.phase is not Phase.RUNNING:
+            return state  # nothing to suspend yet, or no time for it any more
         actions += [Suspend(process.name) for process in state.alive]
-        return state
+        return replace(state, suspended=True)
     if signum == signal.SIGCONT:
-        actions += [Resume(process.name) for process in state.alive]
-        return state
+        return _resume(state, actions)
     if signum not in STOP_SIGNALS:
         actions += [Send(process.name, signum) for process in state.alive if not process.server]
         return state
-    state = replace(state, stop_signals=state.stop_signals + 1)
-    left_s = state.setup.budgets.stop_limit_s
+    last, state = state.last_stop, replace(state, last_stop=(signum, at))
+    if last is not None and last[0] == signum and 0 <= at - last[1] < ECHO_S:
+        return state
+    state = replace(
+        state,
+        stop_signals=state.stop_signals + 1,
+        first_stop_at=state.first_stop_at if state.stop_signals else at,
+    )
+    left_s = max(0.0, state.setup.budgets.stop_limit_s - (at - state.first_stop_at))
     actions.append(
         Say(
             "signal.received",
@@ -452,6 +480,11 @@ def _signalled(state: State, signum: int, at: float, actions: list[Action]) -> S
     if state.rung is Rung.HOLD and state.setup.host == state.setup.evaluator:
         state = _climb(state, Rung.SCRIPTS, actions)
     return _arm(state, Deadline.LIMIT, state.setup.budgets.limit_s, actions)
+
+
+def _resume(state: State, actions: list[Action]) -> State:
+    actions += [Resume(process.name) for process in state.alive]
+    return replace(state, suspended=False)
 
 
 def _expired(state: State, deadline: Deadline, at: float, actions: list[Action]) -> State:
@@ -494,6 +527,7 @@ def _expired(state: State, deadline: Deadline, at: float, actions: list[Action])
             return _kill(state, actions)
         case Deadline.KILL:
             for process in state.alive:
+                actions.append(Say("process.left", (("process", process.name),), "error"))
                 state = _with_process(state, process.name, life=Life.LEFT)
             return state
         case Deadline.ACK:
@@ -609,6 +643,8 @@ def _end(state: State, cause: Cause, actions: list[Action]) -> State:
     if not _before_draining(state):
         return state
     budgets = state.setup.budgets
+    if state.suspended:  # all of it: a leader that saves needs its helpers, the chief our servers
+        state = _resume(state, actions)
     suspect, state = state.suspect, replace(state, suspect=None, cause=cause)
     if suspect is not None:
         state = _note(state, suspect, actions)  # whatever ends the run explains it

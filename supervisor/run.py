@@ -18,7 +18,7 @@ import shlex
 import signal
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, assert_never
 
@@ -57,7 +57,7 @@ from supervisor.events import (
     Waiting,
 )
 from supervisor.guardian import Guardian
-from supervisor.lifecycle import Process, Setup, State, initial, step
+from supervisor.lifecycle import Life, Process, Setup, State, initial, step
 from supervisor.logs import Log
 from supervisor.masking import Masker
 from supervisor.model import Outcome, Phase, ProcessSpec, Verdict, signal_name
@@ -231,6 +231,8 @@ class _Host:
         if self.plan.is_cluster and (error := await self._coordinate()):
             self._post(PrepareFailed(error, time.time()))
             return
+        if self._state.phase is not Phase.PREPARING:
+            return  # a stop came: the record of this life is not to be cleared any more
         error = _make_ready(self.plan)
         self._post(PrepareFailed(error, time.time()) if error else Prepared())
         if not self.plan.is_cluster:
@@ -255,7 +257,7 @@ class _Host:
         if verdict.outcome is Outcome.SUCCEEDED and self.exit_code == 0:
             problem = record.write_success(paths)
         elif self.exit_code != 0:
-            text = self._masker.text(failure_text(self.plan.host, verdict))
+            text = self._masker.text(failure_text(self.plan.host, verdict, self._ends()))
             problem = record.write_failure(paths, text)
         if problem:
             self._say("error", "record.failed", error=problem)
@@ -454,6 +456,8 @@ class _Host:
             pid=child.pid,
             exit=str(end.status),
             seconds=round(end.run_s, 3),
+            # Otherwise it is a cause, and said as one.
+            **({"message": message} if self._state.cause and not end.status.ok else {}),
         )
         self._post(
             Exited(
@@ -690,6 +694,24 @@ class _Host:
         assert cause is not None, "a life ends for a cause"
         return self._state.verdict or Verdict(outcome_of(cause), cause)
 
+    def _ends(self) -> Iterator[str]:
+        """How processes ended, as far as the cause leaves it open."""
+        stopped = self._verdict().outcome is Outcome.STOPPED
+        for process in self._state.processes:
+            who = f"{self.plan.host} {process.name}"
+            if process.life is Life.LEFT:
+                pids = ", ".join(map(str, self._left(process)))
+                yield f"{who}: not even SIGKILL ended pid {pids} (uninterruptible sleep); left"
+            elif stopped and process.message and not process.server:
+                yield f"{who}: {process.message}"
+
+    def _left(self, process: Process) -> list[int]:
+        """The pids of a process's tree that could not be killed."""
+        running = self._running[process.name]
+        if running.end is not None:
+            return list(running.end.left)
+        return [running.child.pid] if running.child and process.life is Life.LEFT else []
+
     def _exit_code(self) -> int:
         return host_exit_code(
             self.plan.host,
@@ -826,7 +848,8 @@ class _Host:
             "peak_rss_bytes": end.peak_rss_bytes if end else None,
             "output_bytes": running.output_bytes,
             "descendants_swept": end.swept if end else None,
-            "left": list(end.left) if end else [],
+            "left": self._left(process),
+            "message": process.message,
             "log": running.log_file or None,
         }
 

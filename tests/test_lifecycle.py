@@ -34,14 +34,17 @@ from supervisor.events import (
     Published,
     Record,
     Report,
+    Resume,
     Say,
     Send,
     Signalled,
     Start,
+    Started,
     StartFailed,
+    Suspend,
     Waiting,
 )
-from supervisor.lifecycle import Life, Process, Setup, State, initial, step
+from supervisor.lifecycle import Life, Process, Rung, Setup, State, initial, step
 from supervisor.model import Cause, CauseKind, ExitStatus, JobState, Outcome, Phase, Verdict
 from supervisor.outcome import host_exit_code, outcome_of
 from supervisor.plan import Budgets, SuccessPolicy
@@ -259,6 +262,87 @@ def test_a_second_stop_signal_kills() -> None:
     state, actions = play(master(), [*RUNNING_MASTER, Signalled(2, 1.0), Signalled(2, 1.5)])
     assert state.phase is Phase.KILLING
     assert essentials(actions) == [KillTree("ps"), KillTree("chief")]
+
+
+def test_an_echo_of_a_stop_signal_is_no_second_one() -> None:
+    """timeout(1) signals its command and then the group: the script lost its grace to that."""
+    state, _ = play(alone(), [*RUNNING_ALONE, Signalled(15, 1.0)])
+    state, actions = play(state, [Signalled(15, 1.001), Signalled(15, 1.04)])
+    assert (state.phase, actions, state.stop_signals) == (Phase.DRAINING, [], 1)
+    _, actions = play(state, [Signalled(2, 1.041)])
+    assert essentials(actions) == [KillTree("chief")], "another signal is another wish"
+    state, actions = play(state, [Signalled(15, 1.2)])
+    assert essentials(actions) == [KillTree("chief")]
+
+
+def test_the_time_that_is_left_is_said_at_each_stop_signal() -> None:
+    state, first = play(alone(), [*RUNNING_ALONE, Signalled(15, 100.0)])
+    _, second = play(state, [Signalled(15, 130.0)])
+    said = [a for a in (*first, *second) if isinstance(a, Say) and a.event == "signal.received"]
+    assert [dict(say.fields)["left_s"] for say in said] == [120.0, 90.0]
+
+
+def test_a_second_stop_signal_while_holding_for_the_chief_kills() -> None:
+    state, _ = play(member(), [*RUNNING_MEMBER, Signalled(15, 1.0)])
+    assert state.rung is Rung.HOLD
+    state, actions = play(state, [Signalled(15, 2.0)])
+    assert essentials(actions) == [KillTree("ps"), KillTree("worker")]
+    assert (Deadline.HOLD in state.armed, Deadline.KILL in state.armed) == (False, True)
+    state, _ = play(state, [Exited("worker", KILLED, 3.0), Exited("ps", KILLED, 3.0)])
+    assert state.phase is Phase.PUBLISHING
+
+
+def test_a_second_stop_signal_while_publishing_leaves_at_once() -> None:
+    finished = [*RUNNING_MASTER, Exited("chief", OK, 1.0), Exited("ps", TERMED, 2.0)]
+    state, _ = play(master(), [*finished, Signalled(15, 3.0)])
+    assert state.phase is Phase.PUBLISHING, "the first only counts the time"
+    assert Deadline.LIMIT in state.armed
+    state, actions = play(state, [Signalled(15, 4.0)])
+    assert (state.phase, essentials(actions)) == (Phase.DONE, [Record()])
+
+
+def test_a_stop_between_the_order_to_start_and_the_start() -> None:
+    """The signal must not miss a process whose start was ordered and not yet confirmed."""
+    state, actions = play(alone(), [Prepared(), Signalled(15, 1.0), Started("chief", 7)])
+    assert state.phase is Phase.DRAINING
+    _, actions = play(alone(), [Prepared(), Signalled(15, 1.0)])
+    assert Send("chief", signal.SIGTERM) in actions
+    failed = StartFailed("chief", 127, "no such file: ./train", 2.0)
+    state, _ = play(state, [failed, Published(None)])
+    assert state.phase is Phase.DONE
+    assert state.cause is not None
+    assert state.cause.kind is CauseKind.STOP_REQUESTED
+
+
+def test_what_is_suspended_is_resumed_for_its_end() -> None:
+    """A leader that saves a checkpoint waits for its helpers; the chief for this host's servers."""
+    for first, running, names in (
+        (alone(), RUNNING_ALONE, ["chief"]),
+        (member(), RUNNING_MEMBER, ["ps", "worker"]),
+    ):
+        state, actions = play(first, [*running, Signalled(signal.SIGTSTP, 1.0)])
+        assert actions == [Suspend(name) for name in names]
+        state, actions = play(state, [Signalled(signal.SIGTERM, 2.0)])
+        resumed = [a for a in actions if isinstance(a, Resume | Send)]
+        assert resumed[: len(names)] == [Resume(name) for name in names]
+        state, actions = play(state, [Signalled(signal.SIGTSTP, 3.0)])
+        assert actions == [], "there is no time for a pause on the way down"
+        state, actions = play(state, [Signalled(signal.SIGCONT, 3.0)])
+        assert actions == [Resume(name) for name in names]
+
+
+def test_what_is_not_running_yet_is_not_suspended() -> None:
+    state, actions = play(alone(), [Signalled(signal.SIGTSTP, 1.0)])
+    assert actions == []
+    state, actions = play(state, [Prepared(), Signalled(signal.SIGTERM, 2.0)])
+    assert not [a for a in actions if isinstance(a, Resume)]
+
+
+def test_the_last_words_of_a_stopped_script_are_kept() -> None:
+    saved = Exited("chief", ExitStatus(code=42), 2.0, "checkpoint saved; exit 42")
+    state, _ = play(alone(), [*RUNNING_ALONE, Signalled(15, 1.0), saved, Published(None)])
+    assert state.processes[0].message == "checkpoint saved; exit 42"
+    assert _code(state) == 42
 
 
 @pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH])
@@ -579,7 +663,11 @@ _others = st.sampled_from(["algo-2", "algo-3", "stranger"])
 _free = st.one_of(
     st.just(Prepared()),
     st.just(PrepareFailed("no space", 1.0)),
-    st.builds(Signalled, st.sampled_from([1, 2, 3, 10, 12, 15, 18, 28]), st.just(1.0)),
+    st.builds(
+        Signalled,
+        st.sampled_from([1, 2, 3, 10, 12, 15, 18, 20, 28]),
+        st.sampled_from([1.0, 1.01, 9.0]),
+    ),
     st.builds(
         MemberReported, _others, st.sampled_from(list(Phase)), st.booleans(), st.none() | _causes
     ),

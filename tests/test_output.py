@@ -31,7 +31,7 @@ from supervisor.settings import BY_ENV
 from supervisor.streams import DEFAULT_TEMPLATE, Label
 from supervisor.streams.decode import decode_json, decode_prefix
 from tests.helpers.job import COMMAND, ROOT, Job, environment, processes_with
-from tests.helpers.train import Train
+from tests.helpers.single import Train
 from tests.helpers.waiting import wait_until
 from tests.test_contract import HYPER, facts
 from tests.test_streams import FIXED
