@@ -21,9 +21,19 @@ def main(argv: list[str] | None = None) -> NoReturn:
     words = sys.argv[1:] if argv is None else argv
     if words[:1] in (["train"], ["local"]):  # the others end of a signal like any program
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    _fill_standard_descriptors()
     from supervisor import cli  # noqa: PLC0415
 
     _leave(cli.main(words))
+
+
+def _fill_standard_descriptors() -> None:
+    """Where one was closed (``>&-``), the next pipe or socket of ours would get its number."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
 
 
 def train() -> NoReturn:

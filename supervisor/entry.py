@@ -16,7 +16,7 @@ from supervisor.logs import Log
 from supervisor.masking import Masker
 from supervisor.outcome import FAILURE_LIMIT
 from supervisor.plan import Plan, make_plan, paths_below
-from supervisor.run import FLUSH_S, run_host
+from supervisor.run import LAST_OUTPUT_S, run_host
 
 
 def plan_of(environ: Mapping[str, str], flags: Mapping[str, str]) -> Plan:
@@ -53,19 +53,16 @@ async def _train(plan: Plan, inherited: process.InheritedSignals, guardian: Guar
     settings = plan.contract.settings
     outputs = Outputs(plan.host, settings, plan.paths.logs)
     masker = masker_of(plan)
-    prefix = settings.log_prefix.format(
-        host=plan.host, role="supervisor", stream="stderr", time="", mark="│"
-    )
     log = Log(
         outputs.err.offer_line,
         host=plan.host,
         level=settings.log_level,
         style=settings.log_format,
         masker=masker,
-        prefix=prefix if settings.log_format == "prefix" else "",
+        prefix=outputs.own_prefix,
         color=outputs.color,
     )
     try:
         return await run_host(plan, outputs, log, masker, inherited, guardian)
     finally:
-        await outputs.drain(FLUSH_S)
+        await outputs.finish(limit_s=LAST_OUTPUT_S)

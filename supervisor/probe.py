@@ -176,6 +176,14 @@ class MasterLink:
         return self._liveness.state
 
     @property
+    def silence_s(self) -> float | None:
+        """Seconds since the master's last sign of life, our own suspensions not counted; None
+        before the first."""
+        if self.state is MasterState.UNSEEN:
+            return None
+        return self._liveness.silence_s(self._clock.advance(time.monotonic()))
+
+    @property
     def evidence(self) -> str:
         """What is known of the master, for messages: ``no answer on 2224``, ``answers``."""
         return self.problem or self._liveness.evidence
@@ -373,7 +381,7 @@ class MasterLink:
         address, port = self._status
         if ":" in address:
             address = f"[{address}]"
-        where = f"{self._master_host} ({address}:{port})"
+        where = f"{address}:{port}"
         stage = _Stage()
         try:
             async with self._session.request(
@@ -418,7 +426,11 @@ class MasterLink:
                 self.problem = f"{where} answered 200 without a job document ({error})"[:300]
         else:
             text = body[:200].decode("utf-8", "replace").strip()
-            self.problem = f"{where} answered {status} ({text})"
+            self.problem = (
+                f"{where} refuses the token: SUPERVISOR_TOKEN is not the master's"
+                if status == 401
+                else f"{where} answered {status} ({text})"
+            )
         self._observe(Answered(document.state if document else None))
         if document is None:
             raise _NoAnswerError

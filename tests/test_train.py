@@ -7,23 +7,12 @@ import os
 import pathlib
 import signal
 import subprocess
-from typing import Any
 
 import pytest
 
 from tests.helpers.job import COMMAND, environment, processes_with
+from tests.helpers.train import lay_out
 from tests.helpers.waiting import wait_until
-
-
-def lay_out(base: pathlib.Path, script: str, hyper: dict[str, Any] | None = None) -> None:
-    config = base / "input" / "config"
-    config.mkdir(parents=True)
-    (base / "code").mkdir()
-    (base / "code" / "train.py").write_text(script)
-    given = {"sagemaker_program": "train.py", **(hyper or {})}
-    (config / "hyperparameters.json").write_text(json.dumps(given))
-    resources = {"current_host": "algo-1", "hosts": ["algo-1"]}
-    (config / "resourceconfig.json").write_text(json.dumps(resources))
 
 
 def start(base: pathlib.Path, *words: str, **env: str) -> subprocess.Popen[bytes]:
