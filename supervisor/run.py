@@ -155,6 +155,7 @@ class _Running:
     pumps: tuple[Any, ...] = ()
     log_file: str = ""
     suspended: bool = False
+    stop_sent_at: float | None = None
     memory_before: MemoryReading | None = None
 
     @property
@@ -426,7 +427,7 @@ class _Host:
         # Loaded while the script starts: neither its start nor its end waits for them.
         from supervisor import cgroup, evidence, protocol  # noqa: F401, PLC0415
 
-        child, paths = running.child, self.plan.paths
+        child = running.child
         assert child is not None
         end = await child.run_to_end(
             running.pumps, term_s=SWEEP_TERM_S, kill_s=SWEEP_KILL_S, drain_s=DRAIN_S
@@ -436,19 +437,11 @@ class _Host:
         running.end, running.ended_at = end, time.time()
         if self._has_failed(running.spec, end):
             self._outputs.reveal(running.spec.name)
-        known = evidence.read(
-            status=end.status,
-            run_s=end.run_s,
-            stdout=running.pumps[0].tail(),
-            stderr=running.pumps[1].tail(),
-            memory_before=running.memory_before,
-            memory_after=cgroup.read_memory_cgroup(),
-            stopped_because=self._stopped_because(running.spec.name),
-        )
-        message = known.message
-        own_words = None if end.status.ok or running.spec.essential else record.own_words(paths)
-        if own_words is not None:
-            message = f"{own_words[:300]}; {end.status}"
+        message, detail = str(end.status), ""
+        try:
+            message, detail = self._explained(running, end)
+        except Exception as error:  # noqa: BLE001  # a defect of ours is not to cost the exit status
+            self._broke(f"process {running.spec.name}", error)
         self._say(
             "info",
             "process.exited",
@@ -465,10 +458,33 @@ class _Host:
                 end.status,
                 running.ended_at,
                 self._masker.text(message),
-                self._masker.text(known.detail),
+                self._masker.text(detail),
                 end.left,
             )
         )
+
+    def _explained(self, running: _Running, end: ChildEnd) -> tuple[str, str]:
+        """Why a process ended: a sentence, and the detail."""
+        from supervisor import cgroup, evidence  # noqa: PLC0415
+
+        checkpoint = ""
+        if running.stop_sent_at is not None and end.status.code in evidence.RESTART_CODES:
+            checkpoint = record.newest_checkpoint(self.plan.paths.checkpoints, running.stop_sent_at)
+        known = evidence.read(
+            status=end.status,
+            run_s=end.run_s,
+            stdout=running.pumps[0].tail(),
+            stderr=running.pumps[1].tail(),
+            memory_before=running.memory_before,
+            memory_after=cgroup.read_memory_cgroup(),
+            stopped_because=self._stopped_because(running.spec.name),
+            checkpoint=checkpoint,
+        )
+        if not end.status.ok and not running.spec.essential:
+            own_words = record.own_words(self.plan.paths)
+            if own_words is not None:
+                return f"{own_words[:300]}; {end.status}", known.detail
+        return known.message, known.detail
 
     def _stopped_by_us(self, process: str) -> bool:
         return any(each.name == process and each.stopped_by_us for each in self._state.processes)
@@ -486,6 +502,8 @@ class _Host:
         child = running.child
         if child is None:
             return
+        if signum == running.spec.stop_signal and self._state.cause is not None:
+            running.stop_sent_at = running.stop_sent_at or time.time()
         child.signal(signum, group=whole_group)
         self._say(
             "info",
@@ -562,7 +580,10 @@ class _Host:
         try:
             await work
         except Exception as error:  # noqa: BLE001  # the last line of defence, reported as such
-            self._post(Broke(f"{name}: {type(error).__name__}: {error}", time.time()))
+            self._broke(name, error)
+
+    def _broke(self, name: str, error: Exception) -> None:
+        self._post(Broke(f"{name}: {type(error).__name__}: {error}", time.time()))
 
     def _serve(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         task = self._services.create_task(self._watched(name, work), name=name)
