@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from typing import Final
 
 from supervisor.model import Role
 from supervisor.settings import Settings
@@ -22,6 +23,9 @@ from supervisor.streams import (
     console,
     quiet_tensorflow,
 )
+
+_OURS: Final = frozenset({Role.PS, Role.PREPARE})
+"""Processes that the user did not write: stdout is the script's alone."""
 
 
 @dataclass(slots=True)
@@ -57,10 +61,11 @@ class Outputs:
             file_sink = Sink(RotatingFile(path), name=path)
             self._files.append(file_sink)
         pumps = []
+        who = role.value if role is Role.PREPARE else name
         for fd, stream, sink in zip(fds, ("stdout", "stderr"), (self.out, self.err), strict=True):
-            if role is Role.PS:
+            if role in _OURS:
                 sink = self.err  # noqa: PLW2901  # stdout is the script's alone
-            branches = [Branch(self._formatter(Label(self.host, name, stream), role, sink), sink)]
+            branches = [Branch(self._formatter(Label(self.host, who, stream), role, sink), sink)]
             if file_sink is not None:
                 # Whole lines: both streams of a process share its file.
                 branches.append(Branch(Prefix(Label(self.host, name, stream), ""), file_sink))
@@ -75,7 +80,7 @@ class Outputs:
         only = quiet_tensorflow() if role is Role.PS else None
         if self.settings.log_format == "json":
             return Json(label, only=only)
-        if self.settings.log_format == "raw" and role is not Role.PS:
+        if self.settings.log_format == "raw" and role not in _OURS:
             return Raw()
         return Prefix(
             label,

@@ -12,6 +12,7 @@ import signal
 from collections.abc import Mapping
 from typing import Any, Final
 
+from supervisor.arguments import script_arguments
 from supervisor.contract import TUNING_METRIC, Contract
 
 _FRAMEWORK_MODULE: Final = "supervisor:train"
@@ -37,31 +38,18 @@ _KNOWN_TO_PLATFORM: Final = frozenset(
 """What does not count among the framework's parameters (``SM_FRAMEWORK_PARAMS``)."""
 
 
-def script_arguments(hyperparameters: Mapping[str, Any]) -> tuple[str, ...]:
-    """``--name value`` for each, ``-n value`` for names of one letter, sorted by name.
-
-    A mapping becomes ``k=v,k=v``, None the empty string; anything else is Python's ``str``.
-    """
-    arguments: list[str] = []
-    for name in sorted(hyperparameters):
-        arguments += [f"-{name}" if len(name) == 1 else f"--{name}", _plain(hyperparameters[name])]
-    return tuple(arguments)
-
-
-def _plain(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, dict):
-        return ",".join(f"{key}={_plain(each)}" for key, each in sorted(value.items()))
-    return str(value)
-
-
 def _text(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, str):
         return value
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def user_arguments(contract: Contract) -> tuple[str, ...]:
+    """All arguments of the script: those of hyperparameters, then those given as they are."""
+    made = script_arguments(contract.hyperparameters, contract.settings)
+    return (*made, *contract.arguments)
 
 
 def script_environment(contract: Contract) -> dict[str, str]:
@@ -76,7 +64,7 @@ def script_environment(contract: Contract) -> dict[str, str]:
     for name, value in values.items():
         env[f"SM_{name.upper()}"] = _text(value)
     env["SM_TRAINING_ENV"] = _text(_training_env(contract, values))
-    env["SM_USER_ARGS"] = _text([*script_arguments(contract.hyperparameters), *contract.arguments])
+    env["SM_USER_ARGS"] = _text(user_arguments(contract))
     for name in contract.input_data_config:
         env[f"SM_CHANNEL_{name.upper()}"] = _channel_dir(contract, name)
     for name, value in contract.hyperparameters.items():
@@ -140,7 +128,7 @@ def _values(contract: Contract) -> dict[str, Any]:
         "output_dir": posixpath.join(base, "output"),
         "num_cpus": contract.num_cpus,
         "num_gpus": contract.num_gpus,
-        "num_neurons": 0,
+        "num_neurons": contract.num_neurons,
         "model_dir": posixpath.join(base, "model"),
         "module_dir": contract.submit_directory or contract.code_dir,
         "output_intermediate_dir": posixpath.join(base, "output/intermediate"),

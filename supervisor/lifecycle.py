@@ -7,6 +7,9 @@ processes are gone, so publish; …). The two together are the whole life cycle:
 
     preparing → joining → running → draining → killing → publishing → done
 
+Preparing may have steps, processes such as an installation: one after the other, each to its end.
+A step is stopped like a script and counts as none.
+
 How a host comes down (the rungs of ``draining``):
 
     HOLD      a member of a cluster with parameter servers keeps its processes for the chief's last
@@ -105,12 +108,19 @@ class Process:
     name: str
     server: bool
     """Essential, and stopped after the scripts."""
+    step: bool = False
+    """Runs to its end while preparing, before anything else of the plan is started."""
     stop_signal: int = signal.SIGTERM
     life: Life = Life.PLANNED
     status: ExitStatus | None = None
     ended_at: float = 0.0
     """Seconds since the epoch."""
     stopped_by_us: bool = False
+
+    @property
+    def script(self) -> bool:
+        """The user's: what the job is about."""
+        return not self.server and not self.step
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,12 +184,13 @@ class State:
 
     @property
     def scripts_alive(self) -> bool:
+        """A script, or a step, which is stopped in the same way."""
         return any(not process.server for process in self.alive)
 
     @property
     def script_status(self) -> ExitStatus | None:
         """How this host's script ended; None while it runs or where it never ran."""
-        return next((process.status for process in self.processes if not process.server), None)
+        return next((process.status for process in self.processes if process.script), None)
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -225,7 +236,9 @@ def _react(state: State, event: Event, actions: list[Action]) -> State:
         case StartFailed(process, code, message, at):
             status = ExitStatus(code=code)
             state = _with_process(state, process, life=Life.ENDED, status=status, ended_at=at)
-            cause = _own(state, CauseKind.START_FAILED, message, at, process, status)
+            step_failed = _process(state, process).step
+            kind = CauseKind.PREPARE_FAILED if step_failed else CauseKind.START_FAILED
+            cause = _own(state, kind, message, at, process, status)
             return _end(state, cause, actions)
         case Exited():
             return _exited(state, event, actions)
@@ -266,8 +279,16 @@ def _react(state: State, event: Event, actions: list[Action]) -> State:
 
 
 def _prepared(state: State, actions: list[Action]) -> State:
-    if state.phase is not Phase.PREPARING:
-        return state  # a stop came first
+    """Start the next step, or go on to the barrier where none is left."""
+    if state.phase is not Phase.PREPARING or state.alive:
+        return state  # a stop came first, or a step is under way
+    step = next((each for each in state.processes if each.step and each.life is Life.PLANNED), None)
+    if step is not None:
+        actions.append(Start(step.name))
+        if Deadline.PREPARE not in state.armed:  # one for all steps
+            state = _arm(state, Deadline.PREPARE, state.setup.budgets.prepare_s, actions)
+        return _with_process(state, step.name, life=Life.ALIVE)
+    state = _disarm(state, actions, Deadline.PREPARE)
     state = replace(state, phase=Phase.JOINING)
     if len(state.setup.hosts) == 1:
         return _run(state, actions)
@@ -283,6 +304,8 @@ def _run(state: State, actions: list[Action]) -> State:
     if state.members:
         actions.append(Announce(JobState.RUNNING))
     for process in state.processes:
+        if process.step:
+            continue
         actions.append(Start(process.name))
         state = _with_process(state, process.name, life=Life.ALIVE)
     if state.setup.budgets.max_runtime_s:
@@ -294,9 +317,13 @@ def _exited(state: State, event: Exited, actions: list[Action]) -> State:
     process = _process(state, event.process)
     life = Life.LEFT if event.left else Life.ENDED
     state = _with_process(state, event.process, life=life, status=event.status, ended_at=event.at)
-    if state.phase is not Phase.RUNNING:
+    if process.step and event.status.ok:
+        return _prepared(state, actions)
+    if not _before_draining(state):
         return state
-    if process.server:
+    if process.step:
+        kind = CauseKind.PREPARE_FAILED
+    elif process.server:
         kind = CauseKind.ESSENTIAL_DIED
     elif not event.status.ok:
         kind = CauseKind.SCRIPT_FAILED
@@ -315,7 +342,7 @@ def _signalled(state: State, signum: int, at: float, actions: list[Action]) -> S
         actions += [Resume(process.name) for process in state.alive]
         return state
     if signum not in STOP_SIGNALS:
-        actions += [Send(process.name, signum) for process in state.alive if not process.server]
+        actions += [Send(process.name, signum) for process in state.alive if process.script]
         return state
     state = replace(state, stop_signals=state.stop_signals + 1)
     left_s = state.setup.budgets.stop_limit_s
@@ -344,6 +371,12 @@ def _signalled(state: State, signum: int, at: float, actions: list[Action]) -> S
 def _expired(state: State, deadline: Deadline, at: float, actions: list[Action]) -> State:
     budgets = state.setup.budgets
     match deadline:
+        case Deadline.PREPARE:
+            if state.phase is not Phase.PREPARING:
+                return state
+            message = f"not prepared within SUPERVISOR_PREPARE_TIMEOUT_S, {budgets.prepare_s:g} s"
+            step = next((process.name for process in state.alive), None)
+            return _end(state, _own(state, CauseKind.PREPARE_FAILED, message, at, step), actions)
         case Deadline.JOIN:
             if state.phase is not Phase.JOINING:
                 return state
@@ -479,7 +512,7 @@ def _end(state: State, cause: Cause, actions: list[Action]) -> State:
         return state
     budgets = state.setup.budgets
     state = replace(state, cause=cause, phase=Phase.DRAINING)
-    state = _disarm(state, actions, Deadline.JOIN, Deadline.RUNTIME)
+    state = _disarm(state, actions, Deadline.PREPARE, Deadline.JOIN, Deadline.RUNTIME)
     state = _arm(state, Deadline.LIMIT, budgets.limit_s, actions)
     fields = (("outcome", outcome_of(cause).value), ("cause", str(cause)))
     level = "info" if cause.kind is CauseKind.FINISHED else "warning"
@@ -488,7 +521,7 @@ def _end(state: State, cause: Cause, actions: list[Action]) -> State:
         state = replace(state, job=JobState.STOPPING, verdict=Verdict(outcome_of(cause), cause))
         actions.append(Announce(JobState.STOPPING, state.verdict))
     held = state.setup.is_member and state.setup.chief_first and state.job is not JobState.ENDED
-    if held and state.alive:
+    if held and any(not process.step for process in state.alive):
         state = replace(state, rung=Rung.HOLD)
         hold_s = _grace_s(state) + budgets.group_s + budgets.kill_s
         return _arm(state, Deadline.HOLD, hold_s, actions)
@@ -565,7 +598,7 @@ def _finished(state: State) -> Cause | None:
         member.script_ended for member in state.members.values()
     ):
         return None
-    script = next(process for process in state.processes if not process.server)
+    script = next(process for process in state.processes if process.script)
     message = "finished, exit 0"
     return _own(state, CauseKind.FINISHED, message, script.ended_at, script.name, status)
 

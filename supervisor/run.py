@@ -60,7 +60,7 @@ from supervisor.lifecycle import Process, Setup, State, initial, step
 from supervisor.logs import Log
 from supervisor.masking import Masker
 from supervisor.memory import MemoryReading
-from supervisor.model import Outcome, Phase, ProcessSpec, Verdict, signal_name
+from supervisor.model import Outcome, Phase, ProcessSpec, Role, Verdict, signal_name
 from supervisor.outcome import failure_text, host_exit_code, outcome_of
 from supervisor.plan import Plan
 from supervisor.process import (
@@ -171,7 +171,7 @@ class _Host:
         self._loop = asyncio.get_running_loop()
         self._inbox: asyncio.Queue[Event] = asyncio.Queue()
         self._state = _initial_state(plan)
-        self._running = {spec.name: _Running(spec) for spec in plan.processes}
+        self._running = {spec.name: _Running(spec) for spec in (*plan.steps, *plan.processes)}
         self._timers: dict[Deadline, asyncio.TimerHandle] = {}
         self._timeline: deque[dict[str, object]] = deque(maxlen=_TIMELINE_LENGTH)
         self._began = time.monotonic()
@@ -371,7 +371,7 @@ class _Host:
         task = self._children.create_task(self._watched(f"process {spec.name}", self._own(running)))
         self._child_tasks.add(task)
         timeout_s = self.plan.contract.settings.hang_timeout_s
-        if timeout_s and not spec.essential:
+        if timeout_s and spec.role is not Role.PREPARE and not spec.essential:
             self._serve("watchdog", self._watch_for_hang(running, timeout_s))
         task.add_done_callback(self._child_tasks.discard)
 
@@ -734,7 +734,15 @@ def _initial_state(plan: Plan) -> State:
     )
     return initial(
         setup,
-        tuple(Process(spec.name, spec.essential, spec.stop_signal) for spec in plan.processes),
+        tuple(
+            Process(
+                spec.name,
+                server=spec.essential,
+                step=spec.role is Role.PREPARE,
+                stop_signal=spec.stop_signal,
+            )
+            for spec in (*plan.steps, *plan.processes)
+        ),
     )
 
 

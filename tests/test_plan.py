@@ -165,7 +165,7 @@ def test_hosts_outside_a_distribution_end_alone() -> None:
 _LAYERS = [
     {"model", "faults", "masking", "memory"},
     {"events", "settings"},
-    {"contract", "protocol", "evidence", "liveness"},
+    {"contract", "protocol", "evidence", "liveness", "arguments"},
     {"environment", "outcome"},
     {"plan"},
     {"lifecycle"},
