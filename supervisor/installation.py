@@ -80,6 +80,8 @@ def _install(what: str, path: str, wheels: str | None, *, replace: bool) -> None
     if wheels is not None:
         options += ["--no-index", "--find-links", wheels]
     env = {**_BOUNDS, **os.environ}
+    if "PIP_DEFAULT_TIMEOUT" in os.environ and "PIP_TIMEOUT" not in os.environ:
+        del env["PIP_TIMEOUT"]  # two names of one option
     secret = ""
     if arn := os.environ.get("CA_REPOSITORY_ARN"):
         # In the environment: an argument can be read by everybody on the machine.
