@@ -171,6 +171,9 @@ class _Reader:
         distribution = self._distribution_hosts(
             resources, platform, hosts, current, distributed=bool(wanted)
         )
+        chosen = platform.get("sagemaker_distribution_instance_groups")
+        if isinstance(chosen, list) and _current_group(resources) not in chosen:
+            wanted = []  # outside the distribution the script runs alone
         # One host cannot have parameter servers: as in the predecessor its script runs alone.
         ps_ignored = Strategy.PS in wanted and len(distribution) < 2
         strategy = Strategy.NONE if ps_ignored or not wanted else wanted[0]
@@ -492,7 +495,7 @@ def _with_tuning_model_dir(
         platform.get(TUNING_METRIC)
         and isinstance(model_dir, str)
         and model_dir
-        and not model_dir.startswith(base_dir)
+        and not model_dir.startswith((base_dir, "/opt/ml"))
     ):
         result["model_dir"] = posixpath.join(model_dir, job_name, "model")
     return result
