@@ -32,6 +32,8 @@ class SuccessPolicy(enum.StrEnum):
 
     CHIEF = "chief"
     ALL = "all"
+    SHARE = "share"
+    """That of a share of all scripts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,9 @@ class Budgets:
     publish_s: float
     ack_s: float
     lease_s: float
+    straggler_s: float = 0.0
+    """0: no limit."""
+    evaluator_grace_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +109,12 @@ class Plan:
     """The hosts that end together: those of the distribution."""
     strategy: Strategy
     success_policy: SuccessPolicy
+    success_share: float
+    """Of all scripts but the evaluator's, how many must end with 0."""
+    tolerated_failures: int
+    """Workers that may fail without ending the job."""
+    evaluator: str | None
+    """The host that evaluates; no part of the others' cluster."""
     endpoints: Mapping[str, HostEndpoints]
     tf_config: Mapping[str, Any] | None
     """What the script sees; None without a distribution."""
@@ -141,15 +152,17 @@ def make_plan(contract: Contract) -> Plan:
     faults = _collisions(contract, endpoints)
     if faults:
         raise ContractError(faults)
+    evaluator = evaluator_of(contract)
+    training = {host: endpoints[host] for host in hosts if host != evaluator}
     chief = chief_name(contract.settings.chief_name, contract.tensorflow_version)
-    role = _script_role(contract, chief)
+    role = Role.EVALUATOR if contract.current_host == evaluator else _script_role(contract, chief)
     config: Mapping[str, Any] | None = None
     if contract.strategy is not Strategy.NONE:
-        config = tf_config(contract, endpoints, chief, contract.current_host, role)
+        config = tf_config(contract, training, chief, contract.current_host, role)
     paths = paths_below(contract.base_dir)
     processes = [_script(contract, paths, role, config)]
-    if contract.strategy is Strategy.PS:
-        ps_config = tf_config(contract, endpoints, chief, contract.current_host, Role.PS)
+    if contract.strategy is Strategy.PS and role is not Role.EVALUATOR:
+        ps_config = tf_config(contract, training, chief, contract.current_host, Role.PS)
         processes.insert(0, _parameter_server(contract, ps_config))
     return Plan(
         contract=contract,
@@ -157,6 +170,9 @@ def make_plan(contract: Contract) -> Plan:
         hosts=hosts,
         strategy=contract.strategy,
         success_policy=_success_policy(contract),
+        success_share=_success_share(contract),
+        tolerated_failures=_tolerated_failures(contract),
+        evaluator=evaluator,
         endpoints=endpoints,
         tf_config=config,
         steps=tuple(_steps(contract, paths)),
@@ -165,6 +181,43 @@ def make_plan(contract: Contract) -> Plan:
         paths=paths,
         notes=_notes(contract),
     )
+
+
+def evaluator_of(contract: Contract) -> str | None:
+    """The host that evaluates, if there is one; raises ``ContractError`` where it cannot be.
+
+    TensorFlow knows one evaluator task and no cluster that it belongs to. It needs a host of its
+    own beside the training's, of which parameter servers need two or more.
+    """
+    setting = contract.settings.evaluator
+    hosts = contract.distribution_hosts
+    if setting.lower() in {"", "none"}:
+        return None
+
+    def fault(found: str, expected: str) -> ContractError:
+        return ContractError([Fault("settings", "SUPERVISOR_EVALUATOR", found, expected)])
+
+    fewest = 3 if contract.strategy is Strategy.PS else 2
+    if contract.strategy is Strategy.NONE or len(hosts) < fewest:
+        raise fault(
+            f"{setting} with {len(hosts)} hosts and strategy {contract.strategy.value}",
+            "three hosts or more with parameter servers, two or more with "
+            "MultiWorkerMirroredStrategy: one of them evaluates",
+        )
+    if setting.lower() == "last":
+        return hosts[-1]
+    groups = {
+        str(group.get("instance_group_name")): [str(host) for host in group.get("hosts", ())]
+        for group in contract.resource_config.get("instance_groups") or ()
+    }
+    members = [host for host in groups.get(setting, ()) if host in hosts]
+    if len(members) != 1 or members[0] == hosts[0]:
+        raise fault(
+            setting,
+            "none, last, or an instance group with one host of the distribution that is not its "
+            f"first; the groups are {', '.join(sorted(groups)) or 'none'}",
+        )
+    return members[0]
 
 
 def chief_name(setting: str, tensorflow_version: str | None) -> Role:
@@ -192,13 +245,15 @@ def tf_config(
     Parameter servers: ``{chief: [first host], worker: the others, ps: all}``; one host has no
     ``ps``, and asking for that task there is an error. MultiWorkerMirroredStrategy: every host is
     a ``worker`` and there is no ``ps`` (with one, the strategy hangs at construction).
+    ``endpoints`` are those of the hosts that train; the evaluator is told their cluster, which it
+    is no part of.
     """
     hosts = list(endpoints)
     master, others = hosts[0], hosts[1:]
     cluster: dict[str, list[str]]
     if contract.strategy is Strategy.MWMS:
         cluster = {"worker": [str(endpoints[name].train) for name in hosts]}
-        task = {"type": Role.WORKER.value, "index": hosts.index(host)}
+        task = {"type": Role.WORKER.value, "index": hosts.index(host) if host in hosts else 0}
     else:
         cluster = {chief.value: [str(endpoints[master].train)]}
         if others:
@@ -218,6 +273,8 @@ def tf_config(
             )
         index = others.index(host) if role is Role.WORKER else 0
         task = {"type": role.value, "index": hosts.index(host) if role is Role.PS else index}
+    if role is Role.EVALUATOR:
+        task = {"type": role.value, "index": 0}
     return {"cluster": cluster, "task": task, "environment": "cloud"}
 
 
@@ -268,10 +325,22 @@ def _collisions(contract: Contract, endpoints: Mapping[str, HostEndpoints]) -> l
 
 
 def _success_policy(contract: Contract) -> SuccessPolicy:
-    if contract.settings.success_policy != "auto":
-        return SuccessPolicy(contract.settings.success_policy)
+    setting = contract.settings.success_policy
+    if setting in {"chief", "all"}:
+        return SuccessPolicy(setting)
+    if setting != "auto":
+        return SuccessPolicy.SHARE
     # Workers of a parameter-server cluster never end by themselves; all others do.
     return SuccessPolicy.CHIEF if contract.strategy is Strategy.PS else SuccessPolicy.ALL
+
+
+def _success_share(contract: Contract) -> float:
+    setting = contract.settings.success_policy
+    return 1.0 if setting in {"auto", "chief", "all"} else float(setting)
+
+
+def _tolerated_failures(contract: Contract) -> int:
+    return int(contract.settings.failure_policy.partition(":")[2] or 0)
 
 
 def _budgets(contract: Contract) -> Budgets:
@@ -290,6 +359,8 @@ def _budgets(contract: Contract) -> Budgets:
         publish_s=settings.publish_reserve_s,
         ack_s=settings.ack_timeout_s,
         lease_s=settings.master_lease_s,
+        straggler_s=settings.straggler_timeout_s,
+        evaluator_grace_s=settings.evaluator_grace_s,
     )
 
 
@@ -404,7 +475,9 @@ def _parameter_server(contract: Contract, config: Mapping[str, Any]) -> ProcessS
         SUPERVISOR_PS_IMPORT=contract.settings.ps_import,
         TF_CONFIG=json.dumps(config),
     )
-    env.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # All of it: what is shown is chosen from the output, and the rest is in the file and explains
+    # a failure.
+    env.setdefault("TF_CPP_MIN_LOG_LEVEL", "0")
     env.setdefault("PYTHONUNBUFFERED", "1")
     return ProcessSpec(
         name=Role.PS.value,
@@ -432,5 +505,11 @@ def _notes(contract: Contract) -> tuple[str, ...]:
         notes.append(
             f"model_dir is {model_dir}, and TensorFlow {version} has no s3:// file system: save to "
             f"SM_MODEL_DIR ({paths_below(contract.base_dir).model}), which the platform keeps"
+        )
+    settings = contract.settings
+    if settings.log_repeat_window_s and settings.log_format == "raw":
+        notes.append(
+            "SUPERVISOR_LOG_REPEAT_WINDOW_S leaves the script's output alone: in the raw format it "
+            "is written byte for byte; take SUPERVISOR_LOG_FORMAT prefix or json"
         )
     return tuple(notes)
