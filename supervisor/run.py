@@ -223,6 +223,7 @@ class _Host:
         for note in self.plan.notes:
             self._say("warning", "plan.note", text=note)
         self._serve("prepare", self._prepare())
+        self._serve("resources", self._watch_resources())
 
     async def _prepare(self) -> None:
         """Everything that comes before the barrier. A cluster's coordination begins first, so
@@ -257,7 +258,8 @@ class _Host:
         if verdict.outcome is Outcome.SUCCEEDED and self.exit_code == 0:
             problem = record.write_success(paths)
         elif self.exit_code != 0:
-            text = self._masker.text(failure_text(self.plan.host, verdict, self._ends()))
+            ends = (self._state.publish_error or "", *self._ends())
+            text = self._masker.text(failure_text(self.plan.host, verdict, ends))
             problem = record.write_failure(paths, text)
         if problem:
             self._say("error", "record.failed", error=problem)
@@ -369,7 +371,7 @@ class _Host:
                     self._link.report(phase, script_ended=script_ended, cause=cause)
             case Publish():
                 # Results lie where the platform collects them; transfers come with storage.
-                self._post(Published(None))
+                self._post(Published(self._check_model()))
             case Record():
                 pass  # the life is over: ``run_host`` goes on to ``record_result``
             case Say(event, fields, level):
@@ -627,6 +629,31 @@ class _Host:
         )
         link.report(Phase.PREPARING, script_ended=False, cause=None)
         return link
+
+    async def _watch_resources(self) -> None:
+        """Say early what would end the job later."""
+        await asyncio.sleep(SERVE_ALONE_AFTER_S)  # the script's start is not to wait for it
+        from supervisor.resources import EVERY_S, Watch  # noqa: PLC0415
+
+        paths = self.plan.paths
+        watch = Watch((paths.model, paths.checkpoints, paths.output, "/tmp", "/dev/shm"))  # noqa: S108
+        while True:
+            for text in watch.warnings():
+                self._say("warning", "resource.low", text=text)
+            await asyncio.sleep(EVERY_S)
+
+    def _check_model(self) -> str | None:
+        """What serving will not take, on the host that saves; an error where that is the policy."""
+        policy = self.plan.contract.settings.model_check
+        succeeded = self._verdict().outcome is Outcome.SUCCEEDED
+        if policy == "off" or not self.plan.is_master or not succeeded:
+            return None
+        from supervisor import model_check  # noqa: PLC0415
+
+        problems = model_check.look(self.plan.paths.model)
+        for text in problems:
+            self._say("warning", "model.unservable", text=text)
+        return "; ".join(problems) if policy == "fail" and problems else None
 
     async def _serve_alone(self) -> None:
         await asyncio.sleep(SERVE_ALONE_AFTER_S)
