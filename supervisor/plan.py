@@ -432,8 +432,9 @@ def _command(contract: Contract) -> tuple[str, ...]:
 
 def _steps(contract: Contract, paths: Paths) -> Iterator[ProcessSpec]:
     """Installations, each a process of ours around pip: see ``installation.py``."""
-    mode = contract.settings.requirements
-    if contract.has_requirements and mode != "skip":
+    if contract.settings.requirements == "skip":
+        return
+    if contract.has_requirements:
         yield _installation(contract, paths, "requirements")
     if contract.entry_kind is EntryKind.PACKAGE:
         yield _installation(contract, paths, "package")

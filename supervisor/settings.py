@@ -303,7 +303,7 @@ TABLE: Final[tuple[Setting, ...]] = (
         "keep",
         "",
         "requirements.txt: refuse what would replace a package of the image, allow it, "
-        "or install nothing",
+        "or install nothing, no package either (supervisor local)",
     ),
     Setting(
         "prepare_timeout_s",

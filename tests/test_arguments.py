@@ -14,8 +14,9 @@ from supervisor.contract import read_contract
 from supervisor.faults import ContractError
 from supervisor.plan import make_plan
 from supervisor.settings import parse_settings
+from tests.helpers.train import lay_out
 from tests.test_contract import HYPER, facts
-from tests.test_train import lay_out, run
+from tests.test_train import run
 
 
 def made(values: dict[str, Any], **settings: str) -> tuple[str, ...]:
@@ -103,7 +104,7 @@ def test_a_command_template_is_words_and_never_a_shell() -> None:
         *("nice", "-n", "5", sys.executable, "-X dev", "train.py"),
         *("--lr", "0.1", "--name", "a b; $(x)"),
     )
-    assert argv("", set(), "/opt/run --config={program}x") == ("/opt/run", "--config=x")
+    assert argv("", set(), "/opt/run --config=x") == ("/opt/run", "--config=x")
 
 
 @pytest.mark.parametrize("command", ["{what}", "a 'b", "--x={args}", "{program"])

@@ -10,7 +10,8 @@ import pytest
 
 from supervisor import hardware, model_check, resources
 from supervisor.cgroup import cpu_quota, parse_quota
-from tests.test_train import failure, lay_out, run
+from tests.helpers.train import lay_out
+from tests.test_train import failure, run
 
 
 @pytest.mark.parametrize(
@@ -77,9 +78,9 @@ def test_a_nearly_full_disk_is_a_twentieth_and_no_more_than_ten_gib() -> None:
 
 
 def test_warnings_are_given_once(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resources, "disk_is_nearly_full", lambda free, total: True)
+    monkeypatch.setattr(resources, "disk_is_nearly_full", lambda *_: True)
     watch = resources.Watch((str(tmp_path), str(tmp_path), "/nonexistent"))
-    assert [text for text in watch.warnings() if "disk" in text][0].startswith(
+    assert next(text for text in watch.warnings() if "disk" in text).startswith(
         f"the disk of {tmp_path} is nearly full: "
     )
     assert not [text for text in watch.warnings() if "disk" in text]
