@@ -259,6 +259,8 @@ class _Fleet:
             env.pop(name, None)
         env.setdefault("SUPERVISOR_LOG_FORMAT", "prefix")
         env.setdefault("SUPERVISOR_LOG_FILES", "true")
+        # All hosts share this Python: N pips at once would race, in an environment that is yours.
+        env.setdefault("SUPERVISOR_REQUIREMENTS", "skip")
         if self._out.terminal and self._err.terminal:
             # The hosts write to pipes; what they draw in place is drawn here.
             env.setdefault("SUPERVISOR_LOG_PROGRESS", "live")

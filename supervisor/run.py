@@ -60,7 +60,7 @@ from supervisor.guardian import Guardian
 from supervisor.lifecycle import Life, Process, Setup, State, initial, step
 from supervisor.logs import Log
 from supervisor.masking import Masker
-from supervisor.model import Outcome, Phase, ProcessSpec, Verdict, signal_name
+from supervisor.model import Outcome, Phase, ProcessSpec, Role, Verdict, signal_name
 from supervisor.outcome import failure_text, host_exit_code, outcome_of
 from supervisor.plan import Plan
 from supervisor.process import (
@@ -186,7 +186,7 @@ class _Host:
         self._loop = asyncio.get_running_loop()
         self._inbox: asyncio.Queue[Event] = asyncio.Queue()
         self._state = _initial_state(plan)
-        self._running = {spec.name: _Running(spec) for spec in plan.processes}
+        self._running = {spec.name: _Running(spec) for spec in (*plan.steps, *plan.processes)}
         self._timers: dict[Deadline, asyncio.TimerHandle] = {}
         self._timeline: deque[dict[str, object]] = deque(maxlen=_TIMELINE_LENGTH)
         self._began = time.monotonic()
@@ -224,6 +224,7 @@ class _Host:
         for note in self.plan.notes:
             self._say("warning", "plan.note", text=note)
         self._serve("prepare", self._prepare())
+        self._serve("resources", self._watch_resources())
 
     async def _prepare(self) -> None:
         """Everything that comes before the barrier. A cluster's coordination begins first, so
@@ -258,7 +259,8 @@ class _Host:
         if verdict.outcome is Outcome.SUCCEEDED and self.exit_code == 0:
             problem = record.write_success(paths)
         elif self.exit_code != 0:
-            text = self._masker.text(failure_text(self.plan.host, verdict, self._ends()))
+            ends = (self._state.publish_error or "", *self._ends())
+            text = self._masker.text(failure_text(self.plan.host, verdict, ends))
             problem = record.write_failure(paths, text)
         if problem:
             self._say("error", "record.failed", error=problem)
@@ -370,7 +372,7 @@ class _Host:
                     self._link.report(phase, script_ended=script_ended, cause=cause)
             case Publish():
                 # Results lie where the platform collects them; transfers come with storage.
-                self._post(Published(None))
+                self._post(Published(self._check_model()))
             case Record():
                 pass  # the life is over: ``run_host`` goes on to ``record_result``
             case Say(event, fields, level):
@@ -418,7 +420,7 @@ class _Host:
         task = self._children.create_task(self._watched(f"process {spec.name}", self._own(running)))
         self._child_tasks.add(task)
         timeout_s = self.plan.contract.settings.hang_timeout_s
-        if timeout_s and not spec.essential:
+        if timeout_s and spec.role is not Role.PREPARE and not spec.essential:
             self._serve("watchdog", self._watch_for_hang(running, timeout_s))
         task.add_done_callback(self._child_tasks.discard)
 
@@ -648,6 +650,31 @@ class _Host:
         )
         link.report(Phase.PREPARING, script_ended=False, cause=None)
         return link
+
+    async def _watch_resources(self) -> None:
+        """Say early what would end the job later."""
+        await asyncio.sleep(SERVE_ALONE_AFTER_S)  # the script's start is not to wait for it
+        from supervisor.resources import EVERY_S, Watch  # noqa: PLC0415
+
+        paths = self.plan.paths
+        watch = Watch((paths.model, paths.checkpoints, paths.output, "/tmp", "/dev/shm"))  # noqa: S108
+        while True:
+            for text in watch.warnings():
+                self._say("warning", "resource.low", text=text)
+            await asyncio.sleep(EVERY_S)
+
+    def _check_model(self) -> str | None:
+        """What serving will not take, on the host that saves; an error where that is the policy."""
+        policy = self.plan.contract.settings.model_check
+        succeeded = self._verdict().outcome is Outcome.SUCCEEDED
+        if policy == "off" or not self.plan.is_master or not succeeded:
+            return None
+        from supervisor import model_check  # noqa: PLC0415
+
+        problems = model_check.look(self.plan.paths.model)
+        for text in problems:
+            self._say("warning", "model.unservable", text=text)
+        return "; ".join(problems) if policy == "fail" and problems else None
 
     async def _serve_alone(self) -> None:
         await asyncio.sleep(SERVE_ALONE_AFTER_S)
@@ -891,7 +918,15 @@ def _initial_state(plan: Plan) -> State:
     )
     return initial(
         setup,
-        tuple(Process(spec.name, spec.essential, spec.stop_signal) for spec in plan.processes),
+        tuple(
+            Process(
+                spec.name,
+                server=spec.essential,
+                step=spec.role is Role.PREPARE,
+                stop_signal=spec.stop_signal,
+            )
+            for spec in (*plan.steps, *plan.processes)
+        ),
     )
 
 

@@ -236,7 +236,7 @@ def test_policies_come_from_the_settings() -> None:
 _LAYERS = [
     {"model", "faults", "masking", "memory"},
     {"events", "settings"},
-    {"contract", "protocol", "evidence", "liveness"},
+    {"contract", "protocol", "evidence", "liveness", "arguments"},
     {"environment", "outcome"},
     {"plan"},
     {"lifecycle"},
