@@ -24,6 +24,7 @@ from supervisor.contract import Strategy
 from supervisor.engines.local import ADDRESS, LocalHost, lay_out
 from supervisor.faults import ContractError, Fault
 from supervisor.guardian import Guardian
+from supervisor.lifecycle import ECHO_S
 from supervisor.model import ProcessSpec, Role
 from supervisor.settings import PREFIX, Settings, parse_settings
 from supervisor.signals import SignalPipe
@@ -169,6 +170,7 @@ class _Fleet:
         self._children: list[process.Child] = []
         self._collector = orphans.Collector()
         self._stop_timer: asyncio.TimerHandle | None = None
+        self._last_stop: tuple[int, float] | None = None
         policy: Policy = "drop" if request.settings.log_overflow == "drop" else "block"
         self._out, self._err = console(policy=policy)
         self._signals = SignalPipe(self._on_signal)
@@ -277,7 +279,9 @@ class _Fleet:
 
     def _on_signal(self, signum: int) -> None:
         if signum not in {signal.SIGTSTP, signal.SIGCONT}:
-            self._stop()
+            last, self._last_stop = self._last_stop, (signum, time.monotonic())
+            if last is None or last[0] != signum or self._last_stop[1] - last[1] >= ECHO_S:
+                self._stop()
             return
         for child in self._children:
             child.signal(signum)

@@ -10,6 +10,7 @@ import pathlib
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -199,11 +200,26 @@ def test_a_sigterm_that_comes_twice_at_once_is_one(tmp_path: pathlib.Path) -> No
     """timeout(1) signals its command, and then the group that the command is in."""
     saved = tmp_path / "saved"
     lay_out(tmp_path, child("saves", 0.5, saved))
-    with Train(tmp_path, before=("timeout", "--preserve-status", "3")) as train:
+    with Train(tmp_path, before=("timeout", "--preserve-status", "600")) as train:
         train.wait_for("ready")
+        train.process.send_signal(signal.SIGTERM)  # which it treats as the end of its time
         assert train.wait() == 0
         assert saved.exists()
         assert train.err.count("signal.received") == 1
+
+
+def test_a_local_run_takes_a_sigterm_that_comes_twice_at_once_for_one(
+    tmp_path: pathlib.Path,
+) -> None:
+    saved = tmp_path / "saved"
+    script = tmp_path / "run.sh"
+    script.write_text(child("saves", 0.5, saved).text)
+    with Job(tmp_path / "run", "--hosts", "1", str(script)) as job:
+        job.wait_for("│ ready")
+        for _ in range(3):  # of which the kernel keeps one, two or three
+            job.process.send_signal(signal.SIGTERM)
+        assert job.wait() == 0
+        assert saved.exists()
 
 
 @both
@@ -334,7 +350,8 @@ def test_a_stop_while_draining(place: str, tmp_path: pathlib.Path) -> None:
     lay_out(tmp_path, child("leaves", "session-stubborn", 5))
     with Train(tmp_path, place=place) as train:
         train.wait_for("ready")
-        time.sleep(0.3)  # any moment of the two seconds will do
+        supervisor = train.supervisor()
+        wait_until(lambda: zombies_of(supervisor), 10, "the script should be waited for")
         assert train.stop() == 5
 
 
@@ -652,15 +669,12 @@ def test_whole_runs_leak_nothing(tmp_path: pathlib.Path) -> None:
 
 def test_a_verb_that_only_looks_can_be_interrupted() -> None:
     """Stop signals are held from the first instruction on; who only looks must let them in."""
-    url = f"http://127.0.0.1:{free_port()}"
-    with subprocess.Popen(
-        [*COMMAND, "status", "--watch", url],
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as process:
-        assert process.stdout is not None
-        wait_until(lambda: not hears_signals(process.pid) or process.poll() is not None)
-        time.sleep(0.5)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(20) != 0
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(30)
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        words = [*COMMAND, "status", "--watch", url]
+        with subprocess.Popen(words, env=environment(), stderr=subprocess.DEVNULL) as process:
+            asking, _ = server.accept()  # and never answered
+            with asking:
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(20) == -signal.SIGTERM
