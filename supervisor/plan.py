@@ -434,7 +434,8 @@ def _steps(contract: Contract, paths: Paths) -> Iterator[ProcessSpec]:
     """Installations, each a process of ours around pip: see ``installation.py``."""
     if contract.settings.requirements == "skip":
         return
-    if contract.has_requirements:
+    # A command installs what it needs itself, as it did under the predecessor.
+    if contract.has_requirements and contract.entry_kind is not EntryKind.COMMAND:
         yield _installation(contract, paths, "requirements")
     if contract.entry_kind is EntryKind.PACKAGE:
         yield _installation(contract, paths, "package")

@@ -97,6 +97,21 @@ def test_modules_packages_and_commands() -> None:
         argv("-m pkg/train", set())
 
 
+def test_requirements_are_installed_for_what_python_runs() -> None:
+    def steps(program: str, *code: str, **env: str) -> list[str]:
+        given = {**HYPER, "sagemaker_program": program}
+        names = frozenset({*code, "requirements.txt"})
+        environ = {"PATH": "/bin", **env}
+        plan = make_plan(read_contract(facts(given, code=names, environ=environ)))
+        return [step.name for step in plan.steps]
+
+    assert steps("train.py", "train.py") == ["requirements"]
+    assert steps("-m pkg.train") == ["requirements"]
+    assert steps("shop", "setup.py") == ["requirements", "package"]
+    assert steps("run.sh", "run.sh") == [], "as in the predecessor"
+    assert steps("shop", "setup.py", SUPERVISOR_REQUIREMENTS="skip") == []
+
+
 def test_a_command_template_is_words_and_never_a_shell() -> None:
     hyper = {"lr": "0.1", "name": "a b; $(x)"}
     words = argv("train.py", {"train.py"}, "nice -n 5 {python} '-X dev' {program} {args}", hyper)
