@@ -64,6 +64,7 @@ from supervisor.model import Outcome, Phase, ProcessSpec, Role, Verdict, signal_
 from supervisor.outcome import failure_text, host_exit_code, outcome_of
 from supervisor.plan import Plan
 from supervisor.process import (
+    DYING_S,
     Child,
     ChildEnd,
     InheritedSignals,
@@ -83,6 +84,7 @@ if TYPE_CHECKING:  # not needed before the script's start: loaded when they are 
 SWEEP_TERM_S: Final = 2.0
 """What outlived its leader has this long after SIGTERM."""
 SWEEP_KILL_S: Final = 2.0
+_LOOK_AGAIN_S: Final = 0.2
 DRAIN_S: Final = 1.0
 """After the leader's end a grandchild may hold the pipes; they are read for this long."""
 WAITING_FIRST_S: Final = 2.0
@@ -188,6 +190,8 @@ class _Host:
         self._state = _initial_state(plan)
         self._running = {spec.name: _Running(spec) for spec in (*plan.steps, *plan.processes)}
         self._timers: dict[Deadline, asyncio.TimerHandle] = {}
+        self._kill_since: float | None = None
+        """When the time to die was over, ``loop.time()``."""
         self._timeline: deque[dict[str, object]] = deque(maxlen=_TIMELINE_LENGTH)
         self._began = time.monotonic()
         self._started_at = time.time()
@@ -382,7 +386,20 @@ class _Host:
 
     def _expire(self, deadline: Deadline) -> None:
         self._timers.pop(deadline, None)
+        if deadline is Deadline.KILL and self._is_dying():
+            later = self._loop.call_later(_LOOK_AGAIN_S, self._expire, deadline)
+            self._timers[deadline] = later
+            return
         self._post(Expired(deadline, time.time()))
+
+    def _is_dying(self) -> bool:
+        """Whether what was killed needs no more than a little time: it is not to be given up."""
+        if self._kill_since is None:
+            self._kill_since = self._loop.time()
+        if self._loop.time() - self._kill_since > DYING_S + SWEEP_KILL_S + DRAIN_S:
+            return False
+        children = [self._running[process.name].child for process in self._state.alive]
+        return all(child is not None and child.dying() for child in children)
 
     def _disarm(self, deadline: Deadline) -> None:
         timer = self._timers.pop(deadline, None)
