@@ -132,8 +132,11 @@ class Setup:
     hosts: tuple[str, ...]
     success_policy: SuccessPolicy
     chief_first: bool
-    """The chief is stopped before anything else in the job (parameter servers hold its state)."""
+    """The chief is stopped before anything else in the job (parameter servers hold its state, or
+    the others hold its ranks)."""
     budgets: Budgets
+    scriptless: tuple[str, ...] = ()
+    """Hosts that run servers alone: no script of theirs is waited for."""
 
     @property
     def is_master(self) -> bool:
@@ -188,7 +191,11 @@ class State:
 
 
 def initial(setup: Setup, processes: tuple[Process, ...]) -> State:
-    others = {name: Member() for name in setup.hosts if name != setup.host}
+    others = {
+        name: Member(script_ended=name in setup.scriptless)
+        for name in setup.hosts
+        if name != setup.host
+    }
     return State(setup, processes, others if setup.is_master else {})
 
 

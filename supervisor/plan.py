@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from supervisor import mpi_job
 from supervisor.contract import RESOURCES, Contract, EntryKind, Strategy
 from supervisor.environment import STACKS_SIGNUM, script_arguments, script_environment
 from supervisor.faults import ContractError, Fault
@@ -98,7 +99,9 @@ class Plan:
     contract: Contract = field(repr=False)
     host: str
     hosts: tuple[str, ...]
-    """The hosts that end together: those of the distribution."""
+    """The hosts that end together: those of the distribution, then those that follow it."""
+    scriptless: tuple[str, ...]
+    """Those of them that run servers alone, and whose script nobody waits for."""
     strategy: Strategy
     success_policy: SuccessPolicy
     endpoints: Mapping[str, HostEndpoints]
@@ -106,6 +109,8 @@ class Plan:
     """What the script sees; None without a distribution."""
     processes: tuple[ProcessSpec, ...]
     """In the order in which they are started."""
+    listening: tuple[int, ...]
+    """Ports that they will open: to be free before the start."""
     budgets: Budgets
     paths: Paths
     notes: tuple[str, ...]
@@ -126,12 +131,14 @@ class Plan:
     @property
     def chief_endpoint(self) -> Endpoint | None:
         """The chief's TensorFlow port: what the probe falls back to, where there is one."""
-        return None if self.strategy is Strategy.NONE else self.endpoints[self.master].train
+        if self.strategy in {Strategy.NONE, Strategy.MPI}:
+            return None
+        return self.endpoints[self.master].train
 
 
 def make_plan(contract: Contract) -> Plan:
     """The plan of the current host; raises ``ContractError`` where ports collide."""
-    hosts = contract.distribution_hosts
+    hosts = contract.distribution_hosts + contract.followers
     endpoints = {host: _endpoints(contract, host) for host in hosts}
     faults = _collisions(contract, endpoints)
     if faults:
@@ -139,22 +146,21 @@ def make_plan(contract: Contract) -> Plan:
     chief = chief_name(contract.settings.chief_name, contract.tensorflow_version)
     role = _script_role(contract, chief)
     config: Mapping[str, Any] | None = None
-    if contract.strategy is not Strategy.NONE:
+    if contract.strategy in {Strategy.PS, Strategy.MWMS}:
         config = tf_config(contract, endpoints, chief, contract.current_host, role)
     paths = paths_below(contract.base_dir)
-    processes = [_script(contract, paths, role, config)]
-    if contract.strategy is Strategy.PS:
-        ps_config = tf_config(contract, endpoints, chief, contract.current_host, Role.PS)
-        processes.insert(0, _parameter_server(contract, ps_config))
+    scriptless = _scriptless(contract)
     return Plan(
         contract=contract,
         host=contract.current_host,
         hosts=hosts,
+        scriptless=scriptless,
         strategy=contract.strategy,
         success_policy=_success_policy(contract),
         endpoints=endpoints,
         tf_config=config,
-        processes=tuple(processes),
+        processes=tuple(_processes(contract, endpoints, paths, chief, role, config)),
+        listening=_listening(contract, endpoints[contract.current_host]),
         budgets=_budgets(contract),
         paths=paths,
         notes=_notes(contract),
@@ -183,12 +189,14 @@ def tf_config(
 ) -> dict[str, Any]:
     """TF_CONFIG of one process, in the seed convention.
 
-    Parameter servers: ``{chief: [first host], worker: the others, ps: all}``; one host has no
-    ``ps``, and asking for that task there is an error. MultiWorkerMirroredStrategy: every host is
-    a ``worker`` and there is no ``ps`` (with one, the strategy hangs at construction).
+    Parameter servers: ``{chief: [first host], worker: the others, ps: all}``, unless
+    ``SUPERVISOR_PS_HOSTS`` lays them out otherwise; one host has no ``ps``, and asking for that
+    task there is an error. MultiWorkerMirroredStrategy: every host is a ``worker`` and there is no
+    ``ps`` (with one, the strategy hangs at construction).
     """
-    hosts = list(endpoints)
-    master, others = hosts[0], hosts[1:]
+    hosts = contract.distribution_hosts
+    master = hosts[0]
+    others = [name for name in hosts[1:] if name not in contract.ps_only_hosts]
     cluster: dict[str, list[str]]
     if contract.strategy is Strategy.MWMS:
         cluster = {"worker": [str(endpoints[name].train) for name in hosts]}
@@ -197,27 +205,34 @@ def tf_config(
         cluster = {chief.value: [str(endpoints[master].train)]}
         if others:
             cluster["worker"] = [str(endpoints[name].train) for name in others]
-            cluster["ps"] = [str(endpoints[name].ps) for name in hosts]
-        if role is Role.PS and not others:
+        if contract.ps_hosts:
+            cluster["ps"] = [str(endpoints[name].ps) for name in contract.ps_hosts]
+        if role is Role.PS and host not in contract.ps_hosts:
             raise ContractError(
                 [
                     Fault(
                         RESOURCES,
                         "hosts",
-                        f"one host, {host}, with a parameter server task",
-                        "two hosts or more: a cluster of one host has no parameter server; "
-                        "run the script alone, or add hosts",
+                        f"{host} of {len(hosts)}, with a parameter server task",
+                        "a host with a parameter server: a cluster of one host has no parameter "
+                        "server; run the script alone, or add hosts",
                     )
                 ]
             )
         index = others.index(host) if role is Role.WORKER else 0
-        task = {"type": role.value, "index": hosts.index(host) if role is Role.PS else index}
+        if role is Role.PS:
+            index = contract.ps_hosts.index(host)
+        task = {"type": role.value, "index": index}
     return {"cluster": cluster, "task": task, "environment": "cloud"}
 
 
 def _script_role(contract: Contract, chief: Role) -> Role:
     if contract.strategy is Strategy.MWMS:
         return Role.WORKER
+    if contract.strategy is Strategy.MPI:
+        return Role.LAUNCHER
+    if contract.current_host in contract.ps_only_hosts:
+        return Role.PS
     if contract.current_host == contract.master:
         return chief if contract.strategy is Strategy.PS else Role.CHIEF
     return Role.WORKER
@@ -227,7 +242,11 @@ def _endpoints(contract: Contract, host: str) -> HostEndpoints:
     overlay = contract.overlays.get(host)
     address = overlay.address if overlay else host
     ports = overlay.ports if overlay else {}
-    train = MWMS_PORT if contract.strategy is Strategy.MWMS else TRAIN_PORT
+    train = TRAIN_PORT
+    if contract.strategy is Strategy.MWMS:
+        train = MWMS_PORT
+    elif contract.strategy is Strategy.MPI:
+        train = contract.settings.mpi_ssh_port
     return HostEndpoints(
         train=Endpoint(address, ports.get("train", train)),
         ps=Endpoint(address, ports.get("ps", PS_PORT)),
@@ -241,9 +260,12 @@ def _collisions(contract: Contract, endpoints: Mapping[str, HostEndpoints]) -> l
     faults = []
     for host, each in endpoints.items():
         listeners = [("status", each.status)]
-        if contract.strategy is not Strategy.NONE:
+        inside = host in contract.distribution_hosts
+        if contract.strategy in {Strategy.PS, Strategy.MWMS} and inside:
             listeners.append(("training", each.train))
-        if contract.strategy is Strategy.PS:
+        if contract.strategy is Strategy.MPI and inside and host != contract.master:
+            listeners.append(("ssh", each.train))
+        if host in contract.ps_hosts:
             listeners.append(("parameter server", each.ps))
         for what, endpoint in listeners:
             here = f"the {what} port of {host}"
@@ -264,8 +286,62 @@ def _collisions(contract: Contract, endpoints: Mapping[str, HostEndpoints]) -> l
 def _success_policy(contract: Contract) -> SuccessPolicy:
     if contract.settings.success_policy != "auto":
         return SuccessPolicy(contract.settings.success_policy)
-    # Workers of a parameter-server cluster never end by themselves; all others do.
-    return SuccessPolicy.CHIEF if contract.strategy is Strategy.PS else SuccessPolicy.ALL
+    # Workers of a parameter-server cluster never end by themselves, and mpirun's end is that of
+    # all ranks; all others end by themselves.
+    one_decides = contract.strategy in {Strategy.PS, Strategy.MPI}
+    return SuccessPolicy.CHIEF if one_decides else SuccessPolicy.ALL
+
+
+def _scriptless(contract: Contract) -> tuple[str, ...]:
+    others = contract.distribution_hosts[1:]
+    if contract.strategy is Strategy.MPI:
+        return others
+    if contract.strategy is Strategy.PS and contract.settings.worker == "server":
+        return others
+    return contract.ps_only_hosts
+
+
+def _processes(
+    contract: Contract,
+    endpoints: Mapping[str, HostEndpoints],
+    paths: Paths,
+    chief: Role,
+    role: Role,
+    config: Mapping[str, Any] | None,
+) -> list[ProcessSpec]:
+    """What the current host runs, in the order in which it is started."""
+    host = contract.current_host
+    script = _script(contract, paths, role, config)
+    if contract.strategy is Strategy.MPI:
+        if host != contract.master:
+            return [mpi_job.sshd(contract, script.env, endpoints[host].train.port)]
+        others = contract.distribution_hosts[1:]
+        places = [(name, endpoints[name].train) for name in others]
+        return [
+            mpi_job.launcher(contract, script, [(name, at.address, at.port) for name, at in places])
+        ]
+    processes = []
+    if host in contract.ps_hosts:
+        ps_config = tf_config(contract, endpoints, chief, host, Role.PS)
+        processes.append(_server(contract, Role.PS, ps_config))
+    if host not in _scriptless(contract):
+        processes.append(script)
+    elif host not in contract.ps_only_hosts:
+        assert config is not None
+        processes.append(_server(contract, Role.WORKER, config))
+    return processes
+
+
+def _listening(contract: Contract, here: HostEndpoints) -> tuple[int, ...]:
+    host = contract.current_host
+    match contract.strategy:
+        case Strategy.NONE:
+            return ()
+        case Strategy.MPI:
+            return () if host == contract.master else (here.train.port,)
+        case _:
+            ports = () if host in contract.ps_only_hosts else (here.train.port,)
+            return (*ports, here.ps.port) if host in contract.ps_hosts else ports
 
 
 def _budgets(contract: Contract) -> Budgets:
@@ -337,8 +413,10 @@ def _script(
     )
 
 
-def _parameter_server(contract: Contract, config: Mapping[str, Any]) -> ProcessSpec:
-    """The parameter server sees no accelerator, and none of the user's code.
+def _server(contract: Contract, role: Role, config: Mapping[str, Any]) -> ProcessSpec:
+    """A TensorFlow server of ours, which sees none of the user's code.
+
+    A parameter server sees no accelerator either; a worker server is what uses it.
 
     ``-P`` and the base directory as working directory: a ``tensorflow.py`` or a ``supervisor``
     directory beside the user's script must not shadow the real ones.
@@ -346,17 +424,14 @@ def _parameter_server(contract: Contract, config: Mapping[str, Any]) -> ProcessS
     env = {
         key: value for key, value in contract.environ.items() if not key.startswith("SUPERVISOR_")
     }
-    env.update(
-        CUDA_VISIBLE_DEVICES="-1",
-        HIP_VISIBLE_DEVICES="-1",
-        SUPERVISOR_PS_IMPORT=contract.settings.ps_import,
-        TF_CONFIG=json.dumps(config),
-    )
+    env.update(SUPERVISOR_PS_IMPORT=contract.settings.ps_import, TF_CONFIG=json.dumps(config))
+    if role is Role.PS:
+        env.update(CUDA_VISIBLE_DEVICES="-1", HIP_VISIBLE_DEVICES="-1")
     env.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     env.setdefault("PYTHONUNBUFFERED", "1")
     return ProcessSpec(
-        name=Role.PS.value,
-        role=Role.PS,
+        name=role.value,
+        role=role,
         argv=(sys.executable, "-P", "-m", "supervisor.parameter_server"),
         env=env,
         cwd=contract.base_dir,
@@ -372,6 +447,8 @@ def _notes(contract: Contract) -> tuple[str, ...]:
             "sagemaker_parameter_server_enabled is ignored: one host has no parameter server, "
             "its script runs alone"
         )
+    elif contract.settings.worker == "server" and contract.strategy is not Strategy.PS:
+        notes.append("SUPERVISOR_WORKER=server is ignored: it is for parameter-server clusters")
     if contract.has_requirements:
         notes.append(
             "requirements.txt is not installed by this version: install what it lists in the image"

@@ -22,7 +22,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, assert_never
 
-from supervisor import __version__, cgroup, evidence, orphans, procfs, record, stacks
+from supervisor import __version__, cgroup, evidence, mpi_words, orphans, procfs, record, stacks
 from supervisor.console import Outputs
 from supervisor.contract import EntryKind, Strategy
 from supervisor.events import (
@@ -60,7 +60,7 @@ from supervisor.lifecycle import Process, Setup, State, initial, step
 from supervisor.logs import Log
 from supervisor.masking import Masker
 from supervisor.memory import MemoryReading
-from supervisor.model import Outcome, Phase, ProcessSpec, Verdict, signal_name
+from supervisor.model import Outcome, Phase, ProcessSpec, Role, Verdict, signal_name
 from supervisor.outcome import failure_text, host_exit_code, outcome_of
 from supervisor.plan import Plan
 from supervisor.process import (
@@ -385,16 +385,21 @@ class _Host:
         if self._guardian is not None:
             self._guardian.forget(child.pid)
         running.end, running.ended_at = end, time.time()
+        stdout, stderr = (pump.tail() for pump in running.pumps)
+        who = ""
+        if running.spec.role is Role.LAUNCHER and not end.status.ok:
+            words = mpi_words.read(stdout, stderr)
+            who, stdout, stderr = words.who, words.stdout, words.stderr
         known = evidence.read(
             status=end.status,
             run_s=end.run_s,
-            stdout=running.pumps[0].tail(),
-            stderr=running.pumps[1].tail(),
+            stdout=stdout,
+            stderr=stderr,
             memory_before=running.memory_before,
             memory_after=cgroup.read_memory_cgroup(),
             stopped_because=self._stopped_because(running.spec.name),
         )
-        message = known.message
+        message = f"{who}: {known.message}" if who else known.message
         own_words = None if end.status.ok or running.spec.essential else record.own_words(paths)
         if own_words is not None:
             message = f"{own_words[:300]}; {end.status}"
@@ -728,9 +733,10 @@ def _initial_state(plan: Plan) -> State:
         hosts=plan.hosts,
         success_policy=plan.success_policy,
         # The variables live on the parameter servers, and the coordinator waits for its workers:
-        # the chief's last checkpoint needs both.
-        chief_first=plan.strategy is Strategy.PS,
+        # the chief's last checkpoint needs both. The ranks of an MPI job are mpirun's to stop.
+        chief_first=plan.strategy in {Strategy.PS, Strategy.MPI},
         budgets=plan.budgets,
+        scriptless=plan.scriptless,
     )
     return initial(
         setup,
@@ -753,14 +759,12 @@ def _make_ready(plan: Plan) -> str | None:
         path = os.path.join(plan.contract.code_dir, plan.contract.entry_point)
         with contextlib.suppress(OSError):  # exec says what is wrong, and better
             os.chmod(path, os.stat(path).st_mode | 0o111)  # noqa: S103  # the user's own command
-    if plan.strategy is Strategy.NONE:
+    if not plan.listening:
         return None
     # Before TensorFlow starts: its own message for a taken port names neither pid nor command.
     from supervisor.ports import check_free  # noqa: PLC0415
 
-    here = plan.endpoints[plan.host]
-    listening = [here.train.port] + ([here.ps.port] if plan.strategy is Strategy.PS else [])
-    return next(filter(None, map(check_free, listening)), None)
+    return next(filter(None, map(check_free, plan.listening)), None)
 
 
 def _plain(value: object, masker: Masker) -> object:

@@ -165,8 +165,8 @@ def test_hosts_outside_a_distribution_end_alone() -> None:
 _LAYERS = [
     {"model", "faults", "masking", "memory"},
     {"events", "settings"},
-    {"contract", "protocol", "evidence", "liveness"},
-    {"environment", "outcome"},
+    {"contract", "protocol", "evidence", "liveness", "mpi_words"},
+    {"environment", "outcome", "mpi_job"},
     {"plan"},
     {"lifecycle"},
 ]

@@ -1,0 +1,176 @@
+"""The master's process of an MPI job: ``python -I launcher.py [OPTIONS] -- mpirun …``.
+
+Waits until the sshd of every other host answers, then runs mpirun and ends as it ends. mpirun
+itself would give up at the first refused connection, and the hosts start at the same time.
+
+The first SIGTERM asks every rank, through mpirun, to stop (see ``rank.py``); mpirun ends when the
+last one has left. Exit code 81: it could not begin, said in one line on stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import resource
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import NoReturn
+
+EXIT_START = 81
+"""As for any failure before the job."""
+
+ANSWER_S = 2.0
+"""For one connection and the server's first bytes."""
+PAUSE_S = 0.05
+"""Between two rounds over the hosts that have not answered."""
+
+_PASSED_ON = (
+    signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGABRT, signal.SIGWINCH, signal.SIGURG,
+)  # fmt: skip
+"""What mpirun passes on to the ranks."""
+_DROPPED = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGVTALRM, signal.SIGPROF,
+            signal.SIGIO, signal.SIGPWR)  # fmt: skip
+"""What would end mpirun or us, and asks for nothing that the ranks could be told."""
+
+Member = tuple[str, str, int]
+"""Name, address and port of a host's sshd."""
+
+
+def main(arguments: Sequence[str]) -> NoReturn:
+    """Wait, run, end."""
+    parser = argparse.ArgumentParser(prog="launcher")
+    parser.add_argument("--member", nargs=3, action="append", default=[])
+    parser.add_argument("--identity", default="")
+    parser.add_argument("--wait-s", type=float, default=60.0)
+    parser.add_argument("command", nargs=argparse.REMAINDER)
+    options = parser.parse_args(arguments)
+    members = [(name, address, int(port)) for name, address, port in options.member]
+    command = options.command[1:] if options.command[:1] == ["--"] else options.command
+    if silent := wait_for(members, options.wait_s):
+        fail(f"no sshd answers after {options.wait_s:g} s: {'; '.join(silent)}")
+    with tempfile.TemporaryDirectory(prefix="supervisor-mpi-") as directory:
+        path = os.path.join(directory, "ssh_config")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(ssh_config(members, options.identity))
+        if members:
+            if shutil.which("ssh") is None:
+                fail("no ssh in PATH: install an OpenSSH client in the image")
+            # Open MPI 4 and 5. Not an argument, so that an option of the user's wins.
+            for name in ("OMPI_MCA_plm_rsh_agent", "PRTE_MCA_plm_ssh_agent"):
+                os.environ[name] = f"ssh -F {path}"
+        status = run(command)
+    end_as(status)
+
+
+def wait_for(members: Sequence[Member], wait_s: float) -> list[str]:
+    """Until every sshd answers, at most ``wait_s``; what is wrong with those that do not."""
+    deadline = time.monotonic() + wait_s
+    waiting = list(members)
+    while waiting:
+        problems = {member: problem for member in waiting if (problem := _problem(member))}
+        waiting = list(problems)
+        if waiting and time.monotonic() > deadline:
+            return [
+                f"{name} ({address}:{port}): {problems[name, address, port]}"
+                for name, address, port in waiting[:8]
+            ]
+        if waiting:
+            time.sleep(PAUSE_S)
+    return []
+
+
+def _problem(member: Member) -> str | None:
+    _, address, port = member
+    try:
+        with socket.create_connection((address, port), ANSWER_S) as connection:
+            connection.settimeout(ANSWER_S)
+            banner = connection.recv(4)
+    except OSError as error:
+        return error.strerror or str(error) or type(error).__name__
+    return None if banner == b"SSH-" else f"not an ssh server (it says {banner!r})"
+
+
+def ssh_config(members: Sequence[Member], identity: str) -> str:
+    """Ours alone, whatever the image has. Host keys are made for the job and unknown to all."""
+    lines = [
+        "BatchMode yes",
+        "ConnectTimeout 15",
+        "LogLevel ERROR",
+        "ServerAliveCountMax 4",
+        "ServerAliveInterval 15",
+        "StrictHostKeyChecking no",
+        "UserKnownHostsFile /dev/null",
+        "GlobalKnownHostsFile /dev/null",
+    ]
+    if identity:
+        lines += [f'IdentityFile "{identity}"', "IdentitiesOnly yes"]
+    blocks = [("*", lines)]
+    blocks += [(name, [f"HostName {address}", f"Port {port}"]) for name, address, port in members]
+    return "".join(
+        f"Host {pattern}\n" + "".join(f"  {line}\n" for line in each) for pattern, each in blocks
+    )
+
+
+def run(command: list[str]) -> int:
+    """Run mpirun to its end, passing signals on; its wait status."""
+    # Nothing may arrive before there is somebody to pass it to.
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        mpirun = os.posix_spawnp(
+            command[0],
+            command,
+            os.environ,
+            setsigmask=(),
+            setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),  # ignored by Python, inherited by exec
+        )
+    except FileNotFoundError:
+        fail(f"no {command[0]} in PATH: install Open MPI in the image")
+    except OSError as error:
+        fail(f"cannot execute {command[0]}: {error.strerror}")
+    stopping = False
+
+    def pass_on(signum: int, _frame: object = None) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(mpirun, signum)
+
+    def stop(*_: object) -> None:
+        nonlocal stopping
+        if not stopping:  # the second is one to the whole group: mpirun has it already
+            stopping = True
+            pass_on(signal.SIGPWR)
+
+    for signum in _PASSED_ON:
+        signal.signal(signum, pass_on)
+    for signum in _DROPPED:
+        signal.signal(signum, lambda *_: None)
+    signal.signal(signal.SIGTERM, stop)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    return os.waitpid(mpirun, 0)[1]
+
+
+def end_as(status: int) -> NoReturn:
+    """End with the exit code or by the signal of a wait status."""
+    code = os.waitstatus_to_exitcode(status)
+    if code >= 0:
+        sys.exit(code)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if -code not in {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(-code, signal.SIG_DFL)
+    os.kill(os.getpid(), -code)
+    sys.exit(128 - code)
+
+
+def fail(text: str) -> NoReturn:
+    """One line, and the exit code of what could not begin."""
+    print(f"MPI: {text}", file=sys.stderr, flush=True)
+    sys.exit(EXIT_START)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
