@@ -40,9 +40,9 @@ _STAYS_HOME: Final = frozenset(
 )
 """About the master's own session; carried, they would be lies elsewhere."""
 
-_FORWARDED: Final = (signal.SIGPWR, signal.SIGWINCH, signal.SIGURG)
-"""Besides those that mpirun passes on by itself. SIGPWR is how a rank is asked to stop: mpirun's
-own way on SIGTERM leaves a rank one second and then kills it."""
+_ASKS_TO_STOP: Final = signal.SIGPWR
+"""mpirun passes it on to every rank when told to (SIGTERM it does not): its own way on SIGTERM
+leaves a rank one second and then kills it."""
 
 
 def launcher(
@@ -74,7 +74,7 @@ def launcher(
         btl="^openib",
         btl_vader_single_copy_mechanism="none",
         orte_abort_on_non_zero_status="1",
-        ess_base_forward_signals=",".join(signum.name for signum in _FORWARDED),
+        ess_base_forward_signals=_ASKS_TO_STOP.name,
     )
     options, nccl_debug = _without_nccl_debug(mpi.options)
     if nccl_debug:

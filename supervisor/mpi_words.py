@@ -7,17 +7,21 @@ Texts are those of Open MPI 4.1, and the line of ``mpi/rank.py``.
 from __future__ import annotations
 
 import re
+import signal
 from dataclasses import dataclass
 from typing import Final
 
 _TAG: Final = re.compile(rb"\[[^\],\n]{1,80},(\d{1,9})\]<std\w{1,4}>:", re.ASCII)
-_OURS: Final = re.compile(rb"supervisor: rank (\d+) on (\S+): ")
+_OURS: Final = re.compile(rb"supervisor: rank (\d+) on (\S+): (?:killed by (SIG\w+)\n)?")
 _FIRST: Final = (
     re.compile(rb"The first process to do so was:\s+Process name: \[\[\d+,\d+\],(\d+)\]"),
     re.compile(rb"process rank (\d+) with PID \d+ on node \S+ exited on signal"),
     re.compile(rb"MPI_ABORT was invoked on rank (\d+)"),
 )
 _LOST_DAEMON: Final = re.compile(rb"Remote daemon:\s+\[\[[^\]\n]*\],\d+\] on node (\S+)")
+
+_BANNER: Final = re.compile(rb"^-{60,80}\n(\S.*\n(?:.*\S.*\n){0,9})", re.MULTILINE)
+"""mpirun's own messages stand between two lines of dashes; the first paragraph says it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,19 +31,29 @@ class Words:
     who: str
     stdout: bytes
     stderr: bytes
+    signum: int | None = None
+    """The signal that it died of; mpirun itself then exits with 128 + N."""
 
 
 def read(stdout: bytes, stderr: bytes) -> Words:
     """The last words of the rank that failed first; of all, where that is not known."""
     rank = _failed_rank(stderr)
+    ours = {int(found[1]): found for found in _OURS.finditer(stderr)}
     if rank is None:
         lost = _LOST_DAEMON.search(stderr)
         who = f"Open MPI lost {lost[1].decode(errors='replace')}" if lost else ""
-        return Words(who, _untagged(stdout, None), _untagged(stderr, None))
-    hosts = {int(found[1]): found[2] for found in _OURS.finditer(stderr)}
-    host = hosts.get(rank, b"").decode(errors="replace")
-    who = f"rank {rank} on {host}" if host else f"rank {rank}"
-    return Words(who, _untagged(stdout, rank), _untagged(stderr, rank))
+        text = _untagged(stderr, None)
+        banner = _BANNER.findall(text)
+        if banner:  # the last line is what a failure is called by
+            who = who or "mpirun"
+            text += b"\n" + b" ".join(banner[-1].split()) + b"\n"
+        return Words(who, _untagged(stdout, None), text)
+    who, signum = f"rank {rank}", None
+    if rank in ours:
+        who += f" on {ours[rank][2].decode(errors='replace')}"
+        if (name := (ours[rank][3] or b"").decode()) in signal.Signals.__members__:
+            signum = int(signal.Signals[name])
+    return Words(who, _untagged(stdout, rank), _untagged(stderr, rank), signum)
 
 
 def _failed_rank(stderr: bytes) -> int | None:

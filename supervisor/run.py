@@ -60,7 +60,7 @@ from supervisor.lifecycle import Process, Setup, State, initial, step
 from supervisor.logs import Log
 from supervisor.masking import Masker
 from supervisor.memory import MemoryReading
-from supervisor.model import Outcome, Phase, ProcessSpec, Role, Verdict, signal_name
+from supervisor.model import ExitStatus, Outcome, Phase, ProcessSpec, Role, Verdict, signal_name
 from supervisor.outcome import failure_text, host_exit_code, outcome_of
 from supervisor.plan import Plan
 from supervisor.process import (
@@ -386,12 +386,13 @@ class _Host:
             self._guardian.forget(child.pid)
         running.end, running.ended_at = end, time.time()
         stdout, stderr = (pump.tail() for pump in running.pumps)
-        who = ""
+        who, status = "", end.status
         if running.spec.role is Role.LAUNCHER and not end.status.ok:
             words = mpi_words.read(stdout, stderr)
             who, stdout, stderr = words.who, words.stdout, words.stderr
+            status = ExitStatus(signum=words.signum) if words.signum else status
         known = evidence.read(
-            status=end.status,
+            status=status,
             run_s=end.run_s,
             stdout=stdout,
             stderr=stderr,

@@ -1,7 +1,8 @@
 """The master's process of an MPI job: ``python -I launcher.py [OPTIONS] -- mpirun …``.
 
 Waits until the sshd of every other host answers, then runs mpirun and ends as it ends. mpirun
-itself would give up at the first refused connection, and the hosts start at the same time.
+itself would give up at the first refused connection, and the hosts start at the same time. Its
+output, tagged with the rank, is passed on in whole lines.
 
 The first SIGTERM asks every rank, through mpirun, to stop (see ``rank.py``); mpirun ends when the
 last one has left. Exit code 81: it could not begin, said in one line on stderr.
@@ -12,15 +13,28 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import resource
+import selectors
 import shutil
 import signal
 import socket
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NoReturn
+
+IDLE_S = 1.0
+"""A line without an end is passed on, with one, when its rank has been silent for so long."""
+LINE_LIMIT = 64 * 1024
+"""Bytes of one line; a longer one is passed on in several."""
+PIECE = 64 * 1024
+
+_TAG = re.compile(rb"\[\d+,\d+\]<std(?:out|err|diag)>:")
+_HALF_TAG = re.compile(rb"\[(?:\d+(?:,(?:\d+(?:\](?:<[a-z]{0,7}>?)?)?)?)?)?\Z")
+_LINE_END = re.compile(rb"\n|\r(?=[^\n])")
+"""A progress bar's carriage return too, if it is known not to be half of a CR LF."""
 
 EXIT_START = 81
 """As for any failure before the job."""
@@ -30,9 +44,7 @@ ANSWER_S = 2.0
 PAUSE_S = 0.05
 """Between two rounds over the hosts that have not answered."""
 
-_PASSED_ON = (
-    signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGABRT, signal.SIGWINCH, signal.SIGURG,
-)  # fmt: skip
+_PASSED_ON = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGABRT)
 """What mpirun passes on to the ranks."""
 _DROPPED = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGVTALRM, signal.SIGPROF,
             signal.SIGIO, signal.SIGPWR)  # fmt: skip
@@ -121,11 +133,14 @@ def run(command: list[str]) -> int:
     """Run mpirun to its end, passing signals on; its wait status."""
     # Nothing may arrive before there is somebody to pass it to.
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    pipes = (os.pipe(), os.pipe())
+    targets = zip(pipes, (1, 2), strict=True)
     try:
         mpirun = os.posix_spawnp(
             command[0],
             command,
             os.environ,
+            file_actions=[(os.POSIX_SPAWN_DUP2, write, fd) for (_, write), fd in targets],
             setsigmask=(),
             setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),  # ignored by Python, inherited by exec
         )
@@ -151,7 +166,111 @@ def run(command: list[str]) -> int:
         signal.signal(signum, lambda *_: None)
     signal.signal(signal.SIGTERM, stop)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for _, write in pipes:
+        os.close(write)
+    relay(mpirun, {read: fd for (read, _), fd in zip(pipes, (1, 2), strict=True)})
     return os.waitpid(mpirun, 0)[1]
+
+
+def relay(mpirun: int, targets: Mapping[int, int]) -> None:
+    """Pass the output on in whole lines, until mpirun is gone and its pipes are read."""
+    lines = {read: Lines() for read in targets}
+    with selectors.DefaultSelector() as selector:
+        for read in targets:
+            os.set_blocking(read, False)
+            selector.register(read, selectors.EVENT_READ)
+        # What outlives mpirun may hold its pipes; where pidfd is refused, their end has to do.
+        with contextlib.suppress(OSError):
+            selector.register(os.pidfd_open(mpirun), selectors.EVENT_READ)
+        while set(selector.get_map()) & set(targets):
+            open_lines = any(each.pending for each in lines.values())
+            ready = [key.fd for key, _ in selector.select(IDLE_S if open_lines else None)]
+            if not ready:
+                for read, fd in targets.items():
+                    write_all(fd, lines[read].end())
+            gone = any(fd not in targets for fd in ready)
+            for read in [fd for fd in (targets if gone else ready) if fd in selector.get_map()]:
+                if pump(read, targets[read], lines[read], to_the_end=gone) or gone:
+                    selector.unregister(read)
+                    write_all(targets[read], lines[read].end())
+
+
+def pump(read: int, fd: int, lines: Lines, *, to_the_end: bool) -> bool:
+    """Pass on what can be read now, a piece or all; whether the pipe has ended."""
+    while True:
+        try:
+            data = os.read(read, PIECE)
+        except BlockingIOError:
+            return False
+        if not data:
+            return True
+        write_all(fd, lines.feed(data))
+        if not to_the_end:
+            return False
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """All of it, or nothing more where nobody reads any longer."""
+    with contextlib.suppress(BrokenPipeError):
+        while data:
+            data = data[os.write(fd, data) :]
+
+
+class Lines:
+    r"""Whole lines out of mpirun's pieces.
+
+    mpirun tags every piece it happens to read, in the middle of a line too, and passes on pieces
+    of several ranks in turn: ``[1,0]<stdout>:lo[1,1]<stdout>:x\n[1,0]<stdout>:ss\n``. Behind
+    the end of a line comes either a tag or mpirun's own text.
+    """
+
+    def __init__(self) -> None:
+        self._begun: dict[bytes, bytes] = {}
+        """Tag → the line that has begun; mpirun's own has an empty tag."""
+        self._tag = b""
+        self._held = b""
+        """What may be the first half of a tag."""
+
+    @property
+    def pending(self) -> bool:
+        return bool(self._begun or self._held)
+
+    def feed(self, data: bytes) -> bytes:
+        """The lines that are complete with ``data``."""
+        data = self._held + data
+        half = _HALF_TAG.search(data, max(0, len(data) - 64))
+        self._held = half[0] if half else b""
+        data = data[: len(data) - len(self._held)]
+        done: list[bytes] = []
+        at = 0
+        for found in _TAG.finditer(data):
+            self._take(data[at : found.start()], done)
+            self._tag, at = found[0], found.end()
+        self._take(data[at:], done)
+        return b"".join(done)
+
+    def _take(self, text: bytes, done: list[bytes]) -> None:
+        at = 0
+        text = self._begun.pop(self._tag, b"") + text
+        for end in _LINE_END.finditer(text):
+            done += [self._tag, text[at : end.end()]]
+            at = end.end()
+            if end[0] == b"\n":
+                self._tag = b""
+        if len(text) - at >= LINE_LIMIT:
+            done += [self._tag, text[at:], b"\n"]
+        elif at < len(text):
+            self._begun[self._tag] = text[at:]
+
+    def end(self) -> bytes:
+        """The lines that have only begun, each ended."""
+        done: list[bytes] = []
+        self._take(self._held, done)
+        self._held = b""
+        for tag, line in self._begun.items():
+            done += [tag, line, b"\n"]
+        self._begun.clear()
+        return b"".join(done)
 
 
 def end_as(status: int) -> NoReturn:
