@@ -103,6 +103,7 @@ def _problem(member: Member) -> str | None:
         with socket.create_connection((address, port), ANSWER_S) as connection:
             connection.settimeout(ANSWER_S)
             banner = connection.recv(4)
+            connection.sendall(b"SSH-2.0-probe\r\n")  # else the server complains in its log
     except OSError as error:
         return error.strerror or str(error) or type(error).__name__
     return None if banner == b"SSH-" else f"not an ssh server (it says {banner!r})"
