@@ -1,31 +1,55 @@
 """Entry points of the commands ``supervisor`` and ``train``.
 
-Nothing is imported before the signals are held: a stop that comes while we import is delivered
-when somebody can hear it. As PID 1 it would otherwise be lost, as any other process be the end of
-us without a word.
+Before a verb that runs a job nothing is imported until the signals are held: a stop that comes
+while we import is delivered when somebody can hear it. As PID 1 it would otherwise be lost, as any
+other process be the end of us without a word.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import sys
-from typing import Final
+from typing import Final, NoReturn
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> NoReturn:
     """``supervisor VERB …``."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] in (["train"], ["local"]):  # the others end of a signal like any program
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    _fill_standard_descriptors()
     from supervisor import cli  # noqa: PLC0415
 
-    return cli.main(sys.argv[1:] if argv is None else argv)
+    _leave(cli.main(words))
 
 
-def train() -> int:
+def _fill_standard_descriptors() -> None:
+    """Where one was closed (``>&-``), the next pipe or socket of ours would get its number."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
+
+
+def train() -> NoReturn:
     """``train``: what a container platform calls in an image without an ENTRYPOINT."""
-    return main(["train", *sys.argv[1:]])
+    main(["train", *sys.argv[1:]])
+
+
+def _leave(code: int) -> NoReturn:
+    """End now. Whatever had to be closed is; taking the interpreter and every module of the status
+    server apart would only hold the container for another 20 ms, and wait for any thread that is
+    stuck in a write."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # its reader left, or closed
+            stream.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

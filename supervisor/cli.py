@@ -1,100 +1,78 @@
-"""The verbs. Each parses its words, and loads what it needs and no more: start-up is a feature."""
+"""The verbs. Each parses its own words and loads what it needs, no more: start-up is a feature."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from supervisor import __version__
 from supervisor.faults import ContractError
 from supervisor.outcome import EXIT_CONTRACT
-from supervisor.settings import TABLE
+
+if TYPE_CHECKING:
+    import argparse
+
+_DESCRIPTION: Final = "Runs TensorFlow training: parameter servers, the script, and their end."
+
+
+class Verb(NamedTuple):
+    help: str
+    define: Callable[[argparse.ArgumentParser], None]
+    """Adds its arguments to its parser."""
+    perform: Callable[[argparse.Namespace], int]
+    description: str = ""
 
 
 def main(argv: Sequence[str]) -> int:
-    arguments = _parser().parse_args(argv)
     try:
-        code: int = arguments.verb(arguments)
+        if list(argv) == ["train"]:
+            # A container's start: with no words to parse the parser is not loaded, which is 5 ms.
+            return _train({})
+        if argv and argv[0] in VERBS:
+            verb = VERBS[argv[0]]
+            return verb.perform(_parser(argv[0], verb).parse_args(argv[1:]))
     except ContractError as error:
         return _refuse(error)
     except BrokenPipeError:
         # The reader of a table or a plan went away. The interpreter must not flush at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
-    return code
+    _overview().parse_args(argv)  # help, the version, or an error: it exits
+    return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _overview() -> argparse.ArgumentParser:
+    """Without a verb: what there is."""
+    import argparse  # noqa: PLC0415
+
     parser = argparse.ArgumentParser(
-        prog="supervisor",
-        description="Runs TensorFlow training: parameter servers, the script, and their end.",
-        allow_abbrev=False,
+        prog="supervisor", description=_DESCRIPTION, allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"supervisor {__version__}")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-
-    train = verbs.add_parser(
-        "train",
-        help="run this host of a job: the container's entrypoint",
-        description="Reads the container contract below SAGEMAKER_BASE_DIR (/opt/ml) and runs it.",
-        allow_abbrev=False,
-    )
-    _add_settings(train)
-    train.set_defaults(verb=_train)
-
-    local = verbs.add_parser(
-        "local",
-        help="run a job of several hosts on this machine",
-        description="Runs N real supervisors as the hosts of one job, on ports of their own. "
-        "Without SCRIPT it trains the bundled example.",
-        allow_abbrev=False,
-    )
-    local.add_argument("--hosts", metavar="N", default="3", help="how many hosts (default 3)")
-    local.add_argument(
-        "--strategy",
-        choices=("ps", "mwms", "none"),
-        help="parameter servers (default with two hosts or more), MultiWorkerMirroredStrategy, "
-        "or every host its script alone",
-    )
-    local.add_argument(
-        "--run-dir",
-        metavar="DIR",
-        help="where hosts, models, checkpoints and logs go; an earlier one is continued "
-        "(default: a new one below ./supervisor-runs)",
-    )
-    local.add_argument(
-        "-p",
-        "--parameter",
-        metavar="NAME=VALUE",
-        action="append",
-        default=[],
-        help="a hyperparameter of the script; may be repeated",
-    )
-    _add_settings(local)
-    local.add_argument("script", metavar="SCRIPT", nargs="?", help="the training script")
-    local.add_argument("arguments", metavar="ARGS", nargs=argparse.REMAINDER, help="its arguments")
-    local.set_defaults(verb=_local)
-
-    plan = verbs.add_parser(
-        "plan",
-        help="print what this host would do, and start nothing",
-        allow_abbrev=False,
-    )
-    plan.add_argument("--json", action="store_true", help="as JSON")
-    _add_settings(plan)
-    plan.set_defaults(verb=_plan)
-
-    status = verbs.add_parser("status", help="ask a running supervisor", allow_abbrev=False)
-    status.add_argument("url", nargs="?", metavar="URL", help="default: this machine, port 2224")
-    status.add_argument("--json", action="store_true", help="as JSON")
-    status.add_argument("--watch", action="store_true", help="again and again, until interrupted")
-    status.set_defaults(verb=_status)
+    for name, verb in VERBS.items():
+        verbs.add_parser(name, help=verb.help)
     return parser
 
 
+def _parser(name: str, verb: Verb) -> argparse.ArgumentParser:
+    import argparse  # noqa: PLC0415
+
+    parser = argparse.ArgumentParser(
+        prog=f"supervisor {name}", description=verb.description or None, allow_abbrev=False
+    )
+    verb.define(parser)
+    return parser
+
+
+# --------------------------------------------------------------------------- settings
+
+
 def _add_settings(parser: argparse.ArgumentParser) -> None:
+    from supervisor.settings import TABLE  # noqa: PLC0415
+
     group = parser.add_argument_group(
         "settings", "each is also an environment variable: --stop-grace-s, SUPERVISOR_STOP_GRACE_S"
     )
@@ -111,6 +89,8 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 def setting_flags(arguments: argparse.Namespace) -> dict[str, str]:
     """Settings given on the command line, as text."""
+    from supervisor.settings import TABLE  # noqa: PLC0415
+
     given = {setting.field: getattr(arguments, f"setting_{setting.field}") for setting in TABLE}
     return {name: text for name, text in given.items() if text is not None}
 
@@ -121,19 +101,48 @@ def _refuse(error: ContractError) -> int:
     return EXIT_CONTRACT
 
 
-def _train(arguments: argparse.Namespace) -> int:
-    from supervisor import entry  # noqa: PLC0415
-
-    return entry.train(dict(os.environ), setting_flags(arguments))
+# --------------------------------------------------------------------------- the verbs
 
 
-def _plan(arguments: argparse.Namespace) -> int:
-    from supervisor import plan_text  # noqa: PLC0415
-    from supervisor.entry import plan_of  # noqa: PLC0415
+def _train(flags: dict[str, str]) -> int:
+    from supervisor.guardian import Guardian  # noqa: PLC0415
 
-    plan = plan_of(dict(os.environ), setting_flags(arguments))
-    print(plan_text.as_json(plan) if arguments.json else plan_text.as_text(plan))
-    return 0
+    # Before anything else is loaded: whatever is in memory at the fork we soon write to, with
+    # reference counts alone, and then the guardian has a copy of its own (3 MB less this way).
+    guardian = Guardian.start()
+    try:
+        from supervisor import entry  # noqa: PLC0415
+
+        return entry.train(dict(os.environ), flags, guardian)
+    finally:
+        guardian.close()
+
+
+def _define_local(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--hosts", metavar="N", default="3", help="how many hosts (default 3)")
+    parser.add_argument(
+        "--strategy",
+        choices=("ps", "mwms", "none"),
+        help="parameter servers (default with two hosts or more), MultiWorkerMirroredStrategy, "
+        "or every host its script alone",
+    )
+    parser.add_argument(
+        "--run-dir",
+        metavar="DIR",
+        help="where hosts, models, checkpoints and logs go; an earlier one is continued "
+        "(default: a new one below ./supervisor-runs)",
+    )
+    parser.add_argument(
+        "-p",
+        "--parameter",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="a hyperparameter of the script; may be repeated",
+    )
+    _add_settings(parser)
+    parser.add_argument("script", metavar="SCRIPT", nargs="?", help="the training script")
+    parser.add_argument("arguments", metavar="ARGS", nargs="...", help="its arguments")
 
 
 def _local(arguments: argparse.Namespace) -> int:
@@ -152,6 +161,26 @@ def _local(arguments: argparse.Namespace) -> int:
     return local.run(request)
 
 
+def _define_plan(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    _add_settings(parser)
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from supervisor import plan_text  # noqa: PLC0415
+    from supervisor.entry import plan_of  # noqa: PLC0415
+
+    plan = plan_of(dict(os.environ), setting_flags(arguments))
+    print(plan_text.as_json(plan) if arguments.json else plan_text.as_text(plan))
+    return 0
+
+
+def _define_status(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("url", nargs="?", metavar="URL", help="default: this machine, port 2224")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.add_argument("--watch", action="store_true", help="again and again, until interrupted")
+
+
 def _status(arguments: argparse.Namespace) -> int:
     from supervisor import status_cli  # noqa: PLC0415
 
@@ -160,3 +189,36 @@ def _status(arguments: argparse.Namespace) -> int:
         port = os.environ.get("SUPERVISOR_STATUS_PORT")
         url = f"http://127.0.0.1:{port}" if port else status_cli.DEFAULT_URL
     return status_cli.run(url, as_json=arguments.json, watch=arguments.watch)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from supervisor import doctor  # noqa: PLC0415
+
+    return doctor.run(dict(os.environ), setting_flags(arguments), as_json=arguments.json)
+
+
+VERBS: Final = {
+    "train": Verb(
+        "run this host of a job: the container's entrypoint",
+        _add_settings,
+        lambda arguments: _train(setting_flags(arguments)),
+        "Reads the container contract below SAGEMAKER_BASE_DIR (/opt/ml) and runs it.",
+    ),
+    "local": Verb(
+        "run a job of several hosts on this machine",
+        _define_local,
+        _local,
+        "Runs N real supervisors as the hosts of one job, on ports of their own. "
+        "Without SCRIPT it trains the bundled example.",
+    ),
+    "plan": Verb("print what this host would do, and start nothing", _define_plan, _plan),
+    "status": Verb("ask a running supervisor", _define_status, _status),
+    "doctor": Verb(
+        "look for what would make a job fail here, and start nothing",
+        _define_plan,
+        _doctor,
+        "Checks the contract below SAGEMAKER_BASE_DIR (/opt/ml), host names, ports, directories, "
+        "versions and devices; without a contract, this machine for supervisor local. "
+        "Exits 1 if anything is red.",
+    ),
+}

@@ -114,6 +114,8 @@ class Contract:
     current_host: str
     strategy: Strategy
     """This host's: ``NONE`` outside the distribution."""
+    outside: bool
+    """This host takes no part in the distribution."""
     ps_ignored: bool
     """Parameter servers were asked for, and one host cannot have them."""
     ps_hosts: tuple[str, ...]
@@ -229,6 +231,7 @@ class _Reader:
             followers=followers,
             current_host=current,
             strategy=strategy,
+            outside=current in outside,
             ps_ignored=ps_ignored,
             ps_hosts=ps_hosts,
             ps_only_hosts=ps_only,

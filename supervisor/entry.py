@@ -16,7 +16,7 @@ from supervisor.logs import Log
 from supervisor.masking import Masker
 from supervisor.outcome import FAILURE_LIMIT
 from supervisor.plan import Plan, make_plan, paths_below
-from supervisor.run import FLUSH_S, run_host
+from supervisor.run import LAST_OUTPUT_S, run_host
 
 
 def plan_of(environ: Mapping[str, str], flags: Mapping[str, str]) -> Plan:
@@ -30,8 +30,10 @@ def masker_of(plan: Plan) -> Masker:
     return Masker.of(contract.environ, contract.hyperparameters, contract.platform_hyperparameters)
 
 
-def train(environ: Mapping[str, str], flags: Mapping[str, str]) -> int:
+def train(environ: Mapping[str, str], flags: Mapping[str, str], guardian: Guardian) -> int:
     """Run this host; returns the supervisor's exit code (see ``outcome.EXIT_CODES``).
+
+    ``guardian`` is closed by whoever started it.
 
     Raises:
         ContractError: nothing was started; the failure file says why.
@@ -44,30 +46,23 @@ def train(environ: Mapping[str, str], flags: Mapping[str, str]) -> int:
         if os.path.isdir(base):  # not on a laptop that has no such thing
             record.write_failure(paths_below(base), str(error)[:FAILURE_LIMIT])
         raise
-    guardian = Guardian.start()
-    try:
-        return asyncio.run(_train(plan, inherited, guardian))
-    finally:
-        guardian.close()
+    return asyncio.run(_train(plan, inherited, guardian))
 
 
 async def _train(plan: Plan, inherited: process.InheritedSignals, guardian: Guardian) -> int:
     settings = plan.contract.settings
     outputs = Outputs(plan.host, settings, plan.paths.logs)
     masker = masker_of(plan)
-    prefix = settings.log_prefix.format(
-        host=plan.host, role="supervisor", stream="stderr", time="", mark="│"
-    )
     log = Log(
         outputs.err.offer_line,
         host=plan.host,
         level=settings.log_level,
         style=settings.log_format,
         masker=masker,
-        prefix=prefix if settings.log_format == "prefix" else "",
+        prefix=outputs.own_prefix,
         color=outputs.color,
     )
     try:
         return await run_host(plan, outputs, log, masker, inherited, guardian)
     finally:
-        await outputs.drain(FLUSH_S)
+        await outputs.finish(limit_s=LAST_OUTPUT_S)

@@ -18,10 +18,15 @@ class Deadline(enum.StrEnum):
 
     JOIN = "join"
     """The barrier: every host must have joined."""
+    SETTLE = "settle"
+    """A script failed and speaks of a lost peer; the peer's own loss may be proven meanwhile."""
+    STRAGGLER = "straggler"
+    """The chief is done; the scripts that the success policy still waits for have this long."""
     RUNTIME = "runtime"
     """``SUPERVISOR_MAX_RUNTIME_S``."""
     HOLD = "hold"
-    """A member keeps its servers for the chief's last checkpoint; the master's word may be lost."""
+    """A member keeps its servers for the chief's last checkpoint; the master's word may be lost.
+    Also the evaluator's share for its last evaluation."""
     GRACE = "grace"
     """The leader's share after its stop signal."""
     GROUP = "group"
@@ -136,6 +141,14 @@ class JobChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """While joining: which hosts are missing, and why, as far as it can be seen from here."""
+
+    reasons: tuple[tuple[str, str], ...]
+    """Host and reason: ``("algo-3", "DNS")``, ``("algo-7", "no answer on 2224")``."""
+
+
+@dataclass(frozen=True, slots=True)
 class MasterSeen:
     """On a member: the master answers. ``bare``: only the chief's TCP port, no status server."""
 
@@ -188,6 +201,7 @@ Event = (
     | MemberReported
     | MemberLost
     | JobChanged
+    | Waiting
     | MasterSeen
     | MasterLost
     | MasterEnded
@@ -258,6 +272,8 @@ class Announce:
 
     state: JobState
     verdict: Verdict | None = None
+    missing: tuple[str, ...] = ()
+    """While joining: the hosts that have not joined yet."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ pipe ends without a farewell we are dead, and it kills what we had: the children
 with their groups and sessions, and everything that carries this run's mark in its environment
 (``tree.py``). As PID 1 none is needed: the kernel ends the namespace with us.
 
-Decided by measurement: the fork takes 0.6 ms and keeps about 1 MB to itself; executing another
+Decided by measurement: the fork takes 0.6 ms and keeps about 5 MB to itself; executing another
 Python would cost 10 ms and 8 MB, and a shell is not in every image. Rejected: a parent-death
 signal on each child (prctl(2), PR_SET_PDEATHSIG). It must be set in the child between fork and
 exec, where only ``preexec_fn`` could, is tied to our spawning thread, is cleared on set-uid

@@ -19,12 +19,13 @@ and, where a rung's time is over and something is left, ``killing``: SIGKILL to 
 
 What always holds (tested as properties): the cause never changes; nothing is started once
 draining; every phase after running has an armed deadline; done if and only if nothing is alive and
-publishing is settled; a second stop signal kills.
+publishing is settled; a second stop signal kills, unless it is the echo of the first.
 """
 
 from __future__ import annotations
 
 import enum
+import math
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -63,7 +64,9 @@ from supervisor.events import (
     Started,
     StartFailed,
     Suspend,
+    Waiting,
 )
+from supervisor.evidence import speaks_of_lost_peer
 from supervisor.model import (
     Cause,
     CauseKind,
@@ -71,13 +74,28 @@ from supervisor.model import (
     JobState,
     Outcome,
     Phase,
+    Role,
     Verdict,
     signal_name,
 )
 from supervisor.outcome import job_exit_code, outcome_of
 from supervisor.plan import Budgets, SuccessPolicy
 
+SETTLE_S: Final = 2.0
+"""A script that failed and speaks of a lost peer is looked at this long: a peer's crash takes about
+a second to be proven, and it, not its victim, is then the cause."""
+JOIN_MARGIN_S: Final = 2.0
+"""A member waits this much longer than the master, which can say better who is missing."""
+_SHOWN: Final = 10
+"""Missing hosts that are named in a message."""
+_MOST_NOTED: Final = 32
+"""Further failures that are kept for the report."""
+
 STOP_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP})
+ECHO_S: Final = 0.05
+"""The same stop signal again this soon is the same wish: timeout(1) sends each to its command and
+then to the group, a terminal's Ctrl-C comes again through an init that passes signals on. Taken for
+a second thought it would cost the script its last checkpoint."""
 
 
 class Rung(enum.IntEnum):
@@ -111,6 +129,8 @@ class Process:
     ended_at: float = 0.0
     """Seconds since the epoch."""
     stopped_by_us: bool = False
+    message: str = ""
+    """How it ended, in one sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +155,21 @@ class Setup:
     """The chief is stopped before anything else in the job (parameter servers hold its state, or
     the others hold its ranks)."""
     budgets: Budgets
+    success_share: float = 1.0
+    """Of all scripts but the evaluator's, how many must end with 0; see the policy."""
+    tolerated_failures: int = 0
+    """Workers that may fail without ending the job."""
+    evaluator: str | None = None
+    """A host whose script nobody waits for, and which has a share of its own at the end."""
     scriptless: tuple[str, ...] = ()
     """Hosts that run servers alone: no script of theirs is waited for."""
+
+    @property
+    def training(self) -> tuple[str, ...]:
+        """The hosts whose scripts count for the success of the job."""
+        return tuple(
+            name for name in self.hosts if name != self.evaluator and name not in self.scriptless
+        )
 
     @property
     def is_master(self) -> bool:
@@ -161,10 +194,23 @@ class State:
     verdict: Verdict | None = None
     """The job's, as announced."""
     stop_signals: int = 0
+    """How many wishes to stop there were; an echo is none."""
+    first_stop_at: float = 0.0
+    """Seconds since the epoch."""
+    last_stop: tuple[int, float] | None = None
+    suspended: bool = False
     publishing_settled: bool = False
     publish_error: str | None = None
     all_down: bool = False
     """On the master: nobody is waited for any more."""
+    waiting: tuple[tuple[str, str], ...] = ()
+    """While joining: who is missing and why, as last seen."""
+    suspect: Cause | None = None
+    """A failure that may be the consequence of another, while that is being found out."""
+    tolerated: tuple[Cause, ...] = ()
+    """On the master: failures that did not end the job. On a member: its own, if it has one."""
+    also: tuple[Cause, ...] = ()
+    """Failures that came after the cause, or turned out to follow from it, as they came."""
     armed: frozenset[Deadline] = field(default_factory=frozenset)
 
     @property
@@ -191,11 +237,7 @@ class State:
 
 
 def initial(setup: Setup, processes: tuple[Process, ...]) -> State:
-    others = {
-        name: Member(script_ended=name in setup.scriptless)
-        for name in setup.hosts
-        if name != setup.host
-    }
+    others = {name: Member() for name in setup.hosts if name != setup.host}
     return State(setup, processes, others if setup.is_master else {})
 
 
@@ -214,8 +256,10 @@ def _told(state: State) -> tuple[Phase, bool, Cause | None]:
     """What a member tells the master: whenever it changes, and nothing else."""
     status = state.script_status
     ended = status is not None and status.ok
-    own = state.cause if state.cause is not None and state.cause.host == state.setup.host else None
-    return state.phase, ended, own
+    for cause in (state.cause, state.suspect, *state.tolerated):
+        if cause is not None and cause.host == state.setup.host:
+            return state.phase, ended, cause
+    return state.phase, ended, None
 
 
 # --------------------------------------------------------------------------- what an event means
@@ -231,9 +275,11 @@ def _react(state: State, event: Event, actions: list[Action]) -> State:
             return state  # alive since its start was ordered
         case StartFailed(process, code, message, at):
             status = ExitStatus(code=code)
-            state = _with_process(state, process, life=Life.ENDED, status=status, ended_at=at)
+            state = _with_process(
+                state, process, life=Life.ENDED, status=status, ended_at=at, message=message
+            )
             cause = _own(state, CauseKind.START_FAILED, message, at, process, status)
-            return _end(state, cause, actions)
+            return _failed(state, cause, actions)
         case Exited():
             return _exited(state, event, actions)
         case Signalled(signum, at):
@@ -253,6 +299,8 @@ def _react(state: State, event: Event, actions: list[Action]) -> State:
             return _member_lost(state, host, evidence, at, actions)
         case JobChanged(job, verdict):
             return _job_changed(state, job, verdict, actions)
+        case Waiting(reasons):
+            return _waiting(state, reasons, actions)
         case MasterSeen(bare):
             # A master without our status server says nothing about the barrier: its open port has
             # to do, as it did in the predecessor.
@@ -280,7 +328,25 @@ def _prepared(state: State, actions: list[Action]) -> State:
         return _run(state, actions)
     if state.setup.is_member and state.job is not JobState.JOINING:
         return _run(state, actions)  # a late host: the others have gone on
-    return _arm(state, Deadline.JOIN, state.setup.budgets.join_s, actions)
+    margin_s = JOIN_MARGIN_S if state.setup.is_member else 0.0
+    return _arm(state, Deadline.JOIN, state.setup.budgets.join_s + margin_s, actions)
+
+
+def _waiting(state: State, reasons: tuple[tuple[str, str], ...], actions: list[Action]) -> State:
+    if state.phase is not Phase.JOINING:
+        return state
+    state = replace(state, waiting=reasons)
+    actions.append(Say("joining.waiting", (("hosts", _who_is_missing(state)),)))
+    return state
+
+
+def _who_is_missing(state: State) -> str:
+    """``algo-3 (DNS), algo-7 (no answer on 2224) and 3 more``."""
+    reasons = dict(state.waiting)
+    names = state.missing if state.setup.is_master else tuple(reasons) or (state.setup.master,)
+    shown = [f"{name} ({reasons.get(name, 'not heard from')})" for name in names[:_SHOWN]]
+    more = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
 def _run(state: State, actions: list[Action]) -> State:
@@ -300,7 +366,14 @@ def _run(state: State, actions: list[Action]) -> State:
 def _exited(state: State, event: Exited, actions: list[Action]) -> State:
     process = _process(state, event.process)
     life = Life.LEFT if event.left else Life.ENDED
-    state = _with_process(state, event.process, life=life, status=event.status, ended_at=event.at)
+    state = _with_process(
+        state,
+        event.process,
+        life=life,
+        status=event.status,
+        ended_at=event.at,
+        message=event.message,
+    )
     if state.phase is not Phase.RUNNING:
         return state
     if process.server:
@@ -308,24 +381,93 @@ def _exited(state: State, event: Exited, actions: list[Action]) -> State:
     elif not event.status.ok:
         kind = CauseKind.SCRIPT_FAILED
     else:
-        return state  # success is a conclusion, drawn in _settle
+        # Success is a conclusion, drawn in _settle.
+        waits = state.setup.success_policy is not SuccessPolicy.CHIEF and state.members
+        if waits and state.setup.budgets.straggler_s:
+            return _arm(state, Deadline.STRAGGLER, state.setup.budgets.straggler_s, actions)
+        return state
     message = event.message or str(event.status)
     cause = _own(state, kind, message, event.at, event.process, event.status, event.detail)
+    return _failed(state, cause, actions)
+
+
+def _failed(state: State, cause: Cause, actions: list[Action]) -> State:
+    """A failure here, or on the master anywhere: the end, unless a policy or doubt says else."""
+    if not _before_draining(state):
+        return _note(state, cause, actions)
+    if _tolerable(state, cause):
+        return _tolerate(state, cause, actions)
+    victim = cause.kind is CauseKind.SCRIPT_FAILED and speaks_of_lost_peer(
+        f"{cause.message}\n{cause.detail}"
+    )
+    if victim and state.suspect is not None:
+        return _note(state, cause, actions)
+    if victim and state.phase is Phase.RUNNING and len(state.setup.hosts) > 1:
+        fields = (("cause", str(cause)), ("seconds", SETTLE_S))
+        actions.append(Say("failure.examined", fields, "warning"))
+        return _arm(replace(state, suspect=cause), Deadline.SETTLE, SETTLE_S, actions)
     return _end(state, cause, actions)
+
+
+def _tolerable(state: State, cause: Cause) -> bool:
+    """Whether the failure policy lets the job go on; a member leaves that to the master."""
+    setup = state.setup
+    if state.phase is not Phase.RUNNING or cause.host == setup.master:
+        return False
+    match cause.kind:
+        case CauseKind.SCRIPT_FAILED | CauseKind.START_FAILED if cause.process != Role.PS:
+            pass
+        case CauseKind.MEMBER_LOST if not setup.chief_first or cause.host == setup.evaluator:
+            pass  # with parameter servers a host takes variables with it
+        case _:
+            return False
+    failed = {each.host for each in state.tolerated} | {cause.host}
+    if len(failed) > setup.tolerated_failures:
+        return False
+    trained = len(setup.training)
+    within_reach = trained - len(failed & {*setup.training}) >= _share_of(state, trained)
+    return setup.is_member or setup.success_policy is not SuccessPolicy.SHARE or within_reach
+
+
+def _tolerate(state: State, cause: Cause, actions: list[Action]) -> State:
+    fields = (
+        ("host", cause.host),
+        ("process", cause.process),
+        ("message", cause.message),
+        ("limit", state.setup.tolerated_failures),
+    )
+    actions.append(Say("failure.tolerated", fields, "warning"))
+    return replace(state, tolerated=(*state.tolerated, cause))
+
+
+def _note(state: State, cause: Cause, actions: list[Action]) -> State:
+    """A failure that is not the cause: said and kept, so that nothing is hidden."""
+    if cause in {state.cause, *state.also} or len(state.also) >= _MOST_NOTED:
+        return state
+    actions.append(Say("failure.also", (("cause", str(cause)),), "warning"))
+    return replace(state, also=(*state.also, cause))
 
 
 def _signalled(state: State, signum: int, at: float, actions: list[Action]) -> State:
     if signum == signal.SIGTSTP:
+        if state.phase is not Phase.RUNNING:
+            return state  # nothing to suspend yet, or no time for it any more
         actions += [Suspend(process.name) for process in state.alive]
-        return state
+        return replace(state, suspended=True)
     if signum == signal.SIGCONT:
-        actions += [Resume(process.name) for process in state.alive]
-        return state
+        return _resume(state, actions)
     if signum not in STOP_SIGNALS:
         actions += [Send(process.name, signum) for process in state.alive if not process.server]
         return state
-    state = replace(state, stop_signals=state.stop_signals + 1)
-    left_s = state.setup.budgets.stop_limit_s
+    last, state = state.last_stop, replace(state, last_stop=(signum, at))
+    if last is not None and last[0] == signum and 0 <= at - last[1] < ECHO_S:
+        return state
+    state = replace(
+        state,
+        stop_signals=state.stop_signals + 1,
+        first_stop_at=state.first_stop_at if state.stop_signals else at,
+    )
+    left_s = max(0.0, state.setup.budgets.stop_limit_s - (at - state.first_stop_at))
     actions.append(
         Say(
             "signal.received",
@@ -345,7 +487,14 @@ def _signalled(state: State, signum: int, at: float, actions: list[Action]) -> S
             return _give_up_publishing(state, "before a second stop signal")
         return _kill(state, actions)
     # Already coming down for another reason: the platform's limit counts from here all the same.
+    if state.rung is Rung.HOLD and state.setup.host == state.setup.evaluator:
+        state = _climb(state, Rung.SCRIPTS, actions)
     return _arm(state, Deadline.LIMIT, state.setup.budgets.limit_s, actions)
+
+
+def _resume(state: State, actions: list[Action]) -> State:
+    actions += [Resume(process.name) for process in state.alive]
+    return replace(state, suspended=False)
 
 
 def _expired(state: State, deadline: Deadline, at: float, actions: list[Action]) -> State:
@@ -354,9 +503,22 @@ def _expired(state: State, deadline: Deadline, at: float, actions: list[Action])
         case Deadline.JOIN:
             if state.phase is not Phase.JOINING:
                 return state
-            who = ", ".join(state.missing) if state.setup.is_master else state.setup.master
-            message = f"joining timed out after {budgets.join_s:g} s: no word from {who}"
+            who = _who_is_missing(state)
+            message = f"joining timed out after {budgets.join_s:g} s, waiting for {who}"
             return _end(state, _own(state, CauseKind.JOIN_TIMEOUT, message, at), actions)
+        case Deadline.SETTLE:
+            if state.suspect is None or state.phase is not Phase.RUNNING:
+                return state
+            return _end(state, state.suspect, actions)
+        case Deadline.STRAGGLER:
+            if state.phase is not Phase.RUNNING:
+                return state
+            late = [name for name, member in state.members.items() if not member.script_ended]
+            message = (
+                f"finished, exit 0; not waited for after {budgets.straggler_s:g} s: "
+                + ", ".join(late[:_SHOWN])
+            )
+            return _end(state, _success(state, message), actions)
         case Deadline.RUNTIME:
             if state.phase is not Phase.RUNNING:
                 return state
@@ -375,6 +537,7 @@ def _expired(state: State, deadline: Deadline, at: float, actions: list[Action])
             return _kill(state, actions)
         case Deadline.KILL:
             for process in state.alive:
+                actions.append(Say("process.left", (("process", process.name),), "error"))
                 state = _with_process(state, process.name, life=Life.LEFT)
             return state
         case Deadline.ACK:
@@ -412,9 +575,15 @@ def _member_reported(state: State, event: MemberReported, actions: list[Action])
     if updated.joined and not member.joined:
         fields = (("host", event.host), ("missing", len(state.missing)))
         actions.append(Say("member.joined", fields))
-    if event.cause is not None and _before_draining(state):
-        return _end(state, event.cause, actions)
-    return state
+        if state.missing and state.job is JobState.JOINING:
+            actions.append(Announce(JobState.JOINING, missing=state.missing))
+    told = event.cause
+    if told is None or told in {state.suspect, *state.tolerated}:
+        return state
+    failures = {CauseKind.SCRIPT_FAILED, CauseKind.START_FAILED, CauseKind.ESSENTIAL_DIED}
+    if told.kind in failures:
+        return _failed(state, told, actions)
+    return _end(state, told, actions)
 
 
 def _member_lost(state: State, host: str, evidence: str, at: float, actions: list[Action]) -> State:
@@ -422,11 +591,10 @@ def _member_lost(state: State, host: str, evidence: str, at: float, actions: lis
     if member is None or member.down:
         return state
     state = replace(state, members={**state.members, host: replace(member, down=True)})
+    actions.append(Say("member.lost", (("host", host), ("evidence", evidence)), "warning"))
     if not _before_draining(state):
-        actions.append(Say("member.lost", (("host", host), ("evidence", evidence)), "warning"))
         return state
-    cause = Cause(CauseKind.MEMBER_LOST, host, f"lost: {evidence}", at=at)
-    return _end(state, cause, actions)
+    return _failed(state, Cause(CauseKind.MEMBER_LOST, host, f"lost: {evidence}", at=at), actions)
 
 
 def _job_changed(
@@ -442,7 +610,7 @@ def _job_changed(
     state = replace(state, verdict=verdict)
     if _before_draining(state):
         return _end(state, verdict.cause, actions)
-    if job is JobState.ENDED and state.phase is Phase.DRAINING and state.rung is Rung.HOLD:
+    if job is JobState.ENDED and state.rung is Rung.HOLD and not _evaluates_on(state):
         return _climb(state, Rung.SCRIPTS, actions)
     return state
 
@@ -485,21 +653,44 @@ def _end(state: State, cause: Cause, actions: list[Action]) -> State:
     if not _before_draining(state):
         return state
     budgets = state.setup.budgets
-    state = replace(state, cause=cause, phase=Phase.DRAINING)
-    state = _disarm(state, actions, Deadline.JOIN, Deadline.RUNTIME)
-    state = _arm(state, Deadline.LIMIT, budgets.limit_s, actions)
+    if state.suspended:  # all of it: a leader that saves needs its helpers, the chief our servers
+        state = _resume(state, actions)
+    suspect, state = state.suspect, replace(state, suspect=None, cause=cause)
+    if suspect is not None:
+        state = _note(state, suspect, actions)  # whatever ends the run explains it
+    state = replace(state, phase=Phase.DRAINING)
+    state = _disarm(
+        state, actions, Deadline.JOIN, Deadline.RUNTIME, Deadline.SETTLE, Deadline.STRAGGLER
+    )
+    extra_s = budgets.evaluator_grace_s if _evaluates_on(state) else 0.0
+    state = _arm(state, Deadline.LIMIT, budgets.limit_s + extra_s, actions)
     fields = (("outcome", outcome_of(cause).value), ("cause", str(cause)))
     level = "info" if cause.kind is CauseKind.FINISHED else "warning"
     actions.append(Say("job.ending", fields, level))
     if state.members and state.scripts_alive:  # else it is final, and announced as ENDED at once
         state = replace(state, job=JobState.STOPPING, verdict=Verdict(outcome_of(cause), cause))
         actions.append(Announce(JobState.STOPPING, state.verdict))
+    if _evaluates_on(state):
+        return _arm(state, Deadline.HOLD, budgets.evaluator_grace_s, actions)
     held = state.setup.is_member and state.setup.chief_first and state.job is not JobState.ENDED
     if held and state.alive:
         state = replace(state, rung=Rung.HOLD)
         hold_s = _grace_s(state) + budgets.group_s + budgets.kill_s
         return _arm(state, Deadline.HOLD, hold_s, actions)
     return _climb(state, Rung.SCRIPTS, actions)
+
+
+def _evaluates_on(state: State) -> bool:
+    """Whether this host's script has the evaluator's share: the job succeeded, and its last
+    checkpoint is still to be evaluated."""
+    return (
+        state.setup.host == state.setup.evaluator
+        and state.setup.budgets.evaluator_grace_s > 0
+        and state.cause is not None
+        and outcome_of(state.cause) is Outcome.SUCCEEDED
+        and state.scripts_alive
+        and state.stop_signals == 0
+    )
 
 
 def _grace_s(state: State) -> float:
@@ -565,16 +756,37 @@ def _settle(state: State, actions: list[Action]) -> State:
 
 def _finished(state: State) -> Cause | None:
     """The job's success, where this host is the one to say so."""
-    status = state.script_status
-    if state.setup.is_member or status is None or not status.ok:
+    setup, status = state.setup, state.script_status
+    if setup.is_member:
         return None
-    if state.setup.success_policy is SuccessPolicy.ALL and not all(
-        member.script_ended for member in state.members.values()
+    ok = status is not None and status.ok
+    if setup.success_policy is SuccessPolicy.CHIEF:
+        return _success(state, "finished, exit 0") if ok else None
+    training = [name for name in setup.training if name != setup.host]
+    ended = ok + sum(state.members[name].script_ended for name in training)
+    total = 1 + len(training)
+    if setup.success_policy is SuccessPolicy.SHARE:
+        if ended < _share_of(state, total):
+            return None
+        return _success(state, f"{ended} of {total} scripts ended with 0")
+    given_up = {cause.host for cause in state.tolerated}
+    if not ok or any(
+        not state.members[name].script_ended and name not in given_up for name in training
     ):
         return None
+    return _success(state, "finished, exit 0")
+
+
+def _share_of(state: State, scripts: int) -> int:
+    """How many of so many scripts the success policy asks for."""
+    return max(1, math.ceil(state.setup.success_share * scripts - 1e-9))
+
+
+def _success(state: State, message: str) -> Cause:
     script = next(process for process in state.processes if not process.server)
-    message = "finished, exit 0"
-    return _own(state, CauseKind.FINISHED, message, script.ended_at, script.name, status)
+    return _own(
+        state, CauseKind.FINISHED, message, script.ended_at, script.name, state.script_status
+    )
 
 
 def _come_down(state: State, actions: list[Action]) -> State:
@@ -606,6 +818,8 @@ def _announce_end(state: State, actions: list[Action]) -> State:
     state = replace(state, job=JobState.ENDED, verdict=verdict)
     budgets = state.setup.budgets
     ack_s = min(budgets.ack_s, budgets.publish_s) if state.stop_signals else budgets.ack_s
+    if state.setup.evaluator and verdict.outcome is Outcome.SUCCEEDED and not state.stop_signals:
+        ack_s += budgets.evaluator_grace_s
     return _arm(state, Deadline.ACK, ack_s, actions)
 
 

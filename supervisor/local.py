@@ -8,6 +8,7 @@ logs, pass a stop on, and say at the end what became of each.
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from supervisor import orphans, process
+from supervisor.console import HURRIED_PATIENCE_S, PATIENCE_S, SETTLE_S, settle
 from supervisor.contract import Strategy
 from supervisor.engines.local import ADDRESS, LocalHost, lay_out
 from supervisor.faults import ContractError, Fault
@@ -25,7 +27,7 @@ from supervisor.guardian import Guardian
 from supervisor.model import ProcessSpec, Role
 from supervisor.settings import PREFIX, Settings, parse_settings
 from supervisor.signals import SignalPipe
-from supervisor.streams import Branch, Carriage, Label, Prefix, Pump, console
+from supervisor.streams import Branch, Carriage, Label, Policy, Prefix, Pump, console
 
 _MOST_HOSTS: Final = 64
 _EXAMPLES: Final = {
@@ -35,7 +37,6 @@ _EXAMPLES: Final = {
 }
 _MARGIN_S: Final = 5.0
 """Beyond a host's own limit: a supervisor that is still there then is killed."""
-_DRAIN_S: Final = 2.0
 _WIDE: Final = 200
 """Columns of the table where the output is not a terminal."""
 
@@ -133,7 +134,6 @@ def run(request: Request) -> int:
         results = asyncio.run(_run_fleet(request, hosts, guardian, inherited))
     finally:
         guardian.close()
-    _print_summary(request, results)
     return _job_code(results)
 
 
@@ -169,7 +169,8 @@ class _Fleet:
         self._children: list[process.Child] = []
         self._collector = orphans.Collector()
         self._stop_timer: asyncio.TimerHandle | None = None
-        self._out, self._err = console()
+        policy: Policy = "drop" if request.settings.log_overflow == "drop" else "block"
+        self._out, self._err = console(policy=policy)
         self._signals = SignalPipe(self._on_signal)
 
     async def run(self, inherited: process.InheritedSignals) -> list[Result]:
@@ -187,7 +188,9 @@ class _Fleet:
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._own(host)) for host in self._hosts]
-            return [task.result() for task in tasks]
+            results = [task.result() for task in tasks]
+            self._out.offer(_summary(self._request, results).encode(errors="replace"))
+            return results
         finally:
             for child in self._children:
                 child.close()
@@ -196,7 +199,21 @@ class _Fleet:
             self._signals.close()
             if self._stop_timer is not None:
                 self._stop_timer.cancel()
-            await asyncio.gather(self._out.drain(_DRAIN_S), self._err.drain(_DRAIN_S))
+            await self._write_out()
+
+    async def _write_out(self) -> None:
+        """A pager may take its time; an output that takes nothing is left, and says how much."""
+        sinks = dict.fromkeys((self._out, self._err))
+        patience_s = PATIENCE_S if self._stop_timer is None else HURRIED_PATIENCE_S
+        await settle(sinks, patience_s=patience_s, limit_s=SETTLE_S)
+        for sink in sinks:
+            lost = await sink.drain(0) + sink.dropped_bytes
+            if lost and sink is not self._err:
+                self._err.offer_line(
+                    f"supervisor: {lost} bytes of {sink.name} could not be written\n".encode()
+                )
+                await settle([self._err], patience_s=HURRIED_PATIENCE_S, limit_s=SETTLE_S)
+            sink.close(0)
 
     async def _own(self, host: LocalHost) -> Result:
         """One supervisor from its start to its report."""
@@ -221,7 +238,10 @@ class _Fleet:
     def _pump(self, fd: int, host: LocalHost, stream: str) -> Pump:
         """Whole lines only: the hosts' lines have their prefixes and must not tear each other."""
         sink = self._out if stream == "stdout" else self._err
+        wish = self._request.settings.log_progress
         carriage = Carriage.LIVE if sink.terminal else Carriage.COLLAPSE
+        if wish == "keep":
+            carriage = Carriage.KEEP
         merged = Prefix(Label(host.name, "host", stream), "", carriage=carriage)
         pump = Pump(fd, [Branch(merged, sink)])
         pump.start()
@@ -239,6 +259,9 @@ class _Fleet:
             env.pop(name, None)
         env.setdefault("SUPERVISOR_LOG_FORMAT", "prefix")
         env.setdefault("SUPERVISOR_LOG_FILES", "true")
+        if self._out.terminal and self._err.terminal:
+            # The hosts write to pipes; what they draw in place is drawn here.
+            env.setdefault("SUPERVISOR_LOG_PROGRESS", "live")
         if env.get("SUPERVISOR_LOG_COLOR", "auto") == "auto":
             color = self._err.terminal and not env.get("NO_COLOR")
             env["SUPERVISOR_LOG_COLOR"] = "always" if color else "never"
@@ -298,7 +321,7 @@ def _job_code(results: Sequence[Result]) -> int:
     return next((result.exit_code for result in results if result.exit_code), 0)
 
 
-def _print_summary(request: Request, results: Sequence[Result]) -> None:
+def _summary(request: Request, results: Sequence[Result]) -> str:
     """The table at the end, and where everything lies."""
     from rich.console import Console  # noqa: PLC0415  # after the job
     from rich.table import Table  # noqa: PLC0415
@@ -328,7 +351,11 @@ def _print_summary(request: Request, results: Sequence[Result]) -> None:
             f"{result.seconds:.1f} s",
         )
     # Where nobody looks at it now, nothing is gained by folding it.
-    console_out = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
+    text = io.StringIO()
+    terminal = sys.stdout.isatty()
+    console_out = Console(
+        file=text, highlight=False, force_terminal=terminal, width=None if terminal else _WIDE
+    )
     console_out.print()
     console_out.print(table)
     master = results[0].host.base_dir
@@ -339,6 +366,7 @@ def _print_summary(request: Request, results: Sequence[Result]) -> None:
         console_out.print(f"model  {model}", soft_wrap=True, markup=False)
     logs = os.path.join(request.run_dir, "*", "output", "supervisor", "logs")
     console_out.print(f"logs   {logs}", soft_wrap=True, markup=False)
+    return text.getvalue()
 
 
 def _exit_text(row: Mapping[str, Any]) -> str:

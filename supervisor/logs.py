@@ -65,14 +65,14 @@ class Log:
         self.say("error", event, **fields)
 
     def _text(self, level: str, event: str, fields: dict[str, object]) -> str:
-        words = [self._prefix + timestamp(), level.upper()]
+        words = [timestamp(), level.upper()]
         if not self._prefix:
             words.append(f"supervisor {self._host}")
         words.append(event)
         words += [f"{key}={self._plain(value)}" for key, value in fields.items()]
         line = " ".join(words)
         color = _COLORS.get(level) if self._color else None
-        return f"{color}{line}{_RESET}" if color else line
+        return self._prefix + (f"{color}{line}{_RESET}" if color else line)
 
     def _json(self, level: str, event: str, fields: dict[str, object]) -> str:
         record = {

@@ -96,13 +96,6 @@ def _of_snapshot(snapshot: Snapshot) -> Iterator[Sample]:
             labels,
             "counter",
         )
-        yield Sample(
-            "process_restarts_total",
-            "How often it was started again.",
-            process.get("restarts", 0),
-            labels,
-            "counter",
-        )
     for host in snapshot["hosts"]:
         if host["last_seen_s"] is not None:
             yield Sample(

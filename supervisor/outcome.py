@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from supervisor.model import Cause, CauseKind, ExitStatus, Outcome, Verdict
@@ -109,8 +110,11 @@ def host_exit_code(
             return EXIT_ELSEWHERE
 
 
-def failure_text(host: str, verdict: Verdict) -> str:
-    """What goes into the failure file: at most 1024 characters, those that count first."""
+def failure_text(host: str, verdict: Verdict, ends: Iterable[str] = ()) -> str:
+    """What goes into the failure file: at most 1024 characters, those that count first.
+
+    ``ends`` are sentences about how processes of this host ended that the cause does not speak of.
+    """
     cause = verdict.cause
     if verdict.outcome is Outcome.STOPPED:
         head = f"stopped: {cause}"
@@ -119,5 +123,4 @@ def failure_text(host: str, verdict: Verdict) -> str:
     else:
         who = f"{cause.host} {cause.process}" if cause.process else cause.host
         head = f"stopped because {who} failed: {cause.message}"
-    text = f"{head}\n{cause.detail}" if cause.detail else head
-    return text[:FAILURE_LIMIT].rstrip()
+    return "\n".join(filter(None, (head, *ends, cause.detail)))[:FAILURE_LIMIT].rstrip()

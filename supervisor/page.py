@@ -19,6 +19,7 @@ th,td{text-align:left;padding:.2rem .6rem .2rem 0;border-bottom:1px solid var(--
 td{font-variant-numeric:tabular-nums}
 th{font-weight:600;font-size:.85rem}
 pre{white-space:pre-wrap;overflow-wrap:anywhere;background:#8881;padding:.6rem;margin:.3rem 0}
+#timeline td{vertical-align:top}#timeline td:first-child{white-space:nowrap}
 #away{color:#c33}[hidden]{display:none}
 """
 
@@ -58,6 +59,10 @@ async function refresh() {
     if (cause) { $("message").textContent = cause.host + (cause.process ? " " + cause.process : "")
       + ": " + cause.message; $("detail").textContent = cause.detail || "";
       $("detail").hidden = !cause.detail; }
+    const others = Object.entries(s.waiting || {}).map(e => "waiting for " + e.join(": ")).concat(
+      ["tolerated", "also"].flatMap(w => (s[w] || []).map(c => w + ": " + c.host
+        + (c.process ? " " + c.process : "") + ": " + c.message)));
+    $("others").hidden = !others.length; $("others").textContent = others.join("\\n");
     $("verdict").textContent = s.verdict ? s.verdict.outcome : "";
     fill("processes", s.processes.map(p => [p.name, p.role, p.pid, p.exit || p.state,
       clock(p.started_at), p.cpu_s == null ? "" : secs(p.cpu_s), size(p.rss_bytes),
@@ -82,6 +87,7 @@ HTML = f"""<!doctype html>
 <h1><span id="host">supervisor</span> <span id="phase">…</span> <span id="verdict"></span></h1>
 <p id="about"></p><p id="away" role="alert" hidden></p>
 <section id="cause" hidden><h2>Cause</h2><p id="message"></p><pre id="detail"></pre></section>
+<pre id="others" hidden></pre>
 <h2>Processes</h2><table><thead><tr><th>name<th>role<th>pid<th>state<th>started<th>CPU<th>memory
 <th>output</thead><tbody id="processes"></tbody></table>
 <h2>Hosts</h2><table><thead><tr><th>name<th>phase<th>state<th>last seen</thead>

@@ -11,7 +11,7 @@ import enum
 import json
 import posixpath
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -33,6 +33,8 @@ class SuccessPolicy(enum.StrEnum):
 
     CHIEF = "chief"
     ALL = "all"
+    SHARE = "share"
+    """That of a share of all scripts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,9 @@ class Budgets:
     publish_s: float
     ack_s: float
     lease_s: float
+    straggler_s: float = 0.0
+    """0: no limit."""
+    evaluator_grace_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +109,12 @@ class Plan:
     """Those of them that run servers alone, and whose script nobody waits for."""
     strategy: Strategy
     success_policy: SuccessPolicy
+    success_share: float
+    """Of all scripts but the evaluator's, how many must end with 0."""
+    tolerated_failures: int
+    """Workers that may fail without ending the job."""
+    evaluator: str | None
+    """The host that evaluates; no part of the others' cluster."""
     endpoints: Mapping[str, HostEndpoints]
     tf_config: Mapping[str, Any] | None
     """What the script sees; None without a distribution."""
@@ -143,28 +154,71 @@ def make_plan(contract: Contract) -> Plan:
     faults = _collisions(contract, endpoints)
     if faults:
         raise ContractError(faults)
+    evaluator = evaluator_of(contract)
     chief = chief_name(contract.settings.chief_name, contract.tensorflow_version)
-    role = _script_role(contract, chief)
+    role = Role.EVALUATOR if contract.current_host == evaluator else _script_role(contract, chief)
     config: Mapping[str, Any] | None = None
+    # The hosts of the cluster; the evaluator and followers are no part of it.
+    training = {host: endpoints[host] for host in contract.distribution_hosts if host != evaluator}
     if contract.strategy in {Strategy.PS, Strategy.MWMS}:
-        config = tf_config(contract, endpoints, chief, contract.current_host, role)
+        config = tf_config(contract, training, chief, contract.current_host, role)
     paths = paths_below(contract.base_dir)
-    scriptless = _scriptless(contract)
+    processes = _processes(contract, training, paths, chief, role, config)
     return Plan(
         contract=contract,
         host=contract.current_host,
         hosts=hosts,
-        scriptless=scriptless,
+        scriptless=_scriptless(contract, evaluator),
         strategy=contract.strategy,
         success_policy=_success_policy(contract),
+        success_share=_success_share(contract),
+        tolerated_failures=_tolerated_failures(contract),
+        evaluator=evaluator,
         endpoints=endpoints,
         tf_config=config,
-        processes=tuple(_processes(contract, endpoints, paths, chief, role, config)),
-        listening=_listening(contract, endpoints[contract.current_host]),
+        processes=tuple(processes),
+        listening=_listening(contract, training, processes),
         budgets=_budgets(contract),
         paths=paths,
         notes=_notes(contract),
     )
+
+
+def evaluator_of(contract: Contract) -> str | None:
+    """The host that evaluates, if there is one; raises ``ContractError`` where it cannot be.
+
+    TensorFlow knows one evaluator task and no cluster that it belongs to. It needs a host of its
+    own beside the training's, of which parameter servers need two or more.
+    """
+    setting = contract.settings.evaluator
+    hosts = [name for name in contract.distribution_hosts if name not in contract.ps_only_hosts]
+    if setting.lower() in {"", "none"} or contract.outside:
+        return None
+
+    def fault(found: str, expected: str) -> ContractError:
+        return ContractError([Fault("settings", "SUPERVISOR_EVALUATOR", found, expected)])
+
+    fewest = 3 if contract.strategy is Strategy.PS else 2
+    if contract.strategy in {Strategy.NONE, Strategy.MPI} or len(hosts) < fewest:
+        raise fault(
+            f"{setting} with {len(hosts)} hosts and strategy {contract.strategy.value}",
+            "three hosts or more with parameter servers, two or more with "
+            "MultiWorkerMirroredStrategy: one of them evaluates",
+        )
+    if setting.lower() == "last":
+        return hosts[-1]
+    groups = {
+        str(group.get("instance_group_name")): [str(host) for host in group.get("hosts", ())]
+        for group in contract.resource_config.get("instance_groups") or ()
+    }
+    members = [host for host in groups.get(setting, ()) if host in hosts]
+    if len(members) != 1 or members[0] == hosts[0]:
+        raise fault(
+            setting,
+            "none, last, or an instance group with one host of the distribution that is not its "
+            f"first; the groups are {', '.join(sorted(groups)) or 'none'}",
+        )
+    return members[0]
 
 
 def chief_name(setting: str, tensorflow_version: str | None) -> Role:
@@ -192,22 +246,24 @@ def tf_config(
     Parameter servers: ``{chief: [first host], worker: the others, ps: all}``, unless
     ``SUPERVISOR_PS_HOSTS`` lays them out otherwise; one host has no ``ps``, and asking for that
     task there is an error. MultiWorkerMirroredStrategy: every host is a ``worker`` and there is no
-    ``ps`` (with one, the strategy hangs at construction).
+    ``ps`` (with one, the strategy hangs at construction). ``endpoints`` are those of the hosts
+    that train; the evaluator is told their cluster, which it is no part of.
     """
-    hosts = contract.distribution_hosts
+    hosts = list(endpoints)
     master = hosts[0]
+    ps_hosts = [name for name in contract.ps_hosts if name in endpoints]
     others = [name for name in hosts[1:] if name not in contract.ps_only_hosts]
     cluster: dict[str, list[str]]
     if contract.strategy is Strategy.MWMS:
         cluster = {"worker": [str(endpoints[name].train) for name in hosts]}
-        task = {"type": Role.WORKER.value, "index": hosts.index(host)}
+        task = {"type": Role.WORKER.value, "index": hosts.index(host) if host in hosts else 0}
     else:
         cluster = {chief.value: [str(endpoints[master].train)]}
         if others:
             cluster["worker"] = [str(endpoints[name].train) for name in others]
-        if contract.ps_hosts:
-            cluster["ps"] = [str(endpoints[name].ps) for name in contract.ps_hosts]
-        if role is Role.PS and host not in contract.ps_hosts:
+        if ps_hosts:
+            cluster["ps"] = [str(endpoints[name].ps) for name in ps_hosts]
+        if role is Role.PS and host not in ps_hosts:
             raise ContractError(
                 [
                     Fault(
@@ -221,8 +277,10 @@ def tf_config(
             )
         index = others.index(host) if role is Role.WORKER else 0
         if role is Role.PS:
-            index = contract.ps_hosts.index(host)
+            index = ps_hosts.index(host)
         task = {"type": role.value, "index": index}
+    if role is Role.EVALUATOR:
+        task = {"type": role.value, "index": 0}
     return {"cluster": cluster, "task": task, "environment": "cloud"}
 
 
@@ -284,26 +342,29 @@ def _collisions(contract: Contract, endpoints: Mapping[str, HostEndpoints]) -> l
 
 
 def _success_policy(contract: Contract) -> SuccessPolicy:
-    if contract.settings.success_policy != "auto":
-        return SuccessPolicy(contract.settings.success_policy)
+    setting = contract.settings.success_policy
+    if setting in {"chief", "all"}:
+        return SuccessPolicy(setting)
+    if setting != "auto":
+        return SuccessPolicy.SHARE
     # Workers of a parameter-server cluster never end by themselves, and mpirun's end is that of
     # all ranks; all others end by themselves.
     one_decides = contract.strategy in {Strategy.PS, Strategy.MPI}
     return SuccessPolicy.CHIEF if one_decides else SuccessPolicy.ALL
 
 
-def _scriptless(contract: Contract) -> tuple[str, ...]:
+def _scriptless(contract: Contract, evaluator: str | None) -> tuple[str, ...]:
     others = contract.distribution_hosts[1:]
     if contract.strategy is Strategy.MPI:
         return others
     if contract.strategy is Strategy.PS and contract.settings.worker == "server":
-        return others
+        return tuple(host for host in others if host != evaluator)
     return contract.ps_only_hosts
 
 
 def _processes(
     contract: Contract,
-    endpoints: Mapping[str, HostEndpoints],
+    training: Mapping[str, HostEndpoints],
     paths: Paths,
     chief: Role,
     role: Role,
@@ -314,34 +375,51 @@ def _processes(
     script = _script(contract, paths, role, config)
     if contract.strategy is Strategy.MPI:
         if host != contract.master:
-            return [mpi_job.sshd(contract, script.env, endpoints[host].train.port)]
-        others = contract.distribution_hosts[1:]
-        places = [(name, endpoints[name].train) for name in others]
-        return [
-            mpi_job.launcher(contract, script, [(name, at.address, at.port) for name, at in places])
+            return [mpi_job.sshd(contract, script.env, training[host].train.port)]
+        members = [
+            (name, each.train.address, each.train.port)
+            for name, each in training.items()
+            if name != host
         ]
+        return [mpi_job.launcher(contract, script, members)]
     processes = []
-    if host in contract.ps_hosts:
-        ps_config = tf_config(contract, endpoints, chief, host, Role.PS)
+    if host in contract.ps_hosts and role is not Role.EVALUATOR:
+        ps_config = tf_config(contract, training, chief, host, Role.PS)
         processes.append(_server(contract, Role.PS, ps_config))
-    if host not in _scriptless(contract):
-        processes.append(script)
-    elif host not in contract.ps_only_hosts:
+    if host in contract.ps_only_hosts:
+        return processes
+    if role is Role.WORKER and contract.strategy is Strategy.PS and _workers_are_servers(contract):
         assert config is not None
-        processes.append(_server(contract, Role.WORKER, config))
-    return processes
+        return [*processes, _server(contract, Role.WORKER, config)]
+    return [*processes, script]
 
 
-def _listening(contract: Contract, here: HostEndpoints) -> tuple[int, ...]:
-    host = contract.current_host
-    match contract.strategy:
-        case Strategy.NONE:
-            return ()
-        case Strategy.MPI:
-            return () if host == contract.master else (here.train.port,)
-        case _:
-            ports = () if host in contract.ps_only_hosts else (here.train.port,)
-            return (*ports, here.ps.port) if host in contract.ps_hosts else ports
+def _workers_are_servers(contract: Contract) -> bool:
+    return contract.settings.worker == "server"
+
+
+def _listening(
+    contract: Contract, training: Mapping[str, HostEndpoints], processes: Sequence[ProcessSpec]
+) -> tuple[int, ...]:
+    """Ports that the processes open; an evaluator's task and a host outside open none."""
+    here = training.get(contract.current_host)
+    if here is None or contract.strategy is Strategy.NONE:
+        return ()
+    silent = {Role.LAUNCHER}
+    return tuple(
+        here.ps.port if spec.role is Role.PS else here.train.port
+        for spec in processes
+        if spec.role not in silent
+    )
+
+
+def _success_share(contract: Contract) -> float:
+    setting = contract.settings.success_policy
+    return 1.0 if setting in {"auto", "chief", "all"} else float(setting)
+
+
+def _tolerated_failures(contract: Contract) -> int:
+    return int(contract.settings.failure_policy.partition(":")[2] or 0)
 
 
 def _budgets(contract: Contract) -> Budgets:
@@ -359,6 +437,8 @@ def _budgets(contract: Contract) -> Budgets:
         publish_s=settings.publish_reserve_s,
         ack_s=settings.ack_timeout_s,
         lease_s=settings.master_lease_s,
+        straggler_s=settings.straggler_timeout_s,
+        evaluator_grace_s=settings.evaluator_grace_s,
     )
 
 
@@ -427,7 +507,9 @@ def _server(contract: Contract, role: Role, config: Mapping[str, Any]) -> Proces
     env.update(SUPERVISOR_PS_IMPORT=contract.settings.ps_import, TF_CONFIG=json.dumps(config))
     if role is Role.PS:
         env.update(CUDA_VISIBLE_DEVICES="-1", HIP_VISIBLE_DEVICES="-1")
-    env.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # All of it: what is shown is chosen from the output, and the rest is in the file and explains
+    # a failure.
+    env.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if role is Role.PS else "1")
     env.setdefault("PYTHONUNBUFFERED", "1")
     return ProcessSpec(
         name=role.value,
@@ -452,5 +534,11 @@ def _notes(contract: Contract) -> tuple[str, ...]:
     if contract.has_requirements:
         notes.append(
             "requirements.txt is not installed by this version: install what it lists in the image"
+        )
+    settings = contract.settings
+    if settings.log_repeat_window_s and settings.log_format == "raw":
+        notes.append(
+            "SUPERVISOR_LOG_REPEAT_WINDOW_S leaves the script's output alone: in the raw format it "
+            "is written byte for byte; take SUPERVISOR_LOG_FORMAT prefix or json"
         )
     return tuple(notes)

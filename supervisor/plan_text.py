@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from supervisor.entry import masker_of
-from supervisor.plan import Plan
+from supervisor.plan import Plan, SuccessPolicy
 
 
 def as_json(plan: Plan) -> str:
@@ -44,7 +44,11 @@ def _document(plan: Plan) -> dict[str, Any]:
         "master": plan.master,
         "hosts": list(plan.hosts),
         "strategy": plan.strategy.value,
-        "success_policy": plan.success_policy.value,
+        "success_policy": plan.contract.settings.success_policy
+        if plan.success_policy is SuccessPolicy.SHARE
+        else plan.success_policy.value,
+        "failure_policy": plan.contract.settings.failure_policy,
+        "evaluator": plan.evaluator,
         "tf_config": plan.tf_config,
         "endpoints": {
             host: {name: str(getattr(each, name)) for name in ("train", "ps", "status")}
@@ -61,7 +65,10 @@ def _lines(document: dict[str, Any]) -> Iterator[str]:
     role = "master" if document["host"] == document["master"] else "member"
     yield f"host        {document['host']} ({role} of {len(document['hosts'])})"
     yield f"job         {document['job'] or '(no name)'}"
-    yield f"strategy    {document['strategy']}, success policy {document['success_policy']}"
+    policies = f"success {document['success_policy']}, failure {document['failure_policy']}"
+    yield f"strategy    {document['strategy']}, policies: {policies}"
+    if document["evaluator"]:
+        yield f"evaluator   {document['evaluator']}"
     for note in document["notes"]:
         yield f"note        {note}"
     yield ""

@@ -39,6 +39,7 @@ from supervisor.liveness import (
     ChiefSilent,
     Ended,
     Finding,
+    How,
     Lost,
     MasterLiveness,
     MasterState,
@@ -147,7 +148,7 @@ class MasterLink:
         self._refused_pause_s = refused_window_s / max(1, refused_count - 1)
         self._instance = instance or os.urandom(8).hex()
         self._resolver = resolver or Resolver()
-        self._tick_s = min(0.5, lease_s / 8)
+        self._tick_s = min(1.0, lease_s / 8)
         self._clock = ActiveClock(time.monotonic(), max_step_s=4 * self._tick_s)
         self._liveness = MasterLiveness(lease_s, refused_count, refused_window_s, bare_after_s)
         self._document: JobDocument | None = None
@@ -158,6 +159,7 @@ class MasterLink:
         self._report: HostReport | None = None
         self._unsent = asyncio.Event()
         self._acknowledged = 0
+        self._nobody_listens = False
         self._progress = asyncio.Event()
         """Set, and replaced by a new one, at every acknowledgement."""
         self._numbers = itertools.count(1)
@@ -172,6 +174,14 @@ class MasterLink:
     @property
     def state(self) -> MasterState:
         return self._liveness.state
+
+    @property
+    def silence_s(self) -> float | None:
+        """Seconds since the master's last sign of life, our own suspensions not counted; None
+        before the first."""
+        if self.state is MasterState.UNSEEN:
+            return None
+        return self._liveness.silence_s(self._clock.advance(time.monotonic()))
 
     @property
     def evidence(self) -> str:
@@ -208,7 +218,13 @@ class MasterLink:
         self._unsent.set()
 
     async def flush(self, timeout_s: float) -> bool:
-        """Wait until the latest report is acknowledged; False if ``timeout_s`` seconds pass."""
+        """Wait until the latest report is acknowledged.
+
+        False if ``timeout_s`` seconds pass, and at once where nobody is there to hear it: the
+        master crashed, or a bare one closed its port.
+        """
+        if self._nobody_listens:
+            return False
         try:
             async with asyncio.timeout(timeout_s):
                 while self._report is not None and self._acknowledged < self._report.seq:
@@ -365,7 +381,7 @@ class MasterLink:
         address, port = self._status
         if ":" in address:
             address = f"[{address}]"
-        where = f"{self._master_host} ({address}:{port})"
+        where = f"{address}:{port}"
         stage = _Stage()
         try:
             async with self._session.request(
@@ -410,7 +426,11 @@ class MasterLink:
                 self.problem = f"{where} answered 200 without a job document ({error})"[:300]
         else:
             text = body[:200].decode("utf-8", "replace").strip()
-            self.problem = f"{where} answered {status} ({text})"
+            self.problem = (
+                f"{where} refuses the token: SUPERVISOR_TOKEN is not the master's"
+                if status == 401
+                else f"{where} answered {status} ({text})"
+            )
         self._observe(Answered(document.state if document else None))
         if document is None:
             raise _NoAnswerError
@@ -429,6 +449,9 @@ class MasterLink:
     def _observe(self, observation: Observation) -> None:
         finding = self._liveness.observe(observation, self._clock.advance(time.monotonic()))
         if finding is not None:
+            self._nobody_listens = isinstance(finding, Ended) or (
+                isinstance(finding, Lost) and finding.how is How.CRASHED
+            )
             self._post(_event(finding))
 
 

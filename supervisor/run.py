@@ -18,12 +18,12 @@ import shlex
 import signal
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, assert_never
 
-from supervisor import __version__, cgroup, evidence, mpi_words, orphans, procfs, record, stacks
-from supervisor.console import Outputs
+from supervisor import __version__, orphans, procfs, record, stacks
+from supervisor.console import HURRIED_PATIENCE_S, PATIENCE_S, SETTLE_S, Outputs
 from supervisor.contract import EntryKind, Strategy
 from supervisor.events import (
     Action,
@@ -54,12 +54,12 @@ from supervisor.events import (
     Started,
     StartFailed,
     Suspend,
+    Waiting,
 )
 from supervisor.guardian import Guardian
-from supervisor.lifecycle import Process, Setup, State, initial, step
+from supervisor.lifecycle import Life, Process, Setup, State, initial, step
 from supervisor.logs import Log
 from supervisor.masking import Masker
-from supervisor.memory import MemoryReading
 from supervisor.model import ExitStatus, Outcome, Phase, ProcessSpec, Role, Verdict, signal_name
 from supervisor.outcome import failure_text, host_exit_code, outcome_of
 from supervisor.plan import Plan
@@ -71,11 +71,12 @@ from supervisor.process import (
     kill_everything,
     spawn,
 )
-from supervisor.protocol import HostReport, encode_cause, encode_verdict
 from supervisor.signals import SignalPipe
 
-if TYPE_CHECKING:  # heavy: loaded when they are used
+if TYPE_CHECKING:  # not needed before the script's start: loaded when they are used
+    from supervisor.memory import MemoryReading
     from supervisor.probe import MasterLink
+    from supervisor.protocol import HostReport
     from supervisor.status import HostRow, JobBoard, ProcessRow, Snapshot, StatusServer
     from supervisor.watchdog import Signs
 
@@ -84,8 +85,18 @@ SWEEP_TERM_S: Final = 2.0
 SWEEP_KILL_S: Final = 2.0
 DRAIN_S: Final = 1.0
 """After the leader's end a grandchild may hold the pipes; they are read for this long."""
+WAITING_FIRST_S: Final = 2.0
+WAITING_EVERY_S: Final = 5.0
+"""While hosts wait for each other, this often a line says for whom and why; the first comes after
+``WAITING_FIRST_S``."""
+WAITING_KNOCKS: Final = 64
+"""So many missing hosts are asked why, each time."""
 FLUSH_S: Final = 1.0
-"""At the very end: for the last words to the master, and for the output to be written."""
+"""At the very end: for the last words to the master."""
+LAST_OUTPUT_S: Final = 2.0
+"""At the very end: for our own last lines. What came before them has had its time by then."""
+OUTPUT_RESERVE_S: Final = 1.0
+"""Waiting for outputs ends this long before the platform's limit."""
 SERVE_ALONE_AFTER_S: Final = 0.2
 """A host alone opens its status port this long after its script's start: a quarter of a second of
 imports is not to compete with the script's own, and a script of milliseconds needs no server."""
@@ -121,11 +132,14 @@ async def run_host(
                 host.begin(services, children)
                 await host.supervise()
                 host.leave_the_unkillable()
-            host.record_outcome()
+            host.record_result()
+            await host.settle_output()
+            host.record_report()
             await host.say_farewell()
             host.end_services()
     finally:
         host.clean_up()
+    await host.end_output()
     return host.exit_code
 
 
@@ -188,6 +202,8 @@ class _Host:
         self._board: JobBoard | None = None
         self._server: StatusServer | None = None
         self._link: MasterLink | None = None
+        self._reported_output: list[dict[str, object]] = []
+        outputs.say = self._say
 
     # ------------------------------------------------------------------ the life, in order
 
@@ -215,6 +231,8 @@ class _Host:
         if self.plan.is_cluster and (error := await self._coordinate()):
             self._post(PrepareFailed(error, time.time()))
             return
+        if self._state.phase is not Phase.PREPARING:
+            return  # a stop came: the record of this life is not to be cleared any more
         error = _make_ready(self.plan)
         self._post(PrepareFailed(error, time.time()) if error else Prepared())
         if not self.plan.is_cluster:
@@ -230,19 +248,37 @@ class _Host:
         for task in self._child_tasks:
             task.cancel()
 
-    def record_outcome(self) -> None:
-        """Write failure, success and report. What cannot be written is said and changes nothing."""
+    def record_result(self) -> None:
+        """Write failure or success. What cannot be written is said and changes nothing."""
         verdict = self._verdict()
         paths = self.plan.paths
         self.exit_code = self._exit_code()
-        problems = []
+        problem = None
         if verdict.outcome is Outcome.SUCCEEDED and self.exit_code == 0:
-            problems.append(record.write_success(paths))
+            problem = record.write_success(paths)
         elif self.exit_code != 0:
-            text = self._masker.text(failure_text(self.plan.host, verdict))
-            problems.append(record.write_failure(paths, text))
-        problems.append(record.write_report(paths, self._report()))
-        for problem in filter(None, problems):
+            text = self._masker.text(failure_text(self.plan.host, verdict, self._ends()))
+            problem = record.write_failure(paths, text)
+        if problem:
+            self._say("error", "record.failed", error=problem)
+
+    async def settle_output(self) -> None:
+        """Have written what the processes wrote. A slow reader may take its time, a stalled one
+        only a little, and neither any of what the platform's limit leaves for the rest."""
+        if self._stop_at is None:
+            await self._outputs.settle(patience_s=PATIENCE_S, limit_s=SETTLE_S)
+        else:
+            await self._outputs.settle(
+                patience_s=HURRIED_PATIENCE_S,
+                limit_s=self._stop_at - time.monotonic() - OUTPUT_RESERVE_S,
+            )
+
+    def record_report(self) -> None:
+        """Write the report, and our own last word."""
+        verdict = self._verdict()
+        self._reported_output = self._outputs.rows()
+        problem = record.write_report(self.plan.paths, self._report())
+        if problem:
             self._say("error", "record.failed", error=problem)
         self._say(
             "info" if self.exit_code == 0 else "error",
@@ -256,6 +292,13 @@ class _Host:
         """The last report to the master, the last answers to members, in bounded time."""
         if self._link is not None:
             await self._link.flush(FLUSH_S)
+
+    async def end_output(self) -> None:
+        """The outputs are closed; the report is put right where that has cost anything."""
+        left_s = self._stop_at - time.monotonic() if self._stop_at else LAST_OUTPUT_S
+        await self._outputs.finish(limit_s=min(LAST_OUTPUT_S, left_s))
+        if any(map(_loss, self._reported_output + self._outputs.rows())):
+            record.write_report(self.plan.paths, self._report())
 
     def end_services(self) -> None:
         for task in self._service_tasks:
@@ -318,9 +361,9 @@ class _Host:
                 self._timers[deadline] = self._loop.call_later(seconds, self._expire, deadline)
             case Disarm(deadline):
                 self._disarm(deadline)
-            case Announce(state, verdict):
+            case Announce(state, verdict, missing):
                 if self._board is not None:
-                    self._board.announce(state, verdict)
+                    self._board.announce(state, verdict, missing)
             case Report(phase, script_ended, cause):
                 if self._link is not None:
                     self._link.report(phase, script_ended=script_ended, cause=cause)
@@ -328,7 +371,7 @@ class _Host:
                 # Results lie where the platform collects them; transfers come with storage.
                 self._post(Published(None))
             case Record():
-                pass  # the life is over: ``run_host`` goes on to ``record_outcome``
+                pass  # the life is over: ``run_host`` goes on to ``record_result``
             case Say(event, fields, level):
                 self._say(level, event, **dict(fields))
             case _:
@@ -350,8 +393,11 @@ class _Host:
         try:
             child = spawn(spec)
         except SpawnError as error:
-            self._post(StartFailed(spec.name, error.code, error.message, time.time()))
+            message = self._masker.text(error.message)
+            self._post(StartFailed(spec.name, error.code, message, time.time()))
             return
+        from supervisor import cgroup  # noqa: PLC0415
+
         if self._guardian is not None:
             self._guardian.watch(child.pid)
         running.child = child
@@ -377,6 +423,9 @@ class _Host:
 
     async def _own(self, running: _Running) -> None:
         """One child from spawn to its end as an event."""
+        # Loaded while the script starts: neither its start nor its end waits for them.
+        from supervisor import cgroup, evidence, mpi_words, protocol  # noqa: F401, PLC0415
+
         child, paths = running.child, self.plan.paths
         assert child is not None
         end = await child.run_to_end(
@@ -385,6 +434,8 @@ class _Host:
         if self._guardian is not None:
             self._guardian.forget(child.pid)
         running.end, running.ended_at = end, time.time()
+        if self._has_failed(running.spec, end):
+            self._outputs.reveal(running.spec.name)
         stdout, stderr = (pump.tail() for pump in running.pumps)
         who, status = "", end.status
         if running.spec.role is Role.LAUNCHER and not end.status.ok:
@@ -411,6 +462,8 @@ class _Host:
             pid=child.pid,
             exit=str(end.status),
             seconds=round(end.run_s, 3),
+            # Otherwise it is a cause, and said as one.
+            **({"message": message} if self._state.cause and not end.status.ok else {}),
         )
         self._post(
             Exited(
@@ -423,11 +476,17 @@ class _Host:
             )
         )
 
+    def _stopped_by_us(self, process: str) -> bool:
+        return any(each.name == process and each.stopped_by_us for each in self._state.processes)
+
+    def _has_failed(self, spec: ProcessSpec, end: ChildEnd) -> bool:
+        ended_well = end.status.ok and not spec.essential
+        return not ended_well and not self._stopped_by_us(spec.name)
+
     def _stopped_because(self, process: str) -> str:
         """Why we sent the process a stop signal; empty where we did not."""
-        state = self._state
-        by_us = any(each.name == process and each.stopped_by_us for each in state.processes)
-        return str(state.cause) if by_us and state.cause else ""
+        cause = self._state.cause
+        return str(cause) if cause and self._stopped_by_us(process) else ""
 
     def _send(self, running: _Running, signum: int, whole_group: bool) -> None:
         child = running.child
@@ -459,12 +518,14 @@ class _Host:
 
     async def _watch_for_hang(self, running: _Running, timeout_s: float) -> None:
         """Look now and then whether the script still does something."""
+        from supervisor import evidence  # noqa: PLC0415
         from supervisor.watchdog import Stillness  # noqa: PLC0415
 
         stillness = Stillness.begin(self._signs_of_life(running))
         while running.end is None:
             await asyncio.sleep(min(5.0, timeout_s / 10))
-            if running.suspended:
+            # A script that waits for a stalled reader of its output is held, and does not hang.
+            if running.suspended or any(pump.held for pump in running.pumps):
                 stillness = Stillness.begin(self._signs_of_life(running))
                 continue
             stillness = stillness.look(self._signs_of_life(running))
@@ -529,7 +590,30 @@ class _Host:
             await self._open_status_port()
         except BindError as error:
             return str(error)
+        self._serve("who is missing", self._keep_explaining())
         return None
+
+    async def _keep_explaining(self) -> None:
+        """Until the job runs: who is missing and why, every few seconds, as an event."""
+        longest_s = max(0.1, self.plan.budgets.join_s / 4)
+        pause_s = min(WAITING_FIRST_S, longest_s)
+        while self._state.phase in {Phase.PREPARING, Phase.JOINING}:
+            await asyncio.sleep(pause_s)
+            if self._state.phase is Phase.JOINING:
+                self._post(Waiting(tuple((await self._why_missing(longest_s)).items())))
+                pause_s = min(WAITING_EVERY_S, longest_s)
+
+    async def _why_missing(self, timeout_s: float) -> dict[str, str]:
+        if self._link is None:
+            assert self._server is not None
+            missing = self._state.missing[:WAITING_KNOCKS]
+            return await self._server.explain(missing, timeout_s=min(2.0, timeout_s))
+        heard = self._link.document
+        if self._link.problem or heard is None:
+            return {self.plan.master: self._link.evidence}
+        return dict.fromkeys(
+            (name for name in heard.missing if name != self.plan.host), "not heard from"
+        )
 
     def _new_link(self, kind: type[MasterLink]) -> MasterLink:
         plan = self.plan
@@ -541,6 +625,10 @@ class _Host:
             chief_endpoint=(chief.address, chief.port) if chief else None,
             token=plan.contract.settings.token or None,
             lease_s=plan.budgets.lease_s,
+            refused_count=plan.contract.settings.master_refused_count,
+            refused_window_s=plan.contract.settings.master_refused_window_s,
+            bare_after_s=plan.contract.settings.bare_master_after_s,
+            wait_s=plan.contract.settings.poll_wait_s,
             post=self._post,
         )
         link.report(Phase.PREPARING, script_ended=False, cause=None)
@@ -573,6 +661,9 @@ class _Host:
             on_report=self._on_report,
             on_lost=lambda host, why: self._post(MemberLost(host, why, time.time())),
             lease_s=plan.budgets.lease_s,
+            samples=self._outputs.samples,
+            refused_count=plan.contract.settings.master_refused_count,
+            refused_window_s=plan.contract.settings.master_refused_window_s,
             on_error=lambda line: self._say("error", "status.error", error=line),
         )
         await self._server.start()
@@ -588,7 +679,11 @@ class _Host:
         self._post(MemberReported(host, report.phase, report.script_ended, report.cause))
 
     def _ready(self) -> tuple[bool, str]:
-        return self._state.phase is Phase.RUNNING, self._state.phase.value
+        state = self._state
+        reason = state.phase.value
+        if state.phase is Phase.JOINING and state.waiting:
+            reason += ", waiting for " + ", ".join(f"{host} ({why})" for host, why in state.waiting)
+        return state.phase is Phase.RUNNING, reason
 
     # ------------------------------------------------------------------ what is said
 
@@ -605,6 +700,24 @@ class _Host:
         assert cause is not None, "a life ends for a cause"
         return self._state.verdict or Verdict(outcome_of(cause), cause)
 
+    def _ends(self) -> Iterator[str]:
+        """How processes ended, as far as the cause leaves it open."""
+        stopped = self._verdict().outcome is Outcome.STOPPED
+        for process in self._state.processes:
+            who = f"{self.plan.host} {process.name}"
+            if process.life is Life.LEFT:
+                pids = ", ".join(map(str, self._left(process)))
+                yield f"{who}: not even SIGKILL ended pid {pids} (uninterruptible sleep); left"
+            elif stopped and process.message and not process.server:
+                yield f"{who}: {process.message}"
+
+    def _left(self, process: Process) -> list[int]:
+        """The pids of a process's tree that could not be killed."""
+        running = self._running[process.name]
+        if running.end is not None:
+            return list(running.end.left)
+        return [running.child.pid] if running.child and process.life is Life.LEFT else []
+
     def _exit_code(self) -> int:
         return host_exit_code(
             self.plan.host,
@@ -616,6 +729,8 @@ class _Host:
 
     def _snapshot(self) -> Snapshot:
         """What ``/status`` shows. Secrets are masked here."""
+        from supervisor.protocol import encode_cause, encode_verdict  # noqa: PLC0415
+
         now = time.monotonic()
         state = self._state
         verdict = state.verdict
@@ -635,6 +750,9 @@ class _Host:
             },
             "cause": None if state.cause is None else encode_cause(state.cause),
             "verdict": None if verdict is None else encode_verdict(verdict),
+            "waiting": dict(state.waiting) if state.phase is Phase.JOINING else {},
+            "tolerated": [encode_cause(cause) for cause in state.tolerated],
+            "also": [encode_cause(cause) for cause in state.also],
             "timeline": list(self._timeline),
             "probe_latency_s": self._link.latency_s if self._link else None,
         }
@@ -664,6 +782,15 @@ class _Host:
         rows: list[HostRow] = [
             {"name": self.plan.host, "phase": phase, "state": "self", "last_seen_s": 0.0}
         ]
+        if self._link is not None:
+            rows.append(
+                {
+                    "name": self.plan.master,
+                    "phase": None,
+                    "state": self._link.state.value,
+                    "last_seen_s": self._link.silence_s,
+                }
+            )
         peers = self._server.peers() if self._server and self._board else ()
         rows.extend(
             {
@@ -678,6 +805,8 @@ class _Host:
 
     def _report(self) -> dict[str, object]:
         """``report.json``; times are seconds since the epoch, durations seconds."""
+        from supervisor.protocol import encode_cause  # noqa: PLC0415
+
         verdict = self._verdict()
         return {
             "version": 1,
@@ -691,6 +820,8 @@ class _Host:
             "exit_code": self.exit_code,
             "job_exit_code": verdict.exit_code,
             "cause": encode_cause(verdict.cause),
+            "tolerated": [encode_cause(cause) for cause in self._state.tolerated],
+            "also": [encode_cause(cause) for cause in self._state.also],
             "phases": [
                 {"phase": span.phase.value, "at": span.at, "seconds": span.seconds}
                 for span in self._phases
@@ -699,6 +830,7 @@ class _Host:
             "processes": [self._process_record(process) for process in self._state.processes],
             "members": [row for row in self._host_rows() if row["state"] != "self"],
             "publish_error": self._state.publish_error,
+            "output": self._outputs.rows(),
             "timeline": list(self._timeline),
         }
 
@@ -722,7 +854,8 @@ class _Host:
             "peak_rss_bytes": end.peak_rss_bytes if end else None,
             "output_bytes": running.output_bytes,
             "descendants_swept": end.swept if end else None,
-            "left": list(end.left) if end else [],
+            "left": self._left(process),
+            "message": process.message,
             "log": running.log_file or None,
         }
 
@@ -737,6 +870,9 @@ def _initial_state(plan: Plan) -> State:
         # the chief's last checkpoint needs both. The ranks of an MPI job are mpirun's to stop.
         chief_first=plan.strategy in {Strategy.PS, Strategy.MPI},
         budgets=plan.budgets,
+        success_share=plan.success_share,
+        tolerated_failures=plan.tolerated_failures,
+        evaluator=plan.evaluator,
         scriptless=plan.scriptless,
     )
     return initial(
@@ -766,6 +902,10 @@ def _make_ready(plan: Plan) -> str | None:
     from supervisor.ports import check_free  # noqa: PLC0415
 
     return next(filter(None, map(check_free, plan.listening)), None)
+
+
+def _loss(row: dict[str, object]) -> bool:
+    return any(row[name] for name in ("unwritten_bytes", "dropped_bytes", "discarded_bytes"))
 
 
 def _plain(value: object, masker: Masker) -> object:

@@ -8,12 +8,14 @@ test compares them). Durations are seconds and say so in their names.
 from __future__ import annotations
 
 import signal
+import string
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from supervisor.faults import Fault, shown
 from supervisor.masking import is_secret_name
+from supervisor.model import Role
 
 PREFIX: Final = "SUPERVISOR_"
 
@@ -39,7 +41,15 @@ class Settings:
     log_level: str
     log_color: str
     log_prefix: str
+    log_streams: str
+    log_console_roles: frozenset[Role]
+    log_ps_level: str
+    log_progress: str
+    log_repeat_window_s: float
+    log_overflow: str
     log_files: bool
+    log_file_max_bytes: int
+    log_file_keep: int
     stop_signal: int
     server_stop_signal: int
     stop_grace_s: float
@@ -50,6 +60,10 @@ class Settings:
     join_timeout_s: float
     ack_timeout_s: float
     master_lease_s: float
+    master_refused_count: int
+    master_refused_window_s: float
+    bare_master_after_s: float
+    poll_wait_s: float
     max_runtime_s: float
     hang_timeout_s: float
     stacks: bool
@@ -58,6 +72,10 @@ class Settings:
     token: str
     chief_name: str
     success_policy: str
+    failure_policy: str
+    straggler_timeout_s: float
+    evaluator: str
+    evaluator_grace_s: float
     ps_import: str
     ps_hosts: str
     worker: str
@@ -109,6 +127,41 @@ def _share(text: str) -> float | None:
         raise ValueError("a number of seconds, 0 or more, or auto") from None
 
 
+def _lease(text: str) -> float:
+    value = _seconds(text)
+    if value < 1:
+        raise ValueError("a number of seconds, 1 or more")
+    return value
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 1000):
+        raise ValueError("an integer from 1 to 1000")
+    return int(text)
+
+
+def _success_policy(text: str) -> str:
+    word = text.lower()
+    if word in {"auto", "chief", "all"}:
+        return word
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise ValueError("auto, chief, all, or a share of the scripts, above 0 and at most 1")
+    return text
+
+
+def _failure_policy(text: str) -> str:
+    word, _, count = text.lower().partition(":")
+    if text.lower() == "fail-fast" or (
+        word == "tolerate" and count.isascii() and count.isdigit() and len(count) < 6
+    ):
+        return text.lower()
+    raise ValueError("fail-fast, or tolerate:N with N workers")
+
+
 def _port(text: str) -> int:
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 65535):
         raise ValueError("a port, an integer from 1 to 65535")
@@ -158,11 +211,39 @@ def _signal(text: str) -> int:
     return int(known)
 
 
+def _whole_number(least: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and least <= int(text) < 1 << 62):
+            raise ValueError(f"a whole number, {least} or more")
+        return int(text)
+
+    return parse
+
+
+def _roles(text: str) -> frozenset[Role]:
+    """Which roles: ``all``, ``none``, or their names with commas between them."""
+    word = text.strip().lower()
+    if word in {"all", "none"}:
+        return frozenset(Role if word == "all" else ())
+    try:
+        return frozenset(Role(name.strip()) for name in word.split(","))
+    except ValueError:
+        raise ValueError(f"all, none, or some of {', '.join(Role)}, with commas") from None
+
+
+_TEMPLATE_FIELDS: Final = ("host", "role", "stream", "time", "mark")
+
+
 def _template(text: str) -> str:
     try:
-        text.format(host="h", role="r", stream="s", time="t", mark="m")
-    except (KeyError, IndexError, ValueError, AttributeError):
-        raise ValueError("a template of {host}, {role}, {stream}, {time} and {mark}") from None
+        fields = {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
+        text.format(**dict.fromkeys(_TEMPLATE_FIELDS, ""))
+        fits = fields <= set(_TEMPLATE_FIELDS) and not set("\r\n") & set(text)
+    except (LookupError, ValueError, AttributeError):
+        fits = False
+    if not fits:
+        allowed = "{host}, {role}, {stream}, {time} and {mark}"
+        raise ValueError(f"a template of {allowed}, on one line")
     return text
 
 
@@ -190,13 +271,82 @@ TABLE: Final[tuple[Setting, ...]] = (
         "",
         "colour prefixes; auto: where the output is a terminal",
     ),
-    Setting("log_prefix", _template, "{host} {role} │ ", "", "the prefix of the prefix format"),
+    Setting(
+        "log_prefix",
+        _template,
+        "{host} {role} {mark} ",
+        "",
+        "the prefix of the prefix format: {host}, {role}, {stream}, {time} and {mark}, "
+        "without which such output cannot be decoded",
+    ),
+    Setting(
+        "log_streams",
+        _one_of("split", "stdout"),
+        "split",
+        "",
+        "where the script's output goes: its stdout to stdout and its stderr to stderr, "
+        "or both to stdout",
+    ),
+    Setting(
+        "log_console_roles",
+        _roles,
+        "all",
+        "",
+        "whose output is shown: all, none, or roles with commas between them "
+        "(chief, master, worker, ps, …); what fails is shown all the same",
+    ),
+    Setting(
+        "log_ps_level",
+        _one_of("info", "warning", "error", "fatal"),
+        "error",
+        "",
+        "from which level TensorFlow's own messages in the parameter server's output are shown; "
+        "all are shown when it fails, and all are in its file",
+    ),
+    Setting(
+        "log_progress",
+        _one_of("auto", "live", "collapse", "keep"),
+        "auto",
+        "",
+        "progress bars (carriage returns) in the prefix and json formats: rewritten in place, "
+        "a state every 5 s, or every state a line; auto: live on a terminal, else collapse",
+    ),
+    Setting(
+        "log_repeat_window_s",
+        _seconds,
+        "0",
+        "s",
+        "identical lines within this time become one line and their number "
+        "(prefix and json formats); 0: off",
+    ),
+    Setting(
+        "log_overflow",
+        _one_of("block", "drop"),
+        "block",
+        "",
+        "when an output takes nothing more: the process that writes waits, "
+        "or what comes is left out and counted",
+    ),
     Setting(
         "log_files",
         _switch,
         "false",
         "",
         "keep each process's output under output/supervisor/logs (on under supervisor local)",
+    ),
+    Setting(
+        "log_file_max_bytes",
+        _whole_number(1),
+        "67108864",
+        "B",
+        "size at which such a file is rotated, at a line's end",
+    ),
+    Setting(
+        "log_file_keep",
+        _whole_number(0),
+        "4",
+        "",
+        "how many rotated files of a process are kept",
     ),
     Setting(
         "stop_signal",
@@ -250,10 +400,39 @@ TABLE: Final[tuple[Setting, ...]] = (
     ),
     Setting(
         "master_lease_s",
-        _seconds,
+        _lease,
         "30",
         "s",
         "silence after which a master, or a member, counts as unreachable",
+    ),
+    Setting(
+        "master_refused_count",
+        _count,
+        "4",
+        "",
+        "connections that a master, or a member, must refuse in a row to count as crashed",
+    ),
+    Setting(
+        "master_refused_window_s",
+        _seconds,
+        "1",
+        "s",
+        "the time over which those refusals must be spread",
+    ),
+    Setting(
+        "bare_master_after_s",
+        _seconds,
+        "10",
+        "s",
+        "how long the chief's port must be open, and the master's status port never seen, until "
+        "the master is taken for one that runs no supervisor",
+    ),
+    Setting(
+        "poll_wait_s",
+        _share,
+        "auto",
+        "s",
+        "length of a member's long poll, at most 30; auto: a quarter of the lease",
     ),
     Setting("max_runtime_s", _seconds, "0", "s", "stop the job after this long; 0: never"),
     Setting(
@@ -289,11 +468,42 @@ TABLE: Final[tuple[Setting, ...]] = (
     ),
     Setting(
         "success_policy",
-        _one_of("auto", "chief", "all"),
+        _success_policy,
         "auto",
         "",
-        "whose exit 0 ends the job: the chief's, or that of all scripts; "
-        "auto: chief with parameter servers and MPI, all otherwise",
+        "whose exit 0 ends the job: chief, all, or the share of all scripts that must reach it, "
+        "such as 0.75; auto: chief with parameter servers and MPI, all otherwise",
+    ),
+    Setting(
+        "failure_policy",
+        _failure_policy,
+        "fail-fast",
+        "",
+        "fail-fast: the first script that fails ends the job; tolerate:N: up to N workers may "
+        "fail, the same on every host",
+    ),
+    Setting(
+        "straggler_timeout_s",
+        _seconds,
+        "0",
+        "s",
+        "where more than the chief must end: how long the others may go on after the chief's "
+        "exit 0 before they are stopped and the job has succeeded; 0: without limit",
+    ),
+    Setting(
+        "evaluator",
+        str,
+        "none",
+        "",
+        "the host that evaluates beside the training: none, last (the last host), or the name of "
+        "an instance group of one host",
+    ),
+    Setting(
+        "evaluator_grace_s",
+        _seconds,
+        "60",
+        "s",
+        "how long the evaluator's script may go on after the job has succeeded",
     ),
     Setting(
         "ps_import",
@@ -369,6 +579,7 @@ def parse_settings(
             faults.append(Fault(source, key, found, str(error)))
             values[setting.field] = setting.parse(setting.default)
     faults += _share_out(values)
+    faults += _poll_wait(values)
     return Settings(**values), faults
 
 
@@ -398,6 +609,23 @@ def _unknown(name: str, value: str) -> Fault:
     secret = is_secret_name(name) or (near and BY_ENV[near[0]].secret)
     found = "a value that is not shown" if secret else shown(value)
     return Fault("environment", name, found, f"a known setting; {hint}")
+
+
+def _poll_wait(values: dict[str, Any]) -> list[Fault]:
+    """Resolve ``auto``. A member that waits for an answer gives no other sign of life."""
+    lease_s = values["master_lease_s"]
+    if values["poll_wait_s"] is None:
+        values["poll_wait_s"] = min(30.0, lease_s / 4)
+    if values["poll_wait_s"] <= min(30.0, lease_s / 2):
+        return []
+    return [
+        Fault(
+            "settings",
+            "SUPERVISOR_POLL_WAIT_S",
+            f"{values['poll_wait_s']:g}",
+            f"at most 30, and half of SUPERVISOR_MASTER_LEASE_S, {lease_s / 2:g}",
+        )
+    ]
 
 
 KILL_S: Final = 3.0

@@ -23,6 +23,8 @@ class SignalPipe:
     def __init__(self, post: Callable[[int], None]) -> None:
         self._post = post
         self._noted: set[int] = set()
+        self._caught: set[int] = set()
+        """Whoever has any other handler in Python leaves a byte in the pipe as well."""
         self._loop = asyncio.get_running_loop()
         self._read_fd, self._write_fd = os.pipe()
         os.set_blocking(self._read_fd, False)
@@ -32,15 +34,15 @@ class SignalPipe:
 
     def catch(self, signums: Iterable[int]) -> None:
         """Have these become values; unblocks them: what was held back comes now."""
-        caught = set()
         for signum in signums:
             # Some real-time signals belong to the C library, which refuses.
             with contextlib.suppress(OSError, ValueError):
                 signal.signal(signum, self._note)
                 # A system call of ours that is interrupted goes on by itself.
                 signal.siginterrupt(signum, False)
-                caught.add(signum)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, caught)
+                self._caught.add(signum)
+        _one_at_a_time(self._caught)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._caught)
 
     def close(self) -> None:
         """Stop. The handlers stay, without effect: our exit is not to be cut short any more."""
@@ -59,9 +61,39 @@ class SignalPipe:
             while part := os.read(self._read_fd, 4096):
                 came += part
         for signum in came:
-            self._post(signum)
+            if signum in self._caught:
+                self._post(signum)
         if len(came) >= _CAPACITY:
             # Full: later ones left no byte, but their handler ran.
             for signum in sorted(self._noted.difference(came)):
                 self._post(signum)
         self._noted.clear()
+
+
+def _one_at_a_time(signums: Iterable[int]) -> None:
+    """Hold all other signals back while the C handler of one of ``signums`` runs.
+
+    Python installs its handlers with an empty ``sa_mask`` and cannot be asked for another. Where
+    several signals are pending, the kernel then starts the handler of the first and interrupts it,
+    before its first instruction, with that of the next: they run in reverse, and a SIGTERM came to
+    the script before the SIGUSR1 that was sent earlier. ``struct sigaction`` begins with the
+    handler and the mask, 128 bytes of which the kernel fills 8, in glibc and musl alike; what looks
+    different is left alone.
+    """
+    import ctypes  # noqa: PLC0415  # loaded by then: see prctl.py
+
+    class Sigaction(ctypes.Structure):
+        _fields_ = (
+            ("handler", ctypes.c_void_p),
+            ("mask", ctypes.c_ubyte * 128),
+            ("rest", ctypes.c_ubyte * 128),
+        )
+
+    sigaction = getattr(ctypes.CDLL(None), "sigaction", None)
+    if sigaction is None:
+        return
+    for signum in signums:
+        action = Sigaction()
+        if sigaction(signum, None, ctypes.byref(action)) == 0 and not any(action.mask[:8]):
+            ctypes.memset(action.mask, 0xFF, len(action.mask))
+            sigaction(signum, ctypes.byref(action), None)

@@ -66,7 +66,6 @@ class ProcessRow(TypedDict):
     rss_bytes: int | None
     output_bytes: int
     """Bytes read from stdout and stderr so far."""
-    restarts: NotRequired[int]
 
 
 class HostRow(TypedDict):
@@ -76,7 +75,8 @@ class HostRow(TypedDict):
     phase: str | None
     """What it last reported, a `Phase`; None before."""
     state: str
-    """A `liveness.MemberState`, or ``self``."""
+    """A `liveness.MemberState`, on a member for its master a `liveness.MasterState`, or
+    ``self``."""
     last_seen_s: float | None
     """Seconds since its last sign of life."""
 
@@ -107,6 +107,12 @@ class Snapshot(TypedDict):
     """As `protocol.encode_cause` gives it."""
     verdict: dict[str, object] | None
     """As `protocol.encode_verdict` gives it."""
+    waiting: NotRequired[dict[str, str]]
+    """While joining: the hosts that are missing, and why."""
+    tolerated: NotRequired[list[dict[str, object]]]
+    """Failures that the failure policy let pass, as ``cause``."""
+    also: NotRequired[list[dict[str, object]]]
+    """Further failures, which are not the cause, as ``cause``."""
     timeline: list[dict[str, object]]
     """``{"at": seconds since the epoch, "event": name, …}``, oldest first, bounded."""
     probe_latency_s: NotRequired[float | None]
@@ -495,7 +501,9 @@ class StatusServer:
         self._limits = limits or Limits()
         self._resolver = resolver or Resolver()
         self._feed = EventFeed(max_clients=self._limits.event_readers)
-        self._tick_s = min(0.5, lease_s / 8)
+        # Without members to watch there are only connections to sweep.
+        idle_s = min(2.0, self._limits.header_timeout_s / 2)
+        self._tick_s = idle_s if board is None else min(1.0, lease_s / 8)
         self._clock = ActiveClock(time.monotonic(), max_step_s=4 * self._tick_s)
         self._watch = MemberWatch(
             self._members,
@@ -509,6 +517,8 @@ class StatusServer:
             resolver=self._resolver,
             now=time.monotonic,
         )
+        self._tokenless: set[str] = set()
+        """Members from whose addresses somebody spoke in their names with a wrong token."""
         self._connections: set[_Connection] = set()
         self._strangers = 0
         self._bucket = _Bucket(self._limits.stranger_requests_per_s, self._limits.stranger_burst)
@@ -630,13 +640,15 @@ class StatusServer:
     async def explain(self, hosts: Iterable[str], *, timeout_s: float = 2.0) -> dict[str, str]:
         """Say why members have not joined, by knocking once at the door of each.
 
-        ``DNS``, ``no answer on 2224``, ``2224 refused`` or ``answers on 2224, has not reported``;
-        after twice ``timeout_s`` for every 64 hosts at most.
+        ``DNS``, ``no answer on 2224``, ``2224 refused``, ``answers on 2224, has not reported`` or
+        ``comes without the job's token``; after twice ``timeout_s`` for every 64 hosts at most.
         """
         members = [self._members[host] for host in hosts if host in self._members]
         turns = asyncio.Semaphore(64)
 
         async def reason(member: Member) -> str:
+            if member.host in self._tokenless:
+                return "comes without the job's token"
             async with turns:
                 found = await self._knock(member, timeout_s)
             match found.knock:
@@ -661,6 +673,7 @@ class StatusServer:
 
     def _signed(self, host: str, connection: _Connection) -> None:
         connection.host = host
+        self._tokenless.discard(host)
         if not connection.trusted and connection in self._connections:
             connection.trusted = True
             self._strangers -= 1
@@ -1024,6 +1037,8 @@ class StatusServer:
         if self._token is not None:
             given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
             if not hmac.compare_digest(given, b"Bearer " + self._token):
+                if host in self._members and _connection(request).trusted:
+                    self._tokenless.add(host)
                 raise _Refused(401, "a valid token is needed")
         # One answer for an unknown name and a wrong address: strangers learn no names.
         if host not in self._book or not await self._book.owns(host, _connection(request).address):

@@ -142,8 +142,16 @@ def table(status: Mapping[str, Any]) -> RenderableType:
     if verdict:
         parts.append(Text(f"verdict: {_plain(verdict.get('outcome'))}"))
     if cause:
-        who = " ".join(_plain(cause.get(key)) for key in ("host", "process") if cause.get(key))
-        parts.append(Text(f"cause: {who}: {_plain(cause.get('message'))}", style="red"))
+        parts.append(Text(f"cause: {_who(cause)}: {_plain(cause.get('message'))}", style="red"))
+    waiting = _mapping(status.get("waiting"))
+    if waiting:
+        who = ", ".join(f"{_plain(host)} ({_plain(why)})" for host, why in waiting.items())
+        parts.append(Text(f"waiting for {who}", style="yellow"))
+    parts += [
+        Text(f"{word}: {_who(other)}: {_plain(other.get('message'))}")
+        for word in ("tolerated", "also")
+        for other in _mappings(status.get(word))
+    ]
     parts += [
         Text(""),
         grid(
@@ -203,6 +211,10 @@ def size(count: object) -> str:
 def _ago(seconds: object) -> str:
     text = duration(seconds)
     return f"{text} ago" if text else ""
+
+
+def _who(cause: Mapping[str, Any]) -> str:
+    return " ".join(_plain(cause.get(key)) for key in ("host", "process") if cause.get(key))
 
 
 def _plain(value: object) -> str:

@@ -290,6 +290,30 @@ def test_the_shares_of_a_stop_follow_the_limit() -> None:
     assert "SUPERVISOR_STOP_GRACE_S" in str(faults[0])
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("SUCCESS_POLICY", "0", "a share of the scripts"),
+        ("SUCCESS_POLICY", "1.5", "a share of the scripts"),
+        ("SUCCESS_POLICY", "nan", "a share of the scripts"),
+        ("FAILURE_POLICY", "tolerate", "tolerate:N"),
+        ("FAILURE_POLICY", "tolerate:-1", "tolerate:N"),
+        ("FAILURE_POLICY", "fail-fast:1", "tolerate:N"),
+        ("MASTER_LEASE_S", "0", "1 or more"),
+        ("MASTER_REFUSED_COUNT", "0", "from 1 to 1000"),
+        ("POLL_WAIT_S", "20", "half of SUPERVISOR_MASTER_LEASE_S, 15"),
+    ],
+)
+def test_windows_and_policies_that_make_no_sense(name: str, text: str, expected: str) -> None:
+    assert expected in refusal(environ={"PATH": "/bin", f"SUPERVISOR_{name}": text})
+
+
+def test_the_long_poll_is_a_quarter_of_the_lease_and_at_most_half_a_minute() -> None:
+    for lease, wait_s in (("30", 7.5), ("200", 30)):
+        settings, faults = parse_settings({"master_lease_s": lease}, {}, {})
+        assert (settings.poll_wait_s, faults) == (wait_s, [])
+
+
 def test_every_setting_has_a_default_that_parses_and_words() -> None:
     settings, faults = parse_settings({}, {}, {})
     assert not faults

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -32,12 +34,17 @@ from supervisor.events import (
     Published,
     Record,
     Report,
+    Resume,
+    Say,
     Send,
     Signalled,
     Start,
+    Started,
     StartFailed,
+    Suspend,
+    Waiting,
 )
-from supervisor.lifecycle import Life, Process, Setup, State, initial, step
+from supervisor.lifecycle import Life, Process, Rung, Setup, State, initial, step
 from supervisor.model import Cause, CauseKind, ExitStatus, JobState, Outcome, Phase, Verdict
 from supervisor.outcome import host_exit_code, outcome_of
 from supervisor.plan import Budgets, SuccessPolicy
@@ -77,6 +84,22 @@ def member() -> State:
     return initial(setup, (Process("ps", True), Process("worker", False)))
 
 
+def with_policy(state: State, **changes: Any) -> State:
+    """The same host with other policies; ``straggler_s`` and ``evaluator_grace_s`` are budgets."""
+    budgets = {
+        name: changes.pop(name) for name in ("straggler_s", "evaluator_grace_s") if name in changes
+    }
+    setup = replace(state.setup, budgets=replace(state.setup.budgets, **budgets), **changes)
+    return initial(setup, state.processes)
+
+
+def evaluator() -> State:
+    hosts = ("algo-1", "algo-2", "algo-3")
+    budgets = replace(BUDGETS, evaluator_grace_s=60)
+    setup = Setup("algo-3", "algo-1", hosts, SuccessPolicy.CHIEF, True, budgets, evaluator="algo-3")
+    return initial(setup, (Process("evaluator", False),))
+
+
 def play(state: State, events: Iterable[Event]) -> tuple[State, list[Action]]:
     """Feed all events; the actions of the last one."""
     actions: tuple[Action, ...] = ()
@@ -101,10 +124,11 @@ def joined(host: str, phase: Phase = Phase.JOINING, **more: object) -> MemberRep
     )
 
 
-def test_hosts_that_run_servers_alone_are_not_waited_for() -> None:
+@pytest.mark.parametrize("policy", [SuccessPolicy.ALL, SuccessPolicy.SHARE])
+def test_hosts_that_run_servers_alone_are_not_waited_for(policy: SuccessPolicy) -> None:
     """Every script must end for the job to succeed, and there is one only on two of the hosts."""
     hosts = ("algo-1", "algo-2", "algo-3")
-    setup = Setup("algo-1", "algo-1", hosts, SuccessPolicy.ALL, True, BUDGETS, ("algo-3",))
+    setup = Setup("algo-1", "algo-1", hosts, policy, True, BUDGETS, scriptless=("algo-3",))
     state = initial(setup, (Process("chief", False),))
     state, _ = play(state, [*RUNNING_MASTER, Exited("chief", OK, 1.0)])
     assert state.phase is Phase.RUNNING
@@ -254,6 +278,87 @@ def test_a_second_stop_signal_kills() -> None:
     assert essentials(actions) == [KillTree("ps"), KillTree("chief")]
 
 
+def test_an_echo_of_a_stop_signal_is_no_second_one() -> None:
+    """timeout(1) signals its command and then the group: the script lost its grace to that."""
+    state, _ = play(alone(), [*RUNNING_ALONE, Signalled(15, 1.0)])
+    state, actions = play(state, [Signalled(15, 1.001), Signalled(15, 1.04)])
+    assert (state.phase, actions, state.stop_signals) == (Phase.DRAINING, [], 1)
+    _, actions = play(state, [Signalled(2, 1.041)])
+    assert essentials(actions) == [KillTree("chief")], "another signal is another wish"
+    state, actions = play(state, [Signalled(15, 1.2)])
+    assert essentials(actions) == [KillTree("chief")]
+
+
+def test_the_time_that_is_left_is_said_at_each_stop_signal() -> None:
+    state, first = play(alone(), [*RUNNING_ALONE, Signalled(15, 100.0)])
+    _, second = play(state, [Signalled(15, 130.0)])
+    said = [a for a in (*first, *second) if isinstance(a, Say) and a.event == "signal.received"]
+    assert [dict(say.fields)["left_s"] for say in said] == [120.0, 90.0]
+
+
+def test_a_second_stop_signal_while_holding_for_the_chief_kills() -> None:
+    state, _ = play(member(), [*RUNNING_MEMBER, Signalled(15, 1.0)])
+    assert state.rung is Rung.HOLD
+    state, actions = play(state, [Signalled(15, 2.0)])
+    assert essentials(actions) == [KillTree("ps"), KillTree("worker")]
+    assert (Deadline.HOLD in state.armed, Deadline.KILL in state.armed) == (False, True)
+    state, _ = play(state, [Exited("worker", KILLED, 3.0), Exited("ps", KILLED, 3.0)])
+    assert state.phase is Phase.PUBLISHING
+
+
+def test_a_second_stop_signal_while_publishing_leaves_at_once() -> None:
+    finished = [*RUNNING_MASTER, Exited("chief", OK, 1.0), Exited("ps", TERMED, 2.0)]
+    state, _ = play(master(), [*finished, Signalled(15, 3.0)])
+    assert state.phase is Phase.PUBLISHING, "the first only counts the time"
+    assert Deadline.LIMIT in state.armed
+    state, actions = play(state, [Signalled(15, 4.0)])
+    assert (state.phase, essentials(actions)) == (Phase.DONE, [Record()])
+
+
+def test_a_stop_between_the_order_to_start_and_the_start() -> None:
+    """The signal must not miss a process whose start was ordered and not yet confirmed."""
+    state, actions = play(alone(), [Prepared(), Signalled(15, 1.0), Started("chief", 7)])
+    assert state.phase is Phase.DRAINING
+    _, actions = play(alone(), [Prepared(), Signalled(15, 1.0)])
+    assert Send("chief", signal.SIGTERM) in actions
+    failed = StartFailed("chief", 127, "no such file: ./train", 2.0)
+    state, _ = play(state, [failed, Published(None)])
+    assert state.phase is Phase.DONE
+    assert state.cause is not None
+    assert state.cause.kind is CauseKind.STOP_REQUESTED
+
+
+def test_what_is_suspended_is_resumed_for_its_end() -> None:
+    """A leader that saves a checkpoint waits for its helpers; the chief for this host's servers."""
+    for first, running, names in (
+        (alone(), RUNNING_ALONE, ["chief"]),
+        (member(), RUNNING_MEMBER, ["ps", "worker"]),
+    ):
+        state, actions = play(first, [*running, Signalled(signal.SIGTSTP, 1.0)])
+        assert actions == [Suspend(name) for name in names]
+        state, actions = play(state, [Signalled(signal.SIGTERM, 2.0)])
+        resumed = [a for a in actions if isinstance(a, Resume | Send)]
+        assert resumed[: len(names)] == [Resume(name) for name in names]
+        state, actions = play(state, [Signalled(signal.SIGTSTP, 3.0)])
+        assert actions == [], "there is no time for a pause on the way down"
+        state, actions = play(state, [Signalled(signal.SIGCONT, 3.0)])
+        assert actions == [Resume(name) for name in names]
+
+
+def test_what_is_not_running_yet_is_not_suspended() -> None:
+    state, actions = play(alone(), [Signalled(signal.SIGTSTP, 1.0)])
+    assert actions == []
+    state, actions = play(state, [Prepared(), Signalled(signal.SIGTERM, 2.0)])
+    assert not [a for a in actions if isinstance(a, Resume)]
+
+
+def test_the_last_words_of_a_stopped_script_are_kept() -> None:
+    saved = Exited("chief", ExitStatus(code=42), 2.0, "checkpoint saved; exit 42")
+    state, _ = play(alone(), [*RUNNING_ALONE, Signalled(15, 1.0), saved, Published(None)])
+    assert state.processes[0].message == "checkpoint saved; exit 42"
+    assert _code(state) == 42
+
+
 @pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH])
 def test_other_signals_are_passed_on_and_stop_nothing(signum: int) -> None:
     state, actions = play(member(), [*RUNNING_MEMBER, Signalled(signum, 1.0)])
@@ -289,6 +394,197 @@ def test_joining_times_out_naming_who_is_missing() -> None:
     assert "algo-2" in state.cause.message
     assert "algo-3" not in state.cause.message
     assert not [action for action in actions if isinstance(action, Start)]
+
+
+def test_the_master_tells_members_who_is_missing() -> None:
+    _, actions = play(master(), [Prepared(), joined("algo-2")])
+    assert essentials(actions) == [Announce(JobState.JOINING, missing=("algo-3",))]
+
+
+def test_joining_says_why_a_host_is_missing_and_so_does_the_error() -> None:
+    reasons = Waiting((("algo-2", "DNS"), ("algo-3", "no answer on 2224")))
+    state, actions = play(master(), [Prepared(), reasons])
+    assert said(actions) == {"joining.waiting": "algo-2 (DNS), algo-3 (no answer on 2224)"}
+    state, _ = play(state, [joined("algo-2"), Expired(Deadline.JOIN, 900.0)])
+    assert state.cause is not None
+    assert (
+        state.cause.message == "joining timed out after 900 s, waiting for algo-3 "
+        "(no answer on 2224)"
+    )
+    below, _ = play(member(), [Prepared(), Waiting((("algo-1", "refuses the token"),))])
+    below, _ = play(below, [Expired(Deadline.JOIN, 900.0)])
+    assert below.cause is not None
+    assert below.cause.message.endswith("waiting for algo-1 (refuses the token)")
+    assert play(below, [reasons])[0] == below, "nobody is waited for any more"
+
+
+def test_a_thousand_missing_hosts_make_one_line() -> None:
+    hosts = tuple(f"algo-{number}" for number in range(1, 1001))
+    state = with_policy(master(), hosts=hosts)
+    state, _ = play(state, [Prepared(), Expired(Deadline.JOIN, 900.0)])
+    assert state.cause is not None
+    assert state.cause.message.endswith("algo-11 (not heard from) and 989 more")
+
+
+def test_a_share_of_all_scripts_is_enough() -> None:
+    state = with_policy(master(SuccessPolicy.SHARE), success_share=0.5)
+    state, _ = play(state, [*RUNNING_MASTER, joined("algo-2", script_ended=True)])
+    assert state.phase is Phase.RUNNING, "1 of 3 is less than a half"
+    state, actions = play(state, [joined("algo-3", script_ended=True)])
+    assert Send("chief", signal.SIGTERM) in actions, "what still runs is stopped"
+    assert state.cause is not None
+    assert state.cause.message == "2 of 3 scripts ended with 0"
+    state, _ = play(state, [Exited("chief", TERMED, 2.0), Exited("ps", TERMED, 2.0)])
+    state, _ = play(state, [Published(None), *DOWN])
+    assert _code(state) == 0
+
+
+def test_stragglers_are_stopped_and_the_job_has_succeeded() -> None:
+    state = with_policy(master(SuccessPolicy.ALL), straggler_s=60)
+    state, actions = play(state, [*RUNNING_MASTER, joined("algo-2", script_ended=True)])
+    assert Deadline.STRAGGLER not in state.armed
+    state, actions = play(state, [Exited("chief", OK, 1.0)])
+    assert Arm(Deadline.STRAGGLER, 60) in actions
+    state, actions = play(state, [Expired(Deadline.STRAGGLER, 61.0)])
+    assert state.cause is not None
+    assert state.cause.kind is CauseKind.FINISHED
+    assert state.cause.message == "finished, exit 0; not waited for after 60 s: algo-3"
+
+
+WORKER_FAILED = Cause(CauseKind.SCRIPT_FAILED, "algo-2", "ValueError: boom", "worker", ONE)
+
+
+def test_a_tolerated_worker_keeps_its_server_and_leaves_the_end_to_the_master() -> None:
+    state = with_policy(member(), tolerated_failures=1)
+    state, actions = play(state, [*RUNNING_MEMBER, Exited("worker", ONE, 1.0, "ValueError: boom")])
+    assert (state.phase, essentials(actions)) == (Phase.RUNNING, [])
+    cause = state.tolerated[0]
+    assert Report(Phase.RUNNING, False, cause) in actions
+    finished = Cause(CauseKind.FINISHED, "algo-1", "finished, exit 0", "chief", OK)
+    ended = JobChanged(JobState.ENDED, Verdict(Outcome.SUCCEEDED, finished, 0))
+    state, actions = play(state, [ended])
+    assert essentials(actions) == [Send("ps", signal.SIGTERM)]
+    assert _code(state) == 0, "a platform fails the whole job for one exit that is not 0"
+
+    with_server = play(with_policy(member(), tolerated_failures=1), RUNNING_MEMBER)[0]
+    state, _ = play(with_server, [Exited("ps", KILLED, 1.0)])
+    assert state.phase is Phase.DRAINING, "a parameter server is never tolerated"
+
+
+def test_as_many_workers_as_the_policy_says_may_fail() -> None:
+    state = with_policy(master(), tolerated_failures=1)
+    report = joined("algo-2", Phase.RUNNING, cause=WORKER_FAILED)
+    state, actions = play(state, [*RUNNING_MASTER, report])
+    assert state.phase is Phase.RUNNING
+    assert said(actions)["failure.tolerated"] == "algo-2"
+    state, _ = play(state, [report])
+    assert state.tolerated == (WORKER_FAILED,), "told twice is one failure"
+    second = replace(WORKER_FAILED, host="algo-3", message="ValueError: bang")
+    failed, _ = play(state, [joined("algo-3", Phase.RUNNING, cause=second)])
+    assert failed.cause == second
+    for fatal in (
+        Exited("chief", ONE, 2.0),
+        Exited("ps", KILLED, 2.0),
+        joined("algo-2", cause=replace(WORKER_FAILED, kind=CauseKind.ESSENTIAL_DIED, process="ps")),
+        MemberLost("algo-2", "silent", 2.0),
+    ):
+        ended, _ = play(state, [fatal])
+        assert ended.phase is Phase.DRAINING, fatal
+
+
+def test_a_lost_host_is_tolerated_where_it_took_no_parameter_server_with_it() -> None:
+    state = with_policy(master(SuccessPolicy.ALL), tolerated_failures=1)
+    state, _ = play(state, [*RUNNING_MASTER, MemberLost("algo-3", "silent", 2.0)])
+    assert state.phase is Phase.RUNNING
+    state, _ = play(state, [Exited("chief", OK, 3.0), joined("algo-2", script_ended=True)])
+    assert state.cause is not None
+    assert state.cause.kind is CauseKind.FINISHED, "all that are left have ended with 0"
+
+
+def test_a_failure_that_puts_the_share_out_of_reach_is_not_tolerated() -> None:
+    state = with_policy(master(SuccessPolicy.SHARE), success_share=0.9, tolerated_failures=2)
+    state, _ = play(state, [*RUNNING_MASTER, joined("algo-2", Phase.RUNNING, cause=WORKER_FAILED)])
+    assert state.cause == WORKER_FAILED
+
+
+VICTIM = "UnavailableError: Socket closed (train.py:9); exit 1 after 9 s"
+
+
+def test_the_lost_host_is_named_and_not_the_chief_that_died_of_it() -> None:
+    state, actions = play(master(), [*RUNNING_MASTER, Exited("chief", ONE, 1.0, VICTIM)])
+    assert state.phase is Phase.RUNNING
+    assert [type(action) for action in actions if isinstance(action, Arm)] == [Arm]
+    lost, _ = play(state, [MemberLost("algo-3", "crashed: refused", 2.1)])
+    assert lost.cause is not None
+    assert (lost.cause.kind, lost.cause.host) == (CauseKind.MEMBER_LOST, "algo-3")
+    assert [cause.message for cause in lost.also] == [VICTIM]
+    killed = replace(WORKER_FAILED, kind=CauseKind.ESSENTIAL_DIED, process="ps")
+    died, _ = play(state, [joined("algo-2", Phase.DRAINING, cause=killed)])
+    assert died.cause == killed
+    alone_in_it, _ = play(state, [Expired(Deadline.SETTLE, 3.0)])
+    assert alone_in_it.cause is not None
+    assert alone_in_it.cause.message == VICTIM
+    assert alone_in_it.also == ()
+
+
+def test_a_worker_that_dies_of_the_chiefs_end_does_not_fail_the_job() -> None:
+    state, actions = play(member(), [*RUNNING_MEMBER, Exited("worker", ONE, 1.0, VICTIM)])
+    assert state.phase is Phase.RUNNING
+    suspect = state.suspect
+    assert suspect is not None
+    assert Report(Phase.RUNNING, False, suspect) in actions
+    above, _ = play(master(), [*RUNNING_MASTER, joined("algo-2", Phase.RUNNING, cause=suspect)])
+    assert above.phase is Phase.RUNNING
+    above, _ = play(above, [Exited("chief", OK, 1.1)])
+    assert above.verdict is not None
+    assert above.verdict.outcome is Outcome.SUCCEEDED
+    state, _ = play(state, [JobChanged(JobState.ENDED, above.verdict)])
+    assert state.cause == above.cause
+    crashed, _ = play(member(), [*RUNNING_MEMBER, Exited("worker", ONE, 1.0, VICTIM)])
+    crashed, _ = play(crashed, [MasterLost("crashed", "refused", 2.0)])
+    assert crashed.cause is not None
+    assert crashed.cause.kind is CauseKind.MASTER_LOST
+
+
+def test_later_failures_are_noted_beside_the_cause() -> None:
+    state, _ = play(master(), [*RUNNING_MASTER, Exited("chief", ONE, 1.0, "ValueError: boom")])
+    state, actions = play(state, [joined("algo-2", Phase.DRAINING, cause=WORKER_FAILED)])
+    assert state.also == (WORKER_FAILED,)
+    assert "failure.also" in said(actions)
+    assert state.cause != WORKER_FAILED
+
+
+SUCCESS = Verdict(
+    Outcome.SUCCEEDED, Cause(CauseKind.FINISHED, "algo-1", "finished, exit 0", "chief", OK), 0
+)
+
+
+def test_the_evaluator_may_finish_after_the_verdict() -> None:
+    running, _ = play(evaluator(), RUNNING_MEMBER)
+    state, actions = play(running, [JobChanged(JobState.ENDED, SUCCESS)])
+    assert (state.phase, essentials(actions)) == (Phase.DRAINING, [])
+    assert Arm(Deadline.HOLD, 60) in actions
+    assert Arm(Deadline.LIMIT, 160) in actions
+    done, actions = play(state, [Exited("evaluator", OK, 9.0)])
+    assert essentials(actions) == [Publish()]
+    late, actions = play(state, [Expired(Deadline.HOLD, 61.0)])
+    assert essentials(actions) == [Send("evaluator", signal.SIGTERM)]
+    stopped, actions = play(state, [Signalled(15, 5.0)])
+    assert essentials(actions) == [Send("evaluator", signal.SIGTERM)]
+    assert Arm(Deadline.LIMIT, 100) in actions
+    for state in (done, late, stopped):
+        assert state.cause == SUCCESS.cause
+    failed = replace(SUCCESS, outcome=Outcome.FAILED, cause=WORKER_FAILED)
+    state, actions = play(running, [JobChanged(JobState.ENDED, failed)])
+    assert essentials(actions) == [Send("evaluator", signal.SIGTERM)]
+
+
+def test_nobody_waits_for_the_evaluators_script_and_the_master_serves_it_longer() -> None:
+    state = with_policy(master(SuccessPolicy.ALL), evaluator="algo-3", evaluator_grace_s=60)
+    state, _ = play(state, [*RUNNING_MASTER, joined("algo-2", script_ended=True)])
+    state, actions = play(state, [Exited("chief", OK, 1.0)])
+    assert state.job is JobState.ENDED
+    assert Arm(Deadline.ACK, 90) in actions
 
 
 def test_a_stop_before_anything_runs_starts_nothing() -> None:
@@ -341,6 +637,15 @@ def test_publishing_has_a_bound_of_its_own() -> None:
     assert _code(state) == 87
 
 
+def said(actions: Iterable[Action]) -> dict[str, object]:
+    """The log lines: event → the value of its first field."""
+    return {
+        action.event: action.fields[0][1] if action.fields else None
+        for action in actions
+        if isinstance(action, Say)
+    }
+
+
 def _code(state: State) -> int:
     assert state.cause is not None
     verdict = state.verdict or Verdict(outcome_of(state.cause), state.cause)
@@ -359,6 +664,8 @@ _statuses = st.sampled_from([OK, ONE, TERMED, KILLED, ExitStatus(code=42)])
 _causes = st.sampled_from(
     [
         Cause(CauseKind.SCRIPT_FAILED, "algo-3", "boom", "worker", ONE),
+        Cause(CauseKind.SCRIPT_FAILED, "algo-2", VICTIM, "worker", ONE),
+        Cause(CauseKind.ESSENTIAL_DIED, "algo-2", "killed", "ps", KILLED),
         Cause(CauseKind.STOP_REQUESTED, "algo-3", "received SIGTERM"),
         Cause(CauseKind.FINISHED, "algo-1", "finished, exit 0", "chief", OK),
     ]
@@ -370,7 +677,11 @@ _others = st.sampled_from(["algo-2", "algo-3", "stranger"])
 _free = st.one_of(
     st.just(Prepared()),
     st.just(PrepareFailed("no space", 1.0)),
-    st.builds(Signalled, st.sampled_from([1, 2, 3, 10, 12, 15, 18, 28]), st.just(1.0)),
+    st.builds(
+        Signalled,
+        st.sampled_from([1, 2, 3, 10, 12, 15, 18, 20, 28]),
+        st.sampled_from([1.0, 1.01, 9.0]),
+    ),
     st.builds(
         MemberReported, _others, st.sampled_from(list(Phase)), st.booleans(), st.none() | _causes
     ),
@@ -380,6 +691,20 @@ _free = st.one_of(
     st.builds(MasterLost, st.sampled_from(["crashed", "unreachable"]), st.just("x"), st.just(1.0)),
     st.builds(MasterEnded, st.just("x"), st.just(1.0)),
     st.builds(Broke, st.just("bug"), st.just(1.0)),
+    st.just(Waiting((("algo-3", "DNS"),))),
+)
+_lives = st.sampled_from(
+    [
+        alone(),
+        master(),
+        master(SuccessPolicy.ALL),
+        with_policy(master(SuccessPolicy.ALL), straggler_s=60, tolerated_failures=1),
+        with_policy(master(SuccessPolicy.SHARE), success_share=0.6, tolerated_failures=2),
+        with_policy(master(), evaluator="algo-3", evaluator_grace_s=60, tolerated_failures=1),
+        member(),
+        with_policy(member(), tolerated_failures=1),
+        evaluator(),
+    ]
 )
 
 
@@ -390,7 +715,8 @@ def _possible(state: State, draw: st.DataObject) -> Event:
     if state.alive:
         names = st.sampled_from([process.name for process in state.alive])
         left = st.sampled_from([(), (), (4711,)])
-        choices.append(st.builds(Exited, names, _statuses, st.just(2.0), left=left))
+        words = st.sampled_from(["", VICTIM])
+        choices.append(st.builds(Exited, names, _statuses, st.just(2.0), words, left=left))
     if state.armed:
         choices.append(st.builds(Expired, st.sampled_from(sorted(state.armed)), st.just(3.0)))
     if state.phase is Phase.PUBLISHING:
@@ -400,7 +726,7 @@ def _possible(state: State, draw: st.DataObject) -> Event:
 
 
 @settings(max_examples=600, deadline=None)
-@given(st.sampled_from([alone(), master(), master(SuccessPolicy.ALL), member()]), st.data())
+@given(_lives, st.data())
 def test_what_holds_whatever_comes(state: State, draw: st.DataObject) -> None:
     published = 0
     for _ in range(draw.draw(st.integers(1, 25))):
@@ -438,7 +764,7 @@ def test_what_holds_whatever_comes(state: State, draw: st.DataObject) -> None:
 
 
 @settings(max_examples=400, deadline=None)
-@given(st.sampled_from([alone(), master(), master(SuccessPolicy.ALL), member()]), st.data())
+@given(_lives, st.data())
 def test_once_draining_the_timers_alone_lead_to_the_end(state: State, draw: st.DataObject) -> None:
     """No state waits only for an event that cannot come: if nobody ever answers again, no process
     ever ends and nothing is ever published, the armed deadlines still reach ``done``."""

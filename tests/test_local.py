@@ -7,11 +7,13 @@ import json
 import os
 import pathlib
 import signal
+import subprocess
 import time
+import urllib.request
 
 import pytest
 
-from tests.helpers.job import Job
+from tests.helpers.job import COMMAND, Job, environment
 
 HOSTS = ("algo-1", "algo-2", "algo-3")
 QUICK = {
@@ -93,6 +95,139 @@ def test_a_job_that_succeeds(tmp_path: pathlib.Path, script: str) -> None:
         table = job.output.partition("HOST")[2]
         for word in ("algo-3", "chief", "finished, exit 0", "logs", str(job.run_dir)):
             assert word in table
+
+
+def test_a_worker_that_fails_may_be_tolerated(tmp_path: pathlib.Path, script: str) -> None:
+    """Its parameter server stays, the job succeeds, and what was tolerated is said."""
+    parts = ("algo-1=late", "algo-2=fail")
+    arguments = ("--strategy", "ps", "--failure-policy", "tolerate:1", script)
+    with Job(tmp_path / "run", *arguments, *parts, **QUICK) as job:
+        assert job.wait() == 0
+        assert job.exit_codes(*HOSTS) == [0, 0, 0]
+        for host in HOSTS[:2]:
+            (failed,) = job.report(host)["tolerated"]
+            assert failed["host"] == "algo-2"
+            assert "ValueError: loss is NaN" in failed["message"]
+            events = [entry["event"] for entry in job.report(host)["timeline"]]
+            assert "failure.tolerated" in events
+        server, worker = job.report("algo-2")["processes"]
+        assert worker["exit_code"] == 1
+        assert server["ended_at"] - worker["ended_at"] > 1.0
+        assert job.failure("algo-2") is None
+
+
+def test_one_failure_more_than_is_tolerated_ends_the_job(
+    tmp_path: pathlib.Path, script: str
+) -> None:
+    arguments = ("--strategy", "none", "--failure-policy", "tolerate:1", script)
+    with Job(tmp_path / "run", *arguments, "algo-2=fail", "algo-3=fail", **QUICK) as job:
+        assert job.wait() == 1
+        assert sorted(job.exit_codes(*HOSTS)) == [1, 84, 84]
+        for host in HOSTS:
+            assert "ValueError: loss is NaN" in (job.failure(host) or "")
+
+
+def test_a_share_of_the_scripts_may_be_enough(tmp_path: pathlib.Path, script: str) -> None:
+    arguments = ("--strategy", "none", "--success-policy", "0.6", script)
+    with Job(tmp_path / "run", *arguments, "algo-2=end", "algo-3=end", **QUICK) as job:
+        assert job.wait() == 0
+        report = job.report("algo-1")
+        assert report["cause"]["message"] == "2 of 3 scripts ended with 0"
+        assert report["processes"][0]["stopped_by_us"]
+
+
+def test_stragglers_are_stopped_after_a_while(tmp_path: pathlib.Path, script: str) -> None:
+    arguments = ("--strategy", "none", "--straggler-timeout-s", "2", script)
+    with Job(tmp_path / "run", *arguments, "algo-1=end", "algo-2=end", **QUICK) as job:
+        assert job.wait() == 0
+        cause = job.report("algo-3")["cause"]
+        assert cause["message"] == "finished, exit 0; not waited for after 2 s: algo-3"
+
+
+def test_an_evaluator_ends_its_work_after_the_verdict(tmp_path: pathlib.Path, script: str) -> None:
+    arguments = ("--strategy", "mwms", "--evaluator", "last", script)
+    parts = ("algo-1=end", "algo-2=end", "algo-3=late")
+    with Job(tmp_path / "run", *arguments, *parts, **QUICK) as job:
+        assert job.wait() == 0
+        (evaluator,) = job.report("algo-3")["processes"]
+        assert (evaluator["name"], evaluator["exit_code"]) == ("evaluator", 0)
+        assert not evaluator["stopped_by_us"]
+        master = job.report("algo-1")
+        assert evaluator["ended_at"] - master["processes"][0]["ended_at"] > 1.0
+        assert master["phases"][-1]["at"] >= evaluator["ended_at"], "the master waited for it"
+
+
+VICTIM = """
+import os, socket, sys, time
+if os.environ["SM_CURRENT_HOST"] == "algo-2":
+    time.sleep(60)
+print("ready", flush=True)
+while True:
+    # Somebody tells it that its peer is gone, as gRPC would.
+    if os.path.exists(sys.argv[1]):
+        raise ConnectionResetError(104, "Connection reset by peer")
+    time.sleep(0.02)
+"""
+
+
+def test_the_lost_host_is_blamed_and_not_the_scripts_that_died_of_it(
+    tmp_path: pathlib.Path,
+) -> None:
+    path = tmp_path / "code" / "script.py"
+    path.parent.mkdir()
+    path.write_text(VICTIM)
+    gone = tmp_path / "gone"
+    with Job(tmp_path / "run", "--strategy", "mwms", str(path), str(gone), **QUICK) as job:
+        for host in ("algo-1", "algo-3"):
+            job.wait_for(rf"{host} \w+ │ ready")
+        os.kill(job.supervisor_of("algo-2"), signal.SIGKILL)
+        gone.touch()
+        assert job.wait() == 84
+        for host in ("algo-1", "algo-3"):
+            assert (job.failure(host) or "").startswith(
+                "stopped because algo-2 failed: lost: crashed"
+            )
+        also = [cause["message"] for cause in job.report("algo-1")["also"]]
+        assert any("ConnectionResetError" in message for message in also)
+
+
+def test_what_a_running_job_serves(tmp_path: pathlib.Path, script: str) -> None:
+    """`supervisor status`, metrics and page of a real job: true, and without its secrets."""
+    secret = "correct-horse-battery"
+    arguments = ("--strategy", "none", script, f"api_token={secret}")
+    with Job(tmp_path / "run", *arguments, **QUICK, SUPERVISOR_TOKEN=f"my-{secret}") as job:
+        all_ready(job)
+        config = job.host_dir("algo-1") / "input" / "config" / "supervisorconfig.json"
+        places = json.loads(config.read_text())["hosts"]
+        urls = {host: f"http://127.0.0.1:{places[host]['ports']['status']}" for host in HOSTS}
+        served = {
+            (host, route): urllib.request.urlopen(f"{url}/{route}", timeout=5).read().decode()
+            for host, url in urls.items()
+            for route in ("status", "metrics", "", "livez", "readyz")
+        }
+        assert not any(secret in text for text in served.values())
+        assert "******" in served["algo-1", "status"]
+        assert 'supervisor_peers{state="up"} 2.0' in served["algo-1", "metrics"]
+        assert "supervisor_probe_latency_seconds" in served["algo-2", "metrics"]
+        assert 'supervisor_peer_silence_seconds{host="algo-1"}' in served["algo-2", "metrics"]
+
+        def ask(*words: str) -> str:
+            command = [*COMMAND, "status", *words]
+            return subprocess.run(
+                command, stdout=subprocess.PIPE, text=True, env=environment(), check=True
+            ).stdout
+
+        status = json.loads(ask("--json", urls["algo-2"]))
+        assert status["phase"] == "running"
+        assert [(row["name"], row["state"]) for row in status["hosts"]] == [
+            ("algo-2", "self"),
+            ("algo-1", "up"),
+        ]
+        table = ask(urls["algo-1"])
+        for word in ("algo-3", "chief", "running", "up"):
+            assert word in table
+        job.process.send_signal(signal.SIGTERM)
+        assert job.wait() == 143
 
 
 def test_every_host_alone_ends_when_all_have(tmp_path: pathlib.Path, script: str) -> None:

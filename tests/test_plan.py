@@ -160,6 +160,77 @@ def test_hosts_outside_a_distribution_end_alone() -> None:
     assert made.chief_endpoint is None
 
 
+def test_the_evaluator_is_kept_out_of_the_others_cluster_and_is_told_of_it() -> None:
+    environ = {"PATH": "/bin", "SUPERVISOR_EVALUATOR": "last"}
+    cluster = {
+        "chief": ["algo-1:2222"],
+        "worker": ["algo-2:2222"],
+        "ps": ["algo-1:2223", "algo-2:2223"],
+    }
+    for current, kind, names in [
+        (1, "chief", ["ps", "chief"]),
+        (2, "worker", ["ps", "worker"]),
+        (3, "evaluator", ["evaluator"]),
+    ]:
+        made = plan(PS, 3, current, environ=environ)
+        task = {"type": kind, "index": 0}
+        assert made.tf_config == {"cluster": cluster, "task": task, "environment": "cloud"}
+        assert [spec.name for spec in made.processes] == names
+        assert made.evaluator == "algo-3"
+        assert made.hosts == ("algo-1", "algo-2", "algo-3"), "it ends with the others"
+    mirrored = plan(MWMS, 3, 3, environ=environ)
+    assert mirrored.tf_config == {
+        "cluster": {"worker": ["algo-1:8890", "algo-2:8890"]},
+        "task": {"type": "evaluator", "index": 0},
+        "environment": "cloud",
+    }
+
+
+def test_an_instance_group_may_be_the_evaluator() -> None:
+    groups = [
+        {"instance_group_name": name, "instance_type": "x", "hosts": hosts}
+        for name, hosts in [("train", ["algo-1", "algo-3"]), ("watch", ["algo-2"])]
+    ]
+    resources = {
+        "current_host": "algo-3",
+        "current_group_name": "train",
+        "hosts": ["algo-1", "algo-2", "algo-3"],
+        "instance_groups": groups,
+    }
+    hyper = {**PS, "sagemaker_distribution_instance_groups": '["train", "watch"]'}
+
+    def made(evaluator: str) -> Plan:
+        environ = {"PATH": "/bin", "SUPERVISOR_EVALUATOR": evaluator}
+        return make_plan(read_contract(facts(hyper, resources, environ=environ)))
+
+    assert made("watch").evaluator == "algo-2"
+    config = made("watch").tf_config
+    assert config is not None
+    assert config["cluster"]["worker"] == ["algo-3:2222"]
+    for wrong in ("train", "nobody"):
+        with pytest.raises(ContractError, match="the groups are train, watch"):
+            made(wrong)
+
+
+@pytest.mark.parametrize(("hyper", "hosts"), [(PS, 2), (PS, 1), (MWMS, 1), (HYPER, 3)])
+def test_an_evaluator_needs_a_training_beside_it(hyper: dict[str, Any], hosts: int) -> None:
+    with pytest.raises(ContractError, match="SUPERVISOR_EVALUATOR"):
+        plan(hyper, hosts, environ={"PATH": "/bin", "SUPERVISOR_EVALUATOR": "last"})
+
+
+def test_policies_come_from_the_settings() -> None:
+    environ = {
+        "PATH": "/bin",
+        "SUPERVISOR_SUCCESS_POLICY": "0.75",
+        "SUPERVISOR_FAILURE_POLICY": "tolerate:2",
+    }
+    made = plan(PS, 4, environ=environ)
+    assert (made.success_policy, made.success_share) == (SuccessPolicy.SHARE, 0.75)
+    assert made.tolerated_failures == 2
+    plain = plan(PS, 4)
+    assert (plain.success_policy, plain.tolerated_failures) == (SuccessPolicy.CHIEF, 0)
+
+
 # --------------------------------------------------------------------------- who runs what
 
 GROUPS = [
@@ -246,6 +317,33 @@ def test_the_layout_of_parameter_servers(
 def test_a_layout_that_cannot_be_is_refused(setting: str, groups: object, message: str) -> None:
     with pytest.raises(ContractError, match=message):
         plans(PS, groups, SUPERVISOR_PS_HOSTS=setting)
+
+
+@pytest.mark.parametrize(
+    ("setting", "worker", "runs", "servers"),
+    [
+        ("all", "script", [["ps", "chief"], ["ps", "worker"], ["ps", "worker"], ["evaluator"]],
+         "123"),
+        ("members", "server", [["chief"], ["ps", "worker"], ["ps", "worker"], ["evaluator"]], "23"),
+        ("group:params", "server", [["ps"], ["chief"], ["evaluator"], ["ps"]], "14"),
+    ],
+)  # fmt: skip
+def test_the_evaluator_beside_a_layout(
+    setting: str, worker: str, runs: list[list[str]], servers: str
+) -> None:
+    environ = {
+        "SUPERVISOR_PS_HOSTS": setting,
+        "SUPERVISOR_WORKER": worker,
+        "SUPERVISOR_EVALUATOR": "last",
+    }
+    made = plans(PS, GROUPS if ":" in setting else None, **environ)
+    assert list(who_runs_what(made).values()) == runs
+    for each in made.values():
+        for spec in each.processes:
+            cluster = json.loads(spec.env["TF_CONFIG"])["cluster"]
+            assert cluster["ps"] == [f"algo-{digit}:2223" for digit in servers]
+        assert each.evaluator not in each.scriptless
+        assert len(each.listening) == len(each.processes) - (each.host == each.evaluator)
 
 
 def test_worker_servers_are_for_parameter_servers() -> None:

@@ -125,7 +125,7 @@ def test_a_refused_member_says_why() -> None:
             link(it.server.port, token="wrong") as member,
         ):
             member.link.report(Phase.JOINING, script_ended=False, cause=None)
-            await until(lambda: "answered 401" in member.link.evidence)
+            await until(lambda: "refuses the token" in member.link.evidence)
             assert not await member.link.flush(0.2)
             assert it.reports == []
             assert it.server.peers()[0].state is MemberState.UNSEEN
@@ -281,8 +281,25 @@ def test_a_closed_port_after_an_answer_is_a_crash() -> None:
             assert time.monotonic() - began < 3
             [lost] = member.of(MasterLost)
             assert lost.how == "crashed"
-            assert f"algo-1 (127.0.0.1:{port}) refuses connections" in lost.evidence
+            assert f"127.0.0.1:{port} refuses connections" in lost.evidence
             assert abs(lost.at - time.time()) < 60
+
+    asyncio.run(scenario())
+
+
+def test_no_farewell_is_waited_for_where_the_master_crashed() -> None:
+    """A member of a crashed master spent its whole farewell on a closed port."""
+
+    async def scenario() -> None:
+        port = free_port()
+        async with link(port) as member:
+            async with master(port=port):
+                await until(lambda: member.link.document)
+            await until(lambda: member.of(MasterLost))
+            member.link.report(Phase.DONE, script_ended=False, cause=CAUSE)
+            began = time.monotonic()
+            assert not await member.link.flush(30)
+            assert time.monotonic() - began < 10
 
     asyncio.run(scenario())
 

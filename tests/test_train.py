@@ -7,23 +7,12 @@ import os
 import pathlib
 import signal
 import subprocess
-from typing import Any
 
 import pytest
 
 from tests.helpers.job import COMMAND, environment, processes_with
+from tests.helpers.train import lay_out
 from tests.helpers.waiting import wait_until
-
-
-def lay_out(base: pathlib.Path, script: str, hyper: dict[str, Any] | None = None) -> None:
-    config = base / "input" / "config"
-    config.mkdir(parents=True)
-    (base / "code").mkdir()
-    (base / "code" / "train.py").write_text(script)
-    given = {"sagemaker_program": "train.py", **(hyper or {})}
-    (config / "hyperparameters.json").write_text(json.dumps(given))
-    resources = {"current_host": "algo-1", "hosts": ["algo-1"]}
-    (config / "resourceconfig.json").write_text(json.dumps(resources))
 
 
 def start(base: pathlib.Path, *words: str, **env: str) -> subprocess.Popen[bytes]:
@@ -243,11 +232,12 @@ def test_the_scripts_own_words_win(tmp_path: pathlib.Path, script: str, words: s
 
 
 def test_a_storm_of_signals_loses_nothing(tmp_path: pathlib.Path) -> None:
+    """Signals that are pending together have no order: the script leaves without looking back."""
     lay_out(
         tmp_path,
-        "import signal, sys\n"
+        "import os, signal\n"
         "for s in (signal.SIGUSR1, signal.SIGWINCH): signal.signal(s, lambda *_: None)\n"
-        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(5))\n"
+        "signal.signal(signal.SIGTERM, lambda *_: os._exit(5))\n"
         "print('ready', flush=True)\nwhile True: signal.pause()\n",
     )
     with start(tmp_path) as process:

@@ -22,7 +22,7 @@ def decode_json(output: bytes) -> dict[Label, bytes]:
     streams: dict[Label, bytearray] = {}
     for line in _lines(output):
         record = json.loads(line)
-        if record.get("note"):
+        if record.get("note") or "event" in record:  # words of the supervisor
             continue
         label = Label(record["host"], record["role"], record["stream"])
         text = record["text"].encode()

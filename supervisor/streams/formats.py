@@ -31,8 +31,11 @@ Docker's log drivers and the CRI cut at 16 KiB; below it, with room for the pref
 our lines whole, so that the continuation marks are ours alone.
 """
 
-MERGE_LINE_BYTES = 64 * 1024
-"""The same for an empty template, whose input is lines that already have their prefix."""
+MERGE_LINE_BYTES = 1024 * 1024
+"""The same for an empty template: files, and lines that already have their prefix.
+
+A JSON object of ours has at most six times the bytes of its text, so it is never cut.
+"""
 
 IDLE_S = 0.25
 """An unfinished line is given out when nothing has followed for so long."""

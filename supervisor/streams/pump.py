@@ -44,7 +44,7 @@ class Branch:
     _dropped_lines: int = 0
 
     def __post_init__(self) -> None:
-        if self.formatter.live and not self.sink.terminal:
+        if self.formatter.live and not self.sink.in_place:
             raise ValueError(f"{self.sink.name} is no terminal: nothing can be drawn in place")
 
     def feed(self, data: bytes, now: float) -> None:

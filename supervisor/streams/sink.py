@@ -193,6 +193,7 @@ def console(
     *,
     capacity_bytes: int = CAPACITY_BYTES,
     policy: Policy = "block",
+    in_place: bool = False,
     on_broken: Callable[[Sink, OSError], None] | None = None,
 ) -> tuple[Sink, Sink]:
     """Sinks for our own stdout and stderr: one and the same where both lead to one output.
@@ -204,6 +205,7 @@ def console(
         name="stdout",
         capacity_bytes=capacity_bytes,
         policy=policy,
+        in_place=in_place,
         on_broken=on_broken,
     )
     if same_output(stdout_fd, stderr_fd):
@@ -213,6 +215,7 @@ def console(
         name="stderr",
         capacity_bytes=capacity_bytes,
         policy=policy,
+        in_place=in_place,
         on_broken=on_broken,
     )
     return out, err
@@ -247,6 +250,7 @@ class Sink:
         name: str,
         capacity_bytes: int = CAPACITY_BYTES,
         policy: Policy = "block",
+        in_place: bool = False,
         on_broken: Callable[[Sink, OSError], None] | None = None,
     ) -> None:
         if capacity_bytes < 1:
@@ -254,6 +258,8 @@ class Sink:
         self.name = name
         self.policy = policy
         self.terminal = isinstance(output, int) and os.isatty(output)
+        self.in_place = self.terminal or in_place
+        """Unfinished lines may be drawn: it is a terminal, or leads to one at last."""
         self.broken = False
         self.error: OSError | None = None
         self.offered_bytes = 0
@@ -274,6 +280,7 @@ class Sink:
         self._room_wanted: list[Callable[[], None]] = []
         self._goals: list[tuple[int, asyncio.Future[None]]] = []
         self._progress_at = time.monotonic()
+        self._longest_stall_s = 0.0
         self._thread: threading.Thread | None = None
         self._stopped: asyncio.Future[None] = self._loop.create_future()
         self._wake_fd = -1
@@ -310,6 +317,11 @@ class Sink:
         """Seconds for which the output has taken nothing though there was something to write."""
         with self._lock:
             return time.monotonic() - self._progress_at if self._queued else 0.0
+
+    @property
+    def longest_stall_s(self) -> float:
+        """The longest time so far for which the output took nothing, the present one included."""
+        return max(self._longest_stall_s, self.stalled_s())
 
     # ------------------------------------------------------------------ offering, on the loop
 
@@ -355,7 +367,7 @@ class Sink:
 
         It is left out, uncounted, when the queue is full: the next one will do as well.
         """
-        if self._queued >= self._capacity or self._gone or self._own or not self.terminal:
+        if self._queued >= self._capacity or self._gone or self._own or not self.in_place:
             return
         if line:
             self._drawn, self._drawn_by = line, owner
@@ -412,10 +424,11 @@ class Sink:
         await asyncio.wait({self._stopped}, timeout=_STOP_S)
         return self.unwritten_bytes
 
-    def close(self) -> None:
+    def close(self, timeout_s: float = _STOP_S) -> None:
         """Stop writing. What is still queued stays unwritten and counted.
 
-        A thread that hangs in a disk's write is left behind; it does not hold the exit.
+        A thread that hangs in a disk's write is left behind after ``timeout_s`` seconds; it does
+        not hold the exit.
         """
         with self._lock:
             self._sealed = True
@@ -426,7 +439,7 @@ class Sink:
         if self._thread is None:
             self._never_started()
         else:
-            self._thread.join(timeout=_STOP_S)
+            self._thread.join(timeout_s)
 
     def _never_started(self) -> None:
         if not self._stopped.done():
@@ -594,7 +607,9 @@ class Sink:
         with self._lock:
             self.written_bytes += written
             self._queued -= written
-            self._progress_at = time.monotonic()
+            now = time.monotonic()
+            self._longest_stall_s = max(self._longest_stall_s, now - self._progress_at)
+            self._progress_at = now
             if self._room_wanted and self._queued <= self._capacity // 2:
                 self._call_back_all()
             if self._goals:

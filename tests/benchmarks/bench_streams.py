@@ -5,8 +5,9 @@
     python tests/benchmarks/bench_streams.py [--mib 256] [--rounds 5] [--peers PYTHON]
 
 Every contender carries the same prepared data from a child's pipe to the same reader's pipe.
-The child is ``cat FILE``; the reader is ``dd``, which counts and throws away. A round runs each
-contender once, so that a busy machine is busy for all of them. The medians of the rounds:
+The child is ``cat FILE``; the reader is ``dd``, which counts and throws away. ``tee`` is the
+yardstick for what also writes a file. A round runs each contender once, so that a busy machine is
+busy for all of them. The medians of the rounds:
 
 - MB/s from the child's start to the reader's end of file, and the ratio to ``cat``'s;
 - CPU seconds per GB of the carrying process alone, its start not among them (for launchers that
@@ -85,7 +86,7 @@ async def carry(form: str, directory: str) -> None:
     if directory:
         path = os.path.join(directory, "chief.log")
         sinks.append(Sink(RotatingFile(path, max_bytes=32 << 20, keep=1), name="file"))
-        branches.append(Branch(Raw(), sinks[1]))
+        branches.append(Branch(Prefix(label, ""), sinks[1]))  # as a host's files are written
     pump = Pump(os.dup(0), branches)
     pump.start()
     os.write(2, b"ready\n")
@@ -211,7 +212,7 @@ def run(contender: Contender, path: str, child_cpu_s_per_byte: float) -> Figures
 
 def contenders(directory: str, peers: str | None) -> list[Contender]:
     ours = (sys.executable, os.path.abspath(__file__), "--carry")
-    found = [Contender("cat", ("cat",))]
+    found = [Contender("cat", ("cat",)), Contender("tee", ("tee", os.path.join(directory, "tee")))]
     found += [
         Contender(
             f"{form}{' + file' if files else ''}",

@@ -118,6 +118,32 @@ def late(seconds: str) -> None:
     pause()
 
 
+def saves(seconds: str, path: str) -> None:
+    """Takes its time to write a file at SIGTERM, and exits 0."""
+
+    def save(signum: int, frame: object) -> None:
+        time.sleep(float(seconds))
+        with open(path, "w") as file:
+            file.write("weights")
+        os._exit(0)
+
+    signal.signal(signal.SIGTERM, save)
+    say("ready")
+    pause()
+
+
+def works_elsewhere(seconds: str, code: str) -> None:
+    """All of its work is done by a child process."""
+    pid = os.fork()
+    if pid == 0:
+        until = time.monotonic() + float(seconds)
+        while time.monotonic() < until:
+            pass
+        os._exit(0)
+    os.waitpid(pid, 0)
+    os._exit(int(code))
+
+
 def exits(code: str) -> None:
     os._exit(int(code))
 
@@ -138,7 +164,10 @@ def tells() -> None:
     """Says every signal that it gets; exits 0 at SIGQUIT."""
 
     def tell(signum: int, frame: object) -> None:
-        say(signal.Signals(signum).name)
+        try:
+            say(signal.Signals(signum).name)
+        except ValueError:
+            say(signum)  # most real-time signals have no name
         if signum == signal.SIGQUIT:
             os._exit(0)
 

@@ -57,7 +57,6 @@ def snapshot() -> Snapshot:
                 "cpu_s": None,
                 "rss_bytes": None,
                 "output_bytes": 0,
-                "restarts": 2,
             },
         ],
         "hosts": [

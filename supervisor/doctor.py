@@ -1,0 +1,563 @@
+"""``supervisor doctor``: what would make a job fail on this host, before a job does.
+
+``look`` asks the world, in bounded time, and starts nothing; ``diagnose`` is pure and turns what
+was seen into checks, each with its remedy. Without a contract it is this machine that is looked
+at, for ``supervisor local``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from typing import Final
+
+from supervisor.contract import CONFIG_FILES, EntryKind, Facts, Strategy, read_contract
+from supervisor.engines import sagemaker
+from supervisor.engines.local import free_ports
+from supervisor.faults import ContractError, Fault
+from supervisor.net import NoAddress, Resolver
+from supervisor.plan import Plan, make_plan, paths_below
+from supervisor.ports import check_free
+from supervisor.settings import parse_settings
+
+NVIDIA_S: Final = 2.0
+"""Longest time for ``nvidia-smi``."""
+RESOLVE_S: Final = 5.0
+"""Longest time for all host names together."""
+
+_LOCAL_PORTS: Final = 9
+"""Three hosts with three ports each: the default of ``supervisor local``."""
+_PYTHONS: Final = ((3, 11), (3, 13))
+_OLDEST_TENSORFLOW: Final = (2, 16)
+_TENSORFLOWS: Final = ("tensorflow", "tensorflow-cpu", "tensorflow-cpu-aws", "tensorflow-intel")
+_MIB: Final = 1024 * 1024
+_DISK_RED: Final = 64 * _MIB
+_DISK_WARN: Final = 1024 * _MIB
+_SOURCE_LIMIT: Final = 8 * _MIB
+_CLOCK_SLACK_S: Final = 300.0
+"""Requests to AWS are refused from about this difference on."""
+_WIDE: Final = 200
+"""Columns of the table where the output is not a terminal."""
+
+
+class State(enum.StrEnum):
+    OK = "ok"
+    WARN = "warn"
+    RED = "red"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of the table."""
+
+    check: str
+    state: State
+    found: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Gpus:
+    """``seen``: as ``nvidia-smi -L`` lists them; ``error``: why it could not, empty if it could."""
+
+    seen: tuple[str, ...] = ()
+    error: str = ""
+    installed: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    free_bytes: int
+    free_files: int | None
+    """None where the file system does not count them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What was seen on this host."""
+
+    facts: Facts
+    plan: Plan | None
+    """None without a contract, and where the contract is unusable."""
+    faults: tuple[Fault, ...]
+    has_contract: bool
+    addresses: Mapping[str, tuple[str, ...] | str] = field(default_factory=dict)
+    """Host name → its addresses, or why there are none."""
+    own_is_here: bool = True
+    """Whether this host's name leads to an address of this machine."""
+    ports: tuple[int, ...] = ()
+    """What this host has to bind; none without a contract, where any will do."""
+    taken: tuple[str, ...] = ()
+    """One sentence for each port that this host needs and cannot have."""
+    unwritable: Mapping[str, str] = field(default_factory=dict)
+    """Directory → why it cannot be written."""
+    directories: tuple[str, ...] = ()
+    disks: Mapping[str, Disk] = field(default_factory=dict)
+    python: tuple[int, ...] = ()
+    packages: Mapping[str, str] = field(default_factory=dict)
+    """Name → version, of what is installed."""
+    gpus: Gpus = field(default_factory=Gpus)
+    entry_error: str = ""
+    now: float = 0.0
+    newest_file: float = 0.0
+    """The latest time stamp of our own code and of the contract, seconds since the epoch."""
+
+
+def run(environ: Mapping[str, str], flags: Mapping[str, str], *, as_json: bool) -> int:
+    """Look, print, and return 1 if anything is red."""
+    checks = diagnose(look(environ, flags))
+    red = any(check.state is State.RED for check in checks)
+    if as_json:
+        document = {"ok": not red, "checks": [asdict(check) for check in checks]}
+        print(json.dumps(document, indent=2, ensure_ascii=False))
+    else:
+        _print_table(checks)
+    return int(red)
+
+
+# --------------------------------------------------------------------------- what is seen
+
+
+def look(environ: Mapping[str, str], flags: Mapping[str, str]) -> Sight:
+    """Gather everything; what cannot be seen is a fact too. Takes some seconds at most."""
+    facts = sagemaker.gather(environ, flags)
+    # A base directory that somebody named is meant to hold a contract; /opt/ml may just not exist.
+    has_contract = bool(facts.files or facts.unreadable or environ.get("SAGEMAKER_BASE_DIR"))
+    plan, faults = _plan_of(facts) if has_contract else (None, _settings_faults(facts))
+    directories = _directories(facts) if has_contract else (os.getcwd(),)
+    ports = _ports_of(plan) if plan else ()
+    names = plan and {name: each.status.address for name, each in plan.endpoints.items()}
+    addresses = asyncio.run(_resolve(names)) if names else {}
+    own = addresses.get(plan.host) if plan else None
+    return Sight(
+        facts=facts,
+        plan=plan,
+        faults=faults,
+        has_contract=has_contract,
+        addresses=addresses,
+        own_is_here=not isinstance(own, tuple) or any(map(_is_here, own)),
+        ports=ports,
+        taken=tuple(_taken(ports) if has_contract else _taken_locally()),
+        unwritable={path: error for path in directories if (error := _unwritable(path))},
+        directories=directories,
+        disks={path: _disk(path) for path in (*directories, tempfile.gettempdir())},
+        python=sys.version_info[:3],
+        packages=_packages((*_TENSORFLOWS, "keras", "tf-keras")),
+        gpus=_gpus(),
+        entry_error=_entry_error(plan) if plan else "",
+        now=time.time(),
+        newest_file=_newest(facts),
+    )
+
+
+def _plan_of(facts: Facts) -> tuple[Plan | None, tuple[Fault, ...]]:
+    try:
+        return make_plan(read_contract(facts)), ()
+    except ContractError as error:
+        return None, error.faults
+
+
+def _settings_faults(facts: Facts) -> tuple[Fault, ...]:
+    _, faults = parse_settings(facts.flags, facts.environ, {})
+    return tuple(faults)
+
+
+def _directories(facts: Facts) -> tuple[str, ...]:
+    """Where a job writes."""
+    paths = paths_below(facts.base_dir)
+    return (paths.model, paths.checkpoints, paths.output_data, paths.output_intermediate)
+
+
+def _ports_of(plan: Plan) -> tuple[int, ...]:
+    own = plan.endpoints[plan.host]
+    ports = [own.status.port]
+    if plan.strategy is not Strategy.NONE:
+        ports.append(own.train.port)
+    if plan.strategy is Strategy.PS:
+        ports.append(own.ps.port)
+    return tuple(sorted(ports))
+
+
+async def _resolve(names: Mapping[str, str]) -> dict[str, tuple[str, ...] | str]:
+    resolver = Resolver()
+
+    async def one(address: str) -> tuple[str, ...] | str:
+        try:
+            return await resolver.resolve(address, timeout_s=RESOLVE_S)
+        except NoAddress as error:
+            return str(error) or "no address"
+
+    found = await asyncio.gather(*map(one, names.values()))
+    return dict(zip(names, found, strict=True))
+
+
+def _is_here(address: str) -> bool:
+    """Whether it is an address of this machine: only such a one can be bound."""
+    import socket  # noqa: PLC0415
+
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as end:
+            end.bind((address, 0))
+    except OSError:
+        return False
+    return True
+
+
+def _taken(ports: Iterable[int]) -> Iterator[str]:
+    yield from filter(None, map(check_free, ports))
+
+
+def _taken_locally() -> Iterator[str]:
+    """``supervisor local`` takes any that are free."""
+    try:
+        free_ports(_LOCAL_PORTS)
+    except OSError as error:
+        yield str(error)
+
+
+def _existing(path: str) -> str:
+    """``path``, or the nearest directory above it that exists."""
+    while not os.path.exists(path) and path != os.path.dirname(path):
+        path = os.path.dirname(path)
+    return path
+
+
+def _unwritable(path: str) -> str:
+    """Why no file can be made there, by making one; the empty string if it can."""
+    place = _existing(path)
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            return ""
+    except OSError as error:
+        return f"{place}: {error.strerror or error}"
+
+
+def _disk(path: str) -> Disk:
+    try:
+        space = os.statvfs(_existing(path))
+    except OSError:
+        return Disk(0, None)
+    return Disk(space.f_bavail * space.f_frsize, space.f_favail if space.f_files else None)
+
+
+def _packages(names: Iterable[str]) -> dict[str, str]:
+    """Versions from package metadata; nothing of it is imported."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _gpus() -> Gpus:
+    if shutil.which("nvidia-smi") is None:
+        return Gpus(installed=False)
+    process = subprocess.Popen(
+        ["nvidia-smi", "-L"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    try:
+        output, _ = process.communicate(timeout=NVIDIA_S)
+    except subprocess.TimeoutExpired:
+        process.kill()  # and not waited for: in a hung driver it does not even die
+        return Gpus(error=f"nvidia-smi has not answered within {NVIDIA_S:g} s")
+    lines = tuple(line.strip() for line in output.splitlines() if line.strip())
+    if process.returncode != 0:
+        last = lines[-1][:200] if lines else f"exit {process.returncode}"
+        return Gpus(error=f"nvidia-smi failed: {last}")
+    return Gpus(seen=tuple(line.partition(" (UUID")[0] for line in lines if line[:3] == "GPU"))
+
+
+def _entry_error(plan: Plan) -> str:
+    """Why the entry point cannot run, as far as it can be known without running it."""
+    contract = plan.contract
+    path = os.path.join(contract.code_dir, contract.entry_point)
+    if contract.entry_kind is EntryKind.MODULE:
+        name = contract.entry_point.removesuffix(".py").replace(".", "/")
+        places = [os.path.join(contract.code_dir, name + end) for end in (".py", "/__main__.py")]
+        return "" if any(map(os.path.isfile, places)) else f"there is no {' and no '.join(places)}"
+    try:
+        with open(path, "rb") as file:
+            source = file.read(_SOURCE_LIMIT)
+        if contract.entry_kind is EntryKind.SCRIPT:
+            warnings.simplefilter("ignore")  # the script's own business
+            compile(source, contract.entry_point, "exec", dont_inherit=True)
+    except OSError as error:
+        return f"{path}: {error.strerror or error}"
+    except (SyntaxError, ValueError) as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def _newest(facts: Facts) -> float:
+    config = os.path.join(facts.base_dir, "input", "config")
+    newest = 0.0
+    for path in (__file__, *(os.path.join(config, name) for name in CONFIG_FILES)):
+        try:
+            newest = max(newest, os.stat(path).st_mtime)
+        except OSError:
+            continue
+    return newest
+
+
+# --------------------------------------------------------------------------- what it means
+
+
+def diagnose(sight: Sight) -> list[Check]:
+    """The checks, in the order of the table. Pure."""
+    sections: tuple[Callable[[Sight], Iterator[Check]], ...] = (
+        _contract, _entry, _hosts, _ports, _writable, _space, _versions, _devices, _clock,
+        _credentials,
+    )  # fmt: skip
+    return [check for section in sections for check in section(sight)]
+
+
+def _contract(sight: Sight) -> Iterator[Check]:
+    base = sight.facts.base_dir
+    for fault in sight.faults:
+        where = f"{fault.source}: {fault.key}" if fault.key else fault.source
+        yield Check("contract", State.RED, f"{where}: {fault.found}", f"expected {fault.expected}")
+    if not sight.has_contract:
+        yield Check(
+            "contract",
+            State.OK,
+            f"none below {base}: this machine is looked at for supervisor local; "
+            "SAGEMAKER_BASE_DIR names another place",
+        )
+    if sight.plan is None:
+        return
+    plan = sight.plan
+    hosts = f"{len(plan.hosts)} hosts" if plan.is_cluster else "one host"
+    strategy = {
+        Strategy.NONE: "no distribution",
+        Strategy.PS: "parameter servers",
+        Strategy.MWMS: "MultiWorkerMirroredStrategy",
+    }[plan.strategy]
+    yield Check("contract", State.OK, f"{base}: {plan.host}, {hosts}, {strategy}")
+    for note in plan.notes:
+        found, _, remedy = note.partition(": ")
+        yield Check("contract", State.WARN, found, remedy)
+
+
+def _entry(sight: Sight) -> Iterator[Check]:
+    if sight.plan is None:
+        return
+    name = sight.plan.contract.entry_point
+    if sight.entry_error:
+        remedy = f"see to it that {name} is in {sight.plan.contract.code_dir} and is sound"
+        yield Check("entry point", State.RED, sight.entry_error, remedy)
+    else:
+        yield Check("entry point", State.OK, name)
+
+
+def _hosts(sight: Sight) -> Iterator[Check]:
+    plan = sight.plan
+    if plan is None:
+        return
+    bad = {name: why for name, why in sight.addresses.items() if isinstance(why, str)}
+    for name, why in list(bad.items())[:20]:
+        # Another host's name may come with the host; ours has to be there by now.
+        state = State.RED if name == plan.host else State.WARN
+        remedy = "put it into the DNS or /etc/hosts; supervisorconfig.json gives another address"
+        yield Check("host names", state, f"{name}: {why}", remedy)
+    if not sight.own_is_here:
+        shown = ", ".join(sight.addresses[plan.host])
+        yield Check(
+            "host names",
+            State.RED,
+            f"{plan.host} leads to {shown}, which is no address of this machine",
+            "correct current_host in resourceconfig.json, or the DNS",
+        )
+    good = len(sight.addresses) - len(bad)
+    if good:
+        yield Check("host names", State.OK, f"{good} of {len(sight.addresses)} resolve")
+
+
+def _ports(sight: Sight) -> Iterator[Check]:
+    for sentence in sight.taken:
+        remedy = "end that process, or choose another port: SUPERVISOR_STATUS_PORT for the status"
+        yield Check("ports", State.RED, sentence, remedy + ", supervisorconfig.json for any")
+    if sight.taken:
+        return
+    if sight.ports:
+        yield Check("ports", State.OK, f"{', '.join(map(str, sight.ports))} free")
+    elif not sight.has_contract:
+        yield Check("ports", State.OK, "enough free for supervisor local")
+
+
+def _writable(sight: Sight) -> Iterator[Check]:
+    for path, error in sight.unwritable.items():
+        remedy = "mount it writable, or give its owner or mode to this user"
+        yield Check("directories", State.RED, f"{path} cannot be written ({error})", remedy)
+    if not sight.unwritable:
+        yield Check("directories", State.OK, f"{', '.join(sight.directories)} can be written")
+
+
+def _space(sight: Sight) -> Iterator[Check]:
+    tight = False
+    for path, disk in sight.disks.items():
+        files = disk.free_files is not None and disk.free_files < 100
+        if disk.free_bytes >= _DISK_WARN and not files:
+            continue
+        tight = True
+        state = State.RED if disk.free_bytes < _DISK_RED or files else State.WARN
+        found = "no more files can be made" if files else f"{disk.free_bytes // _MIB} MiB free"
+        yield Check("disk", state, f"{path}: {found}", "free some, or mount a larger volume")
+    if not tight and sight.disks:
+        least = min(disk.free_bytes for disk in sight.disks.values())
+        yield Check("disk", State.OK, f"{least / 1024 / _MIB:.1f} GiB free at least")
+
+
+def _versions(sight: Sight) -> Iterator[Check]:
+    shown = ".".join(map(str, sight.python))
+    low, high = _PYTHONS
+    fits = low <= sight.python[:2] <= high
+    remedy = "" if fits else "Python 3.11 to 3.13, which this program is tested with"
+    yield Check("Python", State.OK if fits else State.WARN, shown, remedy)
+
+    plan = sight.plan
+    servers = plan is None or plan.strategy is Strategy.PS
+    name = next((name for name in _TENSORFLOWS if name in sight.packages), None)
+    if name is None:
+        state = State.RED if servers else State.WARN
+        yield Check("TensorFlow", state, "not installed", "python -m pip install tensorflow")
+        return
+    version = sight.packages[name]
+    new_enough = _numbers(version) >= _OLDEST_TENSORFLOW
+    yield Check(
+        "TensorFlow",
+        State.OK if new_enough else State.WARN,
+        f"{name} {version}",
+        "" if new_enough else "2.16 or later, which this program is tested with",
+    )
+    if plan is not None and plan.strategy is Strategy.PS:
+        yield _chief(plan.contract.settings.chief_name, version)
+    keras = sight.packages.get("keras")
+    if keras is None:
+        return
+    distributed = plan is not None and plan.strategy is not Strategy.NONE
+    legacy = sight.facts.environ.get("TF_USE_LEGACY_KERAS") and "tf-keras" in sight.packages
+    trouble = distributed and _numbers(keras) >= (3,) and not legacy
+    yield Check(
+        "Keras",
+        State.WARN if trouble else State.OK,
+        keras + (": its fit() does not work under a distribution strategy" if trouble else ""),
+        "train in a loop of your own, or install tf-keras and set TF_USE_LEGACY_KERAS=1"
+        if trouble
+        else "",
+    )
+
+
+def _chief(setting: str, version: str) -> Check:
+    """``master`` is TensorFlow 1's word, ``chief`` that of 2, whose strategies demand it."""
+    old = version.startswith("1.")
+    wrong = setting == ("chief" if old else "master")
+    if not wrong:
+        return Check("chief's name", State.OK, "master" if old else "chief")
+    return Check(
+        "chief's name",
+        State.WARN,
+        f"SUPERVISOR_CHIEF_NAME={setting} with TensorFlow {version}",
+        "auto, unless the script looks for that name itself"
+        + ("" if old else ": the strategies of TensorFlow 2 refuse master"),
+    )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+
+
+def _devices(sight: Sight) -> Iterator[Check]:
+    gpus = sight.gpus
+    if gpus.error:
+        yield Check("GPUs", State.WARN, gpus.error, "look at the driver, and at dmesg")
+    elif not gpus.installed:
+        known = sight.facts.num_gpus
+        found = "none seen: there is no nvidia-smi" if not known else f"{known}, by the driver"
+        yield Check("GPUs", State.OK, found)
+    elif not gpus.seen:
+        yield Check("GPUs", State.OK, "none")
+    elif "tensorflow-cpu" in sight.packages and "tensorflow" not in sight.packages:
+        remedy = "python -m pip install 'tensorflow[and-cuda]' in place of tensorflow-cpu"
+        yield Check("GPUs", State.WARN, f"{len(gpus.seen)}, which tensorflow-cpu ignores", remedy)
+    else:
+        yield Check("GPUs", State.OK, "; ".join(gpus.seen))
+
+
+def _clock(sight: Sight) -> Iterator[Check]:
+    shown = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(sight.now))
+    late_s = sight.newest_file - sight.now
+    if late_s > _CLOCK_SLACK_S:
+        yield Check(
+            "clock",
+            State.RED,
+            f"{shown}, {late_s:.0f} s before the newest file of this program or its contract",
+            "set the clock: certificates and signatures are refused",
+        )
+    else:
+        yield Check("clock", State.OK, shown)
+
+
+def _credentials(sight: Sight) -> Iterator[Check]:
+    """Whether they seem to be configured; nobody is asked."""
+    if not any(b"s3://" in content for content in sight.facts.files.values()):
+        return
+    env = sight.facts.environ
+    static = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+    given = static & {name for name in static if env.get(name)}
+    roles = (
+        "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+        "AWS_WEB_IDENTITY_TOKEN_FILE",
+        "AWS_PROFILE",
+        "AWS_SHARED_CREDENTIALS_FILE",
+    )
+    role = next((name for name in roles if env.get(name)), None)
+    remedy = "give the container a role, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    if len(given) == 1:
+        found = f"{given.pop()} without {(static - given).pop()}"
+        yield Check("credentials", State.RED, found, remedy)
+    elif given:
+        yield Check("credentials", State.OK, "AWS_ACCESS_KEY_ID is set")
+    elif role:
+        yield Check("credentials", State.OK, f"{role} is set")
+    else:
+        found = "the contract names s3://, and only the instance's metadata can have any"
+        yield Check("credentials", State.WARN, found, remedy)
+
+
+# --------------------------------------------------------------------------- what is shown
+
+
+def _print_table(checks: Sequence[Check]) -> None:
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    styles = {State.OK: "green", State.WARN: "yellow", State.RED: "bold red"}
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in ("CHECK", "STATE", "FOUND", "REMEDY"):
+        table.add_column(column, overflow="fold")
+    for each in checks:
+        state = Text(each.state.value, style=styles[each.state])
+        table.add_row(each.check, state, Text(each.found), Text(each.remedy))
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
+    console.print(table)

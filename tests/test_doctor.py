@@ -1,0 +1,382 @@
+"""``supervisor doctor``: what it makes of what it sees, and what it sees of a real machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from supervisor.contract import Facts, Strategy, read_contract
+from supervisor.doctor import Check, Disk, Gpus, Sight, State, diagnose
+from supervisor.engines.local import lay_out
+from supervisor.faults import Fault
+from supervisor.plan import make_plan
+from tests.helpers.job import COMMAND, environment
+
+GIB = 1 << 30
+NOW = 1_700_000_000.0
+
+
+def facts(strategy: str = "ps", hosts: int = 3, **environ: str) -> Facts:
+    names = [f"algo-{number}" for number in range(1, hosts + 1)]
+    hyperparameters = {"sagemaker_program": "train.py"}
+    if strategy == "ps":
+        hyperparameters["sagemaker_parameter_server_enabled"] = "true"
+    return Facts(
+        base_dir="/opt/ml",
+        environ=environ,
+        files={
+            "hyperparameters.json": json.dumps(hyperparameters).encode(),
+            "resourceconfig.json": json.dumps({"current_host": "algo-1", "hosts": names}).encode(),
+        },
+        code=frozenset({"train.py"}),
+        tensorflow_version="2.21.0",
+    )
+
+
+def sight(strategy: str = "ps", hosts: int = 3, **environ: str) -> Sight:
+    """A host on which all is well."""
+    seen = facts(strategy, hosts, **environ)
+    plan = make_plan(read_contract(seen))
+    return Sight(
+        facts=seen,
+        plan=plan,
+        faults=(),
+        has_contract=True,
+        addresses={name: (f"10.0.0.{at}",) for at, name in enumerate(plan.hosts)},
+        ports=(2222, 2223, 2224),
+        directories=("/opt/ml/model",),
+        disks={"/opt/ml/model": Disk(50 * GIB, 1_000_000)},
+        python=(3, 12, 1),
+        packages={"tensorflow": "2.21.0"},
+        gpus=Gpus(installed=False),
+        now=NOW,
+        newest_file=NOW - 3600,
+    )
+
+
+def named(checks: list[Check], name: str) -> list[Check]:
+    return [check for check in checks if check.check == name]
+
+
+def not_ok(seen: Sight) -> list[Check]:
+    return [check for check in diagnose(seen) if check.state is not State.OK]
+
+
+# --------------------------------------------------------------------------- what it means
+
+
+def test_a_sound_host_has_nothing_to_remedy() -> None:
+    checks = diagnose(sight())
+    assert {check.state for check in checks} == {State.OK}
+    assert [check for check in checks if check.remedy] == []
+    assert "algo-1, 3 hosts, parameter servers" in named(checks, "contract")[0].found
+    assert named(checks, "ports")[0].found == "2222, 2223, 2224 free"
+
+
+@pytest.mark.parametrize(
+    ("change", "check", "state", "found"),
+    [
+        ({"taken": ("port 2222 is held by pid 7 (x)",)}, "ports", "red", "pid 7"),
+        ({"unwritable": {"/opt/ml/model": "read-only"}}, "directories", "red", "read-only"),
+        ({"disks": {"/m": Disk(10 << 20, None)}}, "disk", "red", "/m: 10 MiB free"),
+        ({"disks": {"/m": Disk(500 << 20, None)}}, "disk", "warn", "/m: 500 MiB free"),
+        ({"disks": {"/m": Disk(50 * GIB, 3)}}, "disk", "red", "no more files"),
+        ({"python": (3, 9, 1)}, "Python", "warn", "3.9.1"),
+        ({"python": (3, 14, 0)}, "Python", "warn", "3.14.0"),
+        ({"packages": {}}, "TensorFlow", "red", "not installed"),
+        ({"packages": {"tensorflow": "2.11.1"}}, "TensorFlow", "warn", "2.11.1"),
+        (
+            {"packages": {"tensorflow": "2.21.0", "keras": "3.15.1"}},
+            "Keras",
+            "warn",
+            "fit() does not work",
+        ),
+        ({"gpus": Gpus(error="has not answered within 2 s")}, "GPUs", "warn", "within 2 s"),
+        (
+            {"gpus": Gpus(("GPU 0: T4",)), "packages": {"tensorflow-cpu": "2.21.0"}},
+            "GPUs",
+            "warn",
+            "ignores",
+        ),
+        ({"entry_error": "SyntaxError: invalid"}, "entry point", "red", "SyntaxError"),
+        ({"now": NOW - 10_000}, "clock", "red", "before the newest file"),
+        ({"own_is_here": False}, "host names", "red", "no address of this machine"),
+    ],
+)
+def test_each_fault_is_one_line_with_a_remedy(
+    change: Mapping[str, Any], check: str, state: str, found: str
+) -> None:
+    [line] = not_ok(replace(sight(), **change))
+    assert (line.check, line.state) == (check, state)
+    assert found in line.found
+    assert line.remedy
+
+
+def test_our_own_name_has_to_resolve_others_may_still_come() -> None:
+    seen = sight()
+    lost: dict[str, tuple[str, ...] | str] = dict.fromkeys(("algo-1", "algo-2"), "no such name")
+    lost["algo-3"] = ("10.0.0.3",)
+    lines = named(diagnose(replace(seen, addresses=lost)), "host names")
+    assert [line.state for line in lines] == [State.RED, State.WARN, State.OK]
+    assert lines[-1].found == "1 of 3 resolve"
+
+
+def test_every_fault_of_a_contract_is_listed() -> None:
+    faults = (Fault("a.json", "k", "1", "a string"), Fault("b.json", "", "no such file", "a file"))
+    seen = replace(sight(), plan=None, faults=faults)
+    lines = [line for line in diagnose(seen) if line.state is State.RED]
+    assert [line.found for line in lines] == ["a.json: k: 1", "b.json: no such file"]
+    assert [line.remedy for line in lines] == ["expected a string", "expected a file"]
+
+
+def test_without_a_contract_the_machine_is_looked_at() -> None:
+    seen = replace(sight(), plan=None, has_contract=False, addresses={}, ports=())
+    checks = diagnose(seen)
+    assert {check.state for check in checks} == {State.OK}
+    assert "none below /opt/ml" in named(checks, "contract")[0].found
+    assert "supervisor local" in named(checks, "ports")[0].found
+    assert named(checks, "host names") == named(checks, "entry point") == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "version", "state"),
+    [
+        ("auto", "2.21.0", State.OK),
+        ("chief", "2.21.0", State.OK),
+        ("master", "2.21.0", State.WARN),
+        ("auto", "1.15.5", State.OK),
+        ("master", "1.15.5", State.OK),
+        ("chief", "1.15.5", State.WARN),
+    ],
+)
+def test_the_chiefs_name_fits_the_tensorflow(setting: str, version: str, state: State) -> None:
+    seen = sight(SUPERVISOR_CHIEF_NAME=setting)
+    [line] = named(diagnose(replace(seen, packages={"tensorflow": version})), "chief's name")
+    assert line.state is state
+
+
+def test_a_script_alone_may_do_without_tensorflow() -> None:
+    [line] = not_ok(replace(sight("none", 1), packages={}))
+    assert (line.check, line.state) == ("TensorFlow", State.WARN)
+
+
+def test_what_the_plan_says_to_people_is_a_warning() -> None:
+    seen = sight()
+    assert seen.plan is not None
+    plan = replace(seen.plan, notes=("requirements.txt is ignored: put it into the image",))
+    [line] = not_ok(replace(seen, plan=plan))
+    assert line == Check(
+        "contract", State.WARN, "requirements.txt is ignored", "put it into the image"
+    )
+
+
+@pytest.mark.parametrize(
+    ("environ", "state"),
+    [
+        ({}, State.WARN),
+        ({"AWS_ACCESS_KEY_ID": "x"}, State.RED),
+        ({"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "hidden-away"}, State.OK),
+        ({"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI": "/x"}, State.OK),
+        ({"AWS_PROFILE": "x"}, State.OK),
+    ],
+)
+def test_credentials_matter_where_the_contract_names_s3(
+    environ: dict[str, str], state: State
+) -> None:
+    seen = sight("ps", 3, **environ)
+    assert named(diagnose(seen), "credentials") == []
+    channels = b'{"train": {"S3Uri": "s3://bucket/x"}}'
+    with_s3 = replace(seen.facts, files={**seen.facts.files, "inputdataconfig.json": channels})
+    [line] = named(diagnose(replace(seen, facts=with_s3)), "credentials")
+    assert line.state is state
+    assert "hidden-away" not in line.found
+
+
+# --------------------------------------------------------------------------- a real machine
+
+
+def doctor(*words: str, cwd: pathlib.Path, **env: str) -> subprocess.CompletedProcess[str]:
+    clean = {key: value for key, value in environment().items() if "SAGEMAKER" not in key}
+    return subprocess.run(
+        [*COMMAND, "doctor", *words],
+        env={**clean, **env},
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def checks_of(result: subprocess.CompletedProcess[str]) -> list[Check]:
+    document = json.loads(result.stdout)
+    checks = [
+        Check(row["check"], State(row["state"]), row["found"], row["remedy"])
+        for row in document["checks"]
+    ]
+    assert document["ok"] is (result.returncode == 0)
+    assert document["ok"] is all(check.state is not State.RED for check in checks)
+    return checks
+
+
+def contract(tmp_path: pathlib.Path, source: str = "print('trained')\n") -> str:
+    script = tmp_path / "train.py"
+    script.write_text(source)
+    host, *_ = lay_out(str(tmp_path / "run"), 2, Strategy.PS, str(script), (), {})
+    return host.base_dir
+
+
+def ports_of(base: str) -> dict[str, int]:
+    overlay = pathlib.Path(base, "input/config/supervisorconfig.json")
+    ports: dict[str, int] = json.loads(overlay.read_text())["hosts"]["algo-1"]["ports"]
+    return ports
+
+
+def test_a_laptop_without_a_contract(tmp_path: pathlib.Path) -> None:
+    result = doctor(cwd=tmp_path)
+    assert result.stdout.startswith("CHECK")
+    assert "none below /opt/ml" in result.stdout
+    assert str(tmp_path) in result.stdout
+    assert result.stderr == ""
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_directory_that_was_named_must_hold_a_contract(tmp_path: pathlib.Path) -> None:
+    result = doctor("--json", cwd=tmp_path, SAGEMAKER_BASE_DIR=str(tmp_path))
+    assert result.returncode == 1
+    red = [check.found for check in checks_of(result) if check.state is State.RED]
+    assert len([found for found in red if "resourceconfig.json: no such file" in found]) == 1
+    assert len([found for found in red if "sagemaker_program" in found]) == 1
+
+
+def test_a_sound_contract_passes_and_nothing_is_started(tmp_path: pathlib.Path) -> None:
+    base = contract(tmp_path, "open('started', 'w')\n")
+    result = doctor("--json", cwd=tmp_path, SAGEMAKER_BASE_DIR=base)
+    checks = checks_of(result)
+    assert [check for check in checks if check.state is State.RED] == []
+    assert named(checks, "host names")[0].found == "2 of 2 resolve"
+    assert named(checks, "ports")[0].found.endswith(" free")
+    assert not (tmp_path / "started").exists()
+
+
+def test_a_port_that_is_taken_names_its_holder(tmp_path: pathlib.Path) -> None:
+    base = contract(tmp_path)
+    port = ports_of(base)["ps"]
+    with socket.create_server(("127.0.0.1", port)):
+        result = doctor("--json", cwd=tmp_path, SAGEMAKER_BASE_DIR=base)
+    [line] = named(checks_of(result), "ports")
+    assert line.state is State.RED
+    assert f"port {port} is held by pid {os.getpid()}" in line.found
+
+
+def test_a_script_that_cannot_be_compiled_is_red(tmp_path: pathlib.Path) -> None:
+    base = contract(tmp_path, "def train(:\n")
+    [line] = named(
+        checks_of(doctor("--json", cwd=tmp_path, SAGEMAKER_BASE_DIR=base)), "entry point"
+    )
+    assert line.state is State.RED
+    assert "SyntaxError" in line.found
+    assert "train.py, line 1" in line.found
+
+
+def test_a_directory_that_cannot_be_made_is_red(tmp_path: pathlib.Path) -> None:
+    base = contract(tmp_path)
+    pathlib.Path(base, "model").write_text("in the way")
+    [line] = named(
+        checks_of(doctor("--json", cwd=tmp_path, SAGEMAKER_BASE_DIR=base)), "directories"
+    )
+    assert line.state is State.RED
+    assert "/model cannot be written" in line.found
+
+
+def test_a_name_that_nobody_knows(tmp_path: pathlib.Path) -> None:
+    base = contract(tmp_path)
+    overlay = pathlib.Path(base, "input/config/supervisorconfig.json")
+    content = json.loads(overlay.read_text())
+    content["hosts"]["algo-2"]["address"] = "nobody.invalid"  # RFC 6761: never resolves
+    overlay.write_text(json.dumps(content))
+    result = doctor("--json", cwd=tmp_path, SAGEMAKER_BASE_DIR=base)
+    lines = named(checks_of(result), "host names")
+    assert [line.state for line in lines] == [State.WARN, State.OK]
+    assert "algo-2" in lines[0].found
+
+
+@pytest.mark.parametrize(
+    ("body", "state", "found"),
+    [
+        ("echo 'GPU 0: Tesla T4 (UUID: GPU-1)'", State.WARN, "1, which tensorflow-cpu ignores"),
+        ("echo 'No devices were found'; exit 6", State.WARN, "No devices were found"),
+        ("exec sleep 60", State.WARN, "has not answered within 2 s"),
+    ],
+)
+def test_nvidia_smi_is_asked_in_bounded_time(
+    tmp_path: pathlib.Path, body: str, state: State, found: str
+) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\n{body}\n")
+    tool.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    began = time.monotonic()
+    [line] = named(checks_of(doctor("--json", cwd=tmp_path, PATH=path)), "GPUs")
+    assert time.monotonic() - began < 30
+    if "ignores" in found and line.state is State.OK:
+        assert line.found == "GPU 0: Tesla T4"  # where TensorFlow with CUDA is installed
+        return
+    assert line.state is state
+    assert found in line.found
+
+
+def test_a_setting_that_is_unknown_is_red_without_a_contract_too(tmp_path: pathlib.Path) -> None:
+    result = doctor("--json", cwd=tmp_path, SUPERVISOR_STOP_GRACE="3")
+    [line] = [check for check in checks_of(result) if check.state is State.RED]
+    assert "SUPERVISOR_STOP_GRACE" in line.found
+    assert "SUPERVISOR_STOP_GRACE_S" in line.remedy
+
+
+def test_the_verbs_that_run_no_job_end_of_a_signal(tmp_path: pathlib.Path) -> None:
+    """Signals were held for every verb, so ``status --watch`` could not be interrupted."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(30)
+        process = subprocess.Popen(
+            [*COMMAND, "status", "--watch", f"http://127.0.0.1:{server.getsockname()[1]}"],
+            env=environment(),
+            cwd=tmp_path,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            connection, _ = server.accept()  # it waits for an answer
+            with connection:
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(20) == -signal.SIGTERM
+        finally:
+            process.kill()
+            process.wait()
+
+
+def test_help_names_every_verb() -> None:
+    result = subprocess.run(
+        [*COMMAND, "--help"], env=environment(), capture_output=True, text=True, check=True
+    )
+    for verb in ("train", "local", "plan", "status", "doctor"):
+        assert f"\n    {verb} " in result.stdout
+    wrong = subprocess.run(
+        [sys.executable, "-P", "-m", "supervisor", "heal"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert wrong.returncode == 2
+    assert "doctor" in wrong.stderr
