@@ -1,7 +1,7 @@
 """What the end of mpirun's output says about the rank that failed first. Pure, and bounded.
 
 Output is tagged ``[1,RANK]<stderr>:`` line by line; what stands without a tag is mpirun's own.
-Texts are those of Open MPI 4.1, and the line of ``mpi/rank.py``.
+Texts are those of Open MPI 4.1 and 5.0, and the line of ``mpi/rank.py``.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from typing import Final
 
 _TAG: Final = re.compile(rb"\[[^\],\n]{1,80},(\d{1,9})\]<std\w{1,4}>:", re.ASCII)
-_OURS: Final = re.compile(rb"supervisor: rank (\d+) on (\S+): (?:killed by (SIG\w+)\n)?")
+_OURS: Final = re.compile(rb" ?supervisor: rank (\d+) on (\S+): (?:killed by (SIG\w+)\n)?")
 _FIRST: Final = (
-    re.compile(rb"The first process to do so was:\s+Process name: \[\[\d+,\d+\],(\d+)\]"),
+    re.compile(rb"The first process to do so was:\s+Process name: \[[^\n]{1,200},(\d+)\]"),
     re.compile(rb"process rank (\d+) with PID \d+ on node \S+ exited on signal"),
     re.compile(rb"MPI_ABORT was invoked on rank (\d+)"),
 )
 _LOST_DAEMON: Final = re.compile(rb"Remote daemon:\s+\[\[[^\]\n]*\],\d+\] on node (\S+)")
 
-_BANNER: Final = re.compile(rb"^-{60,80}\n(\S.*\n(?:.*\S.*\n){0,9})", re.MULTILINE)
+_BANNER: Final = re.compile(rb"^-{60,80}\n(.*?)^-{60,80}$", re.MULTILINE | re.DOTALL)
 """mpirun's own messages stand between two lines of dashes; the first paragraph says it."""
 
 
@@ -43,10 +43,10 @@ def read(stdout: bytes, stderr: bytes) -> Words:
         lost = _LOST_DAEMON.search(stderr)
         who = f"Open MPI lost {lost[1].decode(errors='replace')}" if lost else ""
         text = _untagged(stderr, None)
-        banner = _BANNER.findall(text)
-        if banner:  # the last line is what a failure is called by
+        if banners := _BANNER.findall(text):  # the last line is what a failure is called by
             who = who or "mpirun"
-            text += b"\n" + b" ".join(banner[-1].split()) + b"\n"
+            paragraph = banners[-1].strip().partition(b"\n\n")[0]
+            text += b"\n" + b" ".join(paragraph.split()) + b"\n"
         return Words(who, _untagged(stdout, None), text)
     who, signum = f"rank {rank}", None
     if rank in ours:

@@ -365,6 +365,12 @@ def test_every_ranks_bytes_come_out_in_whole_lines(data: st.DataObject) -> None:
         assert got[rank] == (text if text.endswith(b"\n") or not text else text + b"\n")
 
 
+def test_the_blank_behind_tags_of_open_mpi_5_is_no_part_of_a_line() -> None:
+    lines = Lines(b" ")
+    assert lines.feed(b"[1,0]<stdout>: a\n[1,1]<stdout>:") == b"[1,0]<stdout>:a\n"
+    assert lines.feed(b"  b\n") == b"[1,1]<stdout>: b\n"
+
+
 def test_mpiruns_own_text_and_progress_bars_pass_through() -> None:
     lines = Lines()
     assert lines.feed(b"[1,0]<stderr>:10%\r") == b""
@@ -428,6 +434,14 @@ BANNER = b"-" * 74 + b"\n"
             BANNER + b"MPI_ABORT was invoked on rank 2 in communicator MPI_COMM_WORLD\n"
             b"with errorcode 5.\n" + BANNER,
             "rank 2", b"", None, id="abort",
+        ),
+        pytest.param(
+            b"[1,0]<stderr>:supervisor: rank 0 on algo-1: exit 14\n"
+            b"[1,1]<stderr>:mine\n[1,1]<stderr>: supervisor: rank 1 on algo-2: exit 3\n" + BANNER
+            + b"prterun detected that one or more processes exited with non-zero status, thus "
+            b"causing\nthe job to be terminated. The first process to do so was:\n\n"
+            b"   Process name: [prterun-algo-1-3325@1,1]\n   Exit code:    3\n" + BANNER,
+            "rank 1 on algo-2", b"mine\n", None, id="Open MPI 5",
         ),
         pytest.param(b"[1,0]<stderr>:a\nb\n", "", b"a\nb\n", None, id="nobody is named"),
         pytest.param(b"\xff[1,", "", b"\xff[1,", None, id="any bytes"),

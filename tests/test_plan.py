@@ -325,7 +325,7 @@ def test_a_layout_that_cannot_be_is_refused(setting: str, groups: object, messag
         ("all", "script", [["ps", "chief"], ["ps", "worker"], ["ps", "worker"], ["evaluator"]],
          "123"),
         ("members", "server", [["chief"], ["ps", "worker"], ["ps", "worker"], ["evaluator"]], "23"),
-        ("group:params", "server", [["ps"], ["chief"], ["evaluator"], ["ps"]], "14"),
+        ("group:params", "server", [["ps"], ["chief"], ["worker"], ["evaluator"]], "1"),
     ],
 )  # fmt: skip
 def test_the_evaluator_beside_a_layout(
@@ -336,7 +336,11 @@ def test_the_evaluator_beside_a_layout(
         "SUPERVISOR_WORKER": worker,
         "SUPERVISOR_EVALUATOR": "last",
     }
-    made = plans(PS, GROUPS if ":" in setting else None, **environ)
+    groups = [
+        {**GROUPS[1], "hosts": ["algo-1"]},
+        {**GROUPS[0], "hosts": ["algo-2", "algo-3", "algo-4"]},
+    ]
+    made = plans(PS, groups if ":" in setting else None, **environ)
     assert list(who_runs_what(made).values()) == runs
     for each in made.values():
         for spec in each.processes:

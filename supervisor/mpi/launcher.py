@@ -19,6 +19,7 @@ import selectors
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -30,9 +31,10 @@ IDLE_S = 1.0
 LINE_LIMIT = 64 * 1024
 """Bytes of one line; a longer one is passed on in several."""
 PIECE = 64 * 1024
+VERSION_S = 20.0
 
-_TAG = re.compile(rb"\[\d+,\d+\]<std(?:out|err|diag)>:")
-_HALF_TAG = re.compile(rb"\[(?:\d+(?:,(?:\d+(?:\](?:<[a-z]{0,7}>?)?)?)?)?)?\Z")
+_TAG = rb"(\[\d+,\d+\]<std(?:out|err|diag)>:)"
+_HALF_TAG = re.compile(rb"\[(?:\d+(?:,(?:\d+(?:\](?:<[a-z]{0,7}(?:>:?)?)?)?)?)?)?\Z")
 _LINE_END = re.compile(rb"\n|\r(?=[^\n])")
 """A progress bar's carriage return too, if it is known not to be half of a CR LF."""
 
@@ -132,6 +134,7 @@ def ssh_config(members: Sequence[Member], identity: str) -> str:
 
 def run(command: list[str]) -> int:
     """Run mpirun to its end, passing signals on; its wait status."""
+    behind_tag = blank_behind_tags(command[0])
     # Nothing may arrive before there is somebody to pass it to.
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     pipes = (os.pipe(), os.pipe())
@@ -169,13 +172,25 @@ def run(command: list[str]) -> int:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for _, write in pipes:
         os.close(write)
-    relay(mpirun, {read: fd for (read, _), fd in zip(pipes, (1, 2), strict=True)})
+    relay(mpirun, {read: fd for (read, _), fd in zip(pipes, (1, 2), strict=True)}, behind_tag)
     return os.waitpid(mpirun, 0)[1]
 
 
-def relay(mpirun: int, targets: Mapping[int, int]) -> None:
+def blank_behind_tags(mpirun: str) -> bytes:
+    """Open MPI 5 puts a blank behind a tag, which belongs to no line of a rank."""
+    try:
+        answer = subprocess.run(
+            [mpirun, "--version"], capture_output=True, check=False, timeout=VERSION_S
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return b""  # what is wrong with it will be seen when it is run
+    found = re.search(rb"\(Open MPI\) (\d+)", answer)
+    return b" " if found and int(found[1]) >= 5 else b""
+
+
+def relay(mpirun: int, targets: Mapping[int, int], behind_tag: bytes) -> None:
     """Pass the output on in whole lines, until mpirun is gone and its pipes are read."""
-    lines = {read: Lines() for read in targets}
+    lines = {read: Lines(behind_tag) for read in targets}
     with selectors.DefaultSelector() as selector:
         for read in targets:
             os.set_blocking(read, False)
@@ -225,7 +240,8 @@ class Lines:
     the end of a line comes either a tag or mpirun's own text.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, behind_tag: bytes = b"") -> None:
+        self._tags = re.compile(_TAG + behind_tag)
         self._begun: dict[bytes, bytes] = {}
         """Tag → the line that has begun; mpirun's own has an empty tag."""
         self._tag = b""
@@ -244,9 +260,9 @@ class Lines:
         data = data[: len(data) - len(self._held)]
         done: list[bytes] = []
         at = 0
-        for found in _TAG.finditer(data):
+        for found in self._tags.finditer(data):
             self._take(data[at : found.start()], done)
-            self._tag, at = found[0], found.end()
+            self._tag, at = found[1], found.end()
         self._take(data[at:], done)
         return b"".join(done)
 
