@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from supervisor import memory, procfs
 from supervisor.memory import MemoryReading
@@ -42,6 +44,11 @@ class MemoryCgroup:
             usage_bytes=tightest.usage_bytes,
         )
 
+    def reclaimable_bytes(self) -> int:
+        """Of the usage, cached files that nobody has used lately."""
+        counters = memory.parse_counters(_text(f"{self.directories[0]}/memory.stat") or "")
+        return counters.get("inactive_file" if self.version == 2 else "total_inactive_file", 0)
+
     def _read_one(self, directory: str) -> MemoryReading | None:
         def text(name: str) -> str | None:
             return _text(f"{directory}/{name}")
@@ -61,8 +68,8 @@ class MemoryCgroup:
         )
 
 
-def locate(membership: str, mounts: str) -> list[tuple[int, str, str]]:
-    """Where the memory controllers are: (version, mount point, our directory), best first. Pure.
+def locate(membership: str, mounts: str, controller: str = "memory") -> list[tuple[int, str, str]]:
+    """Where a controller is: (version, mount point, our directory), best first. Pure.
 
     ``membership`` is ``/proc/self/cgroup`` (cgroups(7)), ``mounts`` ``/proc/self/mountinfo``
     (proc_pid_mountinfo(5)). In a container the mount shows only a part of the hierarchy: the
@@ -76,7 +83,7 @@ def locate(membership: str, mounts: str) -> list[tuple[int, str, str]]:
             continue
         if parts[0] == "0" and not parts[1]:
             paths[2] = parts[2]
-        elif "memory" in parts[1].split(","):
+        elif controller in parts[1].split(","):
             paths[1] = parts[2]
     found: list[tuple[int, str, str]] = []
     for line in mounts.splitlines():
@@ -86,7 +93,7 @@ def locate(membership: str, mounts: str) -> list[tuple[int, str, str]]:
             continue
         if kind[0] == "cgroup2":
             version = 2
-        elif kind[0] == "cgroup" and "memory" in kind[2].split(","):
+        elif kind[0] == "cgroup" and controller in kind[2].split(","):
             version = 1
         else:
             continue
@@ -127,6 +134,40 @@ def find_memory_cgroup() -> MemoryCgroup | None:
             if cgroup.read() is not None:
                 return cgroup
     return None
+
+
+def parse_quota(version: int, texts: Callable[[str], str | None]) -> float | None:
+    """CPUs that a cgroup may use: ``cpu.max``, or ``cpu.cfs_quota_us`` and its period. Pure.
+
+    None where there is no limit. Sources: cgroup-v2.rst and scheduler/sched-bwc.rst of the kernel.
+    """
+    if version == 2:
+        quota, _, period = (texts("cpu.max") or "").strip().partition(" ")
+    else:
+        quota = (texts("cpu.cfs_quota_us") or "").strip()
+        period = (texts("cpu.cfs_period_us") or "").strip()
+    if not (quota.isdecimal() and period.isdecimal() and int(quota) and int(period)):
+        return None  # "max", or -1
+    return int(quota) / int(period)
+
+
+def cpu_quota() -> float | None:
+    """The tightest quota of our cgroup and those above it that we can see, in CPUs."""
+    membership, mounts = _text("/proc/self/cgroup"), _text("/proc/self/mountinfo")
+    if membership is None or mounts is None:
+        return None
+    found: list[float] = []
+    for version, point, directory in locate(membership, mounts, "cpu"):
+        places = [point, directory]
+        while places[-1] != point and places[-1].startswith(point):
+            places.append(os.path.dirname(places[-1]))
+        quotas = (parse_quota(version, partial(_file_in, place)) for place in places)
+        found += [quota for quota in quotas if quota is not None]
+    return min(found, default=None)
+
+
+def _file_in(directory: str, name: str) -> str | None:
+    return _text(f"{directory}/{name}")
 
 
 def read_memory_cgroup() -> MemoryReading | None:

@@ -75,6 +75,10 @@ class _Hiding:
         return kept
 
 
+_OURS: Final = frozenset({Role.PS, Role.PREPARE})
+"""Processes that the user did not write: stdout is the script's alone."""
+
+
 @dataclass(slots=True)
 class Outputs:
     """The outputs of one supervisor. Must be made on a running loop."""
@@ -171,7 +175,7 @@ class Outputs:
             )
 
     def _sink_of(self, role: Role, stream: str) -> Sink:
-        if role is Role.PS:
+        if role in _OURS:
             return self.err  # stdout is the script's alone
         return self.out if stream == "stdout" or self.settings.log_streams == "stdout" else self.err
 
@@ -189,7 +193,7 @@ class Outputs:
         repeats = Repeats(window_s) if window_s and not last else None
         if settings.log_format == "json":
             return Json(label, carriage=carriage, only=only, repeats=repeats)
-        if settings.log_format == "raw" and role is not Role.PS:
+        if settings.log_format == "raw" and role not in _OURS:
             return Raw()
         return Prefix(
             label,

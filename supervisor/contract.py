@@ -53,10 +53,14 @@ class Strategy(enum.StrEnum):
 class EntryKind(enum.StrEnum):
     SCRIPT = "script"
     """``NAME.py``, run by Python."""
+    PACKAGE = "package"
+    """The code is a package (``setup.py``, ``pyproject.toml``): installed, run as ``-m NAME``."""
     MODULE = "module"
-    """The code has a ``setup.py``: run as ``python -m NAME``."""
+    """``-m NAME``, run from the code directory as it lies there."""
     COMMAND = "command"
     """Anything else: executed as it is."""
+    TEMPLATE = "template"
+    """The words of ``SUPERVISOR_COMMAND``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,7 @@ class Facts:
     """Settings given on the command line: field name → text."""
     num_cpus: int = 1
     num_gpus: int = 0
+    num_neurons: int = 0
     tensorflow_version: str | None = None
     """From package metadata; None where TensorFlow is not installed."""
 
@@ -137,9 +142,12 @@ class Contract:
     """Further arguments of the script, after those that hyperparameters make."""
     overlays: Mapping[str, HostOverlay]
     has_requirements: bool
+    has_wheels: bool
+    """There is a directory ``wheels`` beside requirements.txt: nothing is asked of an index."""
     environ: Mapping[str, str] = field(repr=False)
     num_cpus: int
     num_gpus: int
+    num_neurons: int
     tensorflow_version: str | None
 
     @property
@@ -188,13 +196,17 @@ class _Reader:
         distribution = self._distribution_hosts(
             resources, platform, hosts, ps_group, distributed=bool(wanted)
         )
+        # Outside the distribution the script runs alone.
+        chosen = platform.get("sagemaker_distribution_instance_groups")
         outside: tuple[str, ...] = ()
-        if distribution and "sagemaker_distribution_instance_groups" in platform:
+        if distribution and chosen is not None:
             outside = tuple(host for host in hosts if host not in distribution)
         followers = outside if settings.outside == "follow" else ()
         if current in outside:
             wanted = []
             distribution = distribution if followers else (current,)
+        if isinstance(chosen, list) and resources.get("instance_groups") is None:
+            wanted = wanted if _current_group(resources) in chosen else []
         # One host cannot have parameter servers: as in the predecessor its script runs alone.
         ps_ignored = Strategy.PS in wanted and len(distribution) < 2
         strategy = Strategy.NONE if ps_ignored or not wanted else wanted[0]
@@ -204,7 +216,7 @@ class _Reader:
             ps_hosts, ps_only = self._ps_hosts(settings, resources, distribution)
             distribution = tuple(host for host in distribution if host not in ps_only) + ps_only
         mpi = self._mpi(platform, len(distribution)) if strategy is Strategy.MPI else None
-        entry, kind = self._entry_point(platform)
+        entry, kind = self._entry_point(platform, settings)
         overlays, arguments = self._overlay(hosts)
         job_name = self._text(platform, "sagemaker_job_name") or facts.environ.get(
             "TRAINING_JOB_NAME", ""
@@ -248,9 +260,11 @@ class _Reader:
             arguments=arguments,
             overlays=overlays,
             has_requirements="requirements.txt" in code,
+            has_wheels=any(name.startswith("wheels/") for name in code),
             environ=facts.environ,
             num_cpus=facts.num_cpus,
             num_gpus=facts.num_gpus,
+            num_neurons=facts.num_neurons,
             tensorflow_version=facts.tensorflow_version,
         )
 
@@ -295,6 +309,8 @@ class _Reader:
                 platform[twin] = self.facts.environ[name]
         for key, raw in self._object(HYPERPARAMETERS, required=False).items():
             mine = key.startswith("sagemaker_") or key in _RESERVED
+            if key == "sagemaker_program" and key in platform:
+                continue  # as in the predecessor, the image's word counts
             (platform if mine else user)[key] = _decoded(raw)
         return user, platform
 
@@ -459,10 +475,16 @@ class _Reader:
             return default
         return value
 
-    def _entry_point(self, platform: Mapping[str, Any]) -> tuple[str, EntryKind]:
+    def _entry_point(
+        self, platform: Mapping[str, Any], settings: Settings
+    ) -> tuple[str, EntryKind]:
         code_dir = posixpath.join(self.facts.base_dir, "code")
         key = "sagemaker_program"
         name = platform.get(key)
+        if settings.command and (not name or isinstance(name, str)):
+            if not name and any("{program}" in word for word in settings.command):
+                self.fault_in_words("environment", "SUPERVISOR_COMMAND", "{program}", f"{key} set")
+            return name or "", EntryKind.TEMPLATE
         if name is None or name == "":
             if self._object_is_bad(HYPERPARAMETERS):
                 return "", EntryKind.SCRIPT  # it may well be named there
@@ -477,9 +499,17 @@ class _Reader:
             self.fault(HYPERPARAMETERS, key, name, "the entry point's path, a string")
             return "", EntryKind.SCRIPT
         code = self.facts.code
-        package = code is not None and "setup.py" in code and not name.endswith(".sh")
-        if package:
-            return name, EntryKind.MODULE
+        if name.startswith("-m"):
+            module = name.removeprefix("-m").strip()
+            if not all(part.isidentifier() for part in module.split(".")):
+                self.fault(HYPERPARAMETERS, key, name, "-m and the name of a module: -m pkg.train")
+            return module, EntryKind.MODULE
+        if code is not None and not name.endswith(".sh"):
+            # pyproject.toml lies beside many a plain script, for its tools; so only where there is
+            # nothing else that the name could mean.
+            unfiled = not name.endswith(".py") and posixpath.normpath(name) not in code
+            if "setup.py" in code or ("pyproject.toml" in code and unfiled):
+                return name, EntryKind.PACKAGE
         kind = EntryKind.SCRIPT if name.endswith(".py") else EntryKind.COMMAND
         absent = code is not None and posixpath.normpath(name) not in code
         if absent and not (posixpath.isabs(name)):
@@ -565,7 +595,7 @@ def _with_tuning_model_dir(
         platform.get(TUNING_METRIC)
         and isinstance(model_dir, str)
         and model_dir
-        and not model_dir.startswith(base_dir)
+        and not model_dir.startswith((base_dir, "/opt/ml"))
     ):
         result["model_dir"] = posixpath.join(model_dir, job_name, "model")
     return result

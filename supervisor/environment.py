@@ -12,9 +12,9 @@ import signal
 from collections.abc import Mapping
 from typing import Any, Final
 
+from supervisor.arguments import script_arguments
 from supervisor.contract import TUNING_METRIC, Contract
 
-_FRAMEWORK_MODULE: Final = "supervisor:train"
 STACKS_SIGNUM: Final = int(signal.SIGRTMAX) - 1
 """Asks a Python process for its stacks. Neither the C library, Python nor TensorFlow uses it."""
 STACKS_DIRECTORY: Final = posixpath.join(posixpath.dirname(__file__), "injected")
@@ -22,10 +22,22 @@ STACKS_DIRECTORY: Final = posixpath.join(posixpath.dirname(__file__), "injected"
 
 _LOG_LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
+_DISTRIBUTIONS: Final = (
+    "sagemaker_mpi_enabled",
+    "sagemaker_parameter_server_enabled",
+    "sagemaker_distributed_dataparallel_enabled",
+    "sagemaker_pytorch_ddp_enabled",
+    "sagemaker_pytorch_xla_multi_worker_enabled",
+    "sagemaker_multi_worker_mirrored_strategy_enabled",
+    "sagemaker_torch_distributed_enabled",
+)
+"""Any of them makes the current group one of the distribution, where none is named."""
+
 _KNOWN_TO_PLATFORM: Final = frozenset(
     {
         "sagemaker_program",
         "sagemaker_submit_directory",
+        "sagemaker_enable_cloudwatch_metrics",
         "sagemaker_container_log_level",
         "sagemaker_region",
         "sagemaker_job_name",
@@ -37,31 +49,18 @@ _KNOWN_TO_PLATFORM: Final = frozenset(
 """What does not count among the framework's parameters (``SM_FRAMEWORK_PARAMS``)."""
 
 
-def script_arguments(hyperparameters: Mapping[str, Any]) -> tuple[str, ...]:
-    """``--name value`` for each, ``-n value`` for names of one letter, sorted by name.
-
-    A mapping becomes ``k=v,k=v``, None the empty string; anything else is Python's ``str``.
-    """
-    arguments: list[str] = []
-    for name in sorted(hyperparameters):
-        arguments += [f"-{name}" if len(name) == 1 else f"--{name}", _plain(hyperparameters[name])]
-    return tuple(arguments)
-
-
-def _plain(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, dict):
-        return ",".join(f"{key}={_plain(each)}" for key, each in sorted(value.items()))
-    return str(value)
-
-
 def _text(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, str):
         return value
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def user_arguments(contract: Contract) -> tuple[str, ...]:
+    """All arguments of the script: those of hyperparameters, then those given as they are."""
+    made = script_arguments(contract.hyperparameters, contract.settings)
+    return (*made, *contract.arguments)
 
 
 def script_environment(contract: Contract) -> dict[str, str]:
@@ -76,11 +75,12 @@ def script_environment(contract: Contract) -> dict[str, str]:
     for name, value in values.items():
         env[f"SM_{name.upper()}"] = _text(value)
     env["SM_TRAINING_ENV"] = _text(_training_env(contract, values))
-    env["SM_USER_ARGS"] = _text([*script_arguments(contract.hyperparameters), *contract.arguments])
+    env["SM_USER_ARGS"] = _text(user_arguments(contract))
     for name in contract.input_data_config:
         env[f"SM_CHANNEL_{name.upper()}"] = _channel_dir(contract, name)
     for name, value in contract.hyperparameters.items():
-        env[f"SM_HP_{name.upper()}"] = _text(value)
+        if "=" not in name:  # the kernel's limit on names
+            env[f"SM_HP_{name.upper()}"] = _text(value)
     env["CURRENT_HOST"] = contract.current_host
     env["SAGEMAKER_JOB_NAME"] = contract.job_name
     env["SAGEMAKER_REGION"] = contract.region
@@ -109,7 +109,10 @@ def _values(contract: Contract) -> dict[str, Any]:
         for group in resources.get("instance_groups") or []
     }
     group = resources.get("current_group_name", "homogeneousCluster")
-    chosen = contract.platform_hyperparameters.get("sagemaker_distribution_instance_groups") or []
+    chosen = contract.platform_hyperparameters.get(
+        "sagemaker_distribution_instance_groups",
+        [group] if any(map(contract.platform_hyperparameters.get, _DISTRIBUTIONS)) else [],
+    )
     values = {
         "hosts": list(contract.hosts),
         "network_interface_name": resources.get("network_interface_name", "eth0"),
@@ -134,18 +137,18 @@ def _values(contract: Contract) -> dict[str, Any]:
         "is_hetero": len(groups) > 1,
         "module_name": contract.entry_point.removesuffix(".py"),
         "log_level": _LOG_LEVELS[contract.settings.log_level],
-        "framework_module": _FRAMEWORK_MODULE,
+        "framework_module": contract.environ.get("SAGEMAKER_TRAINING_MODULE"),
         "input_dir": posixpath.join(base, "input"),
         "input_config_dir": posixpath.join(base, "input/config"),
         "output_dir": posixpath.join(base, "output"),
         "num_cpus": contract.num_cpus,
         "num_gpus": contract.num_gpus,
-        "num_neurons": 0,
+        "num_neurons": contract.num_neurons,
         "model_dir": posixpath.join(base, "model"),
         "module_dir": contract.submit_directory or contract.code_dir,
         "output_intermediate_dir": posixpath.join(base, "output/intermediate"),
     }
-    if "topology" in resources:
+    if resources.get("topology"):
         values["topology"] = resources["topology"]
     return values
 
@@ -155,13 +158,30 @@ def _training_env(contract: Contract, values: Mapping[str, Any]) -> dict[str, An
     result = {
         renamed.get(name, name): value for name, value in values.items() if name != "channels"
     }
+    hosts = _distribution_hosts(contract, values)
+    master = next(iter(hosts or contract.hosts))
     result.update(
         channel_input_dirs={
             name: _channel_dir(contract, name) for name in contract.input_data_config
         },
-        distribution_hosts=list(contract.distribution_hosts),
-        is_master=contract.current_host == contract.master,
-        job_name=contract.job_name,
-        master_hostname=contract.master,
+        distribution_hosts=hosts,
+        is_master=contract.current_host == master,
+        is_modelparallel_enabled=None,
+        is_smddpmprun_installed=False,
+        is_smddprun_installed=False,
+        job_name=contract.job_name or None,
+        master_hostname=master,
+        topology=contract.resource_config.get("topology", []),
     )
     return result
+
+
+def _distribution_hosts(contract: Contract, values: Mapping[str, Any]) -> list[str]:
+    """Those of the chosen groups in the order of the groups, on hosts outside of them too."""
+    groups = contract.resource_config.get("instance_groups")
+    if not groups:
+        return list(contract.hosts)
+    chosen = values["distribution_instance_groups"]
+    return [
+        host for each in groups if each["instance_group_name"] in chosen for host in each["hosts"]
+    ]

@@ -16,6 +16,8 @@ from supervisor.model import Cause, ExitStatus, JobState, Phase, Verdict
 class Deadline(enum.StrEnum):
     """The timers of a life cycle, named. Each is armed by the reducer and expires as an event."""
 
+    PREPARE = "prepare"
+    """The steps before the barrier, such as installing requirements."""
     JOIN = "join"
     """The barrier: every host must have joined."""
     SETTLE = "settle"
@@ -45,7 +47,7 @@ class Deadline(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Everything that comes before the barrier is done."""
+    """The supervisor is ready; what is left before the barrier are the steps of the plan."""
 
 
 @dataclass(frozen=True, slots=True)

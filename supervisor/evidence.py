@@ -29,6 +29,10 @@ DETAIL_LIMIT = 4096
 STARTUP_S = 5.0
 """A failure earlier than this is called one of start-up."""
 
+RESTART_CODES = frozenset({42, 143})
+"""With these TensorFlow's PreemptionCheckpointHandler asks to be started again: 42 by default, 143
+on one cloud (failure_handling.py, ``_RESTARTABLE_EXIT_CODE``)."""
+
 LAST_LINES = 20
 """Lines of output in the detail at most."""
 
@@ -100,7 +104,7 @@ class Evidence:
     no_space: bool = False
     """Its last words say that a disk is full."""
     checkpoint_saved: bool = False
-    """TensorFlow's PreemptionCheckpointHandler said that it saved, and asked to be restarted."""
+    """TensorFlow's PreemptionCheckpointHandler saved, and asked to be restarted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +186,7 @@ def read(
     memory_before: MemoryReading | None = None,
     memory_after: MemoryReading | None = None,
     stopped_because: str = "",
+    checkpoint: str = "",
 ) -> Evidence:
     """Say why a process ended.
 
@@ -194,6 +199,7 @@ def read(
         memory_after: the same after its end.
         stopped_because: if we sent it the signal that ended it: why, as in "the grace of 30 s was
             over". Its death is then not blamed on it.
+        checkpoint: one that it wrote after we had asked it to stop, if it did.
 
     """
     errors, output = _decode(stderr), _decode(stdout)
@@ -209,6 +215,8 @@ def read(
     chain = _chain(source, raised) if raised is not None else ()
     no_space = _says_no_space(errors) or _says_no_space(output)
     saved = _saved_checkpoint(status, errors) or _saved_checkpoint(status, output)
+    if saved is None and checkpoint and status.code in RESTART_CODES:
+        saved = checkpoint  # TensorFlow's own words about it are below its default log level
     if saved is not None:
         cause = "checkpoint saved at preemption, restartable" + (f" ({saved})" if saved else "")
     elif kills and memory_after is not None and _died_of_memory(status, stopped_because):
@@ -344,10 +352,9 @@ def _compose(first: str, second: str) -> str:
 def _saved_checkpoint(status: ExitStatus, text: str) -> str | None:
     """The path that was saved ("" if it is not told), None if nothing says that it was.
 
-    The lines are those of tensorflow/python/distribute/failure_handling/failure_handling.py; the
-    codes its platform defaults (42, and 143 on one cloud).
+    The lines are those of tensorflow/python/distribute/failure_handling/failure_handling.py.
     """
-    if status.code not in (42, 143):
+    if status.code not in RESTART_CODES:
         return None
     if (
         "PreemptionCheckpointHandler: checkpoint saved. Exiting." not in text

@@ -7,6 +7,9 @@ processes are gone, so publish; …). The two together are the whole life cycle:
 
     preparing → joining → running → draining → killing → publishing → done
 
+Preparing may have steps, processes such as an installation: one after the other, each to its end.
+A step is stopped like a script and counts as none.
+
 How a host comes down (the rungs of ``draining``):
 
     HOLD      a member of a cluster with parameter servers keeps its processes for the chief's last
@@ -123,6 +126,8 @@ class Process:
     name: str
     server: bool
     """Essential, and stopped after the scripts."""
+    step: bool = False
+    """Runs to its end while preparing, before anything else of the plan is started."""
     stop_signal: int = signal.SIGTERM
     life: Life = Life.PLANNED
     status: ExitStatus | None = None
@@ -131,6 +136,11 @@ class Process:
     stopped_by_us: bool = False
     message: str = ""
     """How it ended, in one sentence."""
+
+    @property
+    def script(self) -> bool:
+        """The user's: what the job is about."""
+        return not self.server and not self.step
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,12 +233,13 @@ class State:
 
     @property
     def scripts_alive(self) -> bool:
+        """A script, or a step, which is stopped in the same way."""
         return any(not process.server for process in self.alive)
 
     @property
     def script_status(self) -> ExitStatus | None:
         """How this host's script ended; None while it runs or where it never ran."""
-        return next((process.status for process in self.processes if not process.server), None)
+        return next((process.status for process in self.processes if process.script), None)
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -278,7 +289,9 @@ def _react(state: State, event: Event, actions: list[Action]) -> State:
             state = _with_process(
                 state, process, life=Life.ENDED, status=status, ended_at=at, message=message
             )
-            cause = _own(state, CauseKind.START_FAILED, message, at, process, status)
+            step_failed = _process(state, process).step
+            kind = CauseKind.PREPARE_FAILED if step_failed else CauseKind.START_FAILED
+            cause = _own(state, kind, message, at, process, status)
             return _failed(state, cause, actions)
         case Exited():
             return _exited(state, event, actions)
@@ -321,8 +334,16 @@ def _react(state: State, event: Event, actions: list[Action]) -> State:
 
 
 def _prepared(state: State, actions: list[Action]) -> State:
-    if state.phase is not Phase.PREPARING:
-        return state  # a stop came first
+    """Start the next step, or go on to the barrier where none is left."""
+    if state.phase is not Phase.PREPARING or state.alive:
+        return state  # a stop came first, or a step is under way
+    step = next((each for each in state.processes if each.step and each.life is Life.PLANNED), None)
+    if step is not None:
+        actions.append(Start(step.name))
+        if Deadline.PREPARE not in state.armed:  # one for all steps
+            state = _arm(state, Deadline.PREPARE, state.setup.budgets.prepare_s, actions)
+        return _with_process(state, step.name, life=Life.ALIVE)
+    state = _disarm(state, actions, Deadline.PREPARE)
     state = replace(state, phase=Phase.JOINING)
     if len(state.setup.hosts) == 1:
         return _run(state, actions)
@@ -356,6 +377,8 @@ def _run(state: State, actions: list[Action]) -> State:
     if state.members:
         actions.append(Announce(JobState.RUNNING))
     for process in state.processes:
+        if process.step:
+            continue
         actions.append(Start(process.name))
         state = _with_process(state, process.name, life=Life.ALIVE)
     if state.setup.budgets.max_runtime_s:
@@ -374,9 +397,13 @@ def _exited(state: State, event: Exited, actions: list[Action]) -> State:
         ended_at=event.at,
         message=event.message,
     )
-    if state.phase is not Phase.RUNNING:
+    if process.step and event.status.ok:
+        return _prepared(state, actions)
+    if state.phase is not (Phase.PREPARING if process.step else Phase.RUNNING):
         return state
-    if process.server:
+    if process.step:
+        kind = CauseKind.PREPARE_FAILED
+    elif process.server:
         kind = CauseKind.ESSENTIAL_DIED
     elif not event.status.ok:
         kind = CauseKind.SCRIPT_FAILED
@@ -457,7 +484,7 @@ def _signalled(state: State, signum: int, at: float, actions: list[Action]) -> S
     if signum == signal.SIGCONT:
         return _resume(state, actions)
     if signum not in STOP_SIGNALS:
-        actions += [Send(process.name, signum) for process in state.alive if not process.server]
+        actions += [Send(process.name, signum) for process in state.alive if process.script]
         return state
     last, state = state.last_stop, replace(state, last_stop=(signum, at))
     if last is not None and last[0] == signum and 0 <= at - last[1] < ECHO_S:
@@ -500,6 +527,12 @@ def _resume(state: State, actions: list[Action]) -> State:
 def _expired(state: State, deadline: Deadline, at: float, actions: list[Action]) -> State:
     budgets = state.setup.budgets
     match deadline:
+        case Deadline.PREPARE:
+            if state.phase is not Phase.PREPARING:
+                return state
+            message = f"not prepared within SUPERVISOR_PREPARE_TIMEOUT_S, {budgets.prepare_s:g} s"
+            step = next((process.name for process in state.alive), None)
+            return _end(state, _own(state, CauseKind.PREPARE_FAILED, message, at, step), actions)
         case Deadline.JOIN:
             if state.phase is not Phase.JOINING:
                 return state
@@ -660,7 +693,13 @@ def _end(state: State, cause: Cause, actions: list[Action]) -> State:
         state = _note(state, suspect, actions)  # whatever ends the run explains it
     state = replace(state, phase=Phase.DRAINING)
     state = _disarm(
-        state, actions, Deadline.JOIN, Deadline.RUNTIME, Deadline.SETTLE, Deadline.STRAGGLER
+        state,
+        actions,
+        Deadline.PREPARE,
+        Deadline.JOIN,
+        Deadline.RUNTIME,
+        Deadline.SETTLE,
+        Deadline.STRAGGLER,
     )
     extra_s = budgets.evaluator_grace_s if _evaluates_on(state) else 0.0
     state = _arm(state, Deadline.LIMIT, budgets.limit_s + extra_s, actions)
@@ -673,7 +712,7 @@ def _end(state: State, cause: Cause, actions: list[Action]) -> State:
     if _evaluates_on(state):
         return _arm(state, Deadline.HOLD, budgets.evaluator_grace_s, actions)
     held = state.setup.is_member and state.setup.chief_first and state.job is not JobState.ENDED
-    if held and state.alive:
+    if held and any(not process.step for process in state.alive):
         state = replace(state, rung=Rung.HOLD)
         hold_s = _grace_s(state) + budgets.group_s + budgets.kill_s
         return _arm(state, Deadline.HOLD, hold_s, actions)
@@ -783,7 +822,7 @@ def _share_of(state: State, scripts: int) -> int:
 
 
 def _success(state: State, message: str) -> Cause:
-    script = next(process for process in state.processes if not process.server)
+    script = next(process for process in state.processes if process.script)
     return _own(
         state, CauseKind.FINISHED, message, script.ended_at, script.name, state.script_status
     )

@@ -259,6 +259,8 @@ class _Fleet:
             env.pop(name, None)
         env.setdefault("SUPERVISOR_LOG_FORMAT", "prefix")
         env.setdefault("SUPERVISOR_LOG_FILES", "true")
+        # All hosts share this Python: N pips at once would race, in an environment that is yours.
+        env.setdefault("SUPERVISOR_REQUIREMENTS", "skip")
         if self._out.terminal and self._err.terminal:
             # The hosts write to pipes; what they draw in place is drawn here.
             env.setdefault("SUPERVISOR_LOG_PROGRESS", "live")
@@ -333,13 +335,15 @@ def _summary(request: Request, results: Sequence[Result]) -> str:
     for result in results:
         report = result.report or {}
         cause = _cause_text(report.get("cause")) if report else f"no report: {result.how}"
+        tolerated = {(each["host"], each["process"]) for each in report.get("tolerated", [])}
         for row in report.get("processes", []):
             seconds = row["seconds"]
+            note = "tolerated" if (result.host.name, row["name"]) in tolerated else ""
             table.add_row(
                 result.host.name,
                 row["role"],
                 _exit_text(row),
-                "",
+                note,
                 "" if seconds is None else f"{seconds:.1f} s",
             )
         style = "green" if result.exit_code == 0 else "red"

@@ -82,7 +82,8 @@ def launcher(
     for name in _carried(env, alone=not members):
         command += ["-x", name]
     command += options
-    python = () if contract.entry_kind is EntryKind.COMMAND else ("--mpi4py",)
+    commands = {EntryKind.COMMAND, EntryKind.TEMPLATE}
+    python = () if contract.entry_kind in commands else ("--mpi4py",)
     rank = ("rank.py", *python, str(int(contract.settings.stop_signal)))
     wait = ["--wait-s", f"{SSHD_TIMEOUT_S:g}"]
     if contract.settings.mpi_ssh_key:

@@ -35,9 +35,12 @@ class Words:
     """The signal that it died of; mpirun itself then exits with 128 + N."""
 
 
-def read(stdout: bytes, stderr: bytes) -> Words:
-    """The last words of the rank that failed first; of all, where that is not known."""
-    rank = _failed_rank(stderr)
+def read(stdout: bytes, stderr: bytes, code: int | None = None) -> Words:
+    """The last words of the rank that failed first; of all, where that is not known.
+
+    ``code`` is mpirun's own exit code, which is that of the rank that failed first.
+    """
+    rank = _failed_rank(stderr, code)
     ours = {int(found[1]): found for found in _OURS.finditer(stderr)}
     if rank is None:
         lost = _LOST_DAEMON.search(stderr)
@@ -56,9 +59,11 @@ def read(stdout: bytes, stderr: bytes) -> Words:
     return Words(who, _untagged(stdout, rank), _untagged(stderr, rank), signum)
 
 
-def _failed_rank(stderr: bytes) -> int | None:
-    """Mpirun knows who came first; where it does not say, the first that we heard of."""
-    for pattern in (*_FIRST, _OURS):
+def _failed_rank(stderr: bytes, code: int | None) -> int | None:
+    """The one that came first, as mpirun knows it. Where it does not say, its exit code tells a failure from what
+    that did to the others; else it is the first that we heard of."""
+    same_code = re.compile(rb"supervisor: rank (\d+) on \S+: exit %d\n" % (code or 0))
+    for pattern in (*_FIRST, same_code, _OURS):
         if found := pattern.search(stderr):
             return int(found[1])
     return None

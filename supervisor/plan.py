@@ -11,13 +11,13 @@ import enum
 import json
 import posixpath
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from supervisor import mpi_job
 from supervisor.contract import RESOURCES, Contract, EntryKind, Strategy
-from supervisor.environment import STACKS_SIGNUM, script_arguments, script_environment
+from supervisor.environment import STACKS_SIGNUM, script_environment, user_arguments
 from supervisor.faults import ContractError, Fault
 from supervisor.model import ProcessSpec, Role
 from supervisor.settings import GROUP_S, KILL_S, RECORD_S
@@ -59,6 +59,7 @@ class HostEndpoints:
 class Budgets:
     """All durations of a life cycle, in seconds; see the settings table for each."""
 
+    prepare_s: float
     join_s: float
     max_runtime_s: float
     """0: no limit."""
@@ -93,6 +94,8 @@ class Paths:
     success: str
     report: str
     logs: str
+    constraints: str
+    """The image's packages, as pip's constraints."""
     error: str
     """A script may say here, as JSON with a ``message``, why it failed."""
     heartbeat: str
@@ -118,6 +121,8 @@ class Plan:
     endpoints: Mapping[str, HostEndpoints]
     tf_config: Mapping[str, Any] | None
     """What the script sees; None without a distribution."""
+    steps: tuple[ProcessSpec, ...]
+    """What is run before the barrier, one after the other: installations."""
     processes: tuple[ProcessSpec, ...]
     """In the order in which they are started."""
     listening: tuple[int, ...]
@@ -176,6 +181,7 @@ def make_plan(contract: Contract) -> Plan:
         evaluator=evaluator,
         endpoints=endpoints,
         tf_config=config,
+        steps=tuple(_steps(contract, paths)),
         processes=tuple(processes),
         listening=_listening(contract, training, processes),
         budgets=_budgets(contract),
@@ -425,6 +431,7 @@ def _tolerated_failures(contract: Contract) -> int:
 def _budgets(contract: Contract) -> Budgets:
     settings = contract.settings
     return Budgets(
+        prepare_s=settings.prepare_timeout_s,
         join_s=settings.join_timeout_s,
         max_runtime_s=settings.max_runtime_s,
         stop_grace_s=settings.stop_grace_s,
@@ -455,6 +462,7 @@ def paths_below(base: str) -> Paths:
         success=posixpath.join(output, "success"),
         report=posixpath.join(output, "supervisor", "report.json"),
         logs=posixpath.join(output, "supervisor", "logs"),
+        constraints=posixpath.join(output, "supervisor", "constraints.txt"),
         error=posixpath.join(output, "supervisor", "error.json"),
         heartbeat=posixpath.join(output, "supervisor", "heartbeat"),
     )
@@ -463,17 +471,6 @@ def paths_below(base: str) -> Paths:
 def _script(
     contract: Contract, paths: Paths, role: Role, config: Mapping[str, Any] | None
 ) -> ProcessSpec:
-    arguments = (*script_arguments(contract.hyperparameters), *contract.arguments)
-    name = contract.entry_point
-    command: tuple[str, ...]
-    match contract.entry_kind:
-        case EntryKind.SCRIPT:
-            command = (sys.executable, name)
-        case EntryKind.MODULE:
-            command = (sys.executable, "-m", name.removesuffix(".py").replace("/", "."))
-        case EntryKind.COMMAND:
-            # exec looks a name without a slash up in PATH, and the code directory is not in it.
-            command = (name if "/" in name else f"./{name}",)
     env = script_environment(contract)
     env["SUPERVISOR_CHECKPOINT_DIR"] = paths.checkpoints
     if contract.settings.stacks:
@@ -486,10 +483,66 @@ def _script(
     return ProcessSpec(
         name=role.value,
         role=role,
-        argv=(*command, *arguments),
+        argv=_command(contract),
         env=env,
         cwd=contract.code_dir,
         stop_signal=contract.settings.stop_signal,
+    )
+
+
+def _command(contract: Contract) -> tuple[str, ...]:
+    """The script's command line, word for word."""
+    arguments = user_arguments(contract)
+    name = contract.entry_point
+    match contract.entry_kind:
+        case EntryKind.SCRIPT:
+            return (sys.executable, name, *arguments)
+        case EntryKind.MODULE:
+            return (sys.executable, "-m", name, *arguments)
+        case EntryKind.PACKAGE:
+            module = name.removesuffix(".py").replace("/", ".")
+            return (sys.executable, "-m", module, *arguments)
+        case EntryKind.COMMAND:
+            # exec looks a name without a slash up in PATH, and the code directory is not in it.
+            return (name if "/" in name else f"./{name}", *arguments)
+        case EntryKind.TEMPLATE:
+            words: list[str] = []
+            for word in contract.settings.command:
+                if word == "{args}":
+                    words += arguments
+                else:
+                    words.append(word.format(python=sys.executable, program=name))
+            return tuple(words)
+
+
+def _steps(contract: Contract, paths: Paths) -> Iterator[ProcessSpec]:
+    """Installations, each a process of ours around pip: see ``installation.py``."""
+    if contract.settings.requirements == "skip":
+        return
+    if contract.has_requirements:
+        yield _installation(contract, paths, "requirements")
+    if contract.entry_kind is EntryKind.PACKAGE:
+        yield _installation(contract, paths, "package")
+
+
+def _installation(contract: Contract, paths: Paths, what: str) -> ProcessSpec:
+    settings = contract.settings
+    options = ["--constraints", paths.constraints]
+    if settings.requirements == "replace":
+        options.append("--replace")
+    if contract.has_wheels:
+        options += ["--wheels", posixpath.join(contract.code_dir, "wheels")]
+    env = {
+        key: value for key, value in contract.environ.items() if not key.startswith("SUPERVISOR_")
+    }
+    env.setdefault("PYTHONUNBUFFERED", "1")
+    env["SUPERVISOR_ERROR_FILE"] = paths.error
+    return ProcessSpec(
+        name=what,
+        role=Role.PREPARE,
+        argv=(sys.executable, "-P", "-m", "supervisor.installation", what, *options),
+        env=env,
+        cwd=contract.code_dir,
     )
 
 
@@ -531,9 +584,14 @@ def _notes(contract: Contract) -> tuple[str, ...]:
         )
     elif contract.settings.worker == "server" and contract.strategy is not Strategy.PS:
         notes.append("SUPERVISOR_WORKER=server is ignored: it is for parameter-server clusters")
-    if contract.has_requirements:
+    if contract.has_requirements and contract.settings.requirements == "skip":
+        notes.append("requirements.txt is not installed: SUPERVISOR_REQUIREMENTS=skip")
+    model_dir = contract.hyperparameters.get("model_dir")
+    version = contract.tensorflow_version or "2"
+    if str(model_dir).startswith("s3://") and not version.startswith("1."):
         notes.append(
-            "requirements.txt is not installed by this version: install what it lists in the image"
+            f"model_dir is {model_dir}, and TensorFlow {version} has no s3:// file system: save to "
+            f"SM_MODEL_DIR ({paths_below(contract.base_dir).model}), which the platform keeps"
         )
     settings = contract.settings
     if settings.log_repeat_window_s and settings.log_format == "raw":

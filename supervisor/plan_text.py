@@ -24,7 +24,7 @@ def _document(plan: Plan) -> dict[str, Any]:
     masker = masker_of(plan)
     inherited = plan.contract.environ
     processes = []
-    for spec in plan.processes:
+    for spec in (*plan.steps, *plan.processes):
         added = {key: value for key, value in spec.env.items() if inherited.get(key) != value}
         processes.append(
             {
@@ -54,7 +54,8 @@ def _document(plan: Plan) -> dict[str, Any]:
             host: {name: str(getattr(each, name)) for name in ("train", "ps", "status")}
             for host, each in plan.endpoints.items()
         },
-        "processes": processes,
+        "steps": processes[: len(plan.steps)],
+        "processes": processes[len(plan.steps) :],
         "budgets": asdict(plan.budgets),
         "paths": asdict(plan.paths),
         "notes": list(plan.notes),
@@ -78,10 +79,11 @@ def _lines(document: dict[str, Any]) -> Iterator[str]:
     if document["tf_config"] is not None:
         yield ""
         yield f"TF_CONFIG   {json.dumps(document['tf_config'])}"
-    for process in document["processes"]:
+    for process in (*document["steps"], *document["processes"]):
         yield ""
         essential = ", essential" if process["essential"] else ""
-        yield f"process     {process['name']} ({process['role']}{essential})"
+        kind = "step   " if process in document["steps"] else "process"
+        yield f"{kind}     {process['name']} ({process['role']}{essential})"
         yield f"  argv      {json.dumps(process['argv'], ensure_ascii=False)}"
         yield f"  cwd       {process['cwd']}"
         for key, value in process["env"].items():

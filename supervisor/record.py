@@ -13,6 +13,9 @@ from collections.abc import Mapping
 from supervisor.plan import Paths
 
 _WORDS_LIMIT = 64 * 1024
+_MOST_FILES = 5000
+_CLOCK_S = 0.01
+"""File systems stamp with the kernel's tick, which is behind the clock by up to one."""
 
 
 def clear(paths: Paths) -> None:
@@ -47,6 +50,24 @@ def own_words(paths: Paths) -> str | None:
         return str(message["message"] if isinstance(message, dict) else message).strip() or None
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
+
+
+def newest_checkpoint(directory: str, since: float) -> str:
+    """The prefix of the TensorFlow checkpoint below ``directory`` that was written last, at
+    ``since`` (seconds since the epoch) or later; empty if there is none. Looks at a bounded number
+    of files.
+    """
+    newest, when, room = "", since - _CLOCK_S, _MOST_FILES
+    for parent, _, names in os.walk(directory):
+        for name in names[:room]:
+            path = os.path.join(parent, name)
+            with contextlib.suppress(OSError):
+                if name.endswith(".index") and (written := os.stat(path).st_mtime) >= when:
+                    newest, when = path.removesuffix(".index"), written
+        room -= len(names) + 1
+        if room <= 0:
+            break
+    return newest
 
 
 def _start_of(path: str) -> str:

@@ -155,6 +155,7 @@ class _Running:
     pumps: tuple[Any, ...] = ()
     log_file: str = ""
     suspended: bool = False
+    stop_sent_at: float | None = None
     memory_before: MemoryReading | None = None
 
     @property
@@ -185,7 +186,7 @@ class _Host:
         self._loop = asyncio.get_running_loop()
         self._inbox: asyncio.Queue[Event] = asyncio.Queue()
         self._state = _initial_state(plan)
-        self._running = {spec.name: _Running(spec) for spec in plan.processes}
+        self._running = {spec.name: _Running(spec) for spec in (*plan.steps, *plan.processes)}
         self._timers: dict[Deadline, asyncio.TimerHandle] = {}
         self._timeline: deque[dict[str, object]] = deque(maxlen=_TIMELINE_LENGTH)
         self._began = time.monotonic()
@@ -223,6 +224,7 @@ class _Host:
         for note in self.plan.notes:
             self._say("warning", "plan.note", text=note)
         self._serve("prepare", self._prepare())
+        self._serve("resources", self._watch_resources())
 
     async def _prepare(self) -> None:
         """Everything that comes before the barrier. A cluster's coordination begins first, so
@@ -257,7 +259,8 @@ class _Host:
         if verdict.outcome is Outcome.SUCCEEDED and self.exit_code == 0:
             problem = record.write_success(paths)
         elif self.exit_code != 0:
-            text = self._masker.text(failure_text(self.plan.host, verdict, self._ends()))
+            ends = (self._state.publish_error or "", *self._ends())
+            text = self._masker.text(failure_text(self.plan.host, verdict, ends))
             problem = record.write_failure(paths, text)
         if problem:
             self._say("error", "record.failed", error=problem)
@@ -369,7 +372,7 @@ class _Host:
                     self._link.report(phase, script_ended=script_ended, cause=cause)
             case Publish():
                 # Results lie where the platform collects them; transfers come with storage.
-                self._post(Published(None))
+                self._post(Published(self._check_model()))
             case Record():
                 pass  # the life is over: ``run_host`` goes on to ``record_result``
             case Say(event, fields, level):
@@ -417,7 +420,7 @@ class _Host:
         task = self._children.create_task(self._watched(f"process {spec.name}", self._own(running)))
         self._child_tasks.add(task)
         timeout_s = self.plan.contract.settings.hang_timeout_s
-        if timeout_s and not spec.essential:
+        if timeout_s and spec.role is not Role.PREPARE and not spec.essential:
             self._serve("watchdog", self._watch_for_hang(running, timeout_s))
         task.add_done_callback(self._child_tasks.discard)
 
@@ -426,7 +429,7 @@ class _Host:
         # Loaded while the script starts: neither its start nor its end waits for them.
         from supervisor import cgroup, evidence, mpi_words, protocol  # noqa: F401, PLC0415
 
-        child, paths = running.child, self.plan.paths
+        child = running.child
         assert child is not None
         end = await child.run_to_end(
             running.pumps, term_s=SWEEP_TERM_S, kill_s=SWEEP_KILL_S, drain_s=DRAIN_S
@@ -436,25 +439,11 @@ class _Host:
         running.end, running.ended_at = end, time.time()
         if self._has_failed(running.spec, end):
             self._outputs.reveal(running.spec.name)
-        stdout, stderr = (pump.tail() for pump in running.pumps)
-        who, status = "", end.status
-        if running.spec.role is Role.LAUNCHER and not end.status.ok:
-            words = mpi_words.read(stdout, stderr)
-            who, stdout, stderr = words.who, words.stdout, words.stderr
-            status = ExitStatus(signum=words.signum) if words.signum else status
-        known = evidence.read(
-            status=status,
-            run_s=end.run_s,
-            stdout=stdout,
-            stderr=stderr,
-            memory_before=running.memory_before,
-            memory_after=cgroup.read_memory_cgroup(),
-            stopped_because=self._stopped_because(running.spec.name),
-        )
-        message = f"{who}: {known.message}" if who else known.message
-        own_words = None if end.status.ok or running.spec.essential else record.own_words(paths)
-        if own_words is not None:
-            message = f"{own_words[:300]}; {end.status}"
+        message, detail = str(end.status), ""
+        try:
+            message, detail = self._explained(running, end)
+        except Exception as error:  # noqa: BLE001  # a defect of ours is not to cost the exit status
+            self._broke(f"process {running.spec.name}", error)
         self._say(
             "info",
             "process.exited",
@@ -471,10 +460,38 @@ class _Host:
                 end.status,
                 running.ended_at,
                 self._masker.text(message),
-                self._masker.text(known.detail),
+                self._masker.text(detail),
                 end.left,
             )
         )
+
+    def _explained(self, running: _Running, end: ChildEnd) -> tuple[str, str]:
+        """Why a process ended: a sentence, and the detail."""
+        from supervisor import cgroup, evidence, mpi_words  # noqa: PLC0415
+
+        stdout, stderr = (pump.tail() for pump in running.pumps)
+        who, status, checkpoint = "", end.status, ""
+        if running.spec.role is Role.LAUNCHER and not end.status.ok:
+            words = mpi_words.read(stdout, stderr, end.status.code)
+            who, stdout, stderr = words.who, words.stdout, words.stderr
+            status = ExitStatus(signum=words.signum) if words.signum else status
+        if running.stop_sent_at is not None and end.status.code in evidence.RESTART_CODES:
+            checkpoint = record.newest_checkpoint(self.plan.paths.checkpoints, running.stop_sent_at)
+        known = evidence.read(
+            status=status,
+            run_s=end.run_s,
+            stdout=stdout,
+            stderr=stderr,
+            memory_before=running.memory_before,
+            memory_after=cgroup.read_memory_cgroup(),
+            stopped_because=self._stopped_because(running.spec.name),
+            checkpoint=checkpoint,
+        )
+        if not end.status.ok and not running.spec.essential:
+            own_words = record.own_words(self.plan.paths)
+            if own_words is not None:
+                return f"{own_words[:300]}; {end.status}", known.detail
+        return f"{who}: {known.message}" if who else known.message, known.detail
 
     def _stopped_by_us(self, process: str) -> bool:
         return any(each.name == process and each.stopped_by_us for each in self._state.processes)
@@ -492,6 +509,8 @@ class _Host:
         child = running.child
         if child is None:
             return
+        if signum == running.spec.stop_signal and self._state.cause is not None:
+            running.stop_sent_at = running.stop_sent_at or time.time()
         child.signal(signum, group=whole_group)
         self._say(
             "info",
@@ -568,7 +587,10 @@ class _Host:
         try:
             await work
         except Exception as error:  # noqa: BLE001  # the last line of defence, reported as such
-            self._post(Broke(f"{name}: {type(error).__name__}: {error}", time.time()))
+            self._broke(name, error)
+
+    def _broke(self, name: str, error: Exception) -> None:
+        self._post(Broke(f"{name}: {type(error).__name__}: {error}", time.time()))
 
     def _serve(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         task = self._services.create_task(self._watched(name, work), name=name)
@@ -633,6 +655,31 @@ class _Host:
         )
         link.report(Phase.PREPARING, script_ended=False, cause=None)
         return link
+
+    async def _watch_resources(self) -> None:
+        """Say early what would end the job later."""
+        await asyncio.sleep(SERVE_ALONE_AFTER_S)  # the script's start is not to wait for it
+        from supervisor.resources import EVERY_S, Watch  # noqa: PLC0415
+
+        paths = self.plan.paths
+        watch = Watch((paths.model, paths.checkpoints, paths.output, "/tmp", "/dev/shm"))  # noqa: S108
+        while True:
+            for text in watch.warnings():
+                self._say("warning", "resource.low", text=text)
+            await asyncio.sleep(EVERY_S)
+
+    def _check_model(self) -> str | None:
+        """What serving will not take, on the host that saves; an error where that is the policy."""
+        policy = self.plan.contract.settings.model_check
+        succeeded = self._verdict().outcome is Outcome.SUCCEEDED
+        if policy == "off" or not self.plan.is_master or not succeeded:
+            return None
+        from supervisor import model_check  # noqa: PLC0415
+
+        problems = model_check.look(self.plan.paths.model)
+        for text in problems:
+            self._say("warning", "model.unservable", text=text)
+        return "; ".join(problems) if policy == "fail" and problems else None
 
     async def _serve_alone(self) -> None:
         await asyncio.sleep(SERVE_ALONE_AFTER_S)
@@ -877,7 +924,15 @@ def _initial_state(plan: Plan) -> State:
     )
     return initial(
         setup,
-        tuple(Process(spec.name, spec.essential, spec.stop_signal) for spec in plan.processes),
+        tuple(
+            Process(
+                spec.name,
+                server=spec.essential,
+                step=spec.role is Role.PREPARE,
+                stop_signal=spec.stop_signal,
+            )
+            for spec in (*plan.steps, *plan.processes)
+        ),
     )
 
 

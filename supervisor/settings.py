@@ -37,6 +37,15 @@ a supervisor) they are no setting and no fault."""
 class Settings:
     """The settings of one supervisor, checked. Field ``x`` is ``SUPERVISOR_X`` and ``--x``."""
 
+    args_style: str
+    args_order: str
+    args_lists: str
+    args_flags: bool
+    args_dashes: bool
+    command: tuple[str, ...]
+    requirements: str
+    prepare_timeout_s: float
+    model_check: str
     log_format: str
     log_level: str
     log_color: str
@@ -247,7 +256,85 @@ def _template(text: str) -> str:
     return text
 
 
+def _command(text: str) -> tuple[str, ...]:
+    """A command line's words, by a shell's rules of quoting; no shell reads it."""
+    import shlex  # noqa: PLC0415  # only where there is one: start-up is a feature
+
+    try:
+        words = tuple(shlex.split(text)) if text else ()
+        for word in words:
+            word.format(python="p", program="p", args="a")
+    except (KeyError, IndexError, ValueError, AttributeError):
+        raise ValueError(
+            "words with closed quotes, and of braces {python}, {program}, {args} only"
+        ) from None
+    if any("{args}" in word and word != "{args}" for word in words):
+        raise ValueError("{args} as a word of its own: it becomes one word for each argument")
+    return words
+
+
 TABLE: Final[tuple[Setting, ...]] = (
+    Setting(
+        "args_style",
+        _one_of("sagemaker", "hydra", "none"),
+        "sagemaker",
+        "",
+        "how hyperparameters become arguments: --name value, name=value in Hydra's grammar, "
+        "or not at all",
+    ),
+    Setting(
+        "args_order",
+        _one_of("sorted", "given"),
+        "sorted",
+        "",
+        "order of the arguments: by name, or as in hyperparameters.json",
+    ),
+    Setting(
+        "args_lists",
+        _one_of("text", "expanded"),
+        "text",
+        "",
+        "a list: one argument as Python writes it, or one argument for each element (nargs)",
+    ),
+    Setting(
+        "args_flags",
+        _switch,
+        "false",
+        "",
+        "true becomes a bare --name and false nothing (store_true)",
+    ),
+    Setting("args_dashes", _switch, "false", "", "dashes for the underscores of names"),
+    Setting(
+        "command",
+        _command,
+        "",
+        "",
+        "the script's whole command line, such as python -u {program} {args}; "
+        "{python} is our interpreter; no shell reads it",
+    ),
+    Setting(
+        "requirements",
+        _one_of("keep", "replace", "skip"),
+        "keep",
+        "",
+        "requirements.txt: refuse what would replace a package of the image, allow it, "
+        "or install nothing, no package either (supervisor local)",
+    ),
+    Setting(
+        "prepare_timeout_s",
+        _seconds,
+        "600",
+        "s",
+        "how long installing requirements and a package may take",
+    ),
+    Setting(
+        "model_check",
+        _one_of("warn", "fail", "off"),
+        "warn",
+        "",
+        "what follows when the master's model directory cannot be served: "
+        "nothing in it, no SavedModel, a version that is no number",
+    ),
     Setting(
         "log_format",
         _one_of("raw", "prefix", "json"),

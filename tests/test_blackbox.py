@@ -542,6 +542,34 @@ def test_a_checkpoint_saved_at_preemption_is_said(asked: bool, tmp_path: pathlib
             assert train.failure.startswith(f"algo-1 chief: {words}; exit 42 after ")
 
 
+@pytest.mark.parametrize("saves", [True, False])
+def test_a_checkpoint_since_the_stop_is_proof_enough(saves: bool, tmp_path: pathlib.Path) -> None:
+    """TensorFlow logs that it saved below its default level; the files do not lie."""
+    write = "echo x >$SUPERVISOR_CHECKPOINT_DIR/ckpt-3.index" if saves else ":"
+    old = "echo x >$SUPERVISOR_CHECKPOINT_DIR/ckpt-2.index"
+    stop = f"trap '{write}; exit 42' TERM"
+    lay_out(tmp_path, shell(f"{old}; {stop}; sleep 0.2; echo ready; while :; do sleep 0.05; done"))
+    with Train(tmp_path) as train:
+        train.wait_for("ready")
+        assert train.stop() == 42
+        words = f"checkpoint saved at preemption, restartable ({tmp_path}/checkpoints/ckpt-3)"
+        assert (words in train.failure) == saves
+        assert "exit 42 after" in train.failure
+
+
+@pytest.mark.tensorflow
+@pytest.mark.xdist_group("tensorflow")
+def test_tensorflows_own_preemption_is_recognised(tmp_path: pathlib.Path) -> None:
+    script = str(pathlib.Path(__file__).parent / "scripts" / "preempted.py")
+    quiet = {"GCE_METADATA_IP": "127.0.0.1:9"}  # TensorFlow asks a cloud's host where it is
+    with Job(tmp_path / "run", "--hosts", "1", "--strategy", "mwms", script, **quiet) as job:
+        job.wait_for("│ training", 120)
+        job.process.send_signal(signal.SIGTERM)
+        assert job.wait(90) == 42
+        assert job.report("algo-1")["outcome"] == "stopped"
+        assert "checkpoint saved at preemption, restartable (" in (job.failure("algo-1") or "")
+
+
 # ---------------------------------------------------------------------------- watchdog
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from supervisor.arguments import script_arguments
 from supervisor.contract import Contract, EntryKind, Facts, Strategy, read_contract
-from supervisor.environment import script_arguments, script_environment
+from supervisor.environment import script_environment
 from supervisor.faults import ContractError
 from supervisor.settings import TABLE, parse_settings
 
@@ -158,7 +159,10 @@ def test_a_secret_is_not_shown_in_a_fault() -> None:
     [
         ("train.py", {"train.py"}, EntryKind.SCRIPT),
         ("src/train.py", {"src/train.py"}, EntryKind.SCRIPT),
-        ("train.py", {"train.py", "setup.py"}, EntryKind.MODULE),
+        ("train.py", {"train.py", "setup.py"}, EntryKind.PACKAGE),
+        ("train.py", {"train.py", "pyproject.toml"}, EntryKind.SCRIPT),
+        ("trainer", {"pyproject.toml", "trainer/__main__.py"}, EntryKind.PACKAGE),
+        ("-m pkg.train", {"pkg/train.py"}, EntryKind.MODULE),
         ("run.sh", {"run.sh", "setup.py"}, EntryKind.COMMAND),
         ("program", {"program"}, EntryKind.COMMAND),
     ],
@@ -171,8 +175,9 @@ def test_kinds_of_entry_points(name: str, code: set[str], kind: EntryKind) -> No
 def test_the_environment_names_what_hyperparameters_do_not() -> None:
     contract = read({}, environ={"SAGEMAKER_PROGRAM": "train.py", "SAGEMAKER_REGION": "eu-west-1"})
     assert (contract.entry_point, contract.region) == ("train.py", "eu-west-1")
-    both = read(HYPER, environ={"SAGEMAKER_PROGRAM": "other.py"})
-    assert both.entry_point == "train.py"
+    program = {"SAGEMAKER_PROGRAM": "other.py"}
+    both = read(HYPER, environ=program, code=frozenset({"train.py", "other.py"}))
+    assert both.entry_point == "other.py", "as in the predecessor"
 
 
 def test_the_distribution_is_that_of_the_chosen_groups_and_its_first_host_the_master() -> None:
@@ -221,7 +226,7 @@ def test_tuning_jobs_get_a_model_directory_of_their_own() -> None:
 def test_hyperparameters_become_sorted_arguments() -> None:
     given = {"lr": 0.1, "b": 2, "name": "a b; $(x)", "map": {"k": 1, "a": None}, "none": None}
     assert script_arguments(given) == (
-        "-b", "2", "--lr", "0.1", "--map", "a=,k=1", "--name", "a b; $(x)", "--none", "",
+        "-b", "2", "--lr", "0.1", "--map", "a=None,k=1", "--name", "a b; $(x)", "--none", "",
     )  # fmt: skip
 
 

@@ -50,6 +50,7 @@ from supervisor.outcome import host_exit_code, outcome_of
 from supervisor.plan import Budgets, SuccessPolicy
 
 BUDGETS = Budgets(
+    prepare_s=600,
     join_s=900,
     max_runtime_s=0,
     stop_grace_s=90,
@@ -82,6 +83,12 @@ def member() -> State:
     hosts = ("algo-1", "algo-2", "algo-3")
     setup = Setup("algo-2", "algo-1", hosts, SuccessPolicy.CHIEF, True, BUDGETS)
     return initial(setup, (Process("ps", True), Process("worker", False)))
+
+
+def with_steps(state: State) -> State:
+    """The same host, with two steps to prepare it."""
+    steps = tuple(Process(name, server=False, step=True) for name in ("requirements", "package"))
+    return initial(state.setup, (*steps, *state.processes))
 
 
 def with_policy(state: State, **changes: Any) -> State:
@@ -637,6 +644,67 @@ def test_publishing_has_a_bound_of_its_own() -> None:
     assert _code(state) == 87
 
 
+def test_steps_run_one_after_the_other_before_the_barrier() -> None:
+    state, actions = play(with_steps(alone()), [Prepared()])
+    assert (state.phase, essentials(actions)) == (Phase.PREPARING, [Start("requirements")])
+    assert Arm(Deadline.PREPARE, BUDGETS.prepare_s) in actions
+    state, actions = play(state, [Exited("requirements", OK, 1.0)])
+    assert (state.phase, essentials(actions)) == (Phase.PREPARING, [Start("package")])
+    assert Deadline.PREPARE in state.armed
+    state, actions = play(state, [Exited("package", OK, 2.0)])
+    assert (state.phase, essentials(actions)) == (Phase.RUNNING, [Start("chief")])
+    assert not state.armed
+    assert state.script_status is None, "a step's exit 0 is not the script's"
+    state, _ = play(state, [Exited("chief", OK, 3.0), Published(None)])
+    assert state.cause is not None
+    assert state.cause.process == "chief"
+
+
+def test_a_step_that_fails_ends_preparing_with_its_words() -> None:
+    failed = Exited("requirements", ONE, 1.0, "tensorflow==2.15 would replace …; exit 1")
+    for start in (alone(), master(), member()):
+        state, actions = play(with_steps(start), [Prepared(), failed])
+        assert state.cause is not None
+        assert (state.cause.kind, state.cause.message) == (
+            CauseKind.PREPARE_FAILED,
+            failed.message,
+        )
+        assert not [action for action in actions if isinstance(action, Start)]
+        state, _ = play(state, [Published(None), *DOWN])
+        assert state.phase is Phase.DONE
+        assert _code(state) == 81
+
+
+def test_a_step_that_cannot_be_executed_is_a_failed_preparation() -> None:
+    missing = StartFailed("requirements", 127, "no such file", 1.0)
+    state, _ = play(with_steps(alone()), [Prepared(), missing, Published(None)])
+    assert _code(state) == 81
+
+
+def test_a_stop_while_preparing_goes_down_the_ladder() -> None:
+    for start in (alone(), master(), member()):
+        state, actions = play(with_steps(start), [Prepared(), Signalled(15, 1.0)])
+        assert Send("requirements", signal.SIGTERM) in actions, "there is nothing to hold for"
+        state, actions = play(state, [Expired(Deadline.GRACE, 91.0)])
+        assert Send("requirements", signal.SIGTERM, whole_group=True) in actions
+        state, actions = play(state, [Expired(Deadline.GROUP, 94.0)])
+        assert KillTree("requirements") in actions
+        state, actions = play(state, [Exited("requirements", KILLED, 95.0)])
+        assert not [action for action in actions if isinstance(action, Start)]
+        state, _ = play(state, [Published(None), *DOWN])
+        assert state.phase is Phase.DONE
+
+
+def test_steps_have_a_deadline_and_get_no_signals_of_the_script() -> None:
+    state, actions = play(with_steps(alone()), [Prepared(), Signalled(signal.SIGUSR1, 1.0)])
+    assert actions == []
+    state, actions = play(state, [Expired(Deadline.PREPARE, 600.0)])
+    assert essentials(actions) == [Send("requirements", signal.SIGTERM)]
+    assert state.cause is not None
+    assert state.cause.kind is CauseKind.PREPARE_FAILED
+    assert "SUPERVISOR_PREPARE_TIMEOUT_S" in state.cause.message
+
+
 def said(actions: Iterable[Action]) -> dict[str, object]:
     """The log lines: event → the value of its first field."""
     return {
@@ -693,19 +761,18 @@ _free = st.one_of(
     st.builds(Broke, st.just("bug"), st.just(1.0)),
     st.just(Waiting((("algo-3", "DNS"),))),
 )
-_lives = st.sampled_from(
-    [
-        alone(),
-        master(),
-        master(SuccessPolicy.ALL),
-        with_policy(master(SuccessPolicy.ALL), straggler_s=60, tolerated_failures=1),
-        with_policy(master(SuccessPolicy.SHARE), success_share=0.6, tolerated_failures=2),
-        with_policy(master(), evaluator="algo-3", evaluator_grace_s=60, tolerated_failures=1),
-        member(),
-        with_policy(member(), tolerated_failures=1),
-        evaluator(),
-    ]
-)
+_unprepared = [
+    alone(),
+    master(),
+    master(SuccessPolicy.ALL),
+    with_policy(master(SuccessPolicy.ALL), straggler_s=60, tolerated_failures=1),
+    with_policy(master(SuccessPolicy.SHARE), success_share=0.6, tolerated_failures=2),
+    with_policy(master(), evaluator="algo-3", evaluator_grace_s=60, tolerated_failures=1),
+    member(),
+    with_policy(member(), tolerated_failures=1),
+    evaluator(),
+]
+_lives = st.sampled_from([*_unprepared, *map(with_steps, _unprepared)])
 
 
 def _possible(state: State, draw: st.DataObject) -> Event:
@@ -738,6 +805,9 @@ def test_what_holds_whatever_comes(state: State, draw: st.DataObject) -> None:
             assert state.cause == before.cause, "the cause never changes"
         if order.index(before.phase) > order.index(Phase.RUNNING):
             assert not [a for a in actions if isinstance(a, Start)], "no start once draining"
+        alive = {process.step for process in state.alive}
+        assert len(alive) < 2, "no step beside the job"
+        assert sum(process.step for process in state.alive) < 2, "one step at a time"
         published += sum(isinstance(action, Publish) for action in actions)
         if order.index(Phase.RUNNING) < order.index(state.phase) < order.index(Phase.DONE):
             assert state.cause is not None

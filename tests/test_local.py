@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import time
@@ -114,6 +115,7 @@ def test_a_worker_that_fails_may_be_tolerated(tmp_path: pathlib.Path, script: st
         assert worker["exit_code"] == 1
         assert server["ended_at"] - worker["ended_at"] > 1.0
         assert job.failure("algo-2") is None
+        assert re.search(r"algo-2 +worker +exit 1 +tolerated", job.output)
 
 
 def test_one_failure_more_than_is_tolerated_ends_the_job(

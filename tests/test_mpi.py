@@ -28,7 +28,7 @@ from tests.helpers.waiting import wait_until
 
 MISSING = [
     name
-    for name in ("mpirun", "mpicc", "ssh", "ssh-keygen", "/usr/sbin/sshd")
+    for name in ("mpirun", "mpicc", "gcc", "ssh", "ssh-keygen", "/usr/sbin/sshd")
     if shutil.which(name) is None
 ]
 NO_MPI = f"needs Open MPI and OpenSSH; missing: {', '.join(MISSING)}" if MISSING else ""
@@ -452,6 +452,15 @@ def test_the_words_of_the_rank_that_failed_first(
 ) -> None:
     words = mpi_words.read(b"", stderr)
     assert (words.who, words.stderr, words.signum) == (who, text, signum)
+
+
+def test_a_failure_is_told_from_what_it_did_to_the_other_ranks() -> None:
+    stderr = (
+        b"[1,0]<stderr>:Socket closed\n[1,0]<stderr>:supervisor: rank 0 on algo-1: exit 14\n"
+        b"[1,1]<stderr>:mine\n[1,1]<stderr>:supervisor: rank 1 on algo-2: exit 3\n"
+    )
+    assert mpi_words.read(b"", stderr, 3).who == "rank 1 on algo-2"
+    assert mpi_words.read(b"", stderr, 9).who == "rank 0 on algo-1"
 
 
 def test_a_lost_daemon_names_its_host() -> None:

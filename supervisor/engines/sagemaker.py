@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from typing import Final
 
+from supervisor import hardware
 from supervisor.contract import CONFIG_FILES, Facts
 
 DEFAULT_BASE_DIR: Final = "/opt/ml"
@@ -46,6 +47,7 @@ def gather(environ: Mapping[str, str], flags: Mapping[str, str]) -> Facts:
             unreadable[name] = f"larger than {_CONFIG_LIMIT} bytes"
         else:
             files[name] = content
+    gpus, neurons = hardware.count_accelerators(environ)
     return Facts(
         base_dir=base,
         environ=environ,
@@ -53,8 +55,9 @@ def gather(environ: Mapping[str, str], flags: Mapping[str, str]) -> Facts:
         unreadable=unreadable,
         code=_listing(os.path.join(base, "code")),
         flags=flags,
-        num_cpus=len(os.sched_getaffinity(0)),
-        num_gpus=_count_gpus(),
+        num_cpus=hardware.num_cpus(),
+        num_gpus=gpus,
+        num_neurons=neurons,
         tensorflow_version=_tensorflow_version(),
     )
 
@@ -69,14 +72,6 @@ def _listing(directory: str) -> frozenset[str] | None:
         if len(found) > _CODE_LIMIT:
             return None
     return frozenset(found)
-
-
-def _count_gpus() -> int:
-    """NVIDIA devices by the driver's own list; the CUDA libraries are not loaded for it."""
-    try:
-        return len(os.listdir("/proc/driver/nvidia/gpus"))
-    except OSError:
-        return 0
 
 
 def _tensorflow_version() -> str | None:

@@ -19,6 +19,7 @@ import contextlib
 import json
 import os
 import pathlib
+import resource
 import select
 import shutil
 import signal
@@ -35,6 +36,7 @@ from supervisor.engines.local import LocalHost, lay_out
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 DEADLINE_S = 60.0
 SUPERVISOR = (sys.executable, "-P", "-m", "supervisor", "train")
+PYTHONS = {"python -c pass, to its end": "pass", "python -c 'import asyncio'": "import asyncio"}
 
 SCRIPT = """\
 #!{python} -IS
@@ -42,7 +44,10 @@ import time
 began = time.monotonic()
 import os, signal
 signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-os.write(1, f"began {{began}}\\n".encode())
+used = 0
+for task in os.listdir(f"/proc/{{os.getppid()}}/task"):
+    used += int(open(f"/proc/{{os.getppid()}}/task/{{task}}/schedstat").read().split()[0])
+os.write(1, f"began {{began}} {{used / 1e6}}\\n".encode())
 if {waits}:
     signal.pause()
 """
@@ -80,9 +85,11 @@ class Run:
         )
 
     def script_began(self) -> float:
+        """When it did; ``parent_cpu_ms`` is what its parent had used soon after."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             if line.startswith(b"began "):
+                self.parent_cpu_ms = float(line.split()[2])
                 return float(line.split()[1])
         raise SystemExit(f"no script under {self.process.args!r}")
 
@@ -92,17 +99,23 @@ class Run:
             self.process.wait(DEADLINE_S)
 
 
-def start_ms(argv: Sequence[str], env: Mapping[str, str]) -> float:
+def start_ms(argv: Sequence[str], env: Mapping[str, str]) -> tuple[float, float]:
+    """Until the script began, and the CPU time of its parent until then."""
     run = Run(argv, env)
     began = run.script_began()
     run.end()
-    return 1000 * (began - run.exec_at)
+    return 1000 * (began - run.exec_at), run.parent_cpu_ms
 
 
-def run_ms(code: str) -> float:
+def run_ms(code: str) -> tuple[float, float]:
+    """To its end, and its CPU time."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     began = time.monotonic()
     subprocess.run([sys.executable, "-c", code], check=True)
-    return 1000 * (time.monotonic() - began)
+    took = time.monotonic() - began
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return 1000 * took, 1000 * cpu_s
 
 
 def term_ms(argv: Sequence[str], env: Mapping[str, str], settle_s: float) -> float:
@@ -214,21 +227,25 @@ def main() -> None:
         (alone,), (waiting,) = hosts(1, short), hosts(1, long)
         starts: dict[str, list[float]] = {"the script by itself": []}
         ends: dict[str, list[float]] = {"the script by itself": []}
+        cpu: dict[str, list[float]] = {}
         bare = dict(os.environ)
         for turn in range(given.runs + 1):
-            took = {"the script by itself": start_ms([short], bare)}
+            took = {"the script by itself": start_ms([short], bare)[0]}
             stop = {"the script by itself": term_ms([long], bare, 0.05)}
             if tini:
-                took["tini"] = start_ms([tini, "-s", "--", short], bare)
+                took["tini"] = start_ms([tini, "-s", "--", short], bare)[0]
                 stop["tini"] = term_ms([tini, "-s", "--", long], bare, 0.05)
-            took["python -c pass, to its end"] = run_ms("pass")
-            took["python -c 'import asyncio'"] = run_ms("import asyncio")
-            took["supervisor train"] = start_ms(SUPERVISOR, environment(alone))
+            used = {}
+            for key, code in PYTHONS.items():
+                took[key], used[key] = run_ms(code)
+            took["supervisor train"], used["supervisor train"] = start_ms(
+                SUPERVISOR, environment(alone)
+            )
             stop["supervisor train"] = term_ms(SUPERVISOR, environment(waiting), 0.05)
             stop["the same, serving status"] = term_ms(SUPERVISOR, environment(waiting), 1.0)
             if turn == 0:
                 continue
-            for columns, row in ((starts, took), (ends, stop)):
+            for columns, row in ((starts, took), (cpu, used), (ends, stop)):
                 for key, value in row.items():
                     columns.setdefault(key, []).append(value)
         print(json.dumps({"python": sys.version.split()[0], "cores": os.cpu_count()}))
@@ -237,6 +254,7 @@ def main() -> None:
             starts,
             "the script by itself",
         )
+        table("CPU time until then, and soon after", cpu, "python -c 'import asyncio'")
         table("SIGTERM to gone, a script that obeys", ends, "the script by itself")
         at_rest("one host", [waiting], given.idle_s)
         at_rest("three hosts, no distribution", hosts(3, long), given.idle_s)
