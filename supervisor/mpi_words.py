@@ -60,8 +60,8 @@ def read(stdout: bytes, stderr: bytes, code: int | None = None) -> Words:
 
 
 def _failed_rank(stderr: bytes, code: int | None) -> int | None:
-    """The one that came first, as mpirun knows it. Where it does not say, its exit code tells a failure from what
-    that did to the others; else it is the first that we heard of."""
+    """Who came first, as mpirun knows. Where it does not say, its exit code tells a failure from
+    what that did to the others; else it is the first that we heard of."""
     same_code = re.compile(rb"supervisor: rank (\d+) on \S+: exit %d\n" % (code or 0))
     for pattern in (*_FIRST, same_code, _OURS):
         if found := pattern.search(stderr):
