@@ -11,6 +11,7 @@ from __future__ import annotations
 import enum
 import json
 import posixpath
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -45,6 +46,8 @@ class Strategy(enum.StrEnum):
     """Parameter servers, one on every host (two hosts or more)."""
     MWMS = "mwms"
     """MultiWorkerMirroredStrategy."""
+    MPI = "mpi"
+    """``mpirun`` on the master, ranks on every host."""
 
 
 class EntryKind(enum.StrEnum):
@@ -91,6 +94,17 @@ class HostOverlay:
 
 
 @dataclass(frozen=True, slots=True)
+class Mpi:
+    """How ``mpirun`` is to be called."""
+
+    processes_per_host: int
+    processes: int
+    """In all."""
+    options: tuple[str, ...]
+    """The user's own, after ours."""
+
+
+@dataclass(frozen=True, slots=True)
 class Contract:
     """What the platform says, checked. Everything that later layers ask about the job."""
 
@@ -100,10 +114,20 @@ class Contract:
     """All hosts of the job, as the platform orders them."""
     distribution_hosts: tuple[str, ...]
     """Those that take part in the distribution; the first is the master."""
+    followers: tuple[str, ...]
+    """Hosts outside the distribution that end with it (``SUPERVISOR_OUTSIDE=follow``)."""
     current_host: str
     strategy: Strategy
+    """This host's: ``NONE`` outside the distribution."""
+    outside: bool
+    """This host takes no part in the distribution."""
     ps_ignored: bool
     """Parameter servers were asked for, and one host cannot have them."""
+    ps_hosts: tuple[str, ...]
+    """Hosts with a parameter server, in the order of their task indexes."""
+    ps_only_hosts: tuple[str, ...]
+    """Those of them that run nothing else."""
+    mpi: Mpi | None
     entry_point: str
     entry_kind: EntryKind
     hyperparameters: Mapping[str, Any]
@@ -168,15 +192,30 @@ class _Reader:
         channels = self._channels()
         hosts, current = self._hosts(resources)
         wanted = self._wanted(platform)
+        ps_group = _ps_group(settings) if Strategy.PS in wanted else ""
         distribution = self._distribution_hosts(
-            resources, platform, hosts, current, distributed=bool(wanted)
+            resources, platform, hosts, ps_group, distributed=bool(wanted)
         )
+        # Outside the distribution the script runs alone.
         chosen = platform.get("sagemaker_distribution_instance_groups")
-        if isinstance(chosen, list) and _current_group(resources) not in chosen:
-            wanted = []  # outside the distribution the script runs alone
+        outside: tuple[str, ...] = ()
+        if distribution and chosen is not None:
+            outside = tuple(host for host in hosts if host not in distribution)
+        followers = outside if settings.outside == "follow" else ()
+        if current in outside:
+            wanted = []
+            distribution = distribution if followers else (current,)
+        if isinstance(chosen, list) and resources.get("instance_groups") is None:
+            wanted = wanted if _current_group(resources) in chosen else []
         # One host cannot have parameter servers: as in the predecessor its script runs alone.
         ps_ignored = Strategy.PS in wanted and len(distribution) < 2
         strategy = Strategy.NONE if ps_ignored or not wanted else wanted[0]
+        ps_hosts: tuple[str, ...] = ()
+        ps_only: tuple[str, ...] = ()
+        if strategy is Strategy.PS:
+            ps_hosts, ps_only = self._ps_hosts(settings, resources, distribution)
+            distribution = tuple(host for host in distribution if host not in ps_only) + ps_only
+        mpi = self._mpi(platform, len(distribution)) if strategy is Strategy.MPI else None
         entry, kind = self._entry_point(platform, settings)
         overlays, arguments = self._overlay(hosts)
         job_name = self._text(platform, "sagemaker_job_name") or facts.environ.get(
@@ -201,9 +240,14 @@ class _Reader:
             settings=settings,
             hosts=hosts,
             distribution_hosts=distribution,
+            followers=followers,
             current_host=current,
             strategy=strategy,
+            outside=current in outside,
             ps_ignored=ps_ignored,
+            ps_hosts=ps_hosts,
+            ps_only_hosts=ps_only,
+            mpi=mpi,
             entry_point=entry,
             entry_kind=kind,
             hyperparameters=_with_tuning_model_dir(user, platform, job_name, facts.base_dir),
@@ -329,14 +373,14 @@ class _Reader:
         resources: Mapping[str, Any],
         platform: Mapping[str, Any],
         hosts: tuple[str, ...],
-        current: str,
+        ps_group: str,
         *,
         distributed: bool,
     ) -> tuple[str, ...]:
         """The hosts of the groups that take part, in the order of ``hosts``.
 
-        Without instance groups all hosts do. A host outside the distribution runs its script
-        alone, so for it the distribution is itself.
+        Without instance groups all hosts do. A group of parameter servers always does; where
+        nothing else says which groups it serves, it serves all.
         """
         groups = resources.get("instance_groups")
         if groups is None:
@@ -355,6 +399,8 @@ class _Reader:
             )
         chosen = platform.get("sagemaker_distribution_instance_groups")
         if chosen is None:
+            if ps_group in by_name:
+                return hosts
             return by_name.get(_current_group(resources), hosts) if distributed else hosts
         if not isinstance(chosen, list) or not chosen or not set(map(str, chosen)) <= set(by_name):
             self.fault(
@@ -364,9 +410,8 @@ class _Reader:
                 f"a list of names among {', '.join(sorted(by_name))}",
             )
             return hosts
-        members = {host for name in chosen for host in by_name[str(name)]}
-        if current not in members:
-            return (current,)
+        names = {str(name) for name in chosen} | ({ps_group} & set(by_name))
+        members = {host for name in names for host in by_name[name]}
         return tuple(host for host in hosts if host in members)
 
     # ------------------------------------------------------------------ job
@@ -376,20 +421,59 @@ class _Reader:
         switches = {
             Strategy.PS: "sagemaker_parameter_server_enabled",
             Strategy.MWMS: "sagemaker_multi_worker_mirrored_strategy_enabled",
+            Strategy.MPI: "sagemaker_mpi_enabled",
         }
         wanted = [strategy for strategy, key in switches.items() if self._truth(platform, key)]
         if len(wanted) > 1:
-            keys = ", ".join(switches.values())
-            self.fault_in_words(HYPERPARAMETERS, keys, "both true", "at most one")
-        if self._truth(platform, "sagemaker_mpi_enabled"):
-            self.fault(
-                HYPERPARAMETERS,
-                "sagemaker_mpi_enabled",
-                value=True,
-                expected="false: this version runs parameter servers, "
-                "MultiWorkerMirroredStrategy or plain scripts",
-            )
+            keys = ", ".join(switches[strategy] for strategy in wanted)
+            found = "both true" if len(wanted) == 2 else "all true"
+            self.fault_in_words(HYPERPARAMETERS, keys, found, "at most one")
         return wanted
+
+    def _ps_hosts(
+        self, settings: Settings, resources: Mapping[str, Any], distribution: tuple[str, ...]
+    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The hosts with a parameter server, and those of them that run nothing else."""
+        layout, key = settings.ps_hosts, "SUPERVISOR_PS_HOSTS"
+        if group := _ps_group(settings):
+            groups = _groups(resources)
+            if group not in groups:
+                allowed = f"a group of {RESOURCES}: {', '.join(sorted(groups)) or 'it has none'}"
+                self.fault("settings", key, layout, allowed)
+                return (), ()
+            only = tuple(host for host in distribution if host in groups[group])
+            if len(only) == len(distribution):
+                self.fault("settings", key, layout, "a group beside which others run the script")
+                return (), ()
+            return only, only
+        if layout == "members":
+            return distribution[1:], ()
+        if layout == "all":
+            return distribution, ()
+        if int(layout) > len(distribution):
+            self.fault("settings", key, layout, f"at most {len(distribution)}, all hosts")
+        return distribution[: int(layout)], ()
+
+    def _mpi(self, platform: Mapping[str, Any], hosts: int) -> Mpi:
+        each = self._count(platform, "sagemaker_mpi_num_of_processes_per_host", 1)
+        processes = self._count(platform, "sagemaker_mpi_num_processes", each * hosts)
+        key = "sagemaker_mpi_custom_mpi_options"
+        text = self._text(platform, key)
+        try:
+            options = tuple(shlex.split(text))
+        except ValueError as error:
+            self.fault(HYPERPARAMETERS, key, text, f"words as in a shell: {error}".lower())
+            options = ()
+        return Mpi(each, processes, options)
+
+    def _count(self, platform: Mapping[str, Any], key: str, default: int) -> int:
+        value = platform.get(key)
+        if value is None or value == "":
+            return default
+        if type(value) is not int or value < 1:
+            self.fault(HYPERPARAMETERS, key, value, "a number of processes, 1 or more")
+            return default
+        return value
 
     def _entry_point(
         self, platform: Mapping[str, Any], settings: Settings
@@ -476,6 +560,22 @@ def _decoded(raw: object) -> Any:
         return json.loads(raw)
     except (ValueError, RecursionError):
         return raw
+
+
+def _groups(resources: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Instance groups by name; what is malformed is a fault elsewhere, and left out here."""
+    groups = resources.get("instance_groups")
+    found = [group for group in groups if isinstance(group, dict)] if type(groups) is list else []
+    return {
+        str(group.get("instance_group_name")): hosts
+        for group in found
+        if isinstance(hosts := group.get("hosts"), list)
+    }
+
+
+def _ps_group(settings: Settings) -> str:
+    """The instance group that runs the parameter servers and nothing else; empty if none does."""
+    return settings.ps_hosts.removeprefix("group:") if ":" in settings.ps_hosts else ""
 
 
 def _current_group(resources: Mapping[str, Any]) -> str:

@@ -162,7 +162,8 @@ class Setup:
     hosts: tuple[str, ...]
     success_policy: SuccessPolicy
     chief_first: bool
-    """The chief is stopped before anything else in the job (parameter servers hold its state)."""
+    """The chief is stopped before anything else in the job (parameter servers hold its state, or
+    the others hold its ranks)."""
     budgets: Budgets
     success_share: float = 1.0
     """Of all scripts but the evaluator's, how many must end with 0; see the policy."""
@@ -170,6 +171,15 @@ class Setup:
     """Workers that may fail without ending the job."""
     evaluator: str | None = None
     """A host whose script nobody waits for, and which has a share of its own at the end."""
+    scriptless: tuple[str, ...] = ()
+    """Hosts that run servers alone: no script of theirs is waited for."""
+
+    @property
+    def training(self) -> tuple[str, ...]:
+        """The hosts whose scripts count for the success of the job."""
+        return tuple(
+            name for name in self.hosts if name != self.evaluator and name not in self.scriptless
+        )
 
     @property
     def is_master(self) -> bool:
@@ -441,8 +451,8 @@ def _tolerable(state: State, cause: Cause) -> bool:
     failed = {each.host for each in state.tolerated} | {cause.host}
     if len(failed) > setup.tolerated_failures:
         return False
-    trained = len(setup.hosts) - (setup.evaluator is not None)
-    within_reach = trained - len(failed - {setup.evaluator}) >= _share_of(state, trained)
+    trained = len(setup.training)
+    within_reach = trained - len(failed & {*setup.training}) >= _share_of(state, trained)
     return setup.is_member or setup.success_policy is not SuccessPolicy.SHARE or within_reach
 
 
@@ -791,7 +801,7 @@ def _finished(state: State) -> Cause | None:
     ok = status is not None and status.ok
     if setup.success_policy is SuccessPolicy.CHIEF:
         return _success(state, "finished, exit 0") if ok else None
-    training = [name for name in state.members if name != setup.evaluator]
+    training = [name for name in setup.training if name != setup.host]
     ended = ok + sum(state.members[name].script_ended for name in training)
     total = 1 + len(training)
     if setup.success_policy is SuccessPolicy.SHARE:

@@ -11,10 +11,11 @@ import enum
 import json
 import posixpath
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from supervisor import mpi_job
 from supervisor.contract import RESOURCES, Contract, EntryKind, Strategy
 from supervisor.environment import STACKS_SIGNUM, script_environment, user_arguments
 from supervisor.faults import ContractError, Fault
@@ -106,7 +107,9 @@ class Plan:
     contract: Contract = field(repr=False)
     host: str
     hosts: tuple[str, ...]
-    """The hosts that end together: those of the distribution."""
+    """The hosts that end together: those of the distribution, then those that follow it."""
+    scriptless: tuple[str, ...]
+    """Those of them that run servers alone, and whose script nobody waits for."""
     strategy: Strategy
     success_policy: SuccessPolicy
     success_share: float
@@ -122,6 +125,8 @@ class Plan:
     """What is run before the barrier, one after the other: installations."""
     processes: tuple[ProcessSpec, ...]
     """In the order in which they are started."""
+    listening: tuple[int, ...]
+    """Ports that they will open: to be free before the start."""
     budgets: Budgets
     paths: Paths
     notes: tuple[str, ...]
@@ -142,32 +147,33 @@ class Plan:
     @property
     def chief_endpoint(self) -> Endpoint | None:
         """The chief's TensorFlow port: what the probe falls back to, where there is one."""
-        return None if self.strategy is Strategy.NONE else self.endpoints[self.master].train
+        if self.strategy in {Strategy.NONE, Strategy.MPI}:
+            return None
+        return self.endpoints[self.master].train
 
 
 def make_plan(contract: Contract) -> Plan:
     """The plan of the current host; raises ``ContractError`` where ports collide."""
-    hosts = contract.distribution_hosts
+    hosts = contract.distribution_hosts + contract.followers
     endpoints = {host: _endpoints(contract, host) for host in hosts}
     faults = _collisions(contract, endpoints)
     if faults:
         raise ContractError(faults)
     evaluator = evaluator_of(contract)
-    training = {host: endpoints[host] for host in hosts if host != evaluator}
     chief = chief_name(contract.settings.chief_name, contract.tensorflow_version)
     role = Role.EVALUATOR if contract.current_host == evaluator else _script_role(contract, chief)
     config: Mapping[str, Any] | None = None
-    if contract.strategy is not Strategy.NONE:
+    # The hosts of the cluster; the evaluator and followers are no part of it.
+    training = {host: endpoints[host] for host in contract.distribution_hosts if host != evaluator}
+    if contract.strategy in {Strategy.PS, Strategy.MWMS}:
         config = tf_config(contract, training, chief, contract.current_host, role)
     paths = paths_below(contract.base_dir)
-    processes = [_script(contract, paths, role, config)]
-    if contract.strategy is Strategy.PS and role is not Role.EVALUATOR:
-        ps_config = tf_config(contract, training, chief, contract.current_host, Role.PS)
-        processes.insert(0, _parameter_server(contract, ps_config))
+    processes = _processes(contract, training, paths, chief, role, config)
     return Plan(
         contract=contract,
         host=contract.current_host,
         hosts=hosts,
+        scriptless=_scriptless(contract, evaluator),
         strategy=contract.strategy,
         success_policy=_success_policy(contract),
         success_share=_success_share(contract),
@@ -177,6 +183,7 @@ def make_plan(contract: Contract) -> Plan:
         tf_config=config,
         steps=tuple(_steps(contract, paths)),
         processes=tuple(processes),
+        listening=_listening(contract, training, processes),
         budgets=_budgets(contract),
         paths=paths,
         notes=_notes(contract),
@@ -190,15 +197,15 @@ def evaluator_of(contract: Contract) -> str | None:
     own beside the training's, of which parameter servers need two or more.
     """
     setting = contract.settings.evaluator
-    hosts = contract.distribution_hosts
-    if setting.lower() in {"", "none"}:
+    hosts = [name for name in contract.distribution_hosts if name not in contract.ps_only_hosts]
+    if setting.lower() in {"", "none"} or contract.outside:
         return None
 
     def fault(found: str, expected: str) -> ContractError:
         return ContractError([Fault("settings", "SUPERVISOR_EVALUATOR", found, expected)])
 
     fewest = 3 if contract.strategy is Strategy.PS else 2
-    if contract.strategy is Strategy.NONE or len(hosts) < fewest:
+    if contract.strategy in {Strategy.NONE, Strategy.MPI} or len(hosts) < fewest:
         raise fault(
             f"{setting} with {len(hosts)} hosts and strategy {contract.strategy.value}",
             "three hosts or more with parameter servers, two or more with "
@@ -242,14 +249,16 @@ def tf_config(
 ) -> dict[str, Any]:
     """TF_CONFIG of one process, in the seed convention.
 
-    Parameter servers: ``{chief: [first host], worker: the others, ps: all}``; one host has no
-    ``ps``, and asking for that task there is an error. MultiWorkerMirroredStrategy: every host is
-    a ``worker`` and there is no ``ps`` (with one, the strategy hangs at construction).
-    ``endpoints`` are those of the hosts that train; the evaluator is told their cluster, which it
-    is no part of.
+    Parameter servers: ``{chief: [first host], worker: the others, ps: all}``, unless
+    ``SUPERVISOR_PS_HOSTS`` lays them out otherwise; one host has no ``ps``, and asking for that
+    task there is an error. MultiWorkerMirroredStrategy: every host is a ``worker`` and there is no
+    ``ps`` (with one, the strategy hangs at construction). ``endpoints`` are those of the hosts
+    that train; the evaluator is told their cluster, which it is no part of.
     """
     hosts = list(endpoints)
-    master, others = hosts[0], hosts[1:]
+    master = hosts[0]
+    ps_hosts = [name for name in contract.ps_hosts if name in endpoints]
+    others = [name for name in hosts[1:] if name not in contract.ps_only_hosts]
     cluster: dict[str, list[str]]
     if contract.strategy is Strategy.MWMS:
         cluster = {"worker": [str(endpoints[name].train) for name in hosts]}
@@ -258,21 +267,24 @@ def tf_config(
         cluster = {chief.value: [str(endpoints[master].train)]}
         if others:
             cluster["worker"] = [str(endpoints[name].train) for name in others]
-            cluster["ps"] = [str(endpoints[name].ps) for name in hosts]
-        if role is Role.PS and not others:
+        if ps_hosts:
+            cluster["ps"] = [str(endpoints[name].ps) for name in ps_hosts]
+        if role is Role.PS and host not in ps_hosts:
             raise ContractError(
                 [
                     Fault(
                         RESOURCES,
                         "hosts",
-                        f"one host, {host}, with a parameter server task",
-                        "two hosts or more: a cluster of one host has no parameter server; "
-                        "run the script alone, or add hosts",
+                        f"{host} of {len(hosts)}, with a parameter server task",
+                        "a host with a parameter server: a cluster of one host has no parameter "
+                        "server; run the script alone, or add hosts",
                     )
                 ]
             )
         index = others.index(host) if role is Role.WORKER else 0
-        task = {"type": role.value, "index": hosts.index(host) if role is Role.PS else index}
+        if role is Role.PS:
+            index = ps_hosts.index(host)
+        task = {"type": role.value, "index": index}
     if role is Role.EVALUATOR:
         task = {"type": role.value, "index": 0}
     return {"cluster": cluster, "task": task, "environment": "cloud"}
@@ -281,6 +293,10 @@ def tf_config(
 def _script_role(contract: Contract, chief: Role) -> Role:
     if contract.strategy is Strategy.MWMS:
         return Role.WORKER
+    if contract.strategy is Strategy.MPI:
+        return Role.LAUNCHER
+    if contract.current_host in contract.ps_only_hosts:
+        return Role.PS
     if contract.current_host == contract.master:
         return chief if contract.strategy is Strategy.PS else Role.CHIEF
     return Role.WORKER
@@ -290,7 +306,11 @@ def _endpoints(contract: Contract, host: str) -> HostEndpoints:
     overlay = contract.overlays.get(host)
     address = overlay.address if overlay else host
     ports = overlay.ports if overlay else {}
-    train = MWMS_PORT if contract.strategy is Strategy.MWMS else TRAIN_PORT
+    train = TRAIN_PORT
+    if contract.strategy is Strategy.MWMS:
+        train = MWMS_PORT
+    elif contract.strategy is Strategy.MPI:
+        train = contract.settings.mpi_ssh_port
     return HostEndpoints(
         train=Endpoint(address, ports.get("train", train)),
         ps=Endpoint(address, ports.get("ps", PS_PORT)),
@@ -304,9 +324,12 @@ def _collisions(contract: Contract, endpoints: Mapping[str, HostEndpoints]) -> l
     faults = []
     for host, each in endpoints.items():
         listeners = [("status", each.status)]
-        if contract.strategy is not Strategy.NONE:
+        inside = host in contract.distribution_hosts
+        if contract.strategy in {Strategy.PS, Strategy.MWMS} and inside:
             listeners.append(("training", each.train))
-        if contract.strategy is Strategy.PS:
+        if contract.strategy is Strategy.MPI and inside and host != contract.master:
+            listeners.append(("ssh", each.train))
+        if host in contract.ps_hosts:
             listeners.append(("parameter server", each.ps))
         for what, endpoint in listeners:
             here = f"the {what} port of {host}"
@@ -330,8 +353,70 @@ def _success_policy(contract: Contract) -> SuccessPolicy:
         return SuccessPolicy(setting)
     if setting != "auto":
         return SuccessPolicy.SHARE
-    # Workers of a parameter-server cluster never end by themselves; all others do.
-    return SuccessPolicy.CHIEF if contract.strategy is Strategy.PS else SuccessPolicy.ALL
+    # Workers of a parameter-server cluster never end by themselves, and mpirun's end is that of
+    # all ranks; all others end by themselves.
+    one_decides = contract.strategy in {Strategy.PS, Strategy.MPI}
+    return SuccessPolicy.CHIEF if one_decides else SuccessPolicy.ALL
+
+
+def _scriptless(contract: Contract, evaluator: str | None) -> tuple[str, ...]:
+    others = contract.distribution_hosts[1:]
+    if contract.strategy is Strategy.MPI:
+        return others
+    if contract.strategy is Strategy.PS and contract.settings.worker == "server":
+        return tuple(host for host in others if host != evaluator)
+    return contract.ps_only_hosts
+
+
+def _processes(
+    contract: Contract,
+    training: Mapping[str, HostEndpoints],
+    paths: Paths,
+    chief: Role,
+    role: Role,
+    config: Mapping[str, Any] | None,
+) -> list[ProcessSpec]:
+    """What the current host runs, in the order in which it is started."""
+    host = contract.current_host
+    script = _script(contract, paths, role, config)
+    if contract.strategy is Strategy.MPI:
+        if host != contract.master:
+            return [mpi_job.sshd(contract, script.env, training[host].train.port)]
+        members = [
+            (name, each.train.address, each.train.port)
+            for name, each in training.items()
+            if name != host
+        ]
+        return [mpi_job.launcher(contract, script, members)]
+    processes = []
+    if host in contract.ps_hosts and role is not Role.EVALUATOR:
+        ps_config = tf_config(contract, training, chief, host, Role.PS)
+        processes.append(_server(contract, Role.PS, ps_config))
+    if host in contract.ps_only_hosts:
+        return processes
+    if role is Role.WORKER and contract.strategy is Strategy.PS and _workers_are_servers(contract):
+        assert config is not None
+        return [*processes, _server(contract, Role.WORKER, config)]
+    return [*processes, script]
+
+
+def _workers_are_servers(contract: Contract) -> bool:
+    return contract.settings.worker == "server"
+
+
+def _listening(
+    contract: Contract, training: Mapping[str, HostEndpoints], processes: Sequence[ProcessSpec]
+) -> tuple[int, ...]:
+    """Ports that the processes open; an evaluator's task and a host outside open none."""
+    here = training.get(contract.current_host)
+    if here is None or contract.strategy is Strategy.NONE:
+        return ()
+    silent = {Role.LAUNCHER}
+    return tuple(
+        here.ps.port if spec.role is Role.PS else here.train.port
+        for spec in processes
+        if spec.role not in silent
+    )
 
 
 def _success_share(contract: Contract) -> float:
@@ -462,8 +547,10 @@ def _installation(contract: Contract, paths: Paths, what: str) -> ProcessSpec:
     )
 
 
-def _parameter_server(contract: Contract, config: Mapping[str, Any]) -> ProcessSpec:
-    """The parameter server sees no accelerator, and none of the user's code.
+def _server(contract: Contract, role: Role, config: Mapping[str, Any]) -> ProcessSpec:
+    """A TensorFlow server of ours, which sees none of the user's code.
+
+    A parameter server sees no accelerator either; a worker server is what uses it.
 
     ``-P`` and the base directory as working directory: a ``tensorflow.py`` or a ``supervisor``
     directory beside the user's script must not shadow the real ones.
@@ -471,19 +558,16 @@ def _parameter_server(contract: Contract, config: Mapping[str, Any]) -> ProcessS
     env = {
         key: value for key, value in contract.environ.items() if not key.startswith("SUPERVISOR_")
     }
-    env.update(
-        CUDA_VISIBLE_DEVICES="-1",
-        HIP_VISIBLE_DEVICES="-1",
-        SUPERVISOR_PS_IMPORT=contract.settings.ps_import,
-        TF_CONFIG=json.dumps(config),
-    )
+    env.update(SUPERVISOR_PS_IMPORT=contract.settings.ps_import, TF_CONFIG=json.dumps(config))
+    if role is Role.PS:
+        env.update(CUDA_VISIBLE_DEVICES="-1", HIP_VISIBLE_DEVICES="-1")
     # All of it: what is shown is chosen from the output, and the rest is in the file and explains
     # a failure.
-    env.setdefault("TF_CPP_MIN_LOG_LEVEL", "0")
+    env.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if role is Role.PS else "1")
     env.setdefault("PYTHONUNBUFFERED", "1")
     return ProcessSpec(
-        name=Role.PS.value,
-        role=Role.PS,
+        name=role.value,
+        role=role,
         argv=(sys.executable, "-P", "-m", "supervisor.parameter_server"),
         env=env,
         cwd=contract.base_dir,
@@ -499,6 +583,8 @@ def _notes(contract: Contract) -> tuple[str, ...]:
             "sagemaker_parameter_server_enabled is ignored: one host has no parameter server, "
             "its script runs alone"
         )
+    elif contract.settings.worker == "server" and contract.strategy is not Strategy.PS:
+        notes.append("SUPERVISOR_WORKER=server is ignored: it is for parameter-server clusters")
     if contract.has_requirements and contract.settings.requirements == "skip":
         notes.append("requirements.txt is not installed: SUPERVISOR_REQUIREMENTS=skip")
     model_dir = contract.hyperparameters.get("model_dir")

@@ -60,7 +60,7 @@ from supervisor.guardian import Guardian
 from supervisor.lifecycle import Life, Process, Setup, State, initial, step
 from supervisor.logs import Log
 from supervisor.masking import Masker
-from supervisor.model import Outcome, Phase, ProcessSpec, Role, Verdict, signal_name
+from supervisor.model import ExitStatus, Outcome, Phase, ProcessSpec, Role, Verdict, signal_name
 from supervisor.outcome import failure_text, host_exit_code, outcome_of
 from supervisor.plan import Plan
 from supervisor.process import (
@@ -444,7 +444,7 @@ class _Host:
     async def _own(self, running: _Running) -> None:
         """One child from spawn to its end as an event."""
         # Loaded while the script starts: neither its start nor its end waits for them.
-        from supervisor import cgroup, evidence, protocol  # noqa: F401, PLC0415
+        from supervisor import cgroup, evidence, mpi_words, protocol  # noqa: F401, PLC0415
 
         child = running.child
         assert child is not None
@@ -484,16 +484,21 @@ class _Host:
 
     def _explained(self, running: _Running, end: ChildEnd) -> tuple[str, str]:
         """Why a process ended: a sentence, and the detail."""
-        from supervisor import cgroup, evidence  # noqa: PLC0415
+        from supervisor import cgroup, evidence, mpi_words  # noqa: PLC0415
 
-        checkpoint = ""
+        stdout, stderr = (pump.tail() for pump in running.pumps)
+        who, status, checkpoint = "", end.status, ""
+        if running.spec.role is Role.LAUNCHER and not end.status.ok:
+            words = mpi_words.read(stdout, stderr, end.status.code)
+            who, stdout, stderr = words.who, words.stdout, words.stderr
+            status = ExitStatus(signum=words.signum) if words.signum else status
         if running.stop_sent_at is not None and end.status.code in evidence.RESTART_CODES:
             checkpoint = record.newest_checkpoint(self.plan.paths.checkpoints, running.stop_sent_at)
         known = evidence.read(
-            status=end.status,
+            status=status,
             run_s=end.run_s,
-            stdout=running.pumps[0].tail(),
-            stderr=running.pumps[1].tail(),
+            stdout=stdout,
+            stderr=stderr,
             memory_before=running.memory_before,
             memory_after=cgroup.read_memory_cgroup(),
             stopped_because=self._stopped_because(running.spec.name),
@@ -503,7 +508,7 @@ class _Host:
             own_words = record.own_words(self.plan.paths)
             if own_words is not None:
                 return f"{own_words[:300]}; {end.status}", known.detail
-        return known.message, known.detail
+        return f"{who}: {known.message}" if who else known.message, known.detail
 
     def _stopped_by_us(self, process: str) -> bool:
         return any(each.name == process and each.stopped_by_us for each in self._state.processes)
@@ -926,12 +931,13 @@ def _initial_state(plan: Plan) -> State:
         hosts=plan.hosts,
         success_policy=plan.success_policy,
         # The variables live on the parameter servers, and the coordinator waits for its workers:
-        # the chief's last checkpoint needs both.
-        chief_first=plan.strategy is Strategy.PS,
+        # the chief's last checkpoint needs both. The ranks of an MPI job are mpirun's to stop.
+        chief_first=plan.strategy in {Strategy.PS, Strategy.MPI},
         budgets=plan.budgets,
         success_share=plan.success_share,
         tolerated_failures=plan.tolerated_failures,
         evaluator=plan.evaluator,
+        scriptless=plan.scriptless,
     )
     return initial(
         setup,
@@ -962,16 +968,12 @@ def _make_ready(plan: Plan) -> str | None:
         path = os.path.join(plan.contract.code_dir, plan.contract.entry_point)
         with contextlib.suppress(OSError):  # exec says what is wrong, and better
             os.chmod(path, os.stat(path).st_mode | 0o111)  # noqa: S103  # the user's own command
-    if plan.strategy is Strategy.NONE:
+    if not plan.listening:
         return None
     # Before TensorFlow starts: its own message for a taken port names neither pid nor command.
     from supervisor.ports import check_free  # noqa: PLC0415
 
-    if plan.host == plan.evaluator:
-        return None  # its task opens no port
-    here = plan.endpoints[plan.host]
-    listening = [here.train.port] + ([here.ps.port] if plan.strategy is Strategy.PS else [])
-    return next(filter(None, map(check_free, listening)), None)
+    return next(filter(None, map(check_free, plan.listening)), None)
 
 
 def _loss(row: dict[str, object]) -> bool:

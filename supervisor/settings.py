@@ -86,6 +86,12 @@ class Settings:
     evaluator: str
     evaluator_grace_s: float
     ps_import: str
+    ps_hosts: str
+    worker: str
+    outside: str
+    mpi_ssh_port: int
+    mpi_ssh_key: str
+    mpi_sshd: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +184,15 @@ def _one_of(*allowed: str) -> Callable[[str], str]:
         return text.lower()
 
     return parse
+
+
+def _ps_hosts(text: str) -> str:
+    layout = text.lower()
+    if layout in {"all", "members"} or (text.isascii() and text.isdigit() and int(text) > 0):
+        return layout
+    if layout.startswith("group:") and text[6:]:
+        return f"group:{text[6:]}"
+    raise ValueError("all, members, a number of hosts from 1, or group:NAME")
 
 
 def _switch(text: str) -> bool:
@@ -544,7 +559,7 @@ TABLE: Final[tuple[Setting, ...]] = (
         "auto",
         "",
         "whose exit 0 ends the job: chief, all, or the share of all scripts that must reach it, "
-        "such as 0.75; auto: chief with parameter servers, all otherwise",
+        "such as 0.75; auto: chief with parameter servers and MPI, all otherwise",
     ),
     Setting(
         "failure_policy",
@@ -584,6 +599,40 @@ TABLE: Final[tuple[Setting, ...]] = (
         "",
         "how much of TensorFlow the parameter server imports; light falls back to full by itself",
     ),
+    Setting(
+        "ps_hosts",
+        _ps_hosts,
+        "all",
+        "",
+        "which hosts run a parameter server: all; members (all but the master); a number K (the "
+        "first K); group:NAME (the hosts of that instance group, which then run no script)",
+    ),
+    Setting(
+        "worker",
+        _one_of("script", "server"),
+        "script",
+        "",
+        "what the workers of a parameter-server cluster run: your script, or a TensorFlow server "
+        "of ours, so that the script runs on the chief alone",
+    ),
+    Setting(
+        "outside",
+        _one_of("independent", "follow"),
+        "independent",
+        "",
+        "hosts outside sagemaker_distribution_instance_groups run their script alone: each ends "
+        "by itself, or with the job",
+    ),
+    Setting("mpi_ssh_port", _port, "22", "", "MPI: port of the members' sshd"),
+    Setting(
+        "mpi_ssh_key",
+        str,
+        "",
+        "",
+        "MPI: private key file, with its .pub beside it, in the image of every host; "
+        "empty: the keys and authorized_keys in ~/.ssh",
+    ),
+    Setting("mpi_sshd", str, "/usr/sbin/sshd", "", "MPI: the sshd program"),
 )
 
 BY_ENV: Final = {setting.env: setting for setting in TABLE}

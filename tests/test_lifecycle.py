@@ -131,6 +131,20 @@ def joined(host: str, phase: Phase = Phase.JOINING, **more: object) -> MemberRep
     )
 
 
+@pytest.mark.parametrize("policy", [SuccessPolicy.ALL, SuccessPolicy.SHARE])
+def test_hosts_that_run_servers_alone_are_not_waited_for(policy: SuccessPolicy) -> None:
+    """Every script must end for the job to succeed, and there is one only on two of the hosts."""
+    hosts = ("algo-1", "algo-2", "algo-3")
+    setup = Setup("algo-1", "algo-1", hosts, policy, True, BUDGETS, scriptless=("algo-3",))
+    state = initial(setup, (Process("chief", False),))
+    state, _ = play(state, [*RUNNING_MASTER, Exited("chief", OK, 1.0)])
+    assert state.phase is Phase.RUNNING
+    state, actions = play(state, [joined("algo-2", Phase.RUNNING, script_ended=True)])
+    assert state.cause is not None
+    assert state.cause.kind is CauseKind.FINISHED
+    assert any(isinstance(a, Announce) and a.state is JobState.ENDED for a in actions)
+
+
 RUNNING_ALONE: list[Event] = [Prepared()]
 RUNNING_MASTER: list[Event] = [Prepared(), joined("algo-2"), joined("algo-3")]
 RUNNING_MEMBER: list[Event] = [Prepared(), JobChanged(JobState.RUNNING, None)]

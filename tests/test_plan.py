@@ -231,13 +231,235 @@ def test_policies_come_from_the_settings() -> None:
     assert (plain.success_policy, plain.tolerated_failures) == (SuccessPolicy.CHIEF, 0)
 
 
+# --------------------------------------------------------------------------- who runs what
+
+GROUPS = [
+    {"instance_group_name": "tf", "instance_type": "g", "hosts": ["algo-2", "algo-3"]},
+    {"instance_group_name": "params", "instance_type": "c", "hosts": ["algo-1", "algo-4"]},
+]
+
+
+def plans(hyper: dict[str, Any], groups: object = None, **environ: str) -> dict[str, Plan]:
+    """The plans of four hosts."""
+    names = [f"algo-{number}" for number in range(1, 5)]
+    made = {}
+    for name in names:
+        resources: dict[str, Any] = {"current_host": name, "hosts": names}
+        if isinstance(groups, list):
+            resources["instance_groups"] = groups
+            own = [g["instance_group_name"] for g in groups if name in g["hosts"]]
+            resources["current_group_name"] = own[0]
+        made[name] = make_plan(read_contract(facts(hyper, resources, environ=environ)))
+    return made
+
+
+def who_runs_what(made: dict[str, Plan]) -> dict[str, list[str]]:
+    return {host: [spec.name for spec in each.processes] for host, each in made.items()}
+
+
+@pytest.mark.parametrize(
+    ("setting", "runs", "servers"),
+    [
+        ("all", [["ps", "chief"], ["ps", "worker"], ["ps", "worker"], ["ps", "worker"]], "1234"),
+        ("members", [["chief"], ["ps", "worker"], ["ps", "worker"], ["ps", "worker"]], "234"),
+        ("1", [["ps", "chief"], ["worker"], ["worker"], ["worker"]], "1"),
+        ("2", [["ps", "chief"], ["ps", "worker"], ["worker"], ["worker"]], "12"),
+        ("group:params", [["ps"], ["chief"], ["worker"], ["ps"]], "14"),
+    ],
+)
+@pytest.mark.parametrize("worker", ["script", "server"])
+def test_the_layout_of_parameter_servers(
+    setting: str, runs: list[list[str]], servers: str, worker: str
+) -> None:
+    made = plans(PS, GROUPS, SUPERVISOR_PS_HOSTS=setting, SUPERVISOR_WORKER=worker)
+    if setting != "group:params":  # without it every group is a distribution by itself
+        made = plans(PS, SUPERVISOR_PS_HOSTS=setting, SUPERVISOR_WORKER=worker)
+    assert list(who_runs_what(made).values()) == runs
+    clusters, tasks = [], set()
+    for host, each in made.items():
+        for spec in each.processes:
+            config = json.loads(spec.env["TF_CONFIG"])
+            clusters.append(config["cluster"])
+            task = config["task"]
+            assert task["type"] == spec.role
+            port = {"ps": 2223}.get(spec.role, 2222)
+            assert config["cluster"][spec.role][task["index"]] == f"{host}:{port}"
+            assert port in each.listening
+            tasks.add((spec.role, task["index"]))
+            blind = spec.env.get("CUDA_VISIBLE_DEVICES") == "-1"
+            assert blind == (spec.role is Role.PS)
+            ours = spec.role is Role.PS or (worker == "server" and spec.role is Role.WORKER)
+            assert spec.essential == ours
+            assert (spec.argv[-1] == "supervisor.parameter_server") == ours
+        assert len(each.listening) == len(each.processes)
+        scripts = {h for h, p in made.items() if not all(s.essential for s in p.processes)}
+        assert set(each.hosts) - set(each.scriptless) == scripts
+        assert each.master == next(h for h, p in made.items() if p.processes[-1].name == "chief")
+    assert all(cluster == clusters[0] for cluster in clusters), "one cluster for all processes"
+    assert len(tasks) == len(clusters), "no task twice"
+    assert clusters[0]["ps"] == [f"algo-{digit}:2223" for digit in servers]
+    entries = sum(len(addresses) for addresses in clusters[0].values())
+    assert entries == len(clusters), "every task of the cluster is somebody's"
+
+
+@pytest.mark.parametrize(
+    ("setting", "groups", "message"),
+    [
+        ("5", None, r"SUPERVISOR_PS_HOSTS.*at most 4"),
+        ("group:none", GROUPS, r"SUPERVISOR_PS_HOSTS.*params, tf"),
+        ("group:params", None, r"SUPERVISOR_PS_HOSTS.*it has none"),
+        ("group:all", [{**GROUPS[0], "instance_group_name": "all",
+                        "hosts": ["algo-1", "algo-2", "algo-3", "algo-4"]}], "beside which"),
+        ("some", None, "a number of hosts from 1"),
+        ("0", None, "a number of hosts from 1"),
+    ],
+)  # fmt: skip
+def test_a_layout_that_cannot_be_is_refused(setting: str, groups: object, message: str) -> None:
+    with pytest.raises(ContractError, match=message):
+        plans(PS, groups, SUPERVISOR_PS_HOSTS=setting)
+
+
+@pytest.mark.parametrize(
+    ("setting", "worker", "runs", "servers"),
+    [
+        ("all", "script", [["ps", "chief"], ["ps", "worker"], ["ps", "worker"], ["evaluator"]],
+         "123"),
+        ("members", "server", [["chief"], ["ps", "worker"], ["ps", "worker"], ["evaluator"]], "23"),
+        ("group:params", "server", [["ps"], ["chief"], ["worker"], ["evaluator"]], "1"),
+    ],
+)  # fmt: skip
+def test_the_evaluator_beside_a_layout(
+    setting: str, worker: str, runs: list[list[str]], servers: str
+) -> None:
+    environ = {
+        "SUPERVISOR_PS_HOSTS": setting,
+        "SUPERVISOR_WORKER": worker,
+        "SUPERVISOR_EVALUATOR": "last",
+    }
+    groups = [
+        {**GROUPS[1], "hosts": ["algo-1"]},
+        {**GROUPS[0], "hosts": ["algo-2", "algo-3", "algo-4"]},
+    ]
+    made = plans(PS, groups if ":" in setting else None, **environ)
+    assert list(who_runs_what(made).values()) == runs
+    for each in made.values():
+        for spec in each.processes:
+            cluster = json.loads(spec.env["TF_CONFIG"])["cluster"]
+            assert cluster["ps"] == [f"algo-{digit}:2223" for digit in servers]
+        assert each.evaluator not in each.scriptless
+        assert len(each.listening) == len(each.processes) - (each.host == each.evaluator)
+
+
+def test_worker_servers_are_for_parameter_servers() -> None:
+    made = plan(MWMS, 2, 2, environ={"SUPERVISOR_WORKER": "server"})
+    assert [spec.name for spec in made.processes] == ["worker"]
+    assert not made.processes[0].essential
+    assert "SUPERVISOR_WORKER=server is ignored" in made.notes[0]
+
+
+@pytest.mark.parametrize("outside", ["independent", "follow"])
+def test_hosts_outside_the_distribution(outside: str) -> None:
+    hyper = {**PS, "sagemaker_distribution_instance_groups": '["tf"]'}
+    made = plans(hyper, GROUPS, SUPERVISOR_OUTSIDE=outside)
+    assert who_runs_what(made) == {
+        "algo-1": ["chief" if outside == "independent" else "worker"],
+        "algo-2": ["ps", "chief"],
+        "algo-3": ["ps", "worker"],
+        "algo-4": ["chief" if outside == "independent" else "worker"],
+    }
+    inside = ("algo-2", "algo-3")
+    everyone = (*inside, "algo-1", "algo-4")
+    for host in inside:
+        assert made[host].hosts == (everyone if outside == "follow" else inside)
+        config = made[host].tf_config
+        assert config is not None
+        assert config["cluster"]["ps"] == ["algo-2:2223", "algo-3:2223"]
+    for host in ("algo-1", "algo-4"):
+        assert made[host].hosts == (everyone if outside == "follow" else (host,))
+        assert made[host].tf_config is None
+        assert "TF_CONFIG" not in made[host].processes[0].env
+        assert not made[host].listening
+
+
+# --------------------------------------------------------------------------- MPI
+
+MPI = {**HYPER, "sagemaker_mpi_enabled": "true"}
+
+
+def test_mpirun_on_the_master_and_sshd_on_the_others() -> None:
+    more = {
+        "sagemaker_mpi_num_of_processes_per_host": "2",
+        "sagemaker_mpi_custom_mpi_options": "\"-x NAME='a b' --NCCL_DEBUG WARN -verbose\"",
+        "lr": "0.1",
+    }
+    environ = {"PATH": "/bin", "API_TOKEN": "geheim-geheim", "HOSTNAME": "x", "OMPI_MCA_a": "b"}
+    made = [plan({**MPI, **more}, 3, current, environ=environ) for current in (1, 2, 3)]
+    assert [spec.name for each in made for spec in each.processes] == ["launcher", "sshd", "sshd"]
+    assert made[0].tf_config is None
+    assert made[0].chief_endpoint is None
+    assert made[0].success_policy is SuccessPolicy.CHIEF
+    assert made[0].scriptless == ("algo-2", "algo-3")
+    assert [each.listening for each in made] == [(), (22,), (22,)]
+    launcher = made[0].processes[0]
+    line = " ".join(launcher.argv)
+    assert "--member algo-2 algo-2 22 --member algo-3 algo-3 22 -- mpirun" in line
+    assert "mpirun --host algo-1:2,algo-2:2,algo-3:2 -np 6 " in line
+    assert launcher.argv[-4:] == (sys.executable, "train.py", "--lr", "0.1")
+    at = launcher.argv.index("-verbose")
+    assert launcher.argv[at - 2 : at] == ("-x", "NAME=a b"), "after ours, NCCL_DEBUG taken out"
+    assert launcher.env["NCCL_DEBUG"] == "WARN"
+    assert "geheim" not in line
+    carried = {b for a, b in zip(launcher.argv, launcher.argv[1:], strict=False) if a == "-x"}
+    assert {"API_TOKEN", "PATH", "SM_HPS", "NCCL_DEBUG"} <= carried
+    assert not carried & {"HOSTNAME", "OMPI_MCA_a", "SM_CURRENT_HOST", "SM_TRAINING_ENV"}
+    daemon = made[1].processes[0]
+    assert daemon.essential
+    assert not launcher.essential
+    assert daemon.env["SM_CURRENT_HOST"] == "algo-2"
+    assert ("--variable", "SM_CURRENT_HOST") in zip(daemon.argv, daemon.argv[1:], strict=False)
+
+
+def test_mpi_on_one_host_needs_no_ssh() -> None:
+    made = plan({**MPI, "sagemaker_mpi_num_processes": "3"}, 1)
+    line = " ".join(made.processes[0].argv)
+    assert "mpirun --host localhost -np 3 " in line
+    assert "--member" not in line
+    assert " -x " not in line, "its ranks inherit everything"
+
+
+def test_mpi_ports_are_looked_up_and_may_not_collide() -> None:
+    ports = {"algo-1": 21000, "algo-2": 21001}
+    places = {
+        host: {"address": "127.0.0.1", "ports": {"train": port, "status": port + 100}}
+        for host, port in ports.items()
+    }
+    made = plan(MPI, 2, overlay={"hosts": places})
+    assert "--member algo-2 127.0.0.1 21001" in " ".join(made.processes[0].argv)
+    with pytest.raises(ContractError, match="the status port of algo-2 and the ssh port of algo-2"):
+        plan(MPI, 2, 2, environ={"SUPERVISOR_STATUS_PORT": "22"})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("sagemaker_mpi_num_of_processes_per_host", "0", "a number of processes, 1 or more"),
+        ("sagemaker_mpi_num_processes", '"many"', "a number of processes, 1 or more"),
+        ("sagemaker_mpi_custom_mpi_options", '"-x \'open"', "words as in a shell: no closing"),
+        ("sagemaker_parameter_server_enabled", "true", "both true"),
+    ],
+)
+def test_bad_mpi_options_are_refused(key: str, value: str, message: str) -> None:
+    with pytest.raises(ContractError, match=message):
+        plan({**MPI, key: value}, 2)
+
+
 # --------------------------------------------------------------------------- layers
 
 _LAYERS = [
     {"model", "faults", "masking", "memory"},
     {"events", "settings"},
-    {"contract", "protocol", "evidence", "liveness", "arguments"},
-    {"environment", "outcome"},
+    {"contract", "protocol", "evidence", "liveness", "arguments", "mpi_words"},
+    {"environment", "outcome", "mpi_job"},
     {"plan"},
     {"lifecycle"},
 ]

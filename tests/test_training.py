@@ -64,6 +64,23 @@ def test_the_first_command_of_the_readme(tmp_path: pathlib.Path) -> None:
         assert "prediction (2, 3)" in loaded.stdout
 
 
+def test_worker_servers_of_ours_and_a_master_without_a_parameter_server(
+    tmp_path: pathlib.Path,
+) -> None:
+    """The script runs on the chief alone, unchanged, and trains on the others."""
+    layout = {"SUPERVISOR_WORKER": "server", "SUPERVISOR_PS_HOSTS": "members"}
+    with Job(tmp_path / "run", "--hosts", "2", **layout) as job:
+        job.wait_for(r"algo-1 supervisor │ .* process.exited process=chief", 120)
+        assert job.wait(30) == 0
+        assert job.exit_codes("algo-1", "algo-2") == [0, 0]
+        assert losses(job.output)[-1] < losses(job.output)[0] / 4
+        roles = {
+            host: [row["role"] for row in job.report(host)["processes"]]
+            for host in ("algo-1", "algo-2")
+        }
+        assert roles == {"algo-1": ["chief"], "algo-2": ["ps", "worker"]}
+
+
 @pytest.mark.parametrize(
     ("host", "after", "who"),
     [
