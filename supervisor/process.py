@@ -64,6 +64,10 @@ KILL_PASSES = 50
 KILL_TREE_S = 1.0
 """Longest time of one ``kill_tree``."""
 
+DYING_S = 10.0
+"""Longest further time for what has its SIGKILL and only lacks a turn of the processor to act on
+it: ten thousand processes at once on a busy machine are not uninterruptible, they are slow."""
+
 CLOSE_S = 0.5
 """Longest time that the emergency path waits for the leader to become reapable after SIGKILL."""
 
@@ -76,6 +80,7 @@ DRAIN_SLACK_S = 0.5
 _STOPPING = frozenset(
     {signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCONT}
 )
+_PENDING = (b"SigPnd:", b"ShdPnd:")
 _ENDING = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP})
 
 
@@ -387,7 +392,8 @@ class Child:
     async def sweep(self, *, term_s: float, kill_s: float) -> tuple[int, ...]:
         """End every descendant that outlived the leader; the pids that would not go.
 
-        SIGTERM and SIGCONT once to each, SIGKILL after ``term_s``, given up ``kill_s`` later.
+        SIGTERM and SIGCONT once to each, SIGKILL after ``term_s``, given up ``kill_s`` later, or up
+        to ``DYING_S`` after that while there are some who only have to get round to dying.
         Returns the moment all are gone. The leader must be dead and not reaped: its zombie keeps
         the numbers of its group and session from being given to others.
         """
@@ -408,13 +414,23 @@ class Child:
             await terminator.pause(deadline)
         self._killpg(signal.SIGKILL)
         deadline = time.monotonic() + kill_s
+        last = deadline + DYING_S
         killer = _Killer(self.pid)
         while not await self._is_gone(killer, deadline):
             self.swept = len(terminator.seen | killer.seen)
-            if time.monotonic() >= deadline:
-                return tuple(p.pid for p in killer.alive)
+            if (now := time.monotonic()) >= deadline:
+                if now >= last or (killer.alive and not any(map(_is_dying, killer.alive))):
+                    return tuple(p.pid for p in killer.alive)
+                deadline = min(last, now + kill_s)
             await killer.pause(deadline)
         return ()
+
+    def dying(self) -> bool:
+        """After a SIGKILL: whether the leader is dead, or will be when it gets the processor."""
+        if self.exited():
+            return True
+        leader = procfs.stat(self.pid)
+        return leader is not None and _is_dying(leader)
 
     def reap(self) -> ExitStatus:
         """Take the exit status. Once; later calls return the same. The leader must be dead.
@@ -689,6 +705,18 @@ class _Killer(_Visitor):
                 os.killpg(process.pgrp, signal.SIGKILL)
                 return
         _send_exactly(process, signal.SIGKILL)
+
+
+def _is_dying(process: Process) -> bool:
+    """Whether SIGKILL will end it: not in uninterruptible sleep, nor out of our reach."""
+    now = procfs.stat(process.pid)
+    if now is None or now.start != process.start or not now.alive or now.state == "R":
+        return True
+    if now.state == "D":
+        return False
+    status = procfs.read(f"/proc/{process.pid}/status") or b""
+    pending = [line.split()[1] for line in status.splitlines() if line[:7] in _PENDING]
+    return any(int(mask, 16) >> (signal.SIGKILL - 1) & 1 for mask in pending)
 
 
 def _lives(process: Process) -> bool:

@@ -63,6 +63,7 @@ from supervisor.model import ExitStatus, Outcome, Phase, ProcessSpec, Role, sign
 from supervisor.outcome import failure_text
 from supervisor.plan import Plan
 from supervisor.process import (
+    DYING_S,
     ChildEnd,
     InheritedSignals,
     SpawnError,
@@ -80,6 +81,7 @@ if TYPE_CHECKING:  # not needed before the script's start: loaded when they are 
 SWEEP_TERM_S: Final = 2.0
 """What outlived its leader has this long after SIGTERM."""
 SWEEP_KILL_S: Final = 2.0
+_LOOK_AGAIN_S: Final = 0.2
 DRAIN_S: Final = 1.0
 """After the leader's end a grandchild may hold the pipes; they are read for this long."""
 WAITING_FIRST_S: Final = 2.0
@@ -155,6 +157,8 @@ class _Host:
         self._state = _initial_state(plan)
         self._account = Account(plan, outputs, log, masker)
         self._timers: dict[Deadline, asyncio.TimerHandle] = {}
+        self._kill_since: float | None = None
+        """When the time to die was over, ``loop.time()``."""
         self._signals = SignalPipe(self._on_signal)
         self._collector = orphans.Collector()
         self._services: asyncio.TaskGroup
@@ -338,7 +342,20 @@ class _Host:
 
     def _expire(self, deadline: Deadline) -> None:
         self._timers.pop(deadline, None)
+        if deadline is Deadline.KILL and self._is_dying():
+            later = self._loop.call_later(_LOOK_AGAIN_S, self._expire, deadline)
+            self._timers[deadline] = later
+            return
         self._post(Expired(deadline, time.time()))
+
+    def _is_dying(self) -> bool:
+        """Whether what was killed needs no more than a little time: it is not to be given up."""
+        if self._kill_since is None:
+            self._kill_since = self._loop.time()
+        if self._loop.time() - self._kill_since > DYING_S + SWEEP_KILL_S + DRAIN_S:
+            return False
+        children = [self._account.running[process.name].child for process in self._state.alive]
+        return all(child is not None and child.dying() for child in children)
 
     def _disarm(self, deadline: Deadline) -> None:
         timer = self._timers.pop(deadline, None)

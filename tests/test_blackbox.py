@@ -627,6 +627,7 @@ CYCLES = """
 import asyncio, gc, os, signal, sys
 sys.path.insert(0, {root!r})
 from supervisor import entry
+from supervisor.guardian import Guardian
 from tests.helpers.leaks import no_leaks
 
 def tasks():
@@ -634,13 +635,19 @@ def tasks():
     return sum(isinstance(each, asyncio.Task) for each in gc.get_objects())
 
 environ = {{**os.environ, "SAGEMAKER_BASE_DIR": {base!r}}}
+
+def run():
+    guardian = Guardian.start()
+    assert entry.train(environ, {{}}, guardian) == 3
+    guardian.close()
+
 for _ in range(3):
-    assert entry.train(environ, {{}}) == 3
+    run()
 with open("/proc/self/statm") as file: before = int(file.read().split()[1])
 threads, known = len(os.listdir("/proc/self/task")), tasks()
 with no_leaks():
     for _ in range({count}):
-        assert entry.train(environ, {{}}) == 3
+        run()
 assert tasks() <= known
 assert len(os.listdir("/proc/self/task")) <= threads
 with open("/proc/self/statm") as file: after = int(file.read().split()[1])
