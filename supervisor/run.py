@@ -17,12 +17,11 @@ import os
 import shlex
 import signal
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final, assert_never
 
-from supervisor import __version__, orphans, procfs, record, stacks
+from supervisor import orphans, procfs, record, stacks
+from supervisor.account import Account, Running
 from supervisor.console import HURRIED_PATIENCE_S, PATIENCE_S, SETTLE_S, Outputs
 from supervisor.contract import EntryKind, Strategy
 from supervisor.events import (
@@ -57,15 +56,14 @@ from supervisor.events import (
     Waiting,
 )
 from supervisor.guardian import Guardian
-from supervisor.lifecycle import Life, Process, Setup, State, initial, step
+from supervisor.lifecycle import Process, Setup, State, initial, step
 from supervisor.logs import Log
 from supervisor.masking import Masker
-from supervisor.model import ExitStatus, Outcome, Phase, ProcessSpec, Role, Verdict, signal_name
-from supervisor.outcome import failure_text, host_exit_code, outcome_of
+from supervisor.model import ExitStatus, Outcome, Phase, ProcessSpec, Role, signal_name
+from supervisor.outcome import failure_text
 from supervisor.plan import Plan
 from supervisor.process import (
     DYING_S,
-    Child,
     ChildEnd,
     InheritedSignals,
     SpawnError,
@@ -75,10 +73,9 @@ from supervisor.process import (
 from supervisor.signals import SignalPipe
 
 if TYPE_CHECKING:  # not needed before the script's start: loaded when they are used
-    from supervisor.memory import MemoryReading
     from supervisor.probe import MasterLink
     from supervisor.protocol import HostReport
-    from supervisor.status import HostRow, JobBoard, ProcessRow, Snapshot, StatusServer
+    from supervisor.status import JobBoard
     from supervisor.watchdog import Signs
 
 SWEEP_TERM_S: Final = 2.0
@@ -102,7 +99,6 @@ OUTPUT_RESERVE_S: Final = 1.0
 SERVE_ALONE_AFTER_S: Final = 0.2
 """A host alone opens its status port this long after its script's start: a quarter of a second of
 imports is not to compete with the script's own, and a script of milliseconds needs no server."""
-_TIMELINE_LENGTH: Final = 1000
 
 _NOT_FORWARDED: Final = frozenset(
     {
@@ -145,34 +141,6 @@ async def run_host(
     return host.exit_code
 
 
-@dataclass(slots=True)
-class _Running:
-    """What the shell keeps of one process."""
-
-    spec: ProcessSpec
-    child: Child | None = None
-    started_at: float | None = None
-    ended_at: float | None = None
-    end: ChildEnd | None = None
-    pumps: tuple[Any, ...] = ()
-    log_file: str = ""
-    suspended: bool = False
-    stop_sent_at: float | None = None
-    memory_before: MemoryReading | None = None
-
-    @property
-    def output_bytes(self) -> int:
-        return sum(pump.bytes_read for pump in self.pumps)
-
-
-@dataclass(slots=True)
-class _PhaseSpan:
-    phase: Phase
-    at: float
-    began: float
-    seconds: float | None = None
-
-
 class _Host:
     """The shell around one reducer. Belongs to the event loop's thread."""
 
@@ -182,22 +150,15 @@ class _Host:
         self.plan = plan
         self.exit_code = 0
         self._outputs = outputs
-        self._log = log
         self._masker = masker
         self._guardian = guardian
         self._loop = asyncio.get_running_loop()
         self._inbox: asyncio.Queue[Event] = asyncio.Queue()
         self._state = _initial_state(plan)
-        self._running = {spec.name: _Running(spec) for spec in (*plan.steps, *plan.processes)}
+        self._account = Account(plan, outputs, log, masker)
         self._timers: dict[Deadline, asyncio.TimerHandle] = {}
         self._kill_since: float | None = None
         """When the time to die was over, ``loop.time()``."""
-        self._timeline: deque[dict[str, object]] = deque(maxlen=_TIMELINE_LENGTH)
-        self._began = time.monotonic()
-        self._started_at = time.time()
-        self._phases = [_PhaseSpan(self._state.phase, self._started_at, self._began)]
-        self._stop_at: float | None = None
-        """When the platform kills us, ``time.monotonic()``; None while no stop was asked for."""
         self._signals = SignalPipe(self._on_signal)
         self._collector = orphans.Collector()
         self._services: asyncio.TaskGroup
@@ -205,10 +166,8 @@ class _Host:
         self._service_tasks: list[asyncio.Task[None]] = []
         self._child_tasks: set[asyncio.Task[None]] = set()
         self._board: JobBoard | None = None
-        self._server: StatusServer | None = None
-        self._link: MasterLink | None = None
         self._reported_output: list[dict[str, object]] = []
-        outputs.say = self._say
+        outputs.say = self._account.say
 
     # ------------------------------------------------------------------ the life, in order
 
@@ -226,7 +185,7 @@ class _Host:
         """Prepare and begin to serve; what comes of it are events."""
         self._services, self._children = services, children
         for note in self.plan.notes:
-            self._say("warning", "plan.note", text=note)
+            self._account.say("warning", "plan.note", text=note)
         self._serve("prepare", self._prepare())
         self._serve("resources", self._watch_resources())
 
@@ -256,38 +215,40 @@ class _Host:
 
     def record_result(self) -> None:
         """Write failure or success. What cannot be written is said and changes nothing."""
-        verdict = self._verdict()
+        verdict = self._account.verdict(self._state)
         paths = self.plan.paths
-        self.exit_code = self._exit_code()
+        self.exit_code = self._account.exit_code(self._state)
         problem = None
         if verdict.outcome is Outcome.SUCCEEDED and self.exit_code == 0:
             problem = record.write_success(paths)
         elif self.exit_code != 0:
-            ends = (self._state.publish_error or "", *self._ends())
+            ends = (self._state.publish_error or "", *self._account.ends(self._state))
             text = self._masker.text(failure_text(self.plan.host, verdict, ends))
             problem = record.write_failure(paths, text)
         if problem:
-            self._say("error", "record.failed", error=problem)
+            self._account.say("error", "record.failed", error=problem)
 
     async def settle_output(self) -> None:
         """Have written what the processes wrote. A slow reader may take its time, a stalled one
         only a little, and neither any of what the platform's limit leaves for the rest."""
-        if self._stop_at is None:
+        if self._account.stop_at is None:
             await self._outputs.settle(patience_s=PATIENCE_S, limit_s=SETTLE_S)
         else:
             await self._outputs.settle(
                 patience_s=HURRIED_PATIENCE_S,
-                limit_s=self._stop_at - time.monotonic() - OUTPUT_RESERVE_S,
+                limit_s=self._account.stop_at - time.monotonic() - OUTPUT_RESERVE_S,
             )
 
     def record_report(self) -> None:
         """Write the report, and our own last word."""
-        verdict = self._verdict()
+        verdict = self._account.verdict(self._state)
         self._reported_output = self._outputs.rows()
-        problem = record.write_report(self.plan.paths, self._report())
+        problem = record.write_report(
+            self.plan.paths, self._account.report(self._state, self.exit_code)
+        )
         if problem:
-            self._say("error", "record.failed", error=problem)
-        self._say(
+            self._account.say("error", "record.failed", error=problem)
+        self._account.say(
             "info" if self.exit_code == 0 else "error",
             "job.ended",
             outcome=verdict.outcome.value,
@@ -297,15 +258,17 @@ class _Host:
 
     async def say_farewell(self) -> None:
         """The last report to the master, the last answers to members, in bounded time."""
-        if self._link is not None:
-            await self._link.flush(FLUSH_S)
+        if self._account.link is not None:
+            await self._account.link.flush(FLUSH_S)
 
     async def end_output(self) -> None:
         """The outputs are closed; the report is put right where that has cost anything."""
-        left_s = self._stop_at - time.monotonic() if self._stop_at else LAST_OUTPUT_S
+        left_s = (
+            self._account.stop_at - time.monotonic() if self._account.stop_at else LAST_OUTPUT_S
+        )
         await self._outputs.finish(limit_s=min(LAST_OUTPUT_S, left_s))
         if any(map(_loss, self._reported_output + self._outputs.rows())):
-            record.write_report(self.plan.paths, self._report())
+            record.write_report(self.plan.paths, self._account.report(self._state, self.exit_code))
 
     def end_services(self) -> None:
         for task in self._service_tasks:
@@ -315,7 +278,7 @@ class _Host:
         """However the life ended: nothing of ours survives. Synchronous."""
         for timer in self._timers.values():
             timer.cancel()
-        for running in self._running.values():
+        for running in self._account.running.values():
             if running.child is not None:
                 running.child.close(running.pumps)
         kill_everything()
@@ -335,33 +298,26 @@ class _Host:
         self._state, actions = step(before, event)
         if isinstance(event, Signalled) and self._state.stop_signals > before.stop_signals:
             limit_s = self.plan.budgets.stop_limit_s
-            self._stop_at = self._stop_at or time.monotonic() + limit_s
+            self._account.stop_at = self._account.stop_at or time.monotonic() + limit_s
         for action in actions:
             self._perform(action)
         if self._state.phase is not before.phase:
-            self._enter(self._state.phase)
-
-    def _enter(self, phase: Phase) -> None:
-        now = time.monotonic()
-        last = self._phases[-1]
-        last.seconds = now - last.began
-        self._phases.append(_PhaseSpan(phase, time.time(), now))
-        self._say("debug", "phase.entered", phase=phase.value)
+            self._account.enter(self._state.phase)
 
     def _perform(self, action: Action) -> None:
         match action:
             case Start(process):
-                self._start(self._running[process])
+                self._start(self._account.running[process])
             case Send(process, signum, whole_group):
-                self._send(self._running[process], signum, whole_group)
+                self._send(self._account.running[process], signum, whole_group)
             case Suspend(process) | Resume(process):
-                self._suspend(self._running[process], suspend=isinstance(action, Suspend))
+                self._suspend(self._account.running[process], suspend=isinstance(action, Suspend))
             case DumpStacks(process):
-                self._dump_stacks(self._running[process])
+                self._dump_stacks(self._account.running[process])
             case KillTree(process):
-                child = self._running[process].child
+                child = self._account.running[process].child
                 if child is not None:
-                    self._say("warning", "process.kill", process=process, pid=child.pid)
+                    self._account.say("warning", "process.kill", process=process, pid=child.pid)
                     child.kill_soon()
             case Arm(deadline, seconds):
                 self._disarm(deadline)
@@ -372,15 +328,15 @@ class _Host:
                 if self._board is not None:
                     self._board.announce(state, verdict, missing)
             case Report(phase, script_ended, cause):
-                if self._link is not None:
-                    self._link.report(phase, script_ended=script_ended, cause=cause)
+                if self._account.link is not None:
+                    self._account.link.report(phase, script_ended=script_ended, cause=cause)
             case Publish():
                 # Results lie where the platform collects them; transfers come with storage.
                 self._post(Published(self._check_model()))
             case Record():
                 pass  # the life is over: ``run_host`` goes on to ``record_result``
             case Say(event, fields, level):
-                self._say(level, event, **dict(fields))
+                self._account.say(level, event, **dict(fields))
             case _:
                 assert_never(action)
 
@@ -398,7 +354,7 @@ class _Host:
             self._kill_since = self._loop.time()
         if self._loop.time() - self._kill_since > DYING_S + SWEEP_KILL_S + DRAIN_S:
             return False
-        children = [self._running[process.name].child for process in self._state.alive]
+        children = [self._account.running[process.name].child for process in self._state.alive]
         return all(child is not None and child.dying() for child in children)
 
     def _disarm(self, deadline: Deadline) -> None:
@@ -408,7 +364,7 @@ class _Host:
 
     # ------------------------------------------------------------------ processes
 
-    def _start(self, running: _Running) -> None:
+    def _start(self, running: Running) -> None:
         spec = running.spec
         try:
             child = spawn(spec)
@@ -426,7 +382,7 @@ class _Host:
         running.pumps, running.log_file = self._outputs.attach(
             spec.name, spec.role, child.take_pipes()
         )
-        self._say(
+        self._account.say(
             "info",
             "process.started",
             process=spec.name,
@@ -441,7 +397,7 @@ class _Host:
             self._serve("watchdog", self._watch_for_hang(running, timeout_s))
         task.add_done_callback(self._child_tasks.discard)
 
-    async def _own(self, running: _Running) -> None:
+    async def _own(self, running: Running) -> None:
         """One child from spawn to its end as an event."""
         # Loaded while the script starts: neither its start nor its end waits for them.
         from supervisor import cgroup, evidence, mpi_words, protocol  # noqa: F401, PLC0415
@@ -461,7 +417,7 @@ class _Host:
             message, detail = self._explained(running, end)
         except Exception as error:  # noqa: BLE001  # a defect of ours is not to cost the exit status
             self._broke(f"process {running.spec.name}", error)
-        self._say(
+        self._account.say(
             "info",
             "process.exited",
             process=running.spec.name,
@@ -482,7 +438,7 @@ class _Host:
             )
         )
 
-    def _explained(self, running: _Running, end: ChildEnd) -> tuple[str, str]:
+    def _explained(self, running: Running, end: ChildEnd) -> tuple[str, str]:
         """Why a process ended: a sentence, and the detail."""
         from supervisor import cgroup, evidence, mpi_words  # noqa: PLC0415
 
@@ -522,14 +478,14 @@ class _Host:
         cause = self._state.cause
         return str(cause) if cause and self._stopped_by_us(process) else ""
 
-    def _send(self, running: _Running, signum: int, whole_group: bool) -> None:
+    def _send(self, running: Running, signum: int, whole_group: bool) -> None:
         child = running.child
         if child is None:
             return
         if signum == running.spec.stop_signal and self._state.cause is not None:
             running.stop_sent_at = running.stop_sent_at or time.time()
         child.signal(signum, group=whole_group)
-        self._say(
+        self._account.say(
             "info",
             "process.signalled",
             process=running.spec.name,
@@ -538,21 +494,21 @@ class _Host:
             to="group" if whole_group else "leader",
         )
 
-    def _suspend(self, running: _Running, *, suspend: bool) -> None:
+    def _suspend(self, running: Running, *, suspend: bool) -> None:
         if running.child is None:
             return
         running.suspended = suspend
         count = running.child.suspend() if suspend else running.child.resume()
         what = "process.suspended" if suspend else "process.resumed"
-        self._say("info", what, process=running.spec.name, processes=count)
+        self._account.say("info", what, process=running.spec.name, processes=count)
 
-    def _dump_stacks(self, running: _Running) -> None:
+    def _dump_stacks(self, running: Running) -> None:
         if running.child is not None:
             pids = (running.child.pid, *running.child.descendants())
             asked = stacks.dump(pids)
-            self._say("info", "process.stacks", process=running.spec.name, processes=asked)
+            self._account.say("info", "process.stacks", process=running.spec.name, processes=asked)
 
-    async def _watch_for_hang(self, running: _Running, timeout_s: float) -> None:
+    async def _watch_for_hang(self, running: Running, timeout_s: float) -> None:
         """Look now and then whether the script still does something."""
         from supervisor import evidence  # noqa: PLC0415
         from supervisor.watchdog import Stillness  # noqa: PLC0415
@@ -567,7 +523,7 @@ class _Host:
             stillness = stillness.look(self._signs_of_life(running))
             if stillness.idle_s < timeout_s:
                 continue
-            self._say(
+            self._account.say(
                 "warning",
                 "process.hung",
                 process=running.spec.name,
@@ -580,7 +536,7 @@ class _Host:
             self._post(Hung(running.spec.name, stillness.idle_s, time.time(), detail))
             return
 
-    def _signs_of_life(self, running: _Running) -> Signs:
+    def _signs_of_life(self, running: Running) -> Signs:
         from supervisor.watchdog import Signs  # noqa: PLC0415
 
         child = running.child
@@ -623,8 +579,8 @@ class _Host:
             self._board = JobBoard(os.urandom(8).hex(), missing=tuple(plan.hosts[1:]))
         else:
             # Before our own port: that it is taken must reach the master as well.
-            self._link = self._new_link(MasterLink)
-            self._serve("link to the master", self._link.run())
+            self._account.link = self._new_link(MasterLink)
+            self._serve("link to the master", self._account.link.run())
         try:
             await self._open_status_port()
         except BindError as error:
@@ -643,13 +599,13 @@ class _Host:
                 pause_s = min(WAITING_EVERY_S, longest_s)
 
     async def _why_missing(self, timeout_s: float) -> dict[str, str]:
-        if self._link is None:
-            assert self._server is not None
+        if self._account.link is None:
+            assert self._account.server is not None
             missing = self._state.missing[:WAITING_KNOCKS]
-            return await self._server.explain(missing, timeout_s=min(2.0, timeout_s))
-        heard = self._link.document
-        if self._link.problem or heard is None:
-            return {self.plan.master: self._link.evidence}
+            return await self._account.server.explain(missing, timeout_s=min(2.0, timeout_s))
+        heard = self._account.link.document
+        if self._account.link.problem or heard is None:
+            return {self.plan.master: self._account.link.evidence}
         return dict.fromkeys(
             (name for name in heard.missing if name != self.plan.host), "not heard from"
         )
@@ -682,20 +638,20 @@ class _Host:
         watch = Watch((paths.model, paths.checkpoints, paths.output, "/tmp", "/dev/shm"))  # noqa: S108
         while True:
             for text in watch.warnings():
-                self._say("warning", "resource.low", text=text)
+                self._account.say("warning", "resource.low", text=text)
             await asyncio.sleep(EVERY_S)
 
     def _check_model(self) -> str | None:
         """What serving will not take, on the host that saves; an error where that is the policy."""
         policy = self.plan.contract.settings.model_check
-        succeeded = self._verdict().outcome is Outcome.SUCCEEDED
+        succeeded = self._account.verdict(self._state).outcome is Outcome.SUCCEEDED
         if policy == "off" or not self.plan.is_master or not succeeded:
             return None
         from supervisor import model_check  # noqa: PLC0415
 
         problems = model_check.look(self.plan.paths.model)
         for text in problems:
-            self._say("warning", "model.unservable", text=text)
+            self._account.say("warning", "model.unservable", text=text)
         return "; ".join(problems) if policy == "fail" and problems else None
 
     async def _serve_alone(self) -> None:
@@ -706,21 +662,21 @@ class _Host:
             await self._open_status_port()
         except BindError as error:
             # Nobody coordinates over it: a job of one host goes on without.
-            self._say("warning", "status.unavailable", error=str(error))
+            self._account.say("warning", "status.unavailable", error=str(error))
 
     async def _open_status_port(self) -> None:
         from supervisor.status import Member, StatusServer  # noqa: PLC0415
 
         plan = self.plan
         others = [(name, plan.endpoints[name].status) for name in plan.hosts if name != plan.host]
-        self._server = StatusServer(
+        self._account.server = StatusServer(
             bind=plan.contract.settings.status_bind,
             port=plan.endpoints[plan.host].status.port,
             host=plan.host,
             board=self._board,
             members=[Member(name, at.address, at.port) for name, at in others],
             token=plan.contract.settings.token or None,
-            snapshot=self._snapshot,
+            snapshot=lambda: self._account.snapshot(self._state),
             ready=self._ready,
             on_report=self._on_report,
             on_lost=lambda host, why: self._post(MemberLost(host, why, time.time())),
@@ -728,10 +684,10 @@ class _Host:
             samples=self._outputs.samples,
             refused_count=plan.contract.settings.master_refused_count,
             refused_window_s=plan.contract.settings.master_refused_window_s,
-            on_error=lambda line: self._say("error", "status.error", error=line),
+            on_error=lambda line: self._account.say("error", "status.error", error=line),
         )
-        await self._server.start()
-        self._serve("status server", self._until_cancelled(self._server.stop))
+        await self._account.server.start()
+        self._serve("status server", self._until_cancelled(self._account.server.stop))
 
     async def _until_cancelled(self, stop: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -750,178 +706,6 @@ class _Host:
         return state.phase is Phase.RUNNING, reason
 
     # ------------------------------------------------------------------ what is said
-
-    def _say(self, level: str, event: str, **fields: object) -> None:
-        self._log.say(level, event, **fields)
-        entry: dict[str, object] = {"at": time.time(), "event": event}
-        entry |= {key: _plain(value, self._masker) for key, value in fields.items()}
-        self._timeline.append(entry)
-        if self._server is not None:
-            self._server.publish(entry)
-
-    def _verdict(self) -> Verdict:
-        cause = self._state.cause
-        assert cause is not None, "a life ends for a cause"
-        return self._state.verdict or Verdict(outcome_of(cause), cause)
-
-    def _ends(self) -> Iterator[str]:
-        """How processes ended, as far as the cause leaves it open."""
-        stopped = self._verdict().outcome is Outcome.STOPPED
-        for process in self._state.processes:
-            who = f"{self.plan.host} {process.name}"
-            if process.life is Life.LEFT:
-                pids = ", ".join(map(str, self._left(process)))
-                yield f"{who}: not even SIGKILL ended pid {pids} (uninterruptible sleep); left"
-            elif stopped and process.message and not process.server:
-                yield f"{who}: {process.message}"
-
-    def _left(self, process: Process) -> list[int]:
-        """The pids of a process's tree that could not be killed."""
-        running = self._running[process.name]
-        if running.end is not None:
-            return list(running.end.left)
-        return [running.child.pid] if running.child and process.life is Life.LEFT else []
-
-    def _exit_code(self) -> int:
-        return host_exit_code(
-            self.plan.host,
-            self._verdict(),
-            self._state.script_status,
-            left=self._state.left,
-            publish_error=self._state.publish_error,
-        )
-
-    def _snapshot(self) -> Snapshot:
-        """What ``/status`` shows. Secrets are masked here."""
-        from supervisor.protocol import encode_cause, encode_verdict  # noqa: PLC0415
-
-        now = time.monotonic()
-        state = self._state
-        verdict = state.verdict
-        return {
-            "version": __version__,
-            "host": self.plan.host,
-            "job": self.plan.contract.job_name,
-            "master": self.plan.master,
-            "phase": state.phase.value,
-            "started_at": self._started_at,
-            "uptime_s": now - self._began,
-            "processes": [self._process_row(process) for process in state.processes],
-            "hosts": self._host_rows(),
-            "budget": {
-                "limit_s": self.plan.budgets.stop_limit_s if self._stop_at else None,
-                "left_s": max(0.0, self._stop_at - now) if self._stop_at else None,
-            },
-            "cause": None if state.cause is None else encode_cause(state.cause),
-            "verdict": None if verdict is None else encode_verdict(verdict),
-            "waiting": dict(state.waiting) if state.phase is Phase.JOINING else {},
-            "tolerated": [encode_cause(cause) for cause in state.tolerated],
-            "also": [encode_cause(cause) for cause in state.also],
-            "timeline": list(self._timeline),
-            "probe_latency_s": self._link.latency_s if self._link else None,
-        }
-
-    def _process_row(self, process: Process) -> ProcessRow:
-        running = self._running[process.name]
-        ended = running.end is not None
-        cpu_s, rss_bytes = None, None
-        if running.end is not None:
-            cpu_s = running.end.cpu_s
-        elif running.child is not None:
-            cpu_s, rss_bytes = procfs.usage(running.child.pid)
-        return {
-            "name": process.name,
-            "role": running.spec.role.value,
-            "pid": running.child.pid if running.child else None,
-            "state": "exited" if ended else "running" if running.child else "planned",
-            "exit": str(process.status) if process.status else None,
-            "started_at": running.started_at,
-            "cpu_s": cpu_s,
-            "rss_bytes": rss_bytes,
-            "output_bytes": running.output_bytes,
-        }
-
-    def _host_rows(self) -> list[HostRow]:
-        phase = self._state.phase.value
-        rows: list[HostRow] = [
-            {"name": self.plan.host, "phase": phase, "state": "self", "last_seen_s": 0.0}
-        ]
-        if self._link is not None:
-            rows.append(
-                {
-                    "name": self.plan.master,
-                    "phase": None,
-                    "state": self._link.state.value,
-                    "last_seen_s": self._link.silence_s,
-                }
-            )
-        peers = self._server.peers() if self._server and self._board else ()
-        rows.extend(
-            {
-                "name": peer.host,
-                "phase": peer.phase.value if peer.phase else None,
-                "state": peer.state.value,
-                "last_seen_s": peer.last_seen_s,
-            }
-            for peer in peers
-        )
-        return rows
-
-    def _report(self) -> dict[str, object]:
-        """``report.json``; times are seconds since the epoch, durations seconds."""
-        from supervisor.protocol import encode_cause  # noqa: PLC0415
-
-        verdict = self._verdict()
-        return {
-            "version": 1,
-            "supervisor": __version__,
-            "job": self.plan.contract.job_name,
-            "host": self.plan.host,
-            "master": self.plan.master,
-            "hosts": list(self.plan.hosts),
-            "strategy": self.plan.strategy.value,
-            "outcome": verdict.outcome.value,
-            "exit_code": self.exit_code,
-            "job_exit_code": verdict.exit_code,
-            "cause": encode_cause(verdict.cause),
-            "tolerated": [encode_cause(cause) for cause in self._state.tolerated],
-            "also": [encode_cause(cause) for cause in self._state.also],
-            "phases": [
-                {"phase": span.phase.value, "at": span.at, "seconds": span.seconds}
-                for span in self._phases
-            ],
-            "seconds": time.monotonic() - self._began,
-            "processes": [self._process_record(process) for process in self._state.processes],
-            "members": [row for row in self._host_rows() if row["state"] != "self"],
-            "publish_error": self._state.publish_error,
-            "output": self._outputs.rows(),
-            "timeline": list(self._timeline),
-        }
-
-    def _process_record(self, process: Process) -> dict[str, object]:
-        running = self._running[process.name]
-        end = running.end
-        return {
-            "name": process.name,
-            "role": running.spec.role.value,
-            "argv": self._masker.argv(running.spec.argv),
-            "cwd": running.spec.cwd,
-            "pid": running.child.pid if running.child else None,
-            "started_at": running.started_at,
-            "ended_at": running.ended_at,
-            "seconds": end.run_s if end else None,
-            "exit": str(process.status) if process.status else None,
-            "exit_code": process.status.code if process.status else None,
-            "signal": process.status.signum if process.status else None,
-            "stopped_by_us": process.stopped_by_us,
-            "cpu_s": end.cpu_s if end else None,
-            "peak_rss_bytes": end.peak_rss_bytes if end else None,
-            "output_bytes": running.output_bytes,
-            "descendants_swept": end.swept if end else None,
-            "left": self._left(process),
-            "message": process.message,
-            "log": running.log_file or None,
-        }
 
 
 def _initial_state(plan: Plan) -> State:
@@ -978,11 +762,3 @@ def _make_ready(plan: Plan) -> str | None:
 
 def _loss(row: dict[str, object]) -> bool:
     return any(row[name] for name in ("unwritten_bytes", "dropped_bytes", "discarded_bytes"))
-
-
-def _plain(value: object, masker: Masker) -> object:
-    if value is None or isinstance(value, bool | int | float):
-        return value
-    if isinstance(value, list | tuple):
-        return [_plain(each, masker) for each in value]
-    return masker.text(str(value))
