@@ -161,21 +161,21 @@ def dies(signum: str) -> None:
 
 
 def tells() -> None:
-    """Says every signal that it gets; exits 0 at SIGQUIT."""
+    """Says every signal that it gets; exits 0 at SIGQUIT.
 
-    def tell(signum: int, frame: object) -> None:
+    Without handlers: those of Python interrupt each other before they have said anything.
+    """
+    wanted = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}
+    signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
+    say("ready")
+    while True:
+        signum = signal.sigwait(wanted)
         try:
             say(signal.Signals(signum).name)
         except ValueError:
             say(signum)  # most real-time signals have no name
         if signum == signal.SIGQUIT:
             os._exit(0)
-
-    for signum in signal.valid_signals():
-        if signum not in (signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD):
-            signal.signal(signum, tell)
-    say("ready")
-    pause()
 
 
 def signal_state() -> None:
