@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import os
 import shlex
 import signal
+import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final, assert_never
@@ -656,6 +658,7 @@ class _Host:
 
     async def _serve_alone(self) -> None:
         await asyncio.sleep(SERVE_ALONE_AFTER_S)
+        await _imported("supervisor.status")
         from supervisor.status import BindError  # noqa: PLC0415
 
         try:
@@ -706,6 +709,24 @@ class _Host:
         return state.phase is Phase.RUNNING, reason
 
     # ------------------------------------------------------------------ what is said
+
+
+async def _imported(name: str) -> None:
+    """Import on a thread of its own: a quarter of a second in which the loop still hears signals.
+
+    Not ``asyncio.to_thread``, whose threads the loop waits for at its end.
+    """
+    loop = asyncio.get_running_loop()
+    done = asyncio.Event()
+
+    def load() -> None:
+        with contextlib.suppress(Exception):  # whoever imports it next is told
+            importlib.import_module(name)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+            loop.call_soon_threadsafe(done.set)
+
+    threading.Thread(target=load, name=f"import {name}", daemon=True).start()
+    await done.wait()
 
 
 def _initial_state(plan: Plan) -> State:
