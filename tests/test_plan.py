@@ -456,7 +456,7 @@ def test_bad_mpi_options_are_refused(key: str, value: str, message: str) -> None
 # --------------------------------------------------------------------------- layers
 
 _LAYERS = [
-    {"model", "faults", "masking", "memory"},
+    {"model", "faults", "masking", "memory", "watchdog", "requirements"},
     {"events", "settings"},
     {"contract", "protocol", "evidence", "liveness", "arguments", "mpi_words"},
     {"environment", "outcome", "mpi_job"},
