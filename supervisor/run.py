@@ -504,11 +504,13 @@ class _Host:
         what = "process.suspended" if suspend else "process.resumed"
         self._account.say("info", what, process=running.spec.name, processes=count)
 
-    def _dump_stacks(self, running: Running) -> None:
-        if running.child is not None:
-            pids = (running.child.pid, *running.child.descendants())
-            asked = stacks.dump(pids)
-            self._account.say("info", "process.stacks", process=running.spec.name, processes=asked)
+    def _dump_stacks(self, running: Running) -> int:
+        """Ask the tree for its stacks; how many of it can answer."""
+        if running.child is None:
+            return 0
+        asked = stacks.dump((running.child.pid, *running.child.descendants()))
+        self._account.say("info", "process.stacks", process=running.spec.name, processes=asked)
+        return asked
 
     async def _watch_for_hang(self, running: Running, timeout_s: float) -> None:
         """Look now and then whether the script still does something."""
@@ -531,10 +533,14 @@ class _Host:
                 process=running.spec.name,
                 idle_s=round(stillness.idle_s, 1),
             )
-            self._dump_stacks(running)
-            await asyncio.sleep(stacks.WRITE_S)
-            tail = running.pumps[1].tail().decode("utf-8", "replace")
-            detail = self._masker.text(tail[-evidence.DETAIL_LIMIT :])
+            words = ""
+            if self._dump_stacks(running):
+                await asyncio.sleep(stacks.WRITE_S)
+            elif running.child is not None:
+                words = await asyncio.to_thread(stacks.spy, running.child.pid)
+                self._account.say("info", "process.seen", process=running.spec.name, stacks=words)
+            words = words or running.pumps[1].tail().decode("utf-8", "replace")
+            detail = self._masker.text(words[-evidence.DETAIL_LIMIT :])
             self._post(Hung(running.spec.name, stillness.idle_s, time.time(), detail))
             return
 

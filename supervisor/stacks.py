@@ -1,20 +1,25 @@
 """Where is it? The stacks of a script's Python processes, written to their own stderr.
 
 A process is asked only if it says that it can answer: a real-time signal ends a process that has
-no handler for it, so ``SigCgt`` of ``/proc/PID/status`` is read first (proc_pid_status(5)).
+no handler for it, so ``SigCgt`` of ``/proc/PID/status`` is read first (proc_pid_status(5)). Where
+none can answer, py-spy, if the image has it, looks from outside.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from collections.abc import Iterable
 from typing import Final
 
-from supervisor import procfs
+from supervisor import orphans, procfs
 from supervisor.environment import STACKS_SIGNUM
 
 WRITE_S: Final = 1.0
 """Time for the stacks to be written before anything else is done to the process."""
+SPY_S: Final = 5.0
+"""Longest time that py-spy may look."""
 _MOST: Final = 64
 
 
@@ -31,6 +36,30 @@ def dump(pids: Iterable[int]) -> int:
                 continue
             asked += 1
     return asked
+
+
+def spy(pid: int) -> str:
+    """The stacks of a Python process as py-spy sees them; empty without it, or if it sees none.
+
+    Blocks, for ``SPY_S`` at most: not for the event loop's thread.
+    """
+    program = shutil.which("py-spy")
+    if program is None:
+        return ""
+    with subprocess.Popen(
+        [program, "dump", "--pid", str(pid)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        orphans.register(process.pid, helper=True)
+        try:
+            output, _ = process.communicate(timeout=SPY_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            output = b""
+    orphans.release(process.pid)
+    return output.decode("utf-8", "replace").strip()
 
 
 def _catches(pid: int) -> bool:

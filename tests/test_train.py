@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 
@@ -134,6 +135,22 @@ def test_a_hanging_script_is_stopped_and_its_stacks_are_shown(tmp_path: pathlib.
     first, _, detail = failure(tmp_path).partition("\n")
     assert first.startswith("algo-1 chief: hung: no output, no CPU time and no heartbeat for ")
     assert "in wait_for_ever" in detail
+
+
+@pytest.mark.skipif(shutil.which("py-spy") is None, reason="py-spy is not installed")
+def test_a_hanging_script_that_cannot_answer_is_looked_at_from_outside(
+    tmp_path: pathlib.Path,
+) -> None:
+    lay_out(
+        tmp_path,
+        "import threading\n"
+        "def wait_for_ever():\n    threading.Event().wait()\n"
+        "print('ready', flush=True)\nwait_for_ever()\n",
+    )
+    code, _, err = run(tmp_path, SUPERVISOR_HANG_TIMEOUT_S="1", SUPERVISOR_STACKS="false")
+    assert code == 88
+    assert b"process.seen process=chief" in err
+    assert "wait_for_ever (train.py:3)" in failure(tmp_path)
 
 
 def test_a_script_that_works_prints_or_touches_its_heartbeat_does_not_hang(
