@@ -412,15 +412,21 @@ def test_a_bare_master_is_seen_by_its_chiefs_port_and_ends_with_it() -> None:
 
 
 def test_a_stopped_supervisor_is_not_taken_for_a_bare_master() -> None:
-    """Its status port takes the connection and says nothing, while its chief's port is open."""
+    """Its status port takes the connection and says nothing, while its chief's port is open.
+
+    A lease of 5 s allows 1 s for an answer, and each silence after a connection begins the time
+    to a bare master anew; with shorter windows a busy machine looks like a closed port.
+    """
 
     async def scenario() -> None:
         async with (
             listener(None) as status,
             listener(None) as chief,
-            link(status, chief_endpoint=("127.0.0.1", chief), lease_s=2.0) as member,
+            link(
+                status, chief_endpoint=("127.0.0.1", chief), lease_s=5.0, bare_after_s=2.5
+            ) as member,
         ):
-            await pass_time(1.5)
+            await pass_time(3.5)
             assert member.events == []
 
     asyncio.run(scenario())
