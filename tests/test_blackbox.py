@@ -130,6 +130,8 @@ def test_a_dumped_core_is_said(tmp_path: pathlib.Path) -> None:
 def test_every_other_signal_is_passed_on_once_and_in_order(
     place: str, tmp_path: pathlib.Path
 ) -> None:
+    """One after the other they keep their order. Of signals that are pending at once the kernel
+    keeps none (signal(7)), but each must arrive."""
     lay_out(tmp_path, child("tells"))
     signums = sorted(signal.valid_signals() - _NOT_FORWARDED - {*STOPS, signal.SIGTSTP})
     names = [signal.Signals(s).name if s in set(signal.Signals) else str(s) for s in signums]
@@ -145,7 +147,10 @@ def test_every_other_signal_is_passed_on_once_and_in_order(
         wait_until(lambda: len(train.out.splitlines()) >= twice)
         assert train.process.poll() is None, "they stop nothing"
         assert train.stop() == 0
-        assert train.out.split() == ["ready", *names, *names, "SIGQUIT"]
+        out = train.out.split()
+        assert out[: 1 + len(names)] == ["ready", *names]
+        assert sorted(out[1 + len(names) : -1]) == sorted(names)
+        assert out[-1] == "SIGQUIT"
 
 
 ANSWERS = {"obeys": 0, "plain": 143, "ignores": 137, "late": 0}
