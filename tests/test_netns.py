@@ -273,7 +273,7 @@ def test_a_member_with_another_token_says_so_and_is_named(fleet: Fleet) -> None:
     hosts = fleet(start=(), SUPERVISOR_JOIN_TIMEOUT_S="4")
     for host, token in zip(hosts, ("first-secret", "first-secret", "other-secret"), strict=True):
         host.start(
-            # The stranger's time begins when it does: the master is not to be gone before it is over.
+            # The stranger's time begins when it does; the master is to be there until it is over.
             **{**QUICK, "SUPERVISOR_JOIN_TIMEOUT_S": "4", "SUPERVISOR_ACK_TIMEOUT_S": "6"},
             SUPERVISOR_TOKEN=token,
         )
