@@ -51,6 +51,7 @@ from supervisor.plan import Budgets, SuccessPolicy
 
 BUDGETS = Budgets(
     prepare_s=600,
+    publish_end_s=1800,
     join_s=900,
     max_runtime_s=0,
     stop_grace_s=90,
