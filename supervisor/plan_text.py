@@ -75,8 +75,11 @@ def _fetched(plan: Plan) -> list[dict[str, str]]:
     if spec is None:
         return []
     work = job.decode_fetch(spec.env[job.VARIABLE])
-    named = [("source", work.source), *((tree.name, tree) for tree in work.trees)]
-    named.append(("checkpoint", work.restore))
+    named = [
+        ("source", work.source),
+        *((tree.name, tree) for tree in work.trees),
+        ("checkpoint", work.restore),
+    ]
     return [
         {"what": name, "from": str(each.origin), "to": each.target}
         for name, each in named

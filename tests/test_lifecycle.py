@@ -699,7 +699,7 @@ def test_hosts_that_are_heard_from_and_prepare_are_waited_for_longer() -> None:
 
 
 def test_a_member_leaves_it_to_a_master_that_it_hears_who_is_waited_for() -> None:
-    waiting = [Prepared(), JobChanged(JobState.JOINING, None, ("algo-3",))]
+    waiting: list[Event] = [Prepared(), JobChanged(JobState.JOINING, None, ("algo-3",))]
     state, actions = play(member(), [*waiting, Expired(Deadline.JOIN, 902.0)])
     assert Arm(Deadline.JOIN, BUDGETS.prepare_s) in actions
     state, _ = play(member(), [Prepared(), Expired(Deadline.JOIN, 902.0)])
