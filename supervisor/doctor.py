@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import importlib.util
 import json
 import os
 import shutil
@@ -26,10 +27,12 @@ from supervisor.contract import CONFIG_FILES, EntryKind, Facts, Strategy, read_c
 from supervisor.engines import sagemaker
 from supervisor.engines.local import free_ports
 from supervisor.faults import ContractError, Fault
+from supervisor.installation import ALLOW, FILE, installed_versions, read_file
 from supervisor.net import NoAddress, Resolver
 from supervisor.paths import paths_below
 from supervisor.plan import Plan, make_plan
 from supervisor.ports import check_free
+from supervisor.requirements import Conflict, conflicts
 from supervisor.settings import parse_settings
 
 NVIDIA_S: Final = 2.0
@@ -48,6 +51,8 @@ _DISK_WARN: Final = 1024 * _MIB
 _SOURCE_LIMIT: Final = 8 * _MIB
 _CLOCK_SLACK_S: Final = 300.0
 """Requests to AWS are refused from about this difference on."""
+_SHOWN: Final = 20
+"""Lines of one kind."""
 _WIDE: Final = 200
 """Columns of the table where the output is not a terminal."""
 
@@ -110,6 +115,9 @@ class Sight:
     """Name → version, of what is installed."""
     gpus: Gpus = field(default_factory=Gpus)
     entry_error: str = ""
+    conflicts: tuple[Conflict, ...] | None = None
+    """What requirements.txt would replace; None where nothing of it is installed."""
+    has_pip: bool = True
     now: float = 0.0
     newest_file: float = 0.0
     """The latest time stamp of our own code and of the contract, seconds since the epoch."""
@@ -157,6 +165,8 @@ def look(environ: Mapping[str, str], flags: Mapping[str, str]) -> Sight:
         packages=_packages((*_TENSORFLOWS, "keras", "tf-keras")),
         gpus=_gpus(),
         entry_error=_entry_error(plan) if plan else "",
+        conflicts=_conflicts(plan) if plan else None,
+        has_pip=importlib.util.find_spec("pip") is not None,
         now=time.time(),
         newest_file=_newest(facts),
     )
@@ -183,9 +193,11 @@ def _directories(facts: Facts) -> tuple[str, ...]:
 def _ports_of(plan: Plan) -> tuple[int, ...]:
     own = plan.endpoints[plan.host]
     ports = [own.status.port]
-    if plan.strategy is not Strategy.NONE:
+    # In an MPI job it is that of the sshd, which the master has none of.
+    ssh_less = plan.strategy is Strategy.MPI and plan.host == plan.contract.master
+    if plan.strategy is not Strategy.NONE and not ssh_less:
         ports.append(own.train.port)
-    if plan.strategy is Strategy.PS:
+    if plan.host in plan.contract.ps_hosts:
         ports.append(own.ps.port)
     return tuple(sorted(ports))
 
@@ -308,6 +320,14 @@ def _entry_error(plan: Plan) -> str:
     return ""
 
 
+def _conflicts(plan: Plan) -> tuple[Conflict, ...] | None:
+    contract = plan.contract
+    if not any(spec.name == "requirements" for spec in plan.steps):
+        return None
+    directory = contract.code_dir
+    return tuple(conflicts(FILE, lambda name: read_file(name, directory), installed_versions()))
+
+
 def _newest(facts: Facts) -> float:
     config = os.path.join(facts.base_dir, "input", "config")
     newest = 0.0
@@ -325,8 +345,8 @@ def _newest(facts: Facts) -> float:
 def diagnose(sight: Sight) -> list[Check]:
     """The checks, in the order of the table. Pure."""
     sections: tuple[Callable[[Sight], Iterator[Check]], ...] = (
-        _contract, _entry, _hosts, _ports, _writable, _space, _versions, _devices, _clock,
-        _credentials,
+        _contract, _entry, _requirements, _hosts, _ports, _writable, _space, _versions, _devices,
+        _clock, _credentials,
     )  # fmt: skip
     return [check for section in sections for check in section(sight)]
 
@@ -351,6 +371,7 @@ def _contract(sight: Sight) -> Iterator[Check]:
         Strategy.NONE: "no distribution",
         Strategy.PS: "parameter servers",
         Strategy.MWMS: "MultiWorkerMirroredStrategy",
+        Strategy.MPI: "MPI",
     }[plan.strategy]
     yield Check("contract", State.OK, f"{base}: {plan.host}, {hosts}, {strategy}")
     for note in plan.notes:
@@ -369,12 +390,30 @@ def _entry(sight: Sight) -> Iterator[Check]:
         yield Check("entry point", State.OK, name)
 
 
+def _requirements(sight: Sight) -> Iterator[Check]:
+    """As the installation will judge them; what their own dependencies ask for is pip's to say."""
+    if sight.plan is None or sight.conflicts is None:
+        return
+    if not sight.has_pip:
+        remedy = "python -m ensurepip, or SUPERVISOR_REQUIREMENTS=skip"
+        yield Check("requirements", State.RED, f"{FILE}, and {sys.executable} has no pip", remedy)
+    allowed = sight.plan.contract.settings.requirements == "replace"
+    for each in sight.conflicts[:_SHOWN]:
+        remedy = f"ask for what {each.name} {each.version} meets, or build the image with the other"
+        if allowed:
+            yield Check("requirements", State.WARN, f"{each}, as {ALLOW}", remedy)
+        else:
+            yield Check("requirements", State.RED, str(each), f"{remedy}; {ALLOW}")
+    if not sight.conflicts and sight.has_pip:
+        yield Check("requirements", State.OK, f"{FILE} replaces nothing of the image")
+
+
 def _hosts(sight: Sight) -> Iterator[Check]:
     plan = sight.plan
     if plan is None:
         return
     bad = {name: why for name, why in sight.addresses.items() if isinstance(why, str)}
-    for name, why in list(bad.items())[:20]:
+    for name, why in list(bad.items())[:_SHOWN]:
         # Another host's name may come with the host; ours has to be there by now.
         state = State.RED if name == plan.host else State.WARN
         remedy = "put it into the DNS or /etc/hosts; supervisorconfig.json gives another address"
