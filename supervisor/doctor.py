@@ -19,7 +19,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from typing import Final
 
@@ -30,16 +30,20 @@ from supervisor.faults import ContractError, Fault
 from supervisor.installation import ALLOW, FILE, installed_versions, read_file
 from supervisor.net import NoAddress, Resolver
 from supervisor.paths import paths_below
-from supervisor.plan import Plan, make_plan
+from supervisor.plan import FETCH, Plan, make_plan
 from supervisor.ports import check_free
 from supervisor.requirements import Conflict, conflicts
 from supervisor.settings import parse_settings
+from supervisor.storage.job import VARIABLE, Options, decode_fetch, decode_sync
+from supervisor.storage.location import Location
 
 NVIDIA_S: Final = 2.0
 """Longest time for ``nvidia-smi``."""
 RESOLVE_S: Final = 5.0
 """Longest time for all host names together."""
 
+_PLACE_S: Final = 4.0
+"""A place in S3 is asked for about so long."""
 _LOCAL_PORTS: Final = 9
 """Three hosts with three ports each: the default of ``supervisor local``."""
 _PYTHONS: Final = ((3, 11), (3, 13))
@@ -118,6 +122,8 @@ class Sight:
     conflicts: tuple[Conflict, ...] | None = None
     """What requirements.txt would replace; None where nothing of it is installed."""
     has_pip: bool = True
+    places: Mapping[str, str] = field(default_factory=dict)
+    """What is fetched or kept elsewhere, with its place → why that cannot be listed, or nothing."""
     now: float = 0.0
     newest_file: float = 0.0
     """The latest time stamp of our own code and of the contract, seconds since the epoch."""
@@ -161,6 +167,7 @@ def look(environ: Mapping[str, str], flags: Mapping[str, str]) -> Sight:
         unwritable={path: error for path in directories if (error := _unwritable(path))},
         directories=directories,
         disks={path: _disk(path) for path in (*directories, tempfile.gettempdir())},
+        places=asyncio.run(_places(plan)) if plan else {},
         python=sys.version_info[:3],
         packages=_packages((*_TENSORFLOWS, "keras", "tf-keras")),
         gpus=_gpus(),
@@ -213,6 +220,46 @@ async def _resolve(names: Mapping[str, str]) -> dict[str, tuple[str, ...] | str]
 
     found = await asyncio.gather(*map(one, names.values()))
     return dict(zip(names, found, strict=True))
+
+
+async def _places(plan: Plan) -> dict[str, str]:
+    """Every place of the plan is asked for its first object."""
+    fetch = next((spec for spec in plan.steps if spec.name == FETCH), None)
+    wanted: dict[str, Location] = {}
+    options = Options()
+    if fetch is not None:
+        work = decode_fetch(fetch.env[VARIABLE])
+        options = work.options
+        wanted |= {tree.name: tree.origin for tree in work.trees}
+        if work.source:
+            wanted["source"] = work.source.origin
+        if work.restore:
+            wanted["checkpoints"] = work.restore.origin
+    if plan.storage is not None:
+        sync = decode_sync(plan.storage.env[VARIABLE])
+        options = sync.options
+        wanted |= {each.name: each.target for each in sync.transfers}
+    if not wanted:
+        return {}
+    options = replace(options, retry_s=_PLACE_S, timeout_s=_PLACE_S)
+
+    async def one(location: Location) -> str:
+        from supervisor.storage.places import open_store  # noqa: PLC0415  # loads the client
+        from supervisor.storage.store import StorageError  # noqa: PLC0415
+
+        try:
+            async with asyncio.timeout(3 * _PLACE_S), open_store(location, options) as store:
+                async for _ in store.entries():
+                    break
+        except StorageError as error:
+            return str(error)
+        except TimeoutError:
+            return f"no answer within {3 * _PLACE_S:g} s"
+        return ""
+
+    places = sorted(set(wanted.values()), key=str)
+    answers = dict(zip(places, await asyncio.gather(*map(one, places)), strict=True))
+    return {f"{name} {place}": answers[place] for name, place in wanted.items()}
 
 
 def _is_here(address: str) -> bool:
@@ -346,7 +393,7 @@ def diagnose(sight: Sight) -> list[Check]:
     """The checks, in the order of the table. Pure."""
     sections: tuple[Callable[[Sight], Iterator[Check]], ...] = (
         _contract, _entry, _requirements, _hosts, _ports, _writable, _space, _versions, _devices,
-        _clock, _credentials,
+        _clock, _credentials, _storage,
     )  # fmt: skip
     return [check for section in sections for check in section(sight)]
 
@@ -582,6 +629,15 @@ def _credentials(sight: Sight) -> Iterator[Check]:
     else:
         found = "the contract names s3://, and only the instance's metadata can have any"
         yield Check("credentials", State.WARN, found, remedy)
+
+
+def _storage(sight: Sight) -> Iterator[Check]:
+    for place, problem in sight.places.items():
+        if problem:
+            remedy = "give the job's role this permission, or correct the setting"
+            yield Check(f"storage: {place}", State.RED, problem, remedy)
+        else:
+            yield Check(f"storage: {place}", State.OK, "answers")
 
 
 # --------------------------------------------------------------------------- what is shown
