@@ -62,7 +62,7 @@ class Manifest:
     saved_at: float
     """Seconds since the epoch, by the writer's clock."""
     host: str
-    attempt: str
+    job: str
     files: tuple[File, ...]
     """By path."""
 
@@ -148,7 +148,7 @@ def encode(manifest: Manifest) -> bytes:
         "generation": manifest.generation,
         "saved_at": manifest.saved_at,
         "host": manifest.host,
-        "attempt": manifest.attempt,
+        "job": manifest.job,
         "files": [
             {
                 "path": file.path,
@@ -191,7 +191,7 @@ def decode(content: bytes) -> Manifest:
         generation=generation,
         saved_at=float(_typed(body, "saved_at", int, float)),
         host=_typed(body, "host", str),
-        attempt=_typed(body, "attempt", str),
+        job=_typed(body, "job", str),
         files=files,
     )
 

@@ -145,6 +145,8 @@ class Choice:
     """Left out: they never settle."""
     incomplete: tuple[str, ...] = ()
     """Left out: nobody goes on writing them."""
+    growing: frozenset[str] = frozenset()
+    """Of ``files``: sent as far as they go, and may be appended to meanwhile."""
 
 
 # --------------------------------------------------------------------------- formats
@@ -415,27 +417,37 @@ def mirror(
     root: str,
     now_s: float,
     settle_s: float,
+    grows_s: float | None = None,
     final: bool = False,
 ) -> Choice:
     """The files that a mirror lacks and that may be sent, each for itself.
 
-    A file that never settles (a log) is sent now and then as far as it goes. ``final``: all.
+    A file that never settles is sent now and then as far as it goes: every ``PATIENCE_S``, or
+    from the first on every ``grows_s`` where that is given, because files are only appended to.
+    ``final``: nobody writes any more, everything is sent.
     """
     chooser = _Chooser(memory, evidence, root=root, now_s=now_s, settle_s=settle_s, final=final)
-    chooser.take_bundles()
-    chooser.take_others()
-    chooser.take_states()
     if final:
         everything = (seen.fact for seen in memory.files.values())
         return chooser.choice(fact for fact in everything if not _has(sent, fact))
-    for path in chooser.restless:
+    chooser.take_bundles()
+    chooser.take_others()
+    chooser.take_states()
+    pause_s = PATIENCE_S if grows_s is None else grows_s
+    growing = chooser.restless
+    if grows_s is not None:
+        growing = [path for path in (*growing, *chooser.waiting) if path not in chooser.members]
+    due = set()
+    for path in growing:
         before = sent.get(path)
-        due_s = before.at_s + PATIENCE_S if before else now_s
+        due_s = before.at_s + pause_s if before else now_s
         if now_s >= due_s:
+            due.add(path)
             chooser.files.append(memory.files[path].fact)
         else:
             chooser.until_s = min(due_s, chooser.until_s or due_s)
-    return chooser.choice(fact for fact in chooser.files if not _has(sent, fact))
+    choice = chooser.choice(fact for fact in chooser.files if not _has(sent, fact))
+    return replace(choice, growing=frozenset(due))
 
 
 def _has(sent: Mapping[str, Sent], fact: Fact) -> bool:
