@@ -21,7 +21,9 @@ from supervisor.process import Child, ChildEnd
 if TYPE_CHECKING:  # not needed before the script's start: loaded when they are used
     from supervisor.memory import MemoryReading
     from supervisor.probe import MasterLink
-    from supervisor.status import HostRow, ProcessRow, Snapshot, StatusServer
+    from supervisor.status import HostRow, ProcessRow, Snapshot, StatusServer, TransferRow
+    from supervisor.storage.agent import Agent
+    from supervisor.storage.notices import Unsent
 
 _TIMELINE_LENGTH: Final = 1000
 
@@ -62,6 +64,9 @@ class Account:
         self.server: StatusServer | None = None
         self.link: MasterLink | None = None
         """On a member."""
+        self.agent: Agent | None = None
+        self.unsent: tuple[Unsent, ...] = ()
+        """What publishing left behind."""
         self.stop_at: float | None = None
         """When the platform kills us, ``time.monotonic()``; None while no stop was asked for."""
         self._plan = plan
@@ -72,6 +77,14 @@ class Account:
         self._began = time.monotonic()
         self._started_at = time.time()
         self._phases = [_PhaseSpan(Phase.PREPARING, self._started_at, self._began)]
+
+    def replan(self, plan: Plan) -> None:
+        """The plan was made again; what has been started stays what it was."""
+        self._plan = plan
+        for spec in (*plan.steps, *plan.processes):
+            known = self.running.setdefault(spec.name, Running(spec))
+            if known.child is None:
+                known.spec = spec
 
     def enter(self, phase: Phase) -> None:
         """The life has come to another phase."""
@@ -148,7 +161,25 @@ class Account:
             "also": [encode_cause(cause) for cause in state.also],
             "timeline": list(self._timeline),
             "probe_latency_s": self.link.latency_s if self.link else None,
+            "transfers": self._transfer_rows(),
         }
+
+    def _transfer_rows(self) -> list[TransferRow]:
+        """How what is kept elsewhere stands, as the process that sends it says."""
+        return [
+            {
+                "name": each.name,
+                "sent_files": each.sent_files,
+                "sent_bytes": each.sent_bytes,
+                "pending_files": each.pending_files,
+                "pending_bytes": each.pending_bytes,
+                "lag_s": each.lag_s,
+                "rate_bytes_s": each.rate_bytes_s,
+                "newest": each.newest,
+                "error": self._masker.text(each.error),
+            }
+            for each in (self.agent.standings if self.agent else ())
+        ]
 
     def _process_row(self, process: Process) -> ProcessRow:
         running = self.running[process.name]
@@ -223,6 +254,17 @@ class Account:
             "processes": [self._process_record(process) for process in state.processes],
             "members": [row for row in self._host_rows(state) if row["state"] != "self"],
             "publish_error": state.publish_error,
+            "transfers": self._transfer_rows(),
+            "unsent": [
+                {
+                    "transfer": each.transfer,
+                    "files": each.files,
+                    "bytes": each.bytes,
+                    "names": list(each.names),
+                    "reason": self._masker.text(each.reason),
+                }
+                for each in self.unsent
+            ],
             "output": self._outputs.rows(),
             "timeline": list(self._timeline),
         }

@@ -140,6 +140,12 @@ def _define_local(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="a hyperparameter of the script; may be repeated",
     )
+    parser.add_argument(
+        "--checkpoints",
+        metavar="DIR_OR_URI",
+        help="where checkpoints are kept, and restored from at the start: a directory, or "
+        "s3://BUCKET/PREFIX",
+    )
     _add_settings(parser)
     parser.add_argument("script", metavar="SCRIPT", nargs="?", help="the training script")
     parser.add_argument("arguments", metavar="ARGS", nargs="...", help="its arguments")
@@ -148,6 +154,10 @@ def _define_local(parser: argparse.ArgumentParser) -> None:
 def _local(arguments: argparse.Namespace) -> int:
     from supervisor import local  # noqa: PLC0415
 
+    flags = setting_flags(arguments)
+    if arguments.checkpoints is not None:
+        place = arguments.checkpoints
+        flags["checkpoint_s3_uri"] = place if "://" in place else os.path.abspath(place)
     request = local.read_request(
         hosts=arguments.hosts,
         strategy=arguments.strategy,
@@ -155,7 +165,7 @@ def _local(arguments: argparse.Namespace) -> int:
         parameters=arguments.parameter,
         script=arguments.script,
         arguments=arguments.arguments,
-        flags=setting_flags(arguments),
+        flags=flags,
         environ=dict(os.environ),
     )
     return local.run(request)

@@ -75,7 +75,7 @@ class _Hiding:
         return kept
 
 
-_OURS: Final = frozenset({Role.PS, Role.PREPARE})
+_OURS: Final = frozenset({Role.PS, Role.PREPARE, Role.STORAGE})
 """Processes that the user did not write: stdout is the script's alone."""
 
 
@@ -92,6 +92,7 @@ class Outputs:
     out: Sink = field(init=False)
     err: Sink = field(init=False)
     _files: list[Sink] = field(default_factory=list)
+    _storage_file: Sink | None = None
     _streams: dict[str, list[_Stream]] = field(default_factory=dict)
     _stalled: set[str] = field(default_factory=set)
     _look: asyncio.TimerHandle | None = None
@@ -129,34 +130,50 @@ class Outputs:
 
         The pumps own the descriptors from here on.
         """
+        file_sink = self._file_of(name)
+        streams = self._streams[name] = [
+            self._stream(role, which, fd, file_sink)
+            for fd, which in zip(fds, ("stdout", "stderr"), strict=True)
+        ]
+        return (streams[0].pump, streams[1].pump), file_sink.name if file_sink else ""
+
+    def attach_stderr(self, name: str, role: Role, fd: int) -> Pump:
+        """The same for a process whose stdout is not for people. May be called again for a
+        successor of the process."""
+        file_sink = self._storage_file = self._storage_file or self._file_of(name)
+        stream = self._stream(role, "stderr", fd, file_sink)
+        self._streams[name] = [stream]
+        return stream.pump
+
+    def _file_of(self, name: str) -> Sink | None:
         settings = self.settings
-        file_sink: Sink | None = None
-        path = ""
-        if settings.log_files:
-            path = os.path.join(self.log_dir, f"{name}.log")
-            target = RotatingFile(
-                path, max_bytes=settings.log_file_max_bytes, keep=settings.log_file_keep
-            )
-            file_sink = Sink(target, name=path, policy=self.out.policy, on_broken=self._on_broken)
-            self._files.append(file_sink)
-        streams = self._streams[name] = []
-        for fd, which in zip(fds, ("stdout", "stderr"), strict=True):
-            label = Label(self.host, role.value, which)
-            sink = self._sink_of(role, which)
-            # A parameter server's output is TensorFlow's chatter.
-            only = _Hiding(quiet_tensorflow(_LEVELS[settings.log_ps_level]))
-            branches = []
-            shown = role in settings.log_console_roles
-            if shown:
-                formatter = self._formatter(label, role, sink, only if role is Role.PS else None)
-                branches.append(Branch(formatter, sink))
-            if file_sink is not None:
-                # Whole lines: both streams of a process share its file.
-                branches.append(Branch(Prefix(label, ""), file_sink))
-            pump = Pump(fd, branches)
-            pump.start()
-            streams.append(_Stream(label, role, sink, pump, only if shown else None))
-        return (streams[0].pump, streams[1].pump), path
+        if not settings.log_files:
+            return None
+        path = os.path.join(self.log_dir, f"{name}.log")
+        target = RotatingFile(
+            path, max_bytes=settings.log_file_max_bytes, keep=settings.log_file_keep
+        )
+        sink = Sink(target, name=path, policy=self.out.policy, on_broken=self._on_broken)
+        self._files.append(sink)
+        return sink
+
+    def _stream(self, role: Role, which: str, fd: int, file_sink: Sink | None) -> _Stream:
+        settings = self.settings
+        label = Label(self.host, role.value, which)
+        sink = self._sink_of(role, which)
+        # A parameter server's output is TensorFlow's chatter.
+        only = _Hiding(quiet_tensorflow(_LEVELS[settings.log_ps_level]))
+        branches = []
+        shown = role in settings.log_console_roles
+        if shown:
+            formatter = self._formatter(label, role, sink, only if role is Role.PS else None)
+            branches.append(Branch(formatter, sink))
+        if file_sink is not None:
+            # Whole lines: both streams of a process share its file.
+            branches.append(Branch(Prefix(label, ""), file_sink))
+        pump = Pump(fd, branches)
+        pump.start()
+        return _Stream(label, role, sink, pump, only if shown else None)
 
     def reveal(self, name: str) -> None:
         """Show the last of what was kept from the console: the process has failed."""

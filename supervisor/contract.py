@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from supervisor.faults import ContractError, Fault, shown
+from supervisor.paths import model_dir_below
 from supervisor.settings import Settings, parse_settings
 
 HYPERPARAMETERS: Final = "hyperparameters.json"
@@ -82,6 +83,14 @@ class Facts:
     num_neurons: int = 0
     tensorflow_version: str | None = None
     """From package metadata; None where TensorFlow is not installed."""
+    tensorflow_io: bool = False
+    """Installed: then TensorFlow can read and write s3://."""
+    intermediate_exists: bool = False
+    """``output/intermediate`` is there already: the platform takes care of it."""
+    fetched: bool = False
+    """What is to be fetched is here: the step before this reading has done it."""
+    resumed_from: str = ""
+    """The checkpoint that was restored, by its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +158,16 @@ class Contract:
     num_gpus: int
     num_neurons: int
     tensorflow_version: str | None
+    writes_s3: bool
+    """TensorFlow can write to s3:// itself."""
+    source: str
+    """Where the code is to be fetched from; empty: it is here."""
+    model_dir_uri: str
+    """The user's ``model_dir`` in S3, where the script is given a local one instead; else empty."""
+    intermediate_uri: str
+    """``sagemaker_s3_output`` and the job's name, where we are to send intermediate output."""
+    fetched: bool
+    resumed_from: str
 
     @property
     def master(self) -> str:
@@ -216,23 +235,18 @@ class _Reader:
             ps_hosts, ps_only = self._ps_hosts(settings, resources, distribution)
             distribution = tuple(host for host in distribution if host not in ps_only) + ps_only
         mpi = self._mpi(platform, len(distribution)) if strategy is Strategy.MPI else None
-        entry, kind = self._entry_point(platform, settings)
+        submit = self._text(platform, "sagemaker_submit_directory")
+        source = self._source(submit)
+        entry, kind = self._entry_point(platform, settings, None if source else facts.code)
         overlays, arguments = self._overlay(hosts)
         job_name = self._text(platform, "sagemaker_job_name") or facts.environ.get(
             "TRAINING_JOB_NAME", ""
         )
-        submit = self._text(platform, "sagemaker_submit_directory")
         code = facts.code or frozenset()
-        if submit.startswith("s3://") and facts.code is not None and entry not in code:
-            # Without the code there is nothing to run; the entry point's own fault would mislead.
-            self.faults = [fault for fault in self.faults if fault.key != "sagemaker_program"]
-            self.fault(
-                HYPERPARAMETERS,
-                "sagemaker_submit_directory",
-                submit,
-                f"the code in {posixpath.join(facts.base_dir, 'code')}: this version does not "
-                "fetch sources from S3; put the code into the image or mount it there",
-            )
+        user = _with_tuning_model_dir(user, platform, job_name, facts.base_dir)
+        model_dir_uri = self._mirrored_model_dir(user, settings)
+        if model_dir_uri:
+            user["model_dir"] = model_dir_below(facts.base_dir)
         if self.faults:
             raise ContractError(self.faults)
         return Contract(
@@ -250,10 +264,10 @@ class _Reader:
             mpi=mpi,
             entry_point=entry,
             entry_kind=kind,
-            hyperparameters=_with_tuning_model_dir(user, platform, job_name, facts.base_dir),
+            hyperparameters=user,
             platform_hyperparameters=platform,
             resource_config=resources,
-            input_data_config=channels,
+            input_data_config=_with_own_channels(channels, settings),
             job_name=job_name,
             region=self._text(platform, "sagemaker_region"),
             submit_directory=submit,
@@ -266,6 +280,12 @@ class _Reader:
             num_gpus=facts.num_gpus,
             num_neurons=facts.num_neurons,
             tensorflow_version=facts.tensorflow_version,
+            writes_s3=facts.tensorflow_io,
+            source=source,
+            model_dir_uri=model_dir_uri,
+            intermediate_uri=self._intermediate_uri(platform, job_name),
+            fetched=facts.fetched,
+            resumed_from=facts.resumed_from,
         )
 
     # ------------------------------------------------------------------ files
@@ -475,8 +495,49 @@ class _Reader:
             return default
         return value
 
+    # ------------------------------------------------------------------ places
+
+    def _source(self, submit: str) -> str:
+        """Where the code comes from. As in the predecessor, code that is here already counts, and
+        nothing is fetched."""
+        facts = self.facts
+        code_dir = posixpath.join(facts.base_dir, "code")
+        if facts.fetched or facts.code is None or facts.code or not submit:
+            return ""
+        if posixpath.normpath(submit) == code_dir:
+            return ""
+        return self._place(HYPERPARAMETERS, "sagemaker_submit_directory", submit)
+
+    def _place(self, source: str, key: str, text: str) -> str:
+        from supervisor.storage.location import Location  # noqa: PLC0415  # where there is one
+
+        try:
+            return str(Location.parse(text))
+        except ValueError as error:
+            self.fault(source, key, text, str(error))
+            return ""
+
+    def _mirrored_model_dir(self, user: Mapping[str, Any], settings: Settings) -> str:
+        """The ``model_dir`` in S3 that a local directory stands for; empty: none."""
+        model_dir = user.get("model_dir")
+        if not (isinstance(model_dir, str) and model_dir.startswith("s3://")):
+            return ""
+        old = (self.facts.tensorflow_version or "2").startswith("1.")
+        able = old or self.facts.tensorflow_io
+        if settings.model_dir_mirror == "off" or (settings.model_dir_mirror == "auto" and able):
+            return ""
+        return self._place(HYPERPARAMETERS, "model_dir", model_dir)
+
+    def _intermediate_uri(self, platform: Mapping[str, Any], job_name: str) -> str:
+        """As in the predecessor: below the output place, unless the platform made the directory."""
+        output = self._text(platform, "sagemaker_s3_output")
+        if not output or self.facts.intermediate_exists or output.startswith("file://"):
+            return ""
+        place = self._place(HYPERPARAMETERS, "sagemaker_s3_output", output)
+        return posixpath.join(place, job_name, "output/intermediate") if place else ""
+
     def _entry_point(
-        self, platform: Mapping[str, Any], settings: Settings
+        self, platform: Mapping[str, Any], settings: Settings, code: frozenset[str] | None
     ) -> tuple[str, EntryKind]:
         code_dir = posixpath.join(self.facts.base_dir, "code")
         key = "sagemaker_program"
@@ -498,7 +559,6 @@ class _Reader:
         if not isinstance(name, str) or "\0" in name:
             self.fault(HYPERPARAMETERS, key, name, "the entry point's path, a string")
             return "", EntryKind.SCRIPT
-        code = self.facts.code
         if name.startswith("-m"):
             module = name.removeprefix("-m").strip()
             if not all(part.isidentifier() for part in module.split(".")):
@@ -551,6 +611,23 @@ class _Reader:
                     )
             result[host] = HostOverlay(address, ports)
         return result, tuple(arguments)
+
+
+def _with_own_channels(channels: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+    """The platform's channels, and those of ``SUPERVISOR_CHANNEL_<NAME>``."""
+    result = dict(channels)
+    for name, _ in settings.channels:
+        sharded = is_sharded(settings, name)
+        kind = "ShardedByS3Key" if sharded else "FullyReplicated"
+        own = {"TrainingInputMode": "File", "S3DistributionType": kind, "RecordWrapperType": "None"}
+        result[name] = {**result.get(name, {}), **own}
+    return result
+
+
+def is_sharded(settings: Settings, channel: str) -> bool:
+    """Whether each host fetches its own share of the channel."""
+    names = {name.strip().lower() for name in settings.channel_shard.split(",")}
+    return bool(names & {"all", channel})
 
 
 def _decoded(raw: object) -> Any:

@@ -27,7 +27,8 @@ from supervisor.engines import sagemaker
 from supervisor.engines.local import free_ports
 from supervisor.faults import ContractError, Fault
 from supervisor.net import NoAddress, Resolver
-from supervisor.plan import Plan, make_plan, paths_below
+from supervisor.paths import paths_below
+from supervisor.plan import Plan, make_plan
 from supervisor.ports import check_free
 from supervisor.settings import parse_settings
 

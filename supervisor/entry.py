@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 from supervisor import process, record
 from supervisor.console import Outputs
@@ -15,13 +16,20 @@ from supervisor.guardian import Guardian
 from supervisor.logs import Log
 from supervisor.masking import Masker
 from supervisor.outcome import FAILURE_LIMIT
-from supervisor.plan import Plan, make_plan, paths_below
+from supervisor.paths import paths_below
+from supervisor.plan import Plan, make_plan
 from supervisor.run import LAST_OUTPUT_S, run_host
 
 
-def plan_of(environ: Mapping[str, str], flags: Mapping[str, str]) -> Plan:
-    """The plan of this host; raises ``ContractError`` with everything that is wrong."""
-    return make_plan(read_contract(sagemaker.gather(environ, flags)))
+def plan_of(
+    environ: Mapping[str, str], flags: Mapping[str, str], fetched: str | None = None
+) -> Plan:
+    """The plan of this host; raises ``ContractError`` with everything that is wrong.
+
+    Once everything is fetched, ``fetched`` is the checkpoint that was restored, or empty: the code
+    is here then, and the plan is made again from what it says.
+    """
+    return make_plan(read_contract(sagemaker.gather(environ, flags, fetched)))
 
 
 def masker_of(plan: Plan) -> Masker:
@@ -46,10 +54,15 @@ def train(environ: Mapping[str, str], flags: Mapping[str, str], guardian: Guardi
         if os.path.isdir(base):  # not on a laptop that has no such thing
             record.write_failure(paths_below(base), str(error)[:FAILURE_LIMIT])
         raise
-    return asyncio.run(_train(plan, inherited, guardian))
+    return asyncio.run(_train(plan, partial(plan_of, environ, flags), inherited, guardian))
 
 
-async def _train(plan: Plan, inherited: process.InheritedSignals, guardian: Guardian) -> int:
+async def _train(
+    plan: Plan,
+    replan: Callable[[str], Plan],
+    inherited: process.InheritedSignals,
+    guardian: Guardian,
+) -> int:
     settings = plan.contract.settings
     outputs = Outputs(plan.host, settings, plan.paths.logs)
     masker = masker_of(plan)
@@ -63,6 +76,6 @@ async def _train(plan: Plan, inherited: process.InheritedSignals, guardian: Guar
         color=outputs.color,
     )
     try:
-        return await run_host(plan, outputs, log, masker, inherited, guardian)
+        return await run_host(plan, replan, outputs, log, masker, inherited, guardian)
     finally:
         await outputs.finish(limit_s=LAST_OUTPUT_S)

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from supervisor.arguments import script_arguments
 from supervisor.contract import TUNING_METRIC, Contract
+from supervisor.paths import channel_below
 
 STACKS_SIGNUM: Final = int(signal.SIGRTMAX) - 1
 """Asks a Python process for its stacks. Neither the C library, Python nor TensorFlow uses it."""
@@ -97,7 +98,7 @@ def script_environment(contract: Contract) -> dict[str, str]:
 
 
 def _channel_dir(contract: Contract, channel: str) -> str:
-    return posixpath.join(contract.base_dir, "input/data", channel)
+    return channel_below(contract.base_dir, channel)
 
 
 def _values(contract: Contract) -> dict[str, Any]:

@@ -51,6 +51,21 @@ class Prepared:
 
 
 @dataclass(frozen=True, slots=True)
+class Replanned:
+    """What was fetched calls for further steps: the code is here, and its requirements."""
+
+    steps: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TransferFailed:
+    """A transfer without which the job is not to go on cannot be done."""
+
+    message: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class PrepareFailed:
     message: str
     at: float
@@ -194,6 +209,8 @@ class Broke:
 Event = (
     Prepared
     | PrepareFailed
+    | Replanned
+    | TransferFailed
     | Started
     | StartFailed
     | Exited

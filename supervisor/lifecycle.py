@@ -58,6 +58,7 @@ from supervisor.events import (
     Publish,
     Published,
     Record,
+    Replanned,
     Report,
     Resume,
     Say,
@@ -67,6 +68,7 @@ from supervisor.events import (
     Started,
     StartFailed,
     Suspend,
+    TransferFailed,
     Waiting,
 )
 from supervisor.evidence import speaks_of_lost_peer
@@ -148,6 +150,7 @@ class Member:
     """Another host, as the master knows it."""
 
     joined: bool = False
+    heard: bool = False
     script_ended: bool = False
     down: bool = False
     """Its processes are gone and it said so; or it is lost and will say nothing more."""
@@ -211,6 +214,9 @@ class State:
     suspended: bool = False
     publishing_settled: bool = False
     publish_error: str | None = None
+    join_extended: bool = False
+    master_heard: bool = False
+    """On a member: the master has said where the job stands."""
     all_down: bool = False
     """On the master: nobody is waited for any more."""
     waiting: tuple[tuple[str, str], ...] = ()
@@ -240,6 +246,14 @@ class State:
     def script_status(self) -> ExitStatus | None:
         """How this host's script ended; None while it runs or where it never ran."""
         return next((process.status for process in self.processes if process.script), None)
+
+    @property
+    def preparing(self) -> bool:
+        """While joining: whoever is missing has been heard from. A member leaves it to the master
+        to judge that."""
+        if self.setup.is_member:
+            return self.master_heard
+        return all(self.members[name].heard for name in self.missing)
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -282,6 +296,12 @@ def _react(state: State, event: Event, actions: list[Action]) -> State:
             return _prepared(state, actions)
         case PrepareFailed(message, at):
             return _end(state, _own(state, CauseKind.PREPARE_FAILED, message, at), actions)
+        case Replanned(names):
+            known = {process.name for process in state.processes}
+            more = [Process(name, server=False, step=True) for name in names if name not in known]
+            return replace(state, processes=(*state.processes, *more))
+        case TransferFailed(message, at):
+            return _end(state, _own(state, CauseKind.TRANSFER_FAILED, message, at), actions)
         case Started():
             return state  # alive since its start was ordered
         case StartFailed(process, code, message, at):
@@ -516,6 +536,7 @@ def _signalled(state: State, signum: int, at: float, actions: list[Action]) -> S
     # Already coming down for another reason: the platform's limit counts from here all the same.
     if state.rung is Rung.HOLD and state.setup.host == state.setup.evaluator:
         state = _climb(state, Rung.SCRIPTS, actions)
+    state = _disarm(state, actions, Deadline.PUBLISH)  # its ample time is over
     return _arm(state, Deadline.LIMIT, state.setup.budgets.limit_s, actions)
 
 
@@ -530,14 +551,23 @@ def _expired(state: State, deadline: Deadline, at: float, actions: list[Action])
         case Deadline.PREPARE:
             if state.phase is not Phase.PREPARING:
                 return state
-            message = f"not prepared within SUPERVISOR_PREPARE_TIMEOUT_S, {budgets.prepare_s:g} s"
+            message = (
+                f"not prepared within {budgets.prepare_s:g} s (SUPERVISOR_PREPARE_TIMEOUT_S, and "
+                "SUPERVISOR_FETCH_TIMEOUT_S where there is something to fetch)"
+            )
             step = next((process.name for process in state.alive), None)
             return _end(state, _own(state, CauseKind.PREPARE_FAILED, message, at, step), actions)
         case Deadline.JOIN:
             if state.phase is not Phase.JOINING:
                 return state
             who = _who_is_missing(state)
-            message = f"joining timed out after {budgets.join_s:g} s, waiting for {who}"
+            if state.preparing and not state.join_extended:
+                # Heard from, and busy: installing or fetching takes one longer than another.
+                actions.append(Say("joining.extended", (("hosts", who),), "warning"))
+                state = replace(state, join_extended=True)
+                return _arm(state, Deadline.JOIN, budgets.prepare_s, actions)
+            waited_s = budgets.join_s + (budgets.prepare_s if state.join_extended else 0.0)
+            message = f"joining timed out after {waited_s:g} s, waiting for {who}"
             return _end(state, _own(state, CauseKind.JOIN_TIMEOUT, message, at), actions)
         case Deadline.SETTLE:
             if state.suspect is None or state.phase is not Phase.RUNNING:
@@ -565,9 +595,11 @@ def _expired(state: State, deadline: Deadline, at: float, actions: list[Action])
                 return _climb(state, Rung.GROUPS, actions)
             return _kill(state, actions)
         case Deadline.GROUP | Deadline.LIMIT:
-            if state.phase is Phase.PUBLISHING:
-                return _give_up_publishing(state, "within the platform's limit")
-            return _kill(state, actions)
+            if state.phase is not Phase.PUBLISHING:
+                return _kill(state, actions)
+            if state.publishing_settled:
+                return replace(state, all_down=True)  # nobody is waited for past the limit
+            return _arm(state, Deadline.PUBLISH, budgets.publish_s, actions)
         case Deadline.KILL:
             for process in state.alive:
                 actions.append(Say("process.left", (("process", process.name),), "error"))
@@ -578,7 +610,7 @@ def _expired(state: State, deadline: Deadline, at: float, actions: list[Action])
             actions.append(Say("members.late", (("hosts", late),), "warning"))
             return replace(state, all_down=True)
         case Deadline.PUBLISH:
-            return _publishing_over(state, f"not finished within {budgets.publish_s:g} s")
+            return _publishing_over(state, "not finished in time")
     assert_never(deadline)
 
 
@@ -600,6 +632,7 @@ def _member_reported(state: State, event: MemberReported, actions: list[Action])
     updated = replace(
         member,
         joined=member.joined or event.phase is not Phase.PREPARING,
+        heard=True,
         script_ended=member.script_ended or event.script_ended,
         down=member.down or event.phase in {Phase.PUBLISHING, Phase.DONE},
     )
@@ -635,7 +668,7 @@ def _job_changed(
 ) -> State:
     if state.setup.is_master or state.job is JobState.ENDED:
         return state
-    state = replace(state, job=job)
+    state = replace(state, job=job, master_heard=True)
     if job is JobState.RUNNING and state.phase is Phase.JOINING:
         return _run(state, actions)
     if verdict is None:
@@ -840,11 +873,16 @@ def _come_down(state: State, actions: list[Action]) -> State:
         return state
     if state.members and state.job is not JobState.ENDED:  # killed while holding, or left alive
         state = _announce_end(state, actions)
-    # Every timer of the way down; publishing has a share of its own, kept free by the plan.
-    state = _disarm(state, actions, *(state.armed - {Deadline.ACK}))
+    # Every timer of the way down, but the platform's where it was asked to stop.
+    budgets = state.setup.budgets
+    kept = {Deadline.ACK, Deadline.LIMIT} if state.stop_signals else {Deadline.ACK}
+    state = _disarm(state, actions, *(state.armed - kept))
     state = replace(state, phase=Phase.PUBLISHING)
     actions.append(Publish())
-    return _arm(state, Deadline.PUBLISH, state.setup.budgets.publish_s, actions)
+    if Deadline.LIMIT in state.armed:
+        return state  # all that the platform leaves; the share that is kept free follows it
+    seconds = budgets.publish_s if state.stop_signals else budgets.publish_end_s
+    return _arm(state, Deadline.PUBLISH, seconds, actions)
 
 
 def _announce_end(state: State, actions: list[Action]) -> State:

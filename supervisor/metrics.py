@@ -14,7 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from supervisor.model import Phase
-from supervisor.status import Sample, Snapshot
+from supervisor.status import Sample, Snapshot, TransferRow
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 PREFIX = "supervisor_"
@@ -96,6 +96,8 @@ def _of_snapshot(snapshot: Snapshot) -> Iterator[Sample]:
             labels,
             "counter",
         )
+    for transfer in snapshot.get("transfers", ()):
+        yield from _of_transfer(transfer)
     for host in snapshot["hosts"]:
         if host["last_seen_s"] is not None:
             yield Sample(
@@ -104,3 +106,22 @@ def _of_snapshot(snapshot: Snapshot) -> Iterator[Sample]:
                 host["last_seen_s"],
                 {"host": host["name"]},
             )
+
+
+def _of_transfer(row: TransferRow) -> Iterator[Sample]:
+    labels = {"transfer": row["name"]}
+    counters = (
+        ("sent_bytes_total", "Bytes sent to where they are kept.", row["sent_bytes"]),
+        ("sent_files_total", "Files sent to where they are kept.", row["sent_files"]),
+    )
+    gauges = (
+        ("pending_bytes", "Bytes of changes that are not sent.", row["pending_bytes"]),
+        ("pending_files", "Files with changes that are not sent.", row["pending_files"]),
+        ("lag_seconds", "Age of the oldest change that is not sent.", row["lag_s"]),
+        ("rate_bytes_per_second", "Bytes sent a second, lately.", row["rate_bytes_s"]),
+        ("failing", "1 while the last attempt has failed.", bool(row["error"])),
+    )
+    for name, text, count in counters:
+        yield Sample(f"transfer_{name}", text, float(count), labels, "counter")
+    for name, text, value in gauges:
+        yield Sample(f"transfer_{name}", text, float(value), labels)

@@ -27,6 +27,8 @@ class Role(enum.StrEnum):
     """On the other hosts of an MPI job: how ``mpirun`` starts their ranks."""
     PREPARE = "prepare"
     """A step before the job, such as installing the script's requirements."""
+    STORAGE = "storage"
+    """What keeps checkpoints and results elsewhere, beside the job and after it."""
 
 
 class Phase(enum.StrEnum):
@@ -118,6 +120,8 @@ class CauseKind(enum.StrEnum):
     MAX_RUNTIME = "max_runtime"
     HANG = "hang"
     PREPARE_FAILED = "prepare_failed"
+    TRANSFER_FAILED = "transfer_failed"
+    """What must be kept elsewhere cannot be sent there."""
     JOIN_TIMEOUT = "join_timeout"
     MASTER_LOST = "master_lost"
     """The master crashed or became unreachable: no verdict can come."""

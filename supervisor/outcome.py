@@ -26,7 +26,7 @@ EXIT_CODES: Final = {
     EXIT_ELSEWHERE: "the job failed on another host",
     EXIT_ESSENTIAL: "an essential process (a parameter server) died on this host",
     EXIT_UNKILLABLE: "a process could not be killed and was left",
-    EXIT_PUBLISHING: "the job succeeded, publishing its results failed",
+    EXIT_PUBLISHING: "the job ended well, or could have, and its results could not be sent",
     EXIT_HUNG: "the script hung: no sign of life for SUPERVISOR_HANG_TIMEOUT_S",
     EXIT_INTERNAL: "internal error of the supervisor",
 }
@@ -69,6 +69,8 @@ def _failure_code(cause: Cause) -> int:
             return EXIT_ESSENTIAL
         case CauseKind.PREPARE_FAILED:
             return EXIT_PREPARING
+        case CauseKind.TRANSFER_FAILED:
+            return EXIT_PUBLISHING
         case CauseKind.JOIN_TIMEOUT:
             return EXIT_JOINING
         case CauseKind.MASTER_LOST:
@@ -102,7 +104,8 @@ def host_exit_code(
         case Outcome.STOPPED:
             # A member's worker that only our signal ended says nothing; the chief's exit does.
             code = verdict.exit_code
-            return code if code is not None else job_exit_code(cause, script)
+            code = code if code is not None else job_exit_code(cause, script)
+            return EXIT_PUBLISHING if code == 0 and publish_error else code
         case Outcome.FAILED:
             everywhere = cause.kind in {CauseKind.JOIN_TIMEOUT, CauseKind.MASTER_LOST}
             if cause.host == host or everywhere:

@@ -67,6 +67,10 @@ async function refresh() {
     fill("processes", s.processes.map(p => [p.name, p.role, p.pid, p.exit || p.state,
       clock(p.started_at), p.cpu_s == null ? "" : secs(p.cpu_s), size(p.rss_bytes),
       size(p.output_bytes)]));
+    const kept = s.transfers || []; $("kept").hidden = !kept.length;
+    fill("transfers", kept.map(t => [t.name, size(t.sent_bytes), size(t.rate_bytes_s) + "/s",
+      t.pending_files ? t.pending_files + " files, " + size(t.pending_bytes) : "",
+      t.lag_s ? secs(t.lag_s) : "", t.error || t.newest]));
     fill("hosts", s.hosts.map(h => [h.name, h.phase, h.state,
       h.last_seen_s == null ? "" : secs(h.last_seen_s) + " ago"]));
     fill("timeline", s.timeline.slice(-100).reverse().map(entry));
@@ -90,7 +94,9 @@ HTML = f"""<!doctype html>
 <pre id="others" hidden></pre>
 <h2>Processes</h2><table><thead><tr><th>name<th>role<th>pid<th>state<th>started<th>CPU<th>memory
 <th>output</thead><tbody id="processes"></tbody></table>
-<h2>Hosts</h2><table><thead><tr><th>name<th>phase<th>state<th>last seen</thead>
+<section id="kept" hidden><h2>Kept elsewhere</h2><table><thead><tr><th>name<th>sent<th>rate
+<th>to be sent<th>behind<th>newest, or what is wrong</thead><tbody id="transfers"></tbody></table>
+</section><h2>Hosts</h2><table><thead><tr><th>name<th>phase<th>state<th>last seen</thead>
 <tbody id="hosts"></tbody></table>
 <h2>Timeline</h2><table><tbody id="timeline"></tbody></table>
 <script>{_SCRIPT}</script></body></html>

@@ -20,12 +20,15 @@ from supervisor.contract import RESOURCES, Contract, EntryKind, Strategy
 from supervisor.environment import STACKS_SIGNUM, script_environment, user_arguments
 from supervisor.faults import ContractError, Fault
 from supervisor.model import ProcessSpec, Role
+from supervisor.paths import Paths, paths_below
 from supervisor.settings import GROUP_S, KILL_S, RECORD_S
 
 TRAIN_PORT: Final = 2222
 """The chief and the workers of a parameter-server cluster (the seed convention)."""
 PS_PORT: Final = 2223
 MWMS_PORT: Final = 8890
+FETCH: Final = "fetch"
+"""The step after which the plan is made again."""
 
 
 class SuccessPolicy(enum.StrEnum):
@@ -73,33 +76,14 @@ class Budgets:
     limit_s: float
     """From the first stop signal, or the end of the job, until everything here is killed."""
     publish_s: float
+    """Of the platform's limit, for transfers after a stop."""
+    publish_end_s: float
+    """For transfers after a job that nobody stopped."""
     ack_s: float
     lease_s: float
     straggler_s: float = 0.0
     """0: no limit."""
     evaluator_grace_s: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Paths:
-    """Where results go, below the base directory."""
-
-    base: str
-    model: str
-    checkpoints: str
-    output: str
-    output_data: str
-    output_intermediate: str
-    failure: str
-    success: str
-    report: str
-    logs: str
-    constraints: str
-    """The image's packages, as pip's constraints."""
-    error: str
-    """A script may say here, as JSON with a ``message``, why it failed."""
-    heartbeat: str
-    """A script may touch this file to say that it lives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +106,9 @@ class Plan:
     tf_config: Mapping[str, Any] | None
     """What the script sees; None without a distribution."""
     steps: tuple[ProcessSpec, ...]
-    """What is run before the barrier, one after the other: installations."""
+    """What is run before the barrier, one after the other: fetching, installations."""
+    storage: ProcessSpec | None
+    """What keeps directories elsewhere, beside the processes and after them."""
     processes: tuple[ProcessSpec, ...]
     """In the order in which they are started."""
     listening: tuple[int, ...]
@@ -167,7 +153,8 @@ def make_plan(contract: Contract) -> Plan:
     training = {host: endpoints[host] for host in contract.distribution_hosts if host != evaluator}
     if contract.strategy in {Strategy.PS, Strategy.MWMS}:
         config = tf_config(contract, training, chief, contract.current_host, role)
-    paths = paths_below(contract.base_dir)
+    paths = paths_below(contract.base_dir, contract.settings.checkpoint_local_dir)
+    fetch, storage = _transfers(contract, paths)
     processes = _processes(contract, training, paths, chief, role, config)
     return Plan(
         contract=contract,
@@ -181,10 +168,11 @@ def make_plan(contract: Contract) -> Plan:
         evaluator=evaluator,
         endpoints=endpoints,
         tf_config=config,
-        steps=tuple(_steps(contract, paths)),
+        steps=(*filter(None, (fetch,)), *_steps(contract, paths)),
+        storage=storage,
         processes=tuple(processes),
         listening=_listening(contract, training, processes),
-        budgets=_budgets(contract),
+        budgets=_budgets(contract, fetches=fetch is not None),
         paths=paths,
         notes=_notes(contract),
     )
@@ -428,10 +416,29 @@ def _tolerated_failures(contract: Contract) -> int:
     return int(contract.settings.failure_policy.partition(":")[2] or 0)
 
 
-def _budgets(contract: Contract) -> Budgets:
+def _transfers(contract: Contract, paths: Paths) -> tuple[ProcessSpec | None, ProcessSpec | None]:
+    """The processes that fetch before the job and keep things elsewhere beside it."""
+    settings = contract.settings
+    places = (
+        settings.channels, settings.checkpoint_s3_uri, settings.log_s3_uri,
+        settings.intermediate_s3_uri, settings.output_s3_uri, settings.model_s3_uri,
+        contract.source, contract.model_dir_uri, contract.intermediate_uri,
+    )  # fmt: skip
+    if not any(places):  # loaded only where there is something to do: start-up is a feature
+        return None, None
+    from supervisor import storage_plan  # noqa: PLC0415
+
+    fetch, sync = storage_plan.fetch_job(contract, paths), storage_plan.sync_job(contract, paths)
+    return (
+        None if fetch is None else storage_plan.process(contract, paths, fetch),
+        None if sync is None else storage_plan.process(contract, paths, sync),
+    )
+
+
+def _budgets(contract: Contract, *, fetches: bool) -> Budgets:
     settings = contract.settings
     return Budgets(
-        prepare_s=settings.prepare_timeout_s,
+        prepare_s=settings.prepare_timeout_s + (settings.fetch_timeout_s if fetches else 0.0),
         join_s=settings.join_timeout_s,
         max_runtime_s=settings.max_runtime_s,
         stop_grace_s=settings.stop_grace_s,
@@ -442,29 +449,11 @@ def _budgets(contract: Contract) -> Budgets:
         stop_limit_s=settings.stop_limit_s,
         limit_s=settings.stop_limit_s - settings.publish_reserve_s - KILL_S - RECORD_S,
         publish_s=settings.publish_reserve_s,
+        publish_end_s=max(settings.publish_timeout_s, settings.publish_reserve_s),
         ack_s=settings.ack_timeout_s,
         lease_s=settings.master_lease_s,
         straggler_s=settings.straggler_timeout_s,
         evaluator_grace_s=settings.evaluator_grace_s,
-    )
-
-
-def paths_below(base: str) -> Paths:
-    output = posixpath.join(base, "output")
-    return Paths(
-        base=base,
-        model=posixpath.join(base, "model"),
-        checkpoints=posixpath.join(base, "checkpoints"),
-        output=output,
-        output_data=posixpath.join(output, "data"),
-        output_intermediate=posixpath.join(output, "intermediate"),
-        failure=posixpath.join(output, "failure"),
-        success=posixpath.join(output, "success"),
-        report=posixpath.join(output, "supervisor", "report.json"),
-        logs=posixpath.join(output, "supervisor", "logs"),
-        constraints=posixpath.join(output, "supervisor", "constraints.txt"),
-        error=posixpath.join(output, "supervisor", "error.json"),
-        heartbeat=posixpath.join(output, "supervisor", "heartbeat"),
     )
 
 
@@ -473,6 +462,10 @@ def _script(
 ) -> ProcessSpec:
     env = script_environment(contract)
     env["SUPERVISOR_CHECKPOINT_DIR"] = paths.checkpoints
+    if contract.resumed_from:
+        env["SUPERVISOR_RESUMED_FROM"] = contract.resumed_from
+    if contract.model_dir_uri:
+        env["SUPERVISOR_MODEL_DIR_URI"] = contract.model_dir_uri
     if contract.settings.stacks:
         env["SUPERVISOR_STACKS_SIGNAL"] = str(STACKS_SIGNUM)
     env["SUPERVISOR_ERROR_FILE"] = paths.error
@@ -589,11 +582,13 @@ def _notes(contract: Contract) -> tuple[str, ...]:
         notes.append("requirements.txt is not installed: SUPERVISOR_REQUIREMENTS=skip")
     model_dir = contract.hyperparameters.get("model_dir")
     version = contract.tensorflow_version or "2"
-    if str(model_dir).startswith("s3://") and not version.startswith("1."):
+    if str(model_dir).startswith("s3://") and not (contract.writes_s3 or version.startswith("1.")):
         notes.append(
             f"model_dir is {model_dir}, and TensorFlow {version} has no s3:// file system: save to "
             f"SM_MODEL_DIR ({paths_below(contract.base_dir).model}), which the platform keeps"
         )
+    if contract.settings.log_s3_uri and not contract.settings.log_files:
+        notes.append("SUPERVISOR_LOG_S3_URI is ignored: there are no SUPERVISOR_LOG_FILES")
     settings = contract.settings
     if settings.log_repeat_window_s and settings.log_format == "raw":
         notes.append(

@@ -8,7 +8,8 @@ from dataclasses import asdict
 from typing import Any
 
 from supervisor.entry import masker_of
-from supervisor.plan import Plan, SuccessPolicy
+from supervisor.plan import FETCH, Plan, SuccessPolicy
+from supervisor.storage import job
 
 
 def as_json(plan: Plan) -> str:
@@ -25,7 +26,11 @@ def _document(plan: Plan) -> dict[str, Any]:
     inherited = plan.contract.environ
     processes = []
     for spec in (*plan.steps, *plan.processes):
-        added = {key: value for key, value in spec.env.items() if inherited.get(key) != value}
+        added = {
+            key: value
+            for key, value in spec.env.items()
+            if inherited.get(key) != value and key != job.VARIABLE
+        }
         processes.append(
             {
                 "name": spec.name,
@@ -56,10 +61,47 @@ def _document(plan: Plan) -> dict[str, Any]:
         },
         "steps": processes[: len(plan.steps)],
         "processes": processes[len(plan.steps) :],
+        "fetched": _fetched(plan),
+        "kept": _kept(plan),
         "budgets": asdict(plan.budgets),
         "paths": asdict(plan.paths),
         "notes": list(plan.notes),
     }
+
+
+def _fetched(plan: Plan) -> list[dict[str, str]]:
+    """What is fetched before the script starts: what, from where, to where."""
+    spec = next((spec for spec in plan.steps if spec.name == FETCH), None)
+    if spec is None:
+        return []
+    work = job.decode_fetch(spec.env[job.VARIABLE])
+    named = [
+        ("source", work.source),
+        *((tree.name, tree) for tree in work.trees),
+        ("checkpoint", work.restore),
+    ]
+    return [
+        {"what": name, "from": str(each.origin), "to": each.target}
+        for name, each in named
+        if each is not None
+    ]
+
+
+def _kept(plan: Plan) -> list[dict[str, str]]:
+    """What is kept elsewhere, in the order of publishing."""
+    if plan.storage is None:
+        return []
+    work = job.decode_sync(plan.storage.env[job.VARIABLE])
+    return [
+        {
+            "what": each.name,
+            "from": each.source,
+            "to": str(each.target),
+            "when": "at the end" if each.kind is job.Kind.RESULT else "while it runs",
+            "policy": each.policy.value,
+        }
+        for each in work.transfers
+    ]
 
 
 def _lines(document: dict[str, Any]) -> Iterator[str]:
@@ -79,6 +121,10 @@ def _lines(document: dict[str, Any]) -> Iterator[str]:
     if document["tf_config"] is not None:
         yield ""
         yield f"TF_CONFIG   {json.dumps(document['tf_config'])}"
+    for title, rows in (("fetched", document["fetched"]), ("kept", document["kept"])):
+        for row in rows:
+            more = f" ({row['when']}, policy {row['policy']})" if "when" in row else ""
+            yield f"{title:<11} {row['what']}: {row['from']} → {row['to']}{more}"
     for process in (*document["steps"], *document["processes"]):
         yield ""
         essential = ", essential" if process["essential"] else ""

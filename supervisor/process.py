@@ -162,8 +162,9 @@ def reset_inherited_signals(*, hold: Iterable[int] = ()) -> InheritedSignals:
     return InheritedSignals(frozenset(ignored), blocked)
 
 
-def spawn(spec: ProcessSpec) -> Child:
-    """Execute ``spec`` in a session of its own, stdin from ``/dev/null``, stdout and stderr piped.
+def spawn(spec: ProcessSpec, *, stdin: int = subprocess.DEVNULL) -> Child:
+    """Execute ``spec`` in a session of its own, stdout and stderr piped, stdin ``/dev/null`` or the
+    descriptor ``stdin``, which stays the caller's to close.
 
     The child starts with default dispositions and an empty signal mask, no descriptor of ours,
     and ``SUPERVISOR_PROCESS_MARK`` added to its environment. Blocks until the exec has succeeded
@@ -189,7 +190,7 @@ def spawn(spec: ProcessSpec) -> Child:
         try:
             popen = subprocess.Popen(
                 spec.argv,
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=out_write,
                 stderr=err_write,
                 cwd=spec.cwd,

@@ -9,8 +9,9 @@ import contextlib
 import json
 import os
 from collections.abc import Mapping
+from typing import Any
 
-from supervisor.plan import Paths
+from supervisor.paths import Paths
 
 _WORDS_LIMIT = 64 * 1024
 _MOST_FILES = 5000
@@ -20,7 +21,14 @@ _CLOCK_S = 0.01
 
 def clear(paths: Paths) -> None:
     """Take away what an earlier run in the same place has said."""
-    for path in (paths.failure, paths.success, paths.report, paths.error, paths.heartbeat):
+    for path in (
+        paths.failure,
+        paths.success,
+        paths.report,
+        paths.error,
+        paths.heartbeat,
+        paths.fetched,
+    ):
         with contextlib.suppress(OSError):
             os.unlink(path)
 
@@ -50,6 +58,15 @@ def own_words(paths: Paths) -> str | None:
         return str(message["message"] if isinstance(message, dict) else message).strip() or None
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
+
+
+def fetched(paths: Paths) -> dict[str, Any]:
+    """What the step that fetches says it did; empty where it says nothing."""
+    try:
+        result = json.loads(_start_of(paths.fetched))
+    except (ValueError, RecursionError):
+        return {}
+    return result if isinstance(result, dict) else {}
 
 
 def newest_checkpoint(directory: str, since: float) -> str:

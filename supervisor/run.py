@@ -19,7 +19,7 @@ import shlex
 import signal
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Final, assert_never
 
 from supervisor import orphans, procfs, record, stacks
@@ -46,6 +46,7 @@ from supervisor.events import (
     Publish,
     Published,
     Record,
+    Replanned,
     Report,
     Resume,
     Say,
@@ -55,15 +56,17 @@ from supervisor.events import (
     Started,
     StartFailed,
     Suspend,
+    TransferFailed,
     Waiting,
 )
+from supervisor.faults import ContractError
 from supervisor.guardian import Guardian
 from supervisor.lifecycle import Process, Setup, State, initial, step
 from supervisor.logs import Log
 from supervisor.masking import Masker
 from supervisor.model import ExitStatus, Outcome, Phase, ProcessSpec, Role, signal_name
 from supervisor.outcome import failure_text
-from supervisor.plan import Plan
+from supervisor.plan import FETCH, Plan
 from supervisor.process import (
     DYING_S,
     ChildEnd,
@@ -72,12 +75,15 @@ from supervisor.process import (
     kill_everything,
     spawn,
 )
+from supervisor.settings import RECORD_S, TRANSFERS
 from supervisor.signals import SignalPipe
 
 if TYPE_CHECKING:  # not needed before the script's start: loaded when they are used
     from supervisor.probe import MasterLink
     from supervisor.protocol import HostReport
     from supervisor.status import JobBoard
+    from supervisor.storage.agent import Agent
+    from supervisor.storage.notices import Failed, Unsent
     from supervisor.watchdog import Signs
 
 SWEEP_TERM_S: Final = 2.0
@@ -98,6 +104,8 @@ LAST_OUTPUT_S: Final = 2.0
 """At the very end: for our own last lines. What came before them has had its time by then."""
 OUTPUT_RESERVE_S: Final = 1.0
 """Waiting for outputs ends this long before the platform's limit."""
+PUBLISH_MARGIN_S: Final = 1.0
+"""Transfers end this long before the time that is kept for failure and report."""
 SERVE_ALONE_AFTER_S: Final = 0.2
 """A host alone opens its status port this long after its script's start: a quarter of a second of
 imports is not to compete with the script's own, and a script of milliseconds needs no server."""
@@ -117,14 +125,19 @@ _NOT_FORWARDED: Final = frozenset(
 
 async def run_host(
     plan: Plan,
+    replan: Callable[[str], Plan],
     outputs: Outputs,
     log: Log,
     masker: Masker,
     inherited: InheritedSignals,
     guardian: Guardian | None,
 ) -> int:
-    """Live the plan of one host from start to end; returns the exit code of the supervisor."""
-    host = _Host(plan, outputs, log, masker, guardian)
+    """Live the plan of one host from start to end; returns the exit code of the supervisor.
+
+    ``replan`` makes the plan again once everything is fetched, from the checkpoint that was
+    restored; raises ``ContractError``.
+    """
+    host = _Host(plan, replan, outputs, log, masker, guardian)
     try:
         host.install_signals(inherited)
         async with asyncio.TaskGroup() as services:
@@ -147,18 +160,28 @@ class _Host:
     """The shell around one reducer. Belongs to the event loop's thread."""
 
     def __init__(
-        self, plan: Plan, outputs: Outputs, log: Log, masker: Masker, guardian: Guardian | None
+        self,
+        plan: Plan,
+        replan: Callable[[str], Plan],
+        outputs: Outputs,
+        log: Log,
+        masker: Masker,
+        guardian: Guardian | None,
     ) -> None:
         self.plan = plan
+        self._replan = replan
         self.exit_code = 0
         self._outputs = outputs
         self._masker = masker
         self._guardian = guardian
         self._loop = asyncio.get_running_loop()
         self._inbox: asyncio.Queue[Event] = asyncio.Queue()
+        self._publishing = asyncio.Event()
         self._state = _initial_state(plan)
         self._account = Account(plan, outputs, log, masker)
         self._timers: dict[Deadline, asyncio.TimerHandle] = {}
+        self._ran = False
+        """The job ran here: there may be something to keep."""
         self._kill_since: float | None = None
         """When the time to die was over, ``loop.time()``."""
         self._signals = SignalPipe(self._on_signal)
@@ -301,10 +324,16 @@ class _Host:
         if isinstance(event, Signalled) and self._state.stop_signals > before.stop_signals:
             limit_s = self.plan.budgets.stop_limit_s
             self._account.stop_at = self._account.stop_at or time.monotonic() + limit_s
+            if self._account.agent is not None:
+                self._account.agent.hurry(self._publish_budget_s())
         for action in actions:
             self._perform(action)
         if self._state.phase is not before.phase:
             self._account.enter(self._state.phase)
+            if self._state.phase is Phase.RUNNING:
+                self._ran = True
+                if self.plan.storage is not None:
+                    self._serve("storage", self._keep(self.plan.storage))
 
     def _perform(self, action: Action) -> None:
         match action:
@@ -333,8 +362,8 @@ class _Host:
                 if self._account.link is not None:
                     self._account.link.report(phase, script_ended=script_ended, cause=cause)
             case Publish():
-                # Results lie where the platform collects them; transfers come with storage.
-                self._post(Published(self._check_model()))
+                self._publishing.set()
+                self._serve("publish", self._publish())
             case Record():
                 pass  # the life is over: ``run_host`` goes on to ``record_result``
             case Say(event, fields, level):
@@ -414,6 +443,8 @@ class _Host:
         running.end, running.ended_at = end, time.time()
         if self._has_failed(running.spec, end):
             self._outputs.reveal(running.spec.name)
+        elif running.spec.name == FETCH and end.status.ok:
+            self._plan_again()
         message, detail = str(end.status), ""
         try:
             message, detail = self._explained(running, end)
@@ -439,6 +470,21 @@ class _Host:
                 end.left,
             )
         )
+
+    def _plan_again(self) -> None:
+        """Everything is fetched: the contract is read again, with the code that is here now."""
+        fetched = record.fetched(self.plan.paths)
+        resumed_from = str(fetched.get("resumed_from", ""))
+        fields = {name: fetched[name] for name in ("files", "bytes", "seconds") if name in fetched}
+        self._account.say("info", "storage.fetched", **fields, resumed_from=resumed_from or None)
+        try:
+            plan = self._replan(resumed_from)
+        except ContractError as error:
+            self._post(PrepareFailed(str(error), time.time()))
+            return
+        self.plan = plan
+        self._account.replan(plan)
+        self._post(Replanned(tuple(spec.name for spec in plan.steps)))
 
     def _explained(self, running: Running, end: ChildEnd) -> tuple[str, str]:
         """Why a process ended: a sentence, and the detail."""
@@ -649,6 +695,62 @@ class _Host:
                 self._account.say("warning", "resource.low", text=text)
             await asyncio.sleep(EVERY_S)
 
+    async def _keep(self, spec: ProcessSpec) -> None:
+        """Have directories kept elsewhere, from the script's start on to the end of publishing."""
+        # The script's start is not to wait for it; a script of milliseconds is over before.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._publishing.wait(), SERVE_ALONE_AFTER_S)
+        await self._begin_keeping(spec).run()
+
+    def _begin_keeping(self, spec: ProcessSpec) -> Agent:
+        from supervisor.storage.agent import Agent  # noqa: PLC0415
+
+        guardian = self._guardian
+        nothing = lambda _pid: None  # noqa: E731
+        self._account.agent = self._account.agent or Agent(
+            spec,
+            attach=lambda fd: self._outputs.attach_stderr(spec.name, spec.role, fd),
+            watch=guardian.watch if guardian else nothing,
+            forget=guardian.forget if guardian else nothing,
+            say=self._account.say,
+            failed=self._on_transfer_failed,
+        )
+        return self._account.agent
+
+    def _on_transfer_failed(self, notice: Failed) -> None:
+        text = f"{notice.transfer}: {notice.message}"
+        if self._policies[notice.transfer] == "fail":
+            self._post(TransferFailed(self._masker.text(text), time.time()))
+        else:
+            self._account.say("error", "storage.failed", text=text)
+
+    @property
+    def _policies(self) -> Mapping[str, str]:
+        return TRANSFERS | dict(self.plan.contract.settings.storage_policy)
+
+    def _publish_budget_s(self) -> float:
+        """What is left for transfers: ample time, or what the platform leaves."""
+        ample_s = self.plan.budgets.publish_end_s
+        if self._account.stop_at is None:
+            return ample_s
+        left_s = self._account.stop_at - time.monotonic() - RECORD_S - PUBLISH_MARGIN_S
+        return max(0.0, min(ample_s, left_s))
+
+    async def _publish(self) -> None:
+        """Send what is to be kept; what could not be sent is named."""
+        errors = [self._check_model()]
+        spec = self.plan.storage
+        if spec is not None and self._ran:
+            agent = self._begin_keeping(spec)
+            results = self._account.verdict(self._state).outcome is not Outcome.FAILED
+            self._account.unsent = await agent.publish(self._publish_budget_s(), results=results)
+            for unsent in self._account.unsent:
+                text = unsent_text(unsent)
+                level = "warning" if self._policies.get(unsent.transfer) == "warn" else "error"
+                self._account.say(level, "storage.unsent", text=text)
+                errors.append(text if level == "error" else None)
+        self._post(Published("; ".join(filter(None, errors)) or None))
+
     def _check_model(self) -> str | None:
         """What serving will not take, on the host that saves; an error where that is the policy."""
         policy = self.plan.contract.settings.model_check
@@ -785,6 +887,17 @@ def _make_ready(plan: Plan) -> str | None:
     from supervisor.ports import check_free  # noqa: PLC0415
 
     return next(filter(None, map(check_free, plan.listening)), None)
+
+
+def unsent_text(unsent: Unsent) -> str:
+    """``checkpoints: 3 files, 12000 bytes not sent (a, b, c): AccessDenied …``."""
+    more = unsent.files - len(unsent.names)
+    names = ", ".join(unsent.names) + (f" and {more} more" if unsent.names and more > 0 else "")
+    which = f" ({names})" if names else ""
+    return (
+        f"{unsent.transfer}: {unsent.files} files, {unsent.bytes} bytes not sent{which}: "
+        f"{unsent.reason}"
+    )
 
 
 def _loss(row: dict[str, object]) -> bool:

@@ -25,7 +25,9 @@ TOLD_TO_SCRIPT: Final = frozenset(
         "SUPERVISOR_ERROR_FILE",
         "SUPERVISOR_HEARTBEAT_FILE",
         "SUPERVISOR_STACKS_SIGNAL",
+        "SUPERVISOR_MODEL_DIR_URI",
         "SUPERVISOR_PROCESS_MARK",
+        "SUPERVISOR_RESUMED_FROM",
         "SUPERVISOR_STOP_BUDGET_S",
     }
 )
@@ -92,6 +94,41 @@ class Settings:
     mpi_ssh_port: int
     mpi_ssh_key: str
     mpi_sshd: str
+    channels: tuple[tuple[str, str], ...]
+    """``SUPERVISOR_CHANNEL_<NAME>``: name of the channel and place."""
+    channel_shard: str
+    fetch_timeout_s: float
+    source_max_bytes: int
+    source_max_files: int
+    checkpoint_s3_uri: str
+    checkpoint_local_dir: str
+    checkpoint_hosts: str
+    checkpoint_keep: int
+    checkpoint_settle_s: float
+    restore: str
+    model_dir_mirror: str
+    intermediate_s3_uri: str
+    log_s3_uri: str
+    output_s3_uri: str
+    model_s3_uri: str
+    storage_policy: tuple[tuple[str, str], ...]
+    """Name of a transfer and its policy, for those that have another than their default."""
+    publish_timeout_s: float
+    sync_rescan_s: float
+    sync_lag_warn_s: float
+    s3_endpoint: str
+    s3_region: str
+    s3_addressing: str
+    s3_anonymous: bool
+    s3_part_bytes: int
+    s3_in_flight_bytes: int
+    s3_bandwidth_bytes_s: int
+    s3_encryption: str
+    s3_kms_key: str
+    s3_storage_class: str
+    s3_requester_pays: bool
+    s3_retry_s: float
+    s3_timeout_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +266,58 @@ def _whole_number(least: int) -> Callable[[str], int]:
     return parse
 
 
+_SIZE_UNITS: Final = {"": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
+
+
+def _size(least: int, most: int = 1 << 62) -> Callable[[str], int]:
+    """Bytes: a whole number, with KiB, MiB, GiB or TiB behind it or not."""
+
+    def parse(text: str) -> int:
+        digits = text.rstrip("KMGTkmgtIiBb ")
+        factor = _SIZE_UNITS.get(text[len(digits) :].strip().upper())
+        known = digits.isascii() and digits.isdigit() and len(digits) < 20 and factor is not None
+        if not known or not least <= int(digits) * (factor or 1) <= most:
+            limit = f" and at most {most}" if most < 1 << 62 else ""
+            raise ValueError(f"bytes, such as 67108864 or 64MiB, {least} or more{limit}")
+        return int(digits) * (factor or 1)
+
+    return parse
+
+
+def _place(text: str) -> str:
+    """A place where files are kept, or nothing."""
+    if not text:
+        return ""
+    from supervisor.storage.location import Location  # noqa: PLC0415  # only where there is one
+
+    return str(Location.parse(text))
+
+
+TRANSFERS: Final = {
+    "checkpoints": "end",
+    "model_dir": "end",
+    "intermediate": "warn",
+    "output": "end",
+    "model": "end",
+    "logs": "warn",
+}
+"""What can be kept elsewhere, by name, in the order of publishing; and the default policy."""
+_POLICIES: Final = ("warn", "end", "fail")
+
+
+def _storage_policy(text: str) -> tuple[tuple[str, str], ...]:
+    rules = [rule.strip().partition("=") for rule in text.lower().split(",") if rule.strip()]
+    if any(name not in {*TRANSFERS, "all"} or policy not in _POLICIES for name, _, policy in rules):
+        names = ", ".join(TRANSFERS)
+        raise ValueError(
+            f"NAME=POLICY with commas between them, of {names} or all, and warn, end or fail"
+        )
+    found: dict[str, str] = {}
+    for name, _, policy in rules:
+        found |= dict.fromkeys(TRANSFERS if name == "all" else (name,), policy)
+    return tuple(found.items())
+
+
 def _roles(text: str) -> frozenset[Role]:
     """Which roles: ``all``, ``none``, or their names with commas between them."""
     word = text.strip().lower()
@@ -238,6 +327,25 @@ def _roles(text: str) -> frozenset[Role]:
         return frozenset(Role(name.strip()) for name in word.split(","))
     except ValueError:
         raise ValueError(f"all, none, or some of {', '.join(Role)}, with commas") from None
+
+
+def _directory(text: str) -> str:
+    if text and not text.startswith("/"):
+        raise ValueError("an absolute path")
+    return text
+
+
+def _endpoint(text: str) -> str:
+    if text and not text.lower().startswith(("http://", "https://")):
+        raise ValueError("http://HOST:PORT or https://HOST")
+    return text
+
+
+def _encryption(text: str) -> str:
+    known = {name.lower(): name for name in ("", "AES256", "aws:kms", "aws:kms:dsse")}
+    if text.lower() not in known:
+        raise ValueError("AES256, aws:kms or aws:kms:dsse")
+    return known[text.lower()]
 
 
 _TEMPLATE_FIELDS: Final = ("host", "role", "stream", "time", "mark")
@@ -423,8 +531,8 @@ TABLE: Final[tuple[Setting, ...]] = (
     ),
     Setting(
         "log_file_max_bytes",
-        _whole_number(1),
-        "67108864",
+        _size(1),
+        "64MiB",
         "B",
         "size at which such a file is rotated, at a line's end",
     ),
@@ -633,11 +741,206 @@ TABLE: Final[tuple[Setting, ...]] = (
         "empty: the keys and authorized_keys in ~/.ssh",
     ),
     Setting("mpi_sshd", str, "/usr/sbin/sshd", "", "MPI: the sshd program"),
+    Setting(
+        "channel_shard",
+        str,
+        "",
+        "",
+        "channels of SUPERVISOR_CHANNEL_<NAME> of which each host fetches its own share of the "
+        "objects: names with commas between them, or all",
+    ),
+    Setting(
+        "fetch_timeout_s",
+        _seconds,
+        "3600",
+        "s",
+        "how long fetching source, channels and checkpoint may take before the script starts",
+    ),
+    Setting(
+        "source_max_bytes",
+        _size(1),
+        "10GiB",
+        "B",
+        "what the archive of sagemaker_submit_directory may hold, unpacked",
+    ),
+    Setting("source_max_files", _whole_number(1), "200000", "", "how many files it may hold"),
+    Setting(
+        "checkpoint_s3_uri",
+        _place,
+        "",
+        "",
+        "where checkpoints are kept: s3://BUCKET/PREFIX, file:///DIRECTORY or a path; sent while "
+        "the script trains, restored before it starts",
+    ),
+    Setting(
+        "checkpoint_local_dir",
+        _directory,
+        "",
+        "",
+        "the directory that the script saves them to, told it as SUPERVISOR_CHECKPOINT_DIR; "
+        "empty: checkpoints below the base directory",
+    ),
+    Setting(
+        "checkpoint_hosts",
+        _one_of("master", "all"),
+        "master",
+        "",
+        "whose checkpoints are kept: the master's, which every host is given at the next start, "
+        "or each host's own, below its name",
+    ),
+    Setting(
+        "checkpoint_keep",
+        _whole_number(0),
+        "0",
+        "",
+        "how many complete checkpoints are kept there, older ones are deleted; 0: all",
+    ),
+    Setting(
+        "checkpoint_settle_s",
+        _seconds,
+        "2",
+        "s",
+        "a file that is not TensorFlow's counts as complete when nothing wrote to it for so long",
+    ),
+    Setting(
+        "restore",
+        _one_of("auto", "always", "never"),
+        "auto",
+        "",
+        "whether the newest complete checkpoint is fetched: where the directory is empty, always "
+        "in place of what is there, or never",
+    ),
+    Setting(
+        "model_dir_mirror",
+        _one_of("auto", "on", "off"),
+        "auto",
+        "",
+        "a model_dir in S3 becomes a local directory, fetched before the script and kept in step "
+        "while it runs; auto: where TensorFlow cannot write to s3:// itself",
+    ),
+    Setting(
+        "intermediate_s3_uri",
+        _place,
+        "",
+        "",
+        "where output/intermediate is sent while the script runs; else sagemaker_s3_output and "
+        "the job's name",
+    ),
+    Setting("log_s3_uri", _place, "", "", "where the log files of SUPERVISOR_LOG_FILES are sent"),
+    Setting("output_s3_uri", _place, "", "", "where output/data is sent at the end"),
+    Setting(
+        "model_s3_uri", _place, "", "", "where the master's model directory is sent after success"
+    ),
+    Setting(
+        "storage_policy",
+        _storage_policy,
+        "",
+        "",
+        "what follows where a transfer cannot be done, as NAME=POLICY with commas: warn, end (the "
+        "job's end has failed if it is not made good) or fail (the job ends); by default end for "
+        "checkpoints, model_dir, output and model, warn for intermediate and logs",
+    ),
+    Setting(
+        "publish_timeout_s",
+        _seconds,
+        "1800",
+        "s",
+        "how long results may be sent after a job that nobody stopped; after a stop "
+        "SUPERVISOR_PUBLISH_RESERVE_S counts",
+    ),
+    Setting(
+        "sync_rescan_s",
+        _lease,
+        "15",
+        "s",
+        "how often directories are looked through for what no file event told of",
+    ),
+    Setting(
+        "sync_lag_warn_s",
+        _seconds,
+        "600",
+        "s",
+        "age of the oldest unsent change from which on it is warned of",
+    ),
+    Setting(
+        "s3_endpoint",
+        _endpoint,
+        "",
+        "",
+        "another server than Amazon's, such as http://minio:9000",
+        twins=("S3_ENDPOINT_URL",),
+    ),
+    Setting(
+        "s3_region",
+        str,
+        "",
+        "",
+        "region of the buckets; empty: the client's own, and what the server says",
+        twins=("sagemaker_region", "SAGEMAKER_REGION"),
+    ),
+    Setting(
+        "s3_addressing",
+        _one_of("auto", "path", "virtual"),
+        "auto",
+        "",
+        "whether a bucket's name is part of the path or of the host name",
+    ),
+    Setting("s3_anonymous", _switch, "false", "", "ask without credentials, for public buckets"),
+    Setting(
+        "s3_part_bytes",
+        _size(5 << 20, 5 << 30),
+        "8MiB",
+        "B",
+        "size of the parts in which larger objects are sent and fetched",
+    ),
+    Setting(
+        "s3_in_flight_bytes",
+        _size(5 << 20),
+        "48MiB",
+        "B",
+        "bytes on their way at once, in memory: bounds what all transfers together hold",
+    ),
+    Setting(
+        "s3_bandwidth_bytes_s",
+        _size(0),
+        "0",
+        "B/s",
+        "limit of all transfers of a host together; 0: none",
+    ),
+    Setting(
+        "s3_encryption",
+        _encryption,
+        "",
+        "",
+        "server-side encryption of what is sent: AES256, aws:kms or aws:kms:dsse",
+    ),
+    Setting("s3_kms_key", str, "", "", "the key of aws:kms; empty: the account's own"),
+    Setting("s3_storage_class", str, "", "", "storage class of what is sent, such as STANDARD_IA"),
+    Setting("s3_requester_pays", _switch, "false", "", "we pay for requests to others' buckets"),
+    Setting(
+        "s3_retry_s",
+        _seconds,
+        "300",
+        "s",
+        "how long one operation is tried before it has failed",
+    ),
+    Setting(
+        "s3_timeout_s",
+        _lease,
+        "30",
+        "s",
+        "silence on a connection after which it is given up and the request made again",
+    ),
 )
 
 BY_ENV: Final = {setting.env: setting for setting in TABLE}
 
-assert [setting.field for setting in TABLE] == [field.name for field in fields(Settings)]
+CHANNEL_PREFIX: Final = "SUPERVISOR_CHANNEL_"
+"""With a channel's name behind it: a family of variables, and no row of the table."""
+
+assert [setting.field for setting in TABLE] == [
+    field.name for field in fields(Settings) if field.name != "channels"
+]
 
 
 def parse_settings(
@@ -654,9 +957,12 @@ def parse_settings(
     faults = [
         _unknown(name, environ[name])
         for name in sorted(environ)
-        if name.startswith(PREFIX) and name not in BY_ENV and name not in TOLD_TO_SCRIPT
+        if name.startswith(PREFIX)
+        and name not in BY_ENV
+        and name not in TOLD_TO_SCRIPT
+        and not name.startswith(CHANNEL_PREFIX)
     ]
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = {"channels": _channels(environ, faults)}
     for setting in TABLE:
         source, key, text = _lookup(setting, flags, environ, hyperparameters)
         try:
@@ -667,7 +973,29 @@ def parse_settings(
             values[setting.field] = setting.parse(setting.default)
     faults += _share_out(values)
     faults += _poll_wait(values)
+    faults += _in_flight(values)
     return Settings(**values), faults
+
+
+def _channels(environ: Mapping[str, str], faults: list[Fault]) -> tuple[tuple[str, str], ...]:
+    """The family ``SUPERVISOR_CHANNEL_<NAME>``; a channel's name is in lower case."""
+    found = {}
+    for key in sorted(environ):
+        if not key.startswith(CHANNEL_PREFIX) or key in BY_ENV:
+            continue
+        name = key.removeprefix(CHANNEL_PREFIX).lower()
+        expected = "a place such as s3://BUCKET/PREFIX"
+        place = ""
+        try:
+            place = _place(environ[key])
+        except ValueError as error:
+            expected = str(error)
+        if not place or not name or "/" in name or name in found:
+            expected = expected if name else "SUPERVISOR_CHANNEL_ and a name"
+            expected = f"the channel {name} once" if name in found else expected
+            faults.append(Fault("environment", key, shown(environ[key]), expected))
+        found[name] = place
+    return tuple(found.items())
 
 
 def _lookup(
@@ -696,6 +1024,14 @@ def _unknown(name: str, value: str) -> Fault:
     secret = is_secret_name(name) or (near and BY_ENV[near[0]].secret)
     found = "a value that is not shown" if secret else shown(value)
     return Fault("environment", name, found, f"a known setting; {hint}")
+
+
+def _in_flight(values: dict[str, Any]) -> list[Fault]:
+    part, room = values["s3_part_bytes"], values["s3_in_flight_bytes"]
+    if part <= room:
+        return []
+    expected = f"at least SUPERVISOR_S3_PART_BYTES, {part}: one part must fit"
+    return [Fault("settings", "SUPERVISOR_S3_IN_FLIGHT_BYTES", str(room), expected)]
 
 
 def _poll_wait(values: dict[str, Any]) -> list[Fault]:

@@ -88,6 +88,22 @@ class BudgetRow(TypedDict):
     left_s: float | None
 
 
+class TransferRow(TypedDict):
+    """One directory that is kept elsewhere."""
+
+    name: str
+    sent_files: int
+    sent_bytes: int
+    pending_files: int
+    pending_bytes: int
+    lag_s: float
+    """Age of the oldest change that is not sent."""
+    rate_bytes_s: float
+    newest: str
+    """The newest complete checkpoint's manifest."""
+    error: str
+
+
 class Snapshot(TypedDict):
     """The JSON of ``/status``."""
 
@@ -107,6 +123,7 @@ class Snapshot(TypedDict):
     """As `protocol.encode_cause` gives it."""
     verdict: dict[str, object] | None
     """As `protocol.encode_verdict` gives it."""
+    transfers: NotRequired[list[TransferRow]]
     waiting: NotRequired[dict[str, str]]
     """While joining: the hosts that are missing, and why."""
     tolerated: NotRequired[list[dict[str, object]]]

@@ -180,6 +180,25 @@ def table(status: Mapping[str, Any]) -> RenderableType:
             ],
         ),
     ]
+    transfers = _mappings(status.get("transfers"))
+    if transfers:
+        parts += [
+            Text(""),
+            grid(
+                "kept elsewhere",
+                ("name", "sent", "to be sent", "behind", "newest, or what is wrong"),
+                [
+                    (
+                        row.get("name"),
+                        size(row.get("sent_bytes")),
+                        size(row.get("pending_bytes")) if row.get("pending_files") else "",
+                        duration(row.get("lag_s")) if row.get("lag_s") else "",
+                        row.get("error") or row.get("newest"),
+                    )
+                    for row in transfers
+                ],
+            ),
+        ]
     return Group(*parts)
 
 

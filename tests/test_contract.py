@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -218,9 +219,89 @@ def test_tuning_jobs_get_a_model_directory_of_their_own() -> None:
         "sagemaker_job_name": "trial-7",
         "model_dir": "s3://bucket/prefix",
     }
-    assert read(hyper).hyperparameters == {"model_dir": "s3://bucket/prefix/trial-7/model"}
+    own = "s3://bucket/prefix/trial-7/model"
+    plain = read(hyper, environ={"SUPERVISOR_MODEL_DIR_MIRROR": "off"})
+    assert (plain.hyperparameters, plain.model_dir_uri) == ({"model_dir": own}, "")
+    mirrored = read(hyper)
+    assert mirrored.hyperparameters == {"model_dir": f"{BASE}/model_dir"}
+    assert mirrored.model_dir_uri == own
     local = {**hyper, "model_dir": "/opt/ml/model"}
     assert read(local).hyperparameters == {"model_dir": "/opt/ml/model"}
+
+
+@pytest.mark.parametrize(
+    ("version", "io", "setting", "mirrored"),
+    [
+        ("2.21.0", False, "auto", True),
+        ("2.21.0", True, "auto", False),
+        ("1.15.5", False, "auto", False),
+        ("2.21.0", True, "on", True),
+        ("2.21.0", False, "off", False),
+    ],
+)
+def test_a_model_directory_in_s3_has_a_local_one_where_tensorflow_cannot_write_there(
+    version: str, io: bool, setting: str, mirrored: bool
+) -> None:
+    given = facts(
+        {**HYPER, "model_dir": "s3://bucket/models"},
+        environ={"SUPERVISOR_MODEL_DIR_MIRROR": setting},
+    )
+    contract = read_contract(replace(given, tensorflow_version=version, tensorflow_io=io))
+    assert contract.model_dir_uri == ("s3://bucket/models" if mirrored else "")
+    shown = f"{BASE}/model_dir" if mirrored else "s3://bucket/models"
+    assert contract.hyperparameters["model_dir"] == shown
+
+
+def test_code_is_fetched_where_there_is_none_and_then_decides_what_is_run() -> None:
+    hyper = {**HYPER, "sagemaker_submit_directory": "s3://bucket/job/source/sourcedir.tar.gz"}
+    given = facts(hyper, code=frozenset())
+    before = read_contract(given)
+    assert before.source == "s3://bucket/job/source/sourcedir.tar.gz"
+    assert before.entry_kind is EntryKind.SCRIPT
+    code = frozenset({"train.py", "setup.py", "requirements.txt"})
+    after = read_contract(replace(given, code=code, fetched=True, resumed_from="s3://bucket/c/1"))
+    assert (after.source, after.entry_kind) == ("", EntryKind.PACKAGE)
+    assert after.has_requirements
+    assert after.resumed_from == "s3://bucket/c/1"
+    with pytest.raises(ContractError, match=r"sagemaker_program: found 'train\.py'"):
+        read_contract(replace(given, code=frozenset({"other.py"}), fetched=True))
+
+
+def test_code_that_is_here_is_not_fetched() -> None:
+    hyper = {**HYPER, "sagemaker_submit_directory": "s3://bucket/job/source/sourcedir.tar.gz"}
+    assert read(hyper).source == ""
+    assert read({**HYPER, "sagemaker_submit_directory": f"{BASE}/code"}).source == ""
+
+
+def test_a_submit_directory_that_is_no_place_is_refused_where_code_is_needed() -> None:
+    hyper = {**HYPER, "sagemaker_submit_directory": "ftp://host/code.tar"}
+    assert "s3://BUCKET/PREFIX" in refusal(hyper, code=frozenset())
+
+
+def test_channels_of_our_own_are_channels_like_others() -> None:
+    environ = {
+        "SUPERVISOR_CHANNEL_TRAIN": "s3://bucket/train",
+        "SUPERVISOR_CHANNEL_eval": "/mnt/eval",
+        "SUPERVISOR_CHANNEL_SHARD": "train",
+    }
+    contract = read(channels={"test": {"TrainingInputMode": "File"}}, environ=environ)
+    kinds = {
+        name: channel.get("S3DistributionType")
+        for name, channel in contract.input_data_config.items()
+    }
+    assert kinds == {"test": None, "eval": "FullyReplicated", "train": "ShardedByS3Key"}
+    assert script_environment(contract)["SM_CHANNEL_TRAIN"] == f"{BASE}/input/data/train"
+    faults = refusal(environ={"SUPERVISOR_CHANNEL_A": "b/c", "SUPERVISOR_CHANNEL_": "/x"})
+    assert "SUPERVISOR_CHANNEL_A: found 'b/c'; expected s3://BUCKET/PREFIX" in faults
+    assert "SUPERVISOR_CHANNEL_: found '/x'; expected SUPERVISOR_CHANNEL_ and a name" in faults
+
+
+def test_intermediate_output_goes_below_the_job_unless_the_platform_takes_care_of_it() -> None:
+    hyper = {**HYPER, "sagemaker_s3_output": "s3://bucket/out", "sagemaker_job_name": "job-7"}
+    given = facts(hyper)
+    assert read_contract(given).intermediate_uri == "s3://bucket/out/job-7/output/intermediate"
+    assert read_contract(replace(given, intermediate_exists=True)).intermediate_uri == ""
+    assert read({**hyper, "sagemaker_s3_output": "file:///out"}).intermediate_uri == ""
 
 
 def test_hyperparameters_become_sorted_arguments() -> None:

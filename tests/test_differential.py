@@ -266,7 +266,10 @@ def predecessors(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, pathl
 
 def ours(base: pathlib.Path, tree: Tree) -> dict[str, Any]:
     """What the script sees under our plan."""
-    environment = environ(base, tree) | {"SUPERVISOR_CHIEF_NAME": "master"}
+    environment = environ(base, tree) | {
+        "SUPERVISOR_CHIEF_NAME": "master",
+        "SUPERVISOR_MODEL_DIR_MIRROR": "off",
+    }
     script = plan_of(environment, {}).processes[-1]
     subprocess.run(script.argv, env=dict(script.env), cwd=script.cwd, check=True, timeout=60)
     return seen(base)

@@ -33,6 +33,7 @@ from supervisor.events import (
     Publish,
     Published,
     Record,
+    Replanned,
     Report,
     Resume,
     Say,
@@ -42,6 +43,7 @@ from supervisor.events import (
     Started,
     StartFailed,
     Suspend,
+    TransferFailed,
     Waiting,
 )
 from supervisor.lifecycle import Life, Process, Rung, Setup, State, initial, step
@@ -51,6 +53,7 @@ from supervisor.plan import Budgets, SuccessPolicy
 
 BUDGETS = Budgets(
     prepare_s=600,
+    publish_end_s=1800,
     join_s=900,
     max_runtime_s=0,
     stop_grace_s=90,
@@ -644,6 +647,65 @@ def test_publishing_has_a_bound_of_its_own() -> None:
     assert _code(state) == 87
 
 
+def test_after_a_stop_publishing_has_what_the_limit_leaves_and_then_its_own_share() -> None:
+    stopped: list[Event] = [*RUNNING_ALONE, Signalled(15, 1.0)]
+    state, actions = play(alone(), [*stopped, Exited("chief", OK, 3.0)])
+    assert essentials(actions) == [Publish()]
+    assert state.armed == {Deadline.LIMIT}, "the script took 2 of its 90 s: the rest is ours"
+    state, actions = play(state, [Expired(Deadline.LIMIT, 101.0)])
+    assert actions == [Arm(Deadline.PUBLISH, BUDGETS.publish_s)]
+    state, _ = play(state, [Expired(Deadline.PUBLISH, 116.0)])
+    assert (state.phase, _code(state)) == (Phase.DONE, 87), "0 would say that nothing is lost"
+    state, _ = play(alone(), [*stopped, Expired(Deadline.LIMIT, 101.0), Exited("chief", OK, 102.0)])
+    assert state.armed == {Deadline.PUBLISH}, "killed at the limit: the share is kept free"
+
+
+def test_a_stop_while_publishing_ends_the_ample_time() -> None:
+    state, actions = play(alone(), [*RUNNING_ALONE, Exited("chief", OK, 1.0)])
+    assert Arm(Deadline.PUBLISH, BUDGETS.publish_end_s) in actions
+    state, _ = play(state, [Signalled(15, 2.0)])
+    assert state.armed == {Deadline.LIMIT}
+
+
+def test_a_transfer_that_the_job_needs_ends_it() -> None:
+    state, actions = play(alone(), [*RUNNING_ALONE, TransferFailed("checkpoints: denied", 1.0)])
+    assert essentials(actions) == [Send("chief", signal.SIGTERM)]
+    state, _ = play(state, [Exited("chief", TERMED, 2.0), Published(None)])
+    assert (state.phase, _code(state)) == (Phase.DONE, 87)
+
+
+def test_what_was_fetched_may_bring_further_steps() -> None:
+    fetching = initial(alone().setup, (Process("fetch", False, step=True), Process("chief", False)))
+    state, _ = play(fetching, [Prepared(), Replanned(("requirements",))])
+    state, actions = play(state, [Exited("fetch", OK, 1.0)])
+    assert (state.phase, essentials(actions)) == (Phase.PREPARING, [Start("requirements")])
+    _, actions = play(state, [Exited("requirements", OK, 2.0)])
+    assert essentials(actions) == [Start("chief")]
+
+
+def test_hosts_that_are_heard_from_and_prepare_are_waited_for_longer() -> None:
+    preparing = [joined("algo-2"), joined("algo-3", Phase.PREPARING)]
+    state, actions = play(master(), [Prepared(), *preparing, Expired(Deadline.JOIN, 900.0)])
+    assert (state.phase, said(actions)) == (
+        Phase.JOINING,
+        {"joining.extended": "algo-3 (not heard from)"},
+    )
+    assert Arm(Deadline.JOIN, BUDGETS.prepare_s) in actions
+    late, _ = play(state, [joined("algo-3")])
+    assert late.phase is Phase.RUNNING
+    state, _ = play(state, [Expired(Deadline.JOIN, 1500.0)])
+    assert state.cause is not None, "and not for ever"
+    assert "timed out after 1500 s, waiting for algo-3" in state.cause.message
+
+
+def test_a_member_leaves_it_to_a_master_that_it_hears_who_is_waited_for() -> None:
+    waiting: list[Event] = [Prepared(), JobChanged(JobState.JOINING, None, ("algo-3",))]
+    state, actions = play(member(), [*waiting, Expired(Deadline.JOIN, 902.0)])
+    assert Arm(Deadline.JOIN, BUDGETS.prepare_s) in actions
+    state, _ = play(member(), [Prepared(), Expired(Deadline.JOIN, 902.0)])
+    assert state.cause is not None, "nobody was heard: the master will not say it"
+
+
 def test_steps_run_one_after_the_other_before_the_barrier() -> None:
     state, actions = play(with_steps(alone()), [Prepared()])
     assert (state.phase, essentials(actions)) == (Phase.PREPARING, [Start("requirements")])
@@ -745,6 +807,8 @@ _others = st.sampled_from(["algo-2", "algo-3", "stranger"])
 _free = st.one_of(
     st.just(Prepared()),
     st.just(PrepareFailed("no space", 1.0)),
+    st.just(TransferFailed("checkpoints: denied", 1.0)),
+    st.just(Replanned(("requirements", "package"))),
     st.builds(
         Signalled,
         st.sampled_from([1, 2, 3, 10, 12, 15, 18, 20, 28]),

@@ -14,7 +14,7 @@ from supervisor.logs import Log
 from supervisor.masking import MASK, Masker, is_secret_name
 from supervisor.model import Cause, CauseKind, ExitStatus, Outcome, Verdict
 from supervisor.outcome import EXIT_CODES, failure_text, host_exit_code, job_exit_code, outcome_of
-from supervisor.plan import Paths, paths_below
+from supervisor.paths import Paths, paths_below
 
 
 def cause(kind: CauseKind, status: ExitStatus | None = None, host: str = "algo-2") -> Cause:

@@ -456,10 +456,12 @@ def test_bad_mpi_options_are_refused(key: str, value: str, message: str) -> None
 # --------------------------------------------------------------------------- layers
 
 _LAYERS = [
-    {"model", "faults", "masking", "memory", "watchdog", "requirements"},
+    {"model", "faults", "masking", "memory", "watchdog", "requirements", "paths"},
+    {"storage.location"},
+    {"storage.job", "storage.notices"},
     {"events", "settings"},
     {"contract", "protocol", "evidence", "liveness", "arguments", "mpi_words"},
-    {"environment", "outcome", "mpi_job"},
+    {"environment", "outcome", "mpi_job", "storage_plan"},
     {"plan"},
     {"lifecycle"},
 ]
@@ -487,7 +489,7 @@ def test_the_pure_layers_touch_no_world_and_import_downwards() -> None:
     below: set[str] = set()
     for layer in _LAYERS:
         for module in layer:
-            path = package / f"{module}.py"
+            path = package / f"{module.replace('.', '/')}.py"
             for name in _imports(path):
                 top, _, rest = name.partition(".")
                 assert top not in _WORLD, f"{module} is pure and imports {name}"

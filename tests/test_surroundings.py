@@ -132,6 +132,6 @@ def test_a_failed_job_is_not_told_that_it_saved_nothing(tmp_path: pathlib.Path) 
 
 def test_a_model_directory_in_s3_is_said_and_stops_nothing(tmp_path: pathlib.Path) -> None:
     lay_out(tmp_path, "print('trained')", {"model_dir": "s3://bucket/prefix"})
-    code, out, err = run(tmp_path)
+    code, out, err = run(tmp_path, SUPERVISOR_MODEL_DIR_MIRROR="off")
     assert (code, out) == (0, b"trained\n")
     assert b"has no s3:// file system: save to SM_MODEL_DIR" in err

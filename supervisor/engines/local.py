@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from supervisor import record
 from supervisor.contract import CHANNELS, HYPERPARAMETERS, OVERLAY, RESOURCES, Strategy
-from supervisor.plan import paths_below
+from supervisor.paths import paths_below
 
 ADDRESS: Final = "127.0.0.1"
 _LOWEST_PORT: Final = 20000

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from supervisor import hardware
@@ -28,8 +28,13 @@ def base_dir(environ: Mapping[str, str]) -> str:
     return os.path.abspath(environ.get("SAGEMAKER_BASE_DIR") or DEFAULT_BASE_DIR)
 
 
-def gather(environ: Mapping[str, str], flags: Mapping[str, str]) -> Facts:
-    """Read the world once. Raises nothing: what cannot be read is a fact too."""
+def gather(
+    environ: Mapping[str, str], flags: Mapping[str, str], fetched: str | None = None
+) -> Facts:
+    """Read the world once. Raises nothing: what cannot be read is a fact too.
+
+    ``fetched`` is the checkpoint that was restored, or empty, once everything is fetched.
+    """
     base = base_dir(environ)
     files: dict[str, bytes] = {}
     unreadable: dict[str, str] = {}
@@ -58,7 +63,11 @@ def gather(environ: Mapping[str, str], flags: Mapping[str, str]) -> Facts:
         num_cpus=hardware.num_cpus(),
         num_gpus=gpus,
         num_neurons=neurons,
-        tensorflow_version=_tensorflow_version(),
+        tensorflow_version=_version_of(_TENSORFLOWS),
+        tensorflow_io=bool(_version_of({"tensorflow_io"})),
+        intermediate_exists=os.path.isdir(os.path.join(base, "output", "intermediate")),
+        fetched=fetched is not None,
+        resumed_from=fetched or "",
     )
 
 
@@ -74,7 +83,7 @@ def _listing(directory: str) -> frozenset[str] | None:
     return frozenset(found)
 
 
-def _tensorflow_version() -> str | None:
+def _version_of(packages: Collection[str]) -> str | None:
     """From the installed packages' directory names: TensorFlow is not imported.
 
     ``importlib.metadata`` answers the same in 30 ms of imports, and start-up is a feature.
@@ -86,6 +95,6 @@ def _tensorflow_version() -> str | None:
             continue
         for name in names:
             package, dash, rest = name.partition("-")
-            if dash and rest.endswith(".dist-info") and package in _TENSORFLOWS:
+            if dash and rest.endswith(".dist-info") and package in packages:
                 return rest.removesuffix(".dist-info")
     return None

@@ -74,6 +74,8 @@ class Tree:
     shards: int = 1
     """Of the objects in the order of their keys, every ``shards``-th from the ``shard``-th."""
     may_be_empty: bool = False
+    optional: bool = False
+    """What cannot be fetched is said and fails nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,9 @@ class Transfer:
     policy: Policy = Policy.WARN
     keep: int = 0
     """Complete checkpoints that are kept at the target; 0: all."""
+    grows: bool = False
+    """Files are only ever appended to (logs): what is there now is sent without waiting for their
+    end, and again when there is more, at most every ``rescan_s``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +149,8 @@ class SyncJob:
     transfers: tuple[Transfer, ...]
     """In the order in which they are published at the end."""
     host: str = ""
-    attempt: str = ""
-    """Distinguishes this life of the job from others, in manifests."""
+    job: str = ""
+    """Host and job are named in manifests, for people."""
     options: Options = field(default_factory=Options)
     live: bool = False
     settle_s: float = 2.0
