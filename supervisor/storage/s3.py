@@ -138,12 +138,17 @@ class S3Store:
         waiting = parts(size, part_bytes)
         sent: dict[int, tuple[str, int]] = {}
 
+        async def send_part(upload: str, part: Part) -> None:
+            query = {"partNumber": str(part.number + 1), "uploadId": upload}
+            async with self._piece(doing, fd, part) as piece:
+                etag = await self._put(doing, key, piece, query, moved)
+            sent[part.number] = etag, piece.crc
+
         async def send_parts(upload: str) -> None:
             for part in waiting:
-                query = {"partNumber": str(part.number + 1), "uploadId": upload}
-                async with self._piece(doing, fd, part) as piece:
-                    etag = await self._put(doing, key, piece, query, moved)
-                sent[part.number] = etag, piece.crc
+                # A function of its own: its variables must not keep a part while we wait for the
+                # next one's share of the memory.
+                await send_part(upload, part)
 
         async with self._multipart(key) as (upload, begun_at):
             count = min(_PARTS_AT_ONCE, -(-size // part_bytes))

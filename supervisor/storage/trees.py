@@ -21,7 +21,7 @@ AT_ONCE: Final = 64
 _PARTIAL: Final = ".supervisor-partial-"
 _FOR_ALL: Final = {
     Reason.DENIED, Reason.CREDENTIALS, Reason.CLOCK, Reason.NO_BUCKET, Reason.UNREACHABLE,
-    Reason.THROTTLED, Reason.LOCAL,
+    Reason.THROTTLED,
 }  # fmt: skip
 """What one file failed of, others will: no more are begun."""
 
@@ -58,18 +58,11 @@ class Sent:
 
 @dataclass(slots=True)
 class Outcome:
-    """How many files went. The order of failures is that in which they happened."""
+    """What of many files was sent, in the order in which it was."""
 
-    files: int = 0
-    bytes: int = 0
     sent: list[Sent] = field(default_factory=list)
     failures: list[tuple[str, StorageError]] = field(default_factory=list)
-    """Path or key, and why. With the first that others would fail of too, no more are begun."""
-
-    def check(self) -> None:
-        """Raises the first failure."""
-        if self.failures:
-            raise self.failures[0][1]
+    """Key, and why. After one that others would fail of too, no more are begun."""
 
 
 async def fetch_files(
@@ -79,33 +72,34 @@ async def fetch_files(
     *,
     moved: Moved,
     at_once: int = AT_ONCE,
-) -> Outcome:
-    """Objects into files below ``target``, which is made if need be. Each file appears whole.
+) -> int:
+    """Objects into files below ``target``, which is made if need be; how many it were.
 
-    Never outside of ``target``: names with ``..`` are refused, links in it are not followed.
-    Raises only what ``files`` raises.
+    Each file appears whole, and none outside of ``target``: names with ``..`` are refused, links
+    below it are not followed. Raises the first StorageError, and what ``files`` raises.
     """
-    outcome = Outcome()
+    count = 0
     try:
         os.makedirs(target, exist_ok=True)
         root = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise_local(f"make {target}", error)
 
-    async def fetch(file: Incoming) -> None:
+    async def fetch(file: Incoming) -> bool:
+        nonlocal count
         try:
             with _new_file(root, target, file) as fd:
                 await store.download(file.entry, fd, sums=file.sums, moved=moved)
         except OSError as error:
             raise_local(f"write {target}/{file.path}", error)
-        outcome.files += 1
-        outcome.bytes += file.entry.size
+        count += 1
+        return True
 
     try:
-        await _each(files, fetch, lambda file: file.path, outcome, at_once)
+        await _each(files, fetch, at_once)
     finally:
         os.close(root)
-    return outcome
+    return count
 
 
 async def send_files(
@@ -139,38 +133,36 @@ async def send_files(
             raise StorageError(Reason.CHANGED, f"{doing}: it was written to meanwhile")
         mode = stat.S_IMODE(before.st_mode)
         outcome.sent.append(Sent(file.key, before.st_size, before.st_mtime_ns, mode, sums))
-        outcome.files += 1
-        outcome.bytes += before.st_size
 
-    await _each(files, send, lambda file: file.key, outcome, at_once)
+    async def attempt(file: Outgoing) -> bool:
+        try:
+            await send(file)
+        except StorageError as error:
+            outcome.failures.append((file.key, error))
+            return error.reason not in _FOR_ALL
+        return True
+
+    await _each(files, attempt, at_once)
     return outcome
 
 
 async def _each(
-    items: Iterable[T] | AsyncIterable[T],
-    work: Callable[[T], Awaitable[None]],
-    name: Callable[[T], str],
-    outcome: Outcome,
-    at_once: int,
+    items: Iterable[T] | AsyncIterable[T], work: Callable[[T], Awaitable[bool]], at_once: int
 ) -> None:
-    """Work on all items, ``at_once`` at a time."""
+    """Work on items, ``at_once`` at a time, as long as each work says that more makes sense."""
     waiting = _async(items)
     turn = asyncio.Lock()  # an asynchronous generator can serve one at a time
-    hopeless = False
+    go_on = True
 
     async def worker() -> None:
-        nonlocal hopeless
-        while not hopeless:
+        nonlocal go_on
+        while go_on:
             async with turn:
                 try:
                     item = await anext(waiting)
                 except StopAsyncIteration:
                     return
-            try:
-                await work(item)
-            except StorageError as error:
-                outcome.failures.append((name(item), error))
-                hopeless |= error.reason in _FOR_ALL
+            go_on &= await work(item)
 
     try:
         async with asyncio.TaskGroup() as group:

@@ -1,0 +1,299 @@
+"""The newest complete checkpoint into a directory, whole or not at all.
+
+Files are fetched into a directory beside the target, checked, and appear by one rename. Where the
+target cannot be renamed (a mount point; a parent that is not ours) they are fetched inside it and
+moved one by one under a marker file: a kill in between is recognised by it at the next start, and
+everything is done again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from supervisor.storage import manifest, snapshot
+from supervisor.storage.files import raise_local
+from supervisor.storage.flow import in_thread
+from supervisor.storage.job import Restore
+from supervisor.storage.manifest import Manifest, ManifestError
+from supervisor.storage.store import Entry, Moved, Reason, StorageError, Store, Sums
+
+MARKER: Final = f"{snapshot.OURS}restoring"
+"""In a directory whose files are not all there yet."""
+AT_ONCE: Final = 32
+"""Files that are fetched at the same time."""
+NO_FILES: Final = frozenset({"lost+found"})
+"""What a fresh file system holds."""
+_OLDER_HELPS: Final = frozenset({Reason.NOT_FOUND, Reason.CORRUPT, Reason.CHANGED})
+"""Of a manifest and its objects: an older one may be whole. Whatever else goes wrong would go
+wrong with an older one too, or be better soon, and the newest is wanted."""
+
+Say = Callable[[str], None]
+"""One sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    path: str
+    entry: Entry
+    sums: Sums | None
+    mtime_ns: int
+    mode: int | None
+
+
+async def restore(store: Store, request: Restore, *, moved: Moved, said: Say) -> str:
+    """The place of the manifest that was restored, or that of the store where there is none but
+    there are objects; empty where nothing was restored.
+
+    Raises StorageError. The target is then as it was, or has its marker.
+    """
+    place = await in_thread(_Target, request.target)
+    if request.mode == "auto" and place.holds_files and not place.half_done:
+        said(f"{request.target} holds files already: nothing is restored")
+        return ""
+    names = await _generations(store)
+    if not names:
+        items = await _plain(store, said)
+        if not items:
+            return ""
+        await _fetch(store, place, items, moved)
+        said(f"restored {len(items)} files from {store.location}, without a manifest")
+        return str(store.location)
+    tried: dict[str, str] = {}
+    while untried := [name for name in names if name not in tried]:
+        generation = untried[0]
+        where = str(store.location.child(manifest.manifest_key(generation)))
+        try:
+            content = await _read(store, generation)
+            items = [_item(file) for file in content.files]
+            await _fetch(store, place, items, moved)
+        except (ManifestError, StorageError) as error:
+            if isinstance(error, StorageError) and error.reason not in _OLDER_HELPS:
+                raise
+            tried[generation] = str(error)
+            said(f"{where} cannot be restored: {error}")
+            # Its writer may have made a newer one, and cleared this one away, meanwhile.
+            names = await _generations(store)
+        else:
+            said(f"restored {len(items)} files from {where}")
+            return where
+    first = next(iter(tried.values()), "they were removed")
+    raise StorageError(
+        Reason.CORRUPT,
+        f"restore {store.location}: none of {len(tried)} checkpoints can be restored ({first}); "
+        "repair or remove them, or set SUPERVISOR_RESTORE=never",
+    )
+
+
+# --------------------------------------------------------------------------- what there is
+
+
+async def _generations(store: Store) -> list[str]:
+    """Newest first. Manifests are opened only where two writers took the same number."""
+    found: dict[int, list[str]] = {}
+    async for entry in store.entries(manifest.FOLDER):
+        name = manifest.generation_of_manifest(entry.key)
+        if name is not None:
+            found.setdefault(manifest.sequence_of(name), []).append(name)
+    times: dict[str, float] = {}
+    for several in found.values():
+        for name in several if len(several) > 1 else ():
+            with suppress(ManifestError):
+                times[name] = (await _read(store, name)).saved_at
+    return manifest.newest_first((name for several in found.values() for name in several), times)
+
+
+async def _read(store: Store, generation: str) -> Manifest:
+    try:
+        content = await store.read(manifest.manifest_key(generation), limit=manifest.SIZE_LIMIT)
+    except StorageError as error:
+        if error.reason in _OLDER_HELPS:
+            raise ManifestError(str(error)) from None
+        raise
+    return await in_thread(manifest.decode, content)
+
+
+def _item(file: manifest.File) -> _Item:
+    # Objects of generations never change, so there is no tag to compare; checksums hold or not.
+    entry = Entry(file.key, file.size, "", 0.0)
+    return _Item(file.path, entry, file.sums, file.mtime_ns, file.mode)
+
+
+async def _plain(store: Store, said: Say) -> list[_Item]:
+    """Objects that somebody else put there, under their own names."""
+    entries = []
+    async for entry in store.entries():
+        if entry.key.startswith(manifest.FOLDER) or manifest.generation_of_object(entry.key):
+            continue
+        if entry.key.endswith("/") and not entry.size:
+            continue  # a "folder" of a console
+        if fault := manifest.unsafe(entry.key):
+            said(f"{store.location.child(entry.key)} is left out: its name {fault}")
+        elif not snapshot.temporary(entry.key):
+            entries.append(entry)
+    # One time for all: by the order in which they were sent an index may be older than its data.
+    newest_ns = int(max((entry.modified_at for entry in entries), default=0.0) * 1e9)
+    return [_Item(entry.key, entry, None, newest_ns, None) for entry in entries]
+
+
+# --------------------------------------------------------------------------- fetching
+
+
+async def _fetch(store: Store, place: _Target, items: Sequence[_Item], moved: Moved) -> None:
+    """All of ``items`` into the target, or nothing."""
+    staging = await in_thread(place.stage)
+    count = 0
+
+    def counted(number: int) -> None:
+        nonlocal count
+        count += number
+        moved(number)
+
+    try:
+        await _all(store, staging, items, counted)
+        await in_thread(place.commit)
+    except BaseException as error:
+        moved(-count)
+        await in_thread(_remove, staging)
+        if isinstance(error, OSError):
+            raise_local(f"restore into {place.target}", error)
+        raise
+
+
+async def _all(store: Store, staging: str, items: Sequence[_Item], moved: Moved) -> None:
+    waiting = iter(sorted(items, key=lambda item: -item.entry.size))
+
+    async def work() -> None:
+        for item in waiting:
+            await _one(store, staging, item, moved)
+
+    workers = [asyncio.create_task(work()) for _ in range(min(AT_ONCE, len(items)))]
+    try:
+        await asyncio.gather(*workers)
+    finally:
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+
+
+async def _one(store: Store, staging: str, item: _Item, moved: Moved) -> None:
+    path = os.path.join(staging, item.path)
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    fd = -1
+
+    def opened() -> None:
+        nonlocal fd
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        fd = os.open(path, flags, 0o666)
+
+    def finish() -> None:
+        if item.mode is not None:
+            os.fchmod(fd, item.mode)
+        os.utime(fd, ns=(item.mtime_ns, item.mtime_ns))
+
+    try:
+        await in_thread(opened)
+        await store.download(item.entry, fd, sums=item.sums, moved=moved)
+        await in_thread(finish)
+    except OSError as error:
+        raise_local(f"restore {path}", error)
+    finally:
+        if fd >= 0:
+            os.close(fd)
+
+
+# --------------------------------------------------------------------------- the directory
+
+
+class _Target:
+    """The directory, what was in it, and how another content takes its place. Blocks."""
+
+    def __init__(self, target: str) -> None:
+        self.target = os.path.realpath(target)
+        self._parent, base = os.path.split(self.target)
+        self._prefix = f".{base}{snapshot.OURS}"
+        try:
+            names = set(os.listdir(self.target))
+        except FileNotFoundError:
+            names = set()
+        except OSError as error:
+            raise_local(f"look at {target}", error)
+        self.half_done = MARKER in names
+        self.holds_files = any(
+            name not in NO_FILES and not name.startswith(snapshot.OURS) for name in names
+        )
+        self._staging = ""
+
+    def stage(self) -> str:
+        """An empty directory on the target's file system."""
+        try:
+            os.makedirs(self.target, exist_ok=True)
+            self._inside = os.path.ismount(self.target) or not os.access(
+                self._parent, os.W_OK | os.X_OK
+            )
+            self._clean()
+            self._staging = self._name("staging")
+            os.mkdir(self._staging)
+        except OSError as error:
+            raise_local(f"restore into {self.target}", error)
+        return self._staging
+
+    def commit(self) -> None:
+        """What is staged takes the place of what is there."""
+        if self._inside:
+            self._move_in()
+            return
+        os.chmod(self._staging, stat.S_IMODE(os.stat(self.target).st_mode))
+        try:
+            os.rename(self._staging, self.target)
+        except OSError as error:
+            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                raise
+        else:
+            return
+        aside = self._name("aside")
+        os.rename(self.target, aside)
+        os.rename(self._staging, self.target)
+        _remove(aside)
+
+    def _move_in(self) -> None:
+        with open(os.path.join(self.target, MARKER), "wb") as file:
+            os.fsync(file.fileno())
+        aside = self._name("aside")
+        os.mkdir(aside)
+        for name in os.listdir(self.target):
+            if name not in NO_FILES and not name.startswith(snapshot.OURS):
+                os.rename(os.path.join(self.target, name), os.path.join(aside, name))
+        # TensorFlow's state file names what is there: it comes last.
+        for name in sorted(os.listdir(self._staging), key=snapshot.is_state):
+            os.rename(os.path.join(self._staging, name), os.path.join(self.target, name))
+        os.rmdir(self._staging)
+        os.unlink(os.path.join(self.target, MARKER))
+        _remove(aside)
+
+    def _name(self, what: str) -> str:
+        chance = secrets.token_hex(4)
+        if self._inside:
+            return os.path.join(self.target, f"{snapshot.OURS}{what}-{chance}")
+        return os.path.join(self._parent, f"{self._prefix}{what}-{chance}")
+
+    def _clean(self) -> None:
+        """What an attempt has left that was killed."""
+        place, prefix = (
+            (self.target, snapshot.OURS) if self._inside else (self._parent, self._prefix)
+        )
+        for name in os.listdir(place):
+            if name.startswith(prefix) and name != MARKER:
+                _remove(os.path.join(place, name))
+
+
+def _remove(path: str) -> None:
+    shutil.rmtree(path, ignore_errors=True)
