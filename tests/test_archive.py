@@ -597,11 +597,17 @@ def test_a_directory_that_contains_itself_ends(tmp_path: pathlib.Path) -> None:
 
 
 def test_one_file_is_copied_as_it_is(tmp_path: pathlib.Path) -> None:
-    (tmp_path / "train.py").write_text("print()")
+    path = tmp_path / "train.py"
+    path.write_text("print()")
+    path.chmod(0o755)
     (tmp_path / "code").mkdir()
-    done = copy(str(tmp_path / "train.py"), str(tmp_path / "code"), LIMITS, lambda _: None, print)
+    with open(path, "rb") as file:
+        packed = packing(file, str(path))
+        done = unpack(file, str(path), packed, str(tmp_path / "code"), LIMITS, lambda _: None)
     assert done == Unpacked(1, 7)
-    assert (tmp_path / "code" / "train.py").read_text() == "print()"
+    assert content_of(tmp_path / "code") == {
+        "train.py": (b"print()", 0o755, int(path.stat().st_mtime))
+    }
 
 
 # ------------------------------------------------------------------------------------- staging

@@ -651,25 +651,24 @@ def unpack(
 ) -> Unpacked:
     """The archive in ``file`` into ``root``: an empty directory that nobody else knows of.
 
-    ``packed`` is what ``packing`` says; ``name`` is for people. ``moved`` is told of bytes that
-    were written, and asked (0) now and then: it may raise to end it all. Raises ArchiveError.
+    ``packed`` is what ``packing`` says; a file that is no archive is copied. ``name`` is for
+    people. ``moved`` is told of bytes that were written, and asked (0) now and then: it may raise
+    to end it all. Raises ArchiveError.
     """
-    members = _zip_members(file, limits) if packed == "zip" else _tar_members(file, limits)
+    if packed == "zip":
+        members = _zip_members(file, limits)
+    elif packed == "tar":
+        members = _tar_members(file, limits)
+    else:
+        members = iter([_file_member(posixpath.basename(name), file)])
     return _write_all(members, name, root, limits, moved)
 
 
 def copy(
-    path: str, root: str, limits: Limits, moved: Moved, said: Callable[[str], None]
+    directory: str, root: str, limits: Limits, moved: Moved, said: Callable[[str], None]
 ) -> Unpacked:
-    """A directory, or one file, likewise. ``said`` is told what is left out."""
-    if os.path.isdir(path):
-        return _write_all(_directory_members(path, "", said), path, root, limits, moved)
-    try:
-        with open(path, "rb") as file:
-            member = _file_member(os.path.basename(path), file)
-            return _write_all(iter([member]), path, root, limits, moved)
-    except OSError as error:
-        raise ArchiveError(f"{path} cannot be read: {error.strerror}") from None
+    """A directory, likewise. ``said`` is told what is left out."""
+    return _write_all(_directory_members(directory, "", said), directory, root, limits, moved)
 
 
 def _write_all(

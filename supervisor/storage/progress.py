@@ -28,7 +28,7 @@ _RATE_S: Final = 10.0
 _BAR: Final = 24
 """Characters."""
 _KEPT: Final = 64
-"""Final lines that could not be written yet."""
+"""Lines that could not be written yet."""
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
@@ -112,8 +112,9 @@ class Progress:
         self.files += 1
 
     def finish(self, error: str | None = None) -> None:
-        """Say how it ended: once."""
-        _BOARD.leave(self, self._ending(error))
+        """Say how it ended, unless there was nothing to do. Once."""
+        nothing = error is None and not self.bytes and not self.files
+        _BOARD.leave(self, "" if nothing else self._ending(error))
 
     def line(self, now: float) -> str:
         """``channel training: 1.2 of 3.4 GiB, 412 MiB/s, 5 s left``."""
@@ -137,6 +138,19 @@ class Progress:
         words.append(amount(self.bytes))
         text = f"{self.name}: {', '.join(words)} in {span(took_s)}"
         return f"{text}, {amount(self.bytes / took_s)}/s" if took_s >= QUIET_S else text
+
+
+def say(text: str) -> None:
+    """A line of its own, which does not disturb one that is drawn."""
+    _BOARD.say(text)
+
+
+def flush(timeout_s: float = 1.0) -> None:
+    """Before the process ends: lines that stderr did not take yet. Blocks for so long at most."""
+    deadline = time.monotonic() + timeout_s
+    while _BOARD.unsaid and (left_s := deadline - time.monotonic()) > 0:
+        select.select((), (2,), (), left_s)
+        _BOARD.give_lines()
 
 
 def _pace(rate: float, left: int | None) -> list[str]:
@@ -168,7 +182,7 @@ class _Board:
         self._live = False
         self._drawn = 0
         """Characters of the line that is drawn now."""
-        self._finals: deque[str] = deque(maxlen=_KEPT)
+        self.unsaid: deque[str] = deque(maxlen=_KEPT)
         self._timer: asyncio.TimerHandle | None = None
 
     def enter(self, progress: Progress, *, live: bool) -> None:
@@ -179,11 +193,15 @@ class _Board:
 
     def leave(self, progress: Progress, final: str) -> None:
         self._active.remove(progress)
-        self._finals.append(final)
-        self._give_finals()
+        if final:
+            self.say(final)
         if not self._active and self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def say(self, text: str) -> None:
+        self.unsaid.append(text)
+        self.give_lines()
 
     def _arm(self) -> None:
         delay_s = DRAW_S if self._live else LINE_S / 10
@@ -191,7 +209,7 @@ class _Board:
 
     def _tick(self) -> None:
         now = time.monotonic()
-        self._give_finals()
+        self.give_lines()
         if self._live:
             text = _drawing(self._active, now)
             if _written(f"\r{text:<{self._drawn}}"):
@@ -202,13 +220,13 @@ class _Board:
                     each.said_at = now
         self._arm()
 
-    def _give_finals(self) -> None:
-        while self._finals:
+    def give_lines(self) -> None:
+        while self.unsaid:
             start = "\r" if self._drawn else ""
-            if not _written(f"{start}{self._finals[0]:<{self._drawn}}\n"):
+            if not _written(f"{start}{self.unsaid[0]:<{self._drawn}}\n"):
                 break
             self._drawn = 0
-            self._finals.popleft()
+            self.unsaid.popleft()
 
 
 def _written(text: str) -> bool:
