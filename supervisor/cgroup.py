@@ -45,8 +45,14 @@ class MemoryCgroup:
         )
 
     def reclaimable_bytes(self) -> int:
-        """Of the usage, cached files that nobody has used lately."""
-        counters = memory.parse_counters(_text(f"{self.directories[0]}/memory.stat") or "")
+        """Of the usage that `read` tells, cached files that nobody has used lately."""
+        limits = {
+            directory: reading.limit_bytes
+            for directory in self.directories
+            if (reading := self._read_one(directory)) and reading.limit_bytes is not None
+        }
+        place = min(limits, key=lambda directory: limits[directory], default=self.directories[0])
+        counters = memory.parse_counters(_text(f"{place}/memory.stat") or "")
         return counters.get("inactive_file" if self.version == 2 else "total_inactive_file", 0)
 
     def _read_one(self, directory: str) -> MemoryReading | None:

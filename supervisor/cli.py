@@ -122,9 +122,9 @@ def _define_local(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hosts", metavar="N", default="3", help="how many hosts (default 3)")
     parser.add_argument(
         "--strategy",
-        choices=("ps", "mwms", "none"),
+        choices=("ps", "mwms", "mpi", "none"),
         help="parameter servers (default with two hosts or more), MultiWorkerMirroredStrategy, "
-        "or every host its script alone",
+        "MPI (needs Open MPI and OpenSSH), or every host its script alone",
     )
     parser.add_argument(
         "--run-dir",

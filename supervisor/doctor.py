@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import importlib.util
 import json
 import os
 import shutil
@@ -18,7 +19,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from typing import Final
 
@@ -26,17 +27,23 @@ from supervisor.contract import CONFIG_FILES, EntryKind, Facts, Strategy, read_c
 from supervisor.engines import sagemaker
 from supervisor.engines.local import free_ports
 from supervisor.faults import ContractError, Fault
+from supervisor.installation import ALLOW, FILE, installed_versions, read_file
 from supervisor.net import NoAddress, Resolver
 from supervisor.paths import paths_below
-from supervisor.plan import Plan, make_plan
+from supervisor.plan import FETCH, Plan, make_plan
 from supervisor.ports import check_free
+from supervisor.requirements import Conflict, conflicts
 from supervisor.settings import parse_settings
+from supervisor.storage.job import VARIABLE, Options, decode_fetch, decode_sync
+from supervisor.storage.location import Location
 
 NVIDIA_S: Final = 2.0
 """Longest time for ``nvidia-smi``."""
 RESOLVE_S: Final = 5.0
 """Longest time for all host names together."""
 
+_PLACE_S: Final = 4.0
+"""A place in S3 is asked for about so long."""
 _LOCAL_PORTS: Final = 9
 """Three hosts with three ports each: the default of ``supervisor local``."""
 _PYTHONS: Final = ((3, 11), (3, 13))
@@ -48,6 +55,8 @@ _DISK_WARN: Final = 1024 * _MIB
 _SOURCE_LIMIT: Final = 8 * _MIB
 _CLOCK_SLACK_S: Final = 300.0
 """Requests to AWS are refused from about this difference on."""
+_SHOWN: Final = 20
+"""Lines of one kind."""
 _WIDE: Final = 200
 """Columns of the table where the output is not a terminal."""
 
@@ -110,6 +119,11 @@ class Sight:
     """Name → version, of what is installed."""
     gpus: Gpus = field(default_factory=Gpus)
     entry_error: str = ""
+    conflicts: tuple[Conflict, ...] | None = None
+    """What requirements.txt would replace; None where nothing of it is installed."""
+    has_pip: bool = True
+    places: Mapping[str, str] = field(default_factory=dict)
+    """What is fetched or kept elsewhere, with its place → why that cannot be listed, or nothing."""
     now: float = 0.0
     newest_file: float = 0.0
     """The latest time stamp of our own code and of the contract, seconds since the epoch."""
@@ -153,10 +167,13 @@ def look(environ: Mapping[str, str], flags: Mapping[str, str]) -> Sight:
         unwritable={path: error for path in directories if (error := _unwritable(path))},
         directories=directories,
         disks={path: _disk(path) for path in (*directories, tempfile.gettempdir())},
+        places=asyncio.run(_places(plan)) if plan else {},
         python=sys.version_info[:3],
         packages=_packages((*_TENSORFLOWS, "keras", "tf-keras")),
         gpus=_gpus(),
         entry_error=_entry_error(plan) if plan else "",
+        conflicts=_conflicts(plan) if plan else None,
+        has_pip=importlib.util.find_spec("pip") is not None,
         now=time.time(),
         newest_file=_newest(facts),
     )
@@ -183,9 +200,11 @@ def _directories(facts: Facts) -> tuple[str, ...]:
 def _ports_of(plan: Plan) -> tuple[int, ...]:
     own = plan.endpoints[plan.host]
     ports = [own.status.port]
-    if plan.strategy is not Strategy.NONE:
+    # In an MPI job it is that of the sshd, which the master has none of.
+    ssh_less = plan.strategy is Strategy.MPI and plan.host == plan.contract.master
+    if plan.strategy is not Strategy.NONE and not ssh_less:
         ports.append(own.train.port)
-    if plan.strategy is Strategy.PS:
+    if plan.host in plan.contract.ps_hosts:
         ports.append(own.ps.port)
     return tuple(sorted(ports))
 
@@ -201,6 +220,46 @@ async def _resolve(names: Mapping[str, str]) -> dict[str, tuple[str, ...] | str]
 
     found = await asyncio.gather(*map(one, names.values()))
     return dict(zip(names, found, strict=True))
+
+
+async def _places(plan: Plan) -> dict[str, str]:
+    """Every place of the plan is asked for its first object."""
+    fetch = next((spec for spec in plan.steps if spec.name == FETCH), None)
+    wanted: dict[str, Location] = {}
+    options = Options()
+    if fetch is not None:
+        work = decode_fetch(fetch.env[VARIABLE])
+        options = work.options
+        wanted |= {tree.name: tree.origin for tree in work.trees}
+        if work.source:
+            wanted["source"] = work.source.origin
+        if work.restore:
+            wanted["checkpoints"] = work.restore.origin
+    if plan.storage is not None:
+        sync = decode_sync(plan.storage.env[VARIABLE])
+        options = sync.options
+        wanted |= {each.name: each.target for each in sync.transfers}
+    if not wanted:
+        return {}
+    options = replace(options, retry_s=_PLACE_S, timeout_s=_PLACE_S)
+
+    async def one(location: Location) -> str:
+        from supervisor.storage.places import open_store  # noqa: PLC0415  # loads the client
+        from supervisor.storage.store import StorageError  # noqa: PLC0415
+
+        try:
+            async with asyncio.timeout(3 * _PLACE_S), open_store(location, options) as store:
+                async for _ in store.entries():
+                    break
+        except StorageError as error:
+            return str(error)
+        except TimeoutError:
+            return f"no answer within {3 * _PLACE_S:g} s"
+        return ""
+
+    places = sorted(set(wanted.values()), key=str)
+    answers = dict(zip(places, await asyncio.gather(*map(one, places)), strict=True))
+    return {f"{name} {place}": answers[place] for name, place in wanted.items()}
 
 
 def _is_here(address: str) -> bool:
@@ -308,6 +367,14 @@ def _entry_error(plan: Plan) -> str:
     return ""
 
 
+def _conflicts(plan: Plan) -> tuple[Conflict, ...] | None:
+    contract = plan.contract
+    if not any(spec.name == "requirements" for spec in plan.steps):
+        return None
+    directory = contract.code_dir
+    return tuple(conflicts(FILE, lambda name: read_file(name, directory), installed_versions()))
+
+
 def _newest(facts: Facts) -> float:
     config = os.path.join(facts.base_dir, "input", "config")
     newest = 0.0
@@ -325,8 +392,8 @@ def _newest(facts: Facts) -> float:
 def diagnose(sight: Sight) -> list[Check]:
     """The checks, in the order of the table. Pure."""
     sections: tuple[Callable[[Sight], Iterator[Check]], ...] = (
-        _contract, _entry, _hosts, _ports, _writable, _space, _versions, _devices, _clock,
-        _credentials,
+        _contract, _entry, _requirements, _hosts, _ports, _writable, _space, _versions, _devices,
+        _clock, _credentials, _storage,
     )  # fmt: skip
     return [check for section in sections for check in section(sight)]
 
@@ -351,6 +418,7 @@ def _contract(sight: Sight) -> Iterator[Check]:
         Strategy.NONE: "no distribution",
         Strategy.PS: "parameter servers",
         Strategy.MWMS: "MultiWorkerMirroredStrategy",
+        Strategy.MPI: "MPI",
     }[plan.strategy]
     yield Check("contract", State.OK, f"{base}: {plan.host}, {hosts}, {strategy}")
     for note in plan.notes:
@@ -369,12 +437,30 @@ def _entry(sight: Sight) -> Iterator[Check]:
         yield Check("entry point", State.OK, name)
 
 
+def _requirements(sight: Sight) -> Iterator[Check]:
+    """As the installation will judge them; what their own dependencies ask for is pip's to say."""
+    if sight.plan is None or sight.conflicts is None:
+        return
+    if not sight.has_pip:
+        remedy = "python -m ensurepip, or SUPERVISOR_REQUIREMENTS=skip"
+        yield Check("requirements", State.RED, f"{FILE}, and {sys.executable} has no pip", remedy)
+    allowed = sight.plan.contract.settings.requirements == "replace"
+    for each in sight.conflicts[:_SHOWN]:
+        remedy = f"ask for what {each.name} {each.version} meets, or build the image with the other"
+        if allowed:
+            yield Check("requirements", State.WARN, f"{each}, as {ALLOW}", remedy)
+        else:
+            yield Check("requirements", State.RED, str(each), f"{remedy}; {ALLOW}")
+    if not sight.conflicts and sight.has_pip:
+        yield Check("requirements", State.OK, f"{FILE} replaces nothing of the image")
+
+
 def _hosts(sight: Sight) -> Iterator[Check]:
     plan = sight.plan
     if plan is None:
         return
     bad = {name: why for name, why in sight.addresses.items() if isinstance(why, str)}
-    for name, why in list(bad.items())[:20]:
+    for name, why in list(bad.items())[:_SHOWN]:
         # Another host's name may come with the host; ours has to be there by now.
         state = State.RED if name == plan.host else State.WARN
         remedy = "put it into the DNS or /etc/hosts; supervisorconfig.json gives another address"
@@ -543,6 +629,15 @@ def _credentials(sight: Sight) -> Iterator[Check]:
     else:
         found = "the contract names s3://, and only the instance's metadata can have any"
         yield Check("credentials", State.WARN, found, remedy)
+
+
+def _storage(sight: Sight) -> Iterator[Check]:
+    for place, problem in sight.places.items():
+        if problem:
+            remedy = "give the job's role this permission, or correct the setting"
+            yield Check(f"storage: {place}", State.RED, problem, remedy)
+        else:
+            yield Check(f"storage: {place}", State.OK, "answers")
 
 
 # --------------------------------------------------------------------------- what is shown

@@ -73,7 +73,7 @@ def _install(what: str, path: str, wheels: str | None, *, replace: bool) -> None
     options = []
     if not replace:
         installed = installed_versions()
-        if what == "requirements" and (found := conflicts(FILE, _read, installed)):
+        if what == "requirements" and (found := conflicts(FILE, read_file, installed)):
             raise InstallationError(_refusal(found))
         _write(path, constraints(installed))
         options += ["--constraint", path]
@@ -115,9 +115,10 @@ def _refusal(found: Sequence[Conflict]) -> str:
     return f"{text}; {ALLOW}"
 
 
-def _read(name: str) -> str | None:
+def read_file(name: str, directory: str = "") -> str | None:
+    """The text of a requirements file, at most 1 MiB of it; None where it cannot be read."""
     try:
-        with open(name, encoding="utf-8-sig", errors="replace") as file:
+        with open(os.path.join(directory, name), encoding="utf-8-sig", errors="replace") as file:
             return file.read(1 << 20)
     except OSError:
         return None

@@ -8,13 +8,16 @@ logs, pass a stop on, and say at the end what became of each.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 import os
 import signal
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -35,7 +38,9 @@ _EXAMPLES: Final = {
     Strategy.PS: "parameter_server_strategy.py",
     Strategy.MWMS: "multi_worker_mirrored_strategy.py",
     Strategy.NONE: "parameter_server_strategy.py",
+    Strategy.MPI: "",
 }
+_SSH_KEY: Final = "id_ed25519"
 _MARGIN_S: Final = 5.0
 """Beyond a host's own limit: a supervisor that is still there then is killed."""
 _WIDE: Final = 200
@@ -94,7 +99,7 @@ def read_request(
         hyperparameters[name] = _decoded(value)
     path = os.path.abspath(script) if script else _example(chosen)
     if not os.path.isfile(path):
-        fault("SCRIPT", script, "a file")
+        fault("SCRIPT", script, "a file" if script else "a script: there is no example for MPI")
     directory = os.path.abspath(run_dir) if run_dir else _new_run_dir(chosen, count)
     if os.path.exists(directory) and not os.path.isdir(directory):
         fault("--run-dir", run_dir, "a directory, or a name that is free")
@@ -130,12 +135,31 @@ def run(request: Request) -> int:
         raise ContractError(
             [Fault("command line", "--run-dir", f"{request.run_dir} ({found})", "a writable place")]
         ) from None
-    guardian = Guardian.start()
-    try:
-        results = asyncio.run(_run_fleet(request, hosts, guardian, inherited))
-    finally:
-        guardian.close()
+    with _ssh_directory(request) as ssh_dir:
+        guardian = Guardian.start()
+        try:
+            results = asyncio.run(_run_fleet(request, hosts, guardian, inherited, ssh_dir))
+        finally:
+            guardian.close()
     return _job_code(results)
+
+
+@contextlib.contextmanager
+def _ssh_directory(request: Request) -> Iterator[str]:
+    """A directory for the run's ssh key and the files of its sshds; empty where there are none."""
+    if request.strategy is not Strategy.MPI or request.hosts == 1:
+        yield ""
+        return
+    with tempfile.TemporaryDirectory(prefix="supervisor-mpi-") as directory:
+        key = os.path.join(directory, _SSH_KEY)
+        command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key]
+        try:
+            subprocess.run(command, stdin=subprocess.DEVNULL, check=True, timeout=30)
+        except (OSError, subprocess.SubprocessError) as error:
+            found = f"mpi, and no ssh key can be made ({error})"
+            wanted = "OpenSSH's client and server and Open MPI on this machine"
+            raise ContractError([Fault("command line", "--strategy", found, wanted)]) from None
+        yield directory
 
 
 @dataclass(slots=True)
@@ -156,17 +180,21 @@ async def _run_fleet(
     hosts: Sequence[LocalHost],
     guardian: Guardian,
     inherited: process.InheritedSignals,
+    ssh_dir: str,
 ) -> list[Result]:
-    return await _Fleet(request, hosts, guardian).run(inherited)
+    return await _Fleet(request, hosts, guardian, ssh_dir).run(inherited)
 
 
 class _Fleet:
     """The running supervisors."""
 
-    def __init__(self, request: Request, hosts: Sequence[LocalHost], guardian: Guardian) -> None:
+    def __init__(
+        self, request: Request, hosts: Sequence[LocalHost], guardian: Guardian, ssh_dir: str
+    ) -> None:
         self._request = request
         self._hosts = hosts
         self._guardian = guardian
+        self._ssh_dir = ssh_dir
         self._children: list[process.Child] = []
         self._collector = orphans.Collector()
         self._stop_timer: asyncio.TimerHandle | None = None
@@ -263,6 +291,10 @@ class _Fleet:
         env.setdefault("SUPERVISOR_LOG_FILES", "true")
         # All hosts share this Python: N pips at once would race, in an environment that is yours.
         env.setdefault("SUPERVISOR_REQUIREMENTS", "skip")
+        if self._ssh_dir:
+            env.setdefault("SUPERVISOR_MPI_SSH_KEY", os.path.join(self._ssh_dir, _SSH_KEY))
+            if host is not self._hosts[0]:
+                env["TMPDIR"] = self._ssh_dir  # what an sshd leaves goes with the run
         if self._out.terminal and self._err.terminal:
             # The hosts write to pipes; what they draw in place is drawn here.
             env.setdefault("SUPERVISOR_LOG_PROGRESS", "live")

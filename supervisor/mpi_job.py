@@ -46,15 +46,23 @@ leaves a rank one second and then kills it."""
 
 
 def launcher(
-    contract: Contract, script: ProcessSpec, members: Sequence[tuple[str, str, int]]
+    contract: Contract,
+    script: ProcessSpec,
+    members: Sequence[tuple[str, str, int]],
+    *,
+    one_machine: bool = False,
 ) -> ProcessSpec:
-    """The master's process. ``members`` are name, address and ssh port of the other hosts."""
+    """The master's process. ``members`` are name, address and ssh port of the other hosts.
+
+    ``one_machine``: all of them are this one, and their names mean nothing to it.
+    """
     mpi = contract.mpi
     assert mpi is not None
     network = str(contract.resource_config.get("network_interface_name", "eth0"))
     names = ["localhost"]
     if members:
-        names = [contract.master, *(name for name, _, _ in members)]
+        master = "localhost" if one_machine else contract.master
+        names = [master, *(name for name, _, _ in members)]
     places = names
     if mpi.processes_per_host > 1:
         places = [f"{name}:{mpi.processes_per_host}" for name in names]
@@ -71,7 +79,8 @@ def launcher(
         env.setdefault("NCCL_SOCKET_IFNAME", network)
     command += _mca(
         pml="ob1",
-        btl="^openib",
+        # Shared memory has its files by the machine's name: hosts would take each other's.
+        btl="self,tcp" if one_machine else "^openib",
         btl_vader_single_copy_mechanism="none",
         orte_abort_on_non_zero_status="1",
         ess_base_forward_signals=_ASKS_TO_STOP.name,
@@ -100,14 +109,19 @@ def launcher(
     )
 
 
-def sshd(contract: Contract, env: Mapping[str, str], port: int) -> ProcessSpec:
-    """Another host's process: it serves ``mpirun``, and the ranks are its descendants."""
+def sshd(
+    contract: Contract, env: Mapping[str, str], port: int, *, one_machine: bool = False
+) -> ProcessSpec:
+    """Another host's process: it serves ``mpirun``, and the ranks are its descendants.
+
+    ``one_machine``: the hosts share it, and so each has a base directory of its own.
+    """
     settings = contract.settings
     arguments = ["--program", settings.mpi_sshd, "--port", str(port)]
     if settings.mpi_ssh_key:
         arguments += ["--identity", settings.mpi_ssh_key]
-    for name in OF_ONE_HOST:
-        if name in env:
+    for name, value in sorted(env.items()):
+        if name in OF_ONE_HOST or (one_machine and contract.base_dir in value):
             arguments += ["--variable", name]
     return ProcessSpec(
         name=Role.SSHD.value,

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -145,7 +145,7 @@ def _collect_unlisted() -> Iterator[int]:
         yield 1
 
 
-def collecting() -> Iterator[int]:
+def collecting() -> Generator[int, None, None]:
     """Collect the zombies of all orphans; yields after each child with 1 if it was collected."""
     if not procfs.usable():
         yield from _collect_unlisted()

@@ -15,15 +15,14 @@ environment                  meaning
 Exit codes: 80 the configuration cannot be used, 81 the server cannot be started (the port is
 taken, no TensorFlow); each says one line on stderr. A stop signal ends it at once, by that signal.
 
-The only module of the package that imports TensorFlow. It imports nothing else of the package and
-must be started with ``-P``: what stands in the working directory is the user's, and a file called
-``tensorflow.py`` or ``json.py`` there is none of our business.
+The only module of the package that imports TensorFlow. It imports next to nothing of the package
+and must be started with ``-P``: what stands in the working directory is the user's, and a file
+called ``tensorflow.py`` or ``json.py`` there is none of our business.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import importlib
 import importlib.util
@@ -37,6 +36,8 @@ import types
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn, Protocol
+
+from supervisor.prctl import die_with_parent
 
 IMPORT_VARIABLE = "SUPERVISOR_PS_IMPORT"
 
@@ -181,23 +182,17 @@ def check_port(port: int) -> None:
             raise ServerError(EXIT_START, f"port {port} {reason}") from None
 
 
-def die_with_parent(parent: int) -> None:
-    """Has the kernel send SIGKILL to this process when its parent ends; Linux only, else nothing.
+def end_with_parent(parent: int) -> None:
+    """Has this process killed when its parent ends; ``parent`` is its pid when we began.
 
-    ``parent`` is the parent's pid as it was when this program began. A parent that ended before
-    the call is noticed by that and ends this process here. Of a parent that ended before
-    ``parent`` was read nothing is known: sweeping that away is the supervisor's guardian's part.
-    The setting survives exec (`prctl(2)`, PR_SET_PDEATHSIG), and belongs to the parent's *thread*.
+    Of a parent that ended before that nothing is known: sweeping that away is the supervisor's
+    guardian's part.
     """
-    if sys.platform != "linux":
-        return
-    pr_set_pdeathsig = 1
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(pr_set_pdeathsig, int(signal.SIGKILL), 0, 0, 0) != 0:
+    try:
+        die_with_parent(parent)
+    except OSError as error:
         # A sandbox may refuse; ending with the parent is a safety net, serving is the task.
-        _say(f"cannot be tied to its parent: {os.strerror(ctypes.get_errno())}")
-    if os.getppid() != parent:
-        os.kill(os.getpid(), signal.SIGKILL)
+        _say(f"cannot be tied to its parent: {error.strerror}")
 
 
 def default_signals() -> None:
@@ -308,7 +303,7 @@ def main() -> int:
         # Started without -P: the working directory comes first, and is the user's.
         del sys.path[0]
     default_signals()
-    die_with_parent(parent)
+    end_with_parent(parent)
     try:
         serve(os.environ)
     except ServerError as error:

@@ -368,14 +368,16 @@ def _processes(
     host = contract.current_host
     script = _script(contract, paths, role, config)
     if contract.strategy is Strategy.MPI:
+        one_machine = len({each.train.address for each in training.values()}) < len(training)
         if host != contract.master:
-            return [mpi_job.sshd(contract, script.env, training[host].train.port)]
+            port = training[host].train.port
+            return [mpi_job.sshd(contract, script.env, port, one_machine=one_machine)]
         members = [
             (name, each.train.address, each.train.port)
             for name, each in training.items()
             if name != host
         ]
-        return [mpi_job.launcher(contract, script, members)]
+        return [mpi_job.launcher(contract, script, members, one_machine=one_machine)]
     processes = []
     if host in contract.ps_hosts and role is not Role.EVALUATOR:
         ps_config = tf_config(contract, training, chief, host, Role.PS)

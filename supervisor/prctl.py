@@ -61,10 +61,13 @@ def die_with_parent(parent: int | None = None, signum: int = signal.SIGKILL) -> 
     The attribute is tied to the *thread* that made this process (prctl(2)): it fires when that
     thread ends, so the parent must spawn from a thread that lives as long as it does. A parent
     that died before the call sends nothing any more; that race is closed by looking again after.
+    It survives exec. Raises OSError where a sandbox refuses it.
     """
     before = os.getppid() if parent is None else parent
     import ctypes  # noqa: PLC0415
 
-    _prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signum))
-    if os.getppid() != before:
-        signal.raise_signal(signum)
+    try:
+        _prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signum))
+    finally:
+        if os.getppid() != before:
+            signal.raise_signal(signum)

@@ -538,13 +538,16 @@ class Child:
         visitor.alive = []
         started = turn = time.monotonic()
         for steps in (self._tree.survey(visitor), orphans.collecting()):
-            for _ in steps:
-                now = time.monotonic()
-                if now - turn > SLICE_S:
-                    await asyncio.sleep(0)
-                    turn = time.monotonic()
-                if now - max(started, deadline) > OVERTIME_S:
-                    return False
+            # Closed at once where we are cancelled: a task that is kept keeps its frames, and
+            # those would keep /proc open.
+            with contextlib.closing(steps):
+                for _ in steps:
+                    now = time.monotonic()
+                    if now - turn > SLICE_S:
+                        await asyncio.sleep(0)
+                        turn = time.monotonic()
+                    if now - max(started, deadline) > OVERTIME_S:
+                        return False
         visitor.cost_s = time.monotonic() - started
         if orphans.churn(self.pid) == churn:
             return not visitor.alive

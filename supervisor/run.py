@@ -75,7 +75,7 @@ from supervisor.process import (
     kill_everything,
     spawn,
 )
-from supervisor.settings import RECORD_S, TRANSFERS
+from supervisor.settings import KILL_S, RECORD_S, TRANSFERS
 from supervisor.signals import SignalPipe
 
 if TYPE_CHECKING:  # not needed before the script's start: loaded when they are used
@@ -104,8 +104,8 @@ LAST_OUTPUT_S: Final = 2.0
 """At the very end: for our own last lines. What came before them has had its time by then."""
 OUTPUT_RESERVE_S: Final = 1.0
 """Waiting for outputs ends this long before the platform's limit."""
-PUBLISH_MARGIN_S: Final = 1.0
-"""Transfers end this long before the time that is kept for failure and report."""
+PUBLISH_MARGIN_S: Final = 0.75
+"""Transfers are ended this long before their time is over, to hear what they did not do."""
 SERVE_ALONE_AFTER_S: Final = 0.2
 """A host alone opens its status port this long after its script's start: a quarter of a second of
 imports is not to compete with the script's own, and a script of milliseconds needs no server."""
@@ -729,12 +729,15 @@ class _Host:
         return TRANSFERS | dict(self.plan.contract.settings.storage_policy)
 
     def _publish_budget_s(self) -> float:
-        """What is left for transfers: ample time, or what the platform leaves."""
-        ample_s = self.plan.budgets.publish_end_s
-        if self._account.stop_at is None:
-            return ample_s
-        left_s = self._account.stop_at - time.monotonic() - RECORD_S - PUBLISH_MARGIN_S
-        return max(0.0, min(ample_s, left_s))
+        """What is left for transfers, as the reducer counts it, less what ending them takes."""
+        budgets, stop_at = self.plan.budgets, self._account.stop_at
+        if stop_at is None:
+            left_s = budgets.publish_end_s
+        elif Deadline.LIMIT in self._state.armed:
+            left_s = stop_at - time.monotonic() - KILL_S - RECORD_S
+        else:
+            left_s = budgets.publish_s
+        return max(0.0, left_s - PUBLISH_MARGIN_S)
 
     async def _publish(self) -> None:
         """Send what is to be kept; what could not be sent is named."""

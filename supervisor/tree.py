@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 from supervisor import orphans, procfs
 from supervisor.procfs import Process
@@ -77,7 +77,7 @@ class Tree:
         self._known: dict[int, int] = {}
         self._ours: dict[tuple[int, int], bool | None] = {}
 
-    def survey(self, found: Callable[[Process], None]) -> Iterator[None]:
+    def survey(self, found: Callable[[Process], None]) -> Generator[None, None, None]:
         """Look at every process once; call ``found`` with each living one that belongs here.
 
         ``found`` is called at first sight where that decides it, so that a caller that kills is

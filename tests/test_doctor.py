@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -21,6 +22,7 @@ from supervisor.doctor import Check, Disk, Gpus, Sight, State, diagnose
 from supervisor.engines.local import lay_out
 from supervisor.faults import Fault
 from supervisor.plan import make_plan
+from supervisor.requirements import Conflict
 from tests.helpers.job import COMMAND, environment
 
 GIB = 1 << 30
@@ -110,6 +112,7 @@ def test_a_sound_host_has_nothing_to_remedy() -> None:
             "ignores",
         ),
         ({"entry_error": "SyntaxError: invalid"}, "entry point", "red", "SyntaxError"),
+        ({"conflicts": (), "has_pip": False}, "requirements", "red", "has no pip"),
         ({"now": NOW - 10_000}, "clock", "red", "before the newest file"),
         ({"own_is_here": False}, "host names", "red", "no address of this machine"),
     ],
@@ -181,6 +184,22 @@ def test_what_the_plan_says_to_people_is_a_warning() -> None:
     )
 
 
+@pytest.mark.parametrize(("setting", "state"), [("keep", State.RED), ("replace", State.WARN)])
+def test_each_conflict_of_the_requirements_is_one_line(setting: str, state: State) -> None:
+    found = (
+        Conflict("requirements.txt", 2, "tensorflow==2.3.0", "tensorflow-cpu", "2.21.0"),
+        Conflict("more.txt", 1, "numpy<2", "numpy", "2.3.1"),
+    )
+    seen = sight(SUPERVISOR_REQUIREMENTS=setting)
+    lines = not_ok(replace(seen, conflicts=found))
+    assert [(line.check, line.state) for line in lines] == [("requirements", state)] * 2
+    for line, each in zip(lines, found, strict=True):
+        assert line.found.startswith(f"{each.file} line {each.line}: {each.requirement} would")
+        assert f"{each.name} {each.version}" in line.found
+        assert f"{each.name} {each.version}" in line.remedy
+        assert "SUPERVISOR_REQUIREMENTS=replace" in line.found + line.remedy
+
+
 @pytest.mark.parametrize(
     ("environ", "state"),
     [
@@ -235,6 +254,42 @@ def contract(tmp_path: pathlib.Path, source: str = "print('trained')\n") -> str:
     script.write_text(source)
     host, *_ = lay_out(str(tmp_path / "run"), 2, Strategy.PS, str(script), (), {})
     return host.base_dir
+
+
+def test_requirements_are_held_against_what_is_installed(tmp_path: pathlib.Path) -> None:
+    """The file of the code directory and those it includes; what is missing is no conflict."""
+    (tmp_path / "requirements.txt").write_text("not-installed-here==1\n-r more.txt\n")
+    (tmp_path / "more.txt").write_text("# pinned\npackaging==0.1\n")
+    base = contract(tmp_path)
+    checks = checks_of(doctor("--json", cwd=tmp_path, SAGEMAKER_BASE_DIR=base))
+    [line] = named(checks, "requirements")
+    version = importlib.metadata.version("packaging")
+    assert line.state is State.RED
+    assert line.found.startswith(
+        f"more.txt line 2: packaging==0.1 would replace packaging {version}"
+    )
+
+    (tmp_path / "more.txt").write_text(f"packaging=={version}\n")
+    checks = checks_of(doctor("--json", cwd=tmp_path, SAGEMAKER_BASE_DIR=base))
+    assert [line.state for line in named(checks, "requirements")] == [State.OK]
+
+    skip = {"SUPERVISOR_REQUIREMENTS": "skip"}
+    checks = checks_of(doctor("--json", cwd=tmp_path, SAGEMAKER_BASE_DIR=base, **skip))
+    assert named(checks, "requirements") == []
+
+
+@pytest.mark.parametrize(("host", "ports"), [("algo-1", 1), ("algo-2", 2)])
+def test_an_mpi_job_is_looked_at_too(tmp_path: pathlib.Path, host: str, ports: int) -> None:
+    """The table of strategies lacked it, so that ``doctor`` ended in a traceback."""
+    base = pathlib.Path(contract(tmp_path)).parent / host
+    hyper = base / "input/config/hyperparameters.json"
+    values = json.loads(hyper.read_text())
+    del values["sagemaker_parameter_server_enabled"]
+    hyper.write_text(json.dumps({**values, "sagemaker_mpi_enabled": "true"}))
+    checks = checks_of(doctor("--json", cwd=tmp_path, SAGEMAKER_BASE_DIR=str(base)))
+    assert named(checks, "contract")[0].found.endswith(f"{host}, 2 hosts, MPI")
+    [line] = named(checks, "ports")  # the members' sshd needs one, the master has none
+    assert len(line.found.removesuffix(" free").split(", ")) == ports
 
 
 def ports_of(base: str) -> dict[str, int]:

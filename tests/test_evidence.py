@@ -476,6 +476,23 @@ def test_a_real_kill_for_memory_is_read_from_the_kernel() -> None:
     )
 
 
+def test_the_cached_files_are_those_of_the_limit_that_is_told(tmp_path: Path) -> None:
+    """They were our own group's, taken off the usage of the group above that has the limit."""
+    for name, usage, limit, cached in (("ours", 10, "max", 1), ("above", 90, "100", 30)):
+        (tmp_path / name).mkdir()
+        for file, text in {
+            "memory.events": "oom_kill 0\n",
+            "memory.max": limit,
+            "memory.current": str(usage),
+            "memory.stat": f"anon 5\ninactive_file {cached}\n",
+        }.items():
+            (tmp_path / name / file).write_text(text)
+    group = cgroup.MemoryCgroup((str(tmp_path / "ours"), str(tmp_path / "above")), 2)
+    assert group.read() == MemoryReading(0, 100, None, 90)
+    assert group.reclaimable_bytes() == 30
+    assert cgroup.MemoryCgroup((str(tmp_path / "ours"),), 2).reclaimable_bytes() == 1
+
+
 def test_recorded_files_of_both_versions() -> None:
     v2 = memory.parse_v2(
         "low 0\nhigh 0\nmax 41\noom 2\noom_kill 1\noom_group_kill 0\n",

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -22,7 +23,7 @@ from hypothesis import strategies as st
 
 from supervisor import mpi_words
 from supervisor.mpi.launcher import Lines, wait_for
-from tests.helpers.job import COMMAND, environment, processes_with
+from tests.helpers.job import COMMAND, Job, environment, processes_with
 from tests.helpers.netns import Host, Network, why_not
 from tests.helpers.waiting import wait_until
 
@@ -328,6 +329,54 @@ def test_an_image_without_open_mpi_is_told_so(tmp_path: pathlib.Path) -> None:
     assert done.returncode == 81
     failure = (tmp_path / "output/failure").read_text()
     assert "no mpirun in PATH: install Open MPI in the image" in failure
+
+
+# --------------------------------------------------------------------------- supervisor local
+
+
+@contextlib.contextmanager
+def local_job(run_dir: pathlib.Path, *arguments: str) -> Iterator[Job]:
+    """Two ranks on each of three hosts of this machine. Nothing of ours stays in its /tmp."""
+    # A short path: Open MPI has sockets below it.
+    with tempfile.TemporaryDirectory(prefix="t") as scratch:
+        two_each = ("-p", "sagemaker_mpi_num_of_processes_per_host=2")
+        with Job(run_dir, "--strategy", "mpi", *two_each, *arguments, TMPDIR=scratch) as job:
+            yield job
+        assert [name for name in os.listdir(scratch) if "supervisor" in name] == []
+
+
+def local_ranks(job: Job) -> dict[int, str]:
+    return ranks(re.sub(r"^algo-1 launcher │ ", "", job.output, flags=re.MULTILINE))
+
+
+@needs_mpi
+def test_hosts_on_one_machine_are_an_mpi_job(tmp_path: pathlib.Path, program: pathlib.Path) -> None:
+    """Over real sshds with a key of the run; each rank has its own host's directories."""
+    with local_job(tmp_path / "run", str(program), "sum") as job:
+        assert job.wait() == 0, job.output
+        said = local_ranks(job)
+        assert sorted(said) == list(range(6)), job.output
+        for rank, text in said.items():
+            assert text.startswith(f"6 on algo-{rank // 2 + 1} sum 15 ")
+        assert job.exit_codes("algo-1", "algo-2", "algo-3") == [0, 0, 0]
+
+    script = tmp_path / "place.py"
+    script.write_text("import os; print('saves to', os.environ['SM_MODEL_DIR'], flush=True)\n")
+    with local_job(tmp_path / "a b", "--hosts", "2", str(script)) as job:
+        assert job.wait() == 0, job.output
+        found = re.findall(r"<stdout>:saves to (.*)$", job.output, re.MULTILINE)
+        places = [str(tmp_path / "a b" / host / "model") for host in ("algo-1", "algo-2")]
+        assert sorted(found) == [places[0], places[0], places[1], places[1]]
+
+
+@needs_mpi
+def test_a_stop_of_an_mpi_job_on_one_machine(tmp_path: pathlib.Path, program: pathlib.Path) -> None:
+    with local_job(tmp_path / "run", "--hosts", "2", str(program), "wait") as job:
+        wait_until(lambda: len(local_ranks(job)) == 4, 40, "not all ranks")
+        job.process.send_signal(signal.SIGTERM)
+        assert job.wait() == 0, job.output
+        saved = re.findall(r"rank (\d) saved after signal 15$", job.output, re.MULTILINE)
+        assert sorted(saved) == ["0", "1", "2", "3"]
 
 
 # --------------------------------------------------------------------------- parts

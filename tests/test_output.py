@@ -22,6 +22,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 import pytest
 
@@ -30,8 +31,9 @@ from supervisor.plan import make_plan
 from supervisor.settings import BY_ENV
 from supervisor.streams import DEFAULT_TEMPLATE, Label
 from supervisor.streams.decode import decode_json, decode_prefix
+from tests.helpers.aio import free_port
 from tests.helpers.job import COMMAND, ROOT, Job, environment, processes_with
-from tests.helpers.single import Train
+from tests.helpers.train import Script, Train, lay_out
 from tests.helpers.waiting import wait_until
 from tests.test_contract import HYPER, facts
 from tests.test_streams import FIXED
@@ -53,6 +55,26 @@ COPY = """
 """
 
 
+def train(
+    base: pathlib.Path,
+    script: str,
+    env: Mapping[str, str] = MappingProxyType({}),
+    *,
+    stdout: int = subprocess.PIPE,
+    stderr: int = subprocess.PIPE,
+    shell: str = 'exec "$@"',
+) -> Train:
+    """A host that runs ``script``; ``shell`` starts the command, which is ``"$@"``."""
+    lay_out(base, Script("script.py", textwrap.dedent(script)))
+    env = {
+        "SUPERVISOR_STATUS_PORT": str(free_port()),
+        "SUPERVISOR_STATUS_BIND": "127.0.0.1",
+        **env,
+    }
+    before = ("/bin/sh", "-c", shell, "sh")
+    return Train(base, before=before, stdout=stdout, stderr=stderr, preexec=None, **env)
+
+
 def payloads() -> tuple[bytes, bytes]:
     """Nasty bytes for stdout and others for stderr."""
     dice = random.Random(20)
@@ -68,7 +90,7 @@ def copying(base: pathlib.Path, out: bytes, err: bytes, size: int, env: Mapping[
     (base / "out").write_bytes(out)
     (base / "err").write_bytes(err)
     paths = {"OUT": str(base / "out"), "ERR": str(base / "err"), "SIZE": str(size)}
-    return Train(base / "host", COPY, {**paths, **env})
+    return train(base / "host", COPY, {**paths, **env})
 
 
 # --------------------------------------------------------------------------- fidelity
@@ -142,7 +164,7 @@ def test_the_last_words_before_sigkill_are_there(tmp_path: pathlib.Path) -> None
         os.kill(os.getpid(), signal.SIGKILL)
     """
     for form in ("raw", "prefix", "json"):
-        with Train(tmp_path / form, script, {"SUPERVISOR_LOG_FORMAT": form}) as host:
+        with train(tmp_path / form, script, {"SUPERVISOR_LOG_FORMAT": form}) as host:
             written, others = host.outputs()
             assert host.wait() == 137
             assert b"last words" in written
@@ -165,7 +187,7 @@ def test_lines_come_out_while_the_script_runs(tmp_path: pathlib.Path) -> None:
         print("half line", end="")
         time.sleep(600)
     """
-    with Train(tmp_path / "a", script, {"SUPERVISOR_LOG_FORMAT": "prefix"}) as host:
+    with train(tmp_path / "a", script, {"SUPERVISOR_LOG_FORMAT": "prefix"}) as host:
         assert host.process.stdout is not None
         fd = host.process.stdout.fileno()
         seen = bytearray()
@@ -202,7 +224,7 @@ MANY_WRITERS = f"""
 @pytest.mark.parametrize("form", ["raw", "prefix", "json"])
 def test_many_writers_none_missing_none_torn(tmp_path: pathlib.Path, form: str) -> None:
     """Lines up to ``PIPE_BUF`` are written to a pipe whole (pipe(7)); they stay whole."""
-    with Train(tmp_path / "a", MANY_WRITERS, {"SUPERVISOR_LOG_FORMAT": form}) as host:
+    with train(tmp_path / "a", MANY_WRITERS, {"SUPERVISOR_LOG_FORMAT": form}) as host:
         written, _ = host.outputs(120)
         assert host.wait() == 0
     if form == "prefix":
@@ -232,7 +254,7 @@ def test_one_endless_line_takes_constant_memory(tmp_path: pathlib.Path) -> None:
     for form in ("raw", "prefix", "json"):
         env = {"SUPERVISOR_LOG_FORMAT": form, "SUPERVISOR_LOG_FILES": "true"}
         env["SUPERVISOR_LOG_FILE_MAX_BYTES"] = str(16 << 20)
-        with Train(tmp_path / form, script, env, stdout=null) as host:
+        with train(tmp_path / form, script, env, stdout=null) as host:
             _, others = host.outputs(120)
             assert host.wait() == 0
             found = re.search(rb"highest (\d+) KiB", others)
@@ -287,7 +309,7 @@ def test_a_stalled_reader_holds_neither_probes_nor_the_end(
 ) -> None:
     """Nobody reads stdout: the script is held, ``/livez`` answers, SIGTERM ends everything."""
     env = {"READY": str(tmp_path / "ready"), "SUPERVISOR_LOG_FORMAT": form}
-    with Train(tmp_path / "a", FLOOD, env) as host:
+    with train(tmp_path / "a", FLOOD, env) as host:
         wait_until((tmp_path / "ready").exists, 30)
         wait_until(lambda: serving(host), 30)
         wait_until(lambda: metric(host, "sink_stalled_seconds", "stdout") > 1, 30)
@@ -317,7 +339,7 @@ def test_both_outputs_stalled_on_one_pipe(tmp_path: pathlib.Path) -> None:
     read_fd, write_fd = os.pipe()
     try:
         env = {"READY": str(tmp_path / "ready")}
-        host = Train(tmp_path / "a", FLOOD, env, stdout=write_fd, stderr=write_fd)
+        host = train(tmp_path / "a", FLOOD, env, stdout=write_fd, stderr=write_fd)
         os.close(write_fd)
         with host:
             wait_until((tmp_path / "ready").exists, 30)
@@ -340,7 +362,7 @@ def test_stalled_outputs_do_not_cost_the_platforms_limit(tmp_path: pathlib.Path)
     env |= {"SUPERVISOR_PUBLISH_RESERVE_S": "0", "SUPERVISOR_LOG_FILES": "true"}
     read_fd, write_fd = os.pipe()
     try:
-        host = Train(tmp_path / "a", script, env, stdout=write_fd, stderr=write_fd)
+        host = train(tmp_path / "a", script, env, stdout=write_fd, stderr=write_fd)
         os.close(write_fd)
         with host:
             wait_until((tmp_path / "ready").exists, 30)
@@ -400,7 +422,7 @@ def test_a_script_that_is_held_does_not_hang(tmp_path: pathlib.Path) -> None:
         for number in range(30_000):
             os.write(1, b"%d %s\\n" % (number, b"h" * 90))
     """
-    with Train(tmp_path / "a", script, {"SUPERVISOR_HANG_TIMEOUT_S": "1"}) as host:
+    with train(tmp_path / "a", script, {"SUPERVISOR_HANG_TIMEOUT_S": "1"}) as host:
         wait_until(lambda: serving(host), 30)
         wait_until(lambda: metric(host, "sink_stalled_seconds", "stdout") > 3, 30)
         written, _ = host.outputs()
@@ -415,7 +437,7 @@ def test_a_slow_reader_loses_nothing(tmp_path: pathlib.Path) -> None:
         for number in range(20000):
             os.write(1, b"%d %s\\n" % (number, b"s" * 90))
     """
-    with Train(tmp_path / "a", script) as host:
+    with train(tmp_path / "a", script) as host:
         assert host.process.stdout is not None
         time.sleep(2)  # the slow reader
         written = bytearray()
@@ -436,7 +458,7 @@ def test_a_reader_that_is_gone_does_not_fail_the_job(tmp_path: pathlib.Path, for
     """
     env = {"SUPERVISOR_LOG_FORMAT": form, "SUPERVISOR_LOG_FILES": "true"}
     read_fd, write_fd = os.pipe()
-    with Train(tmp_path / "a", script, env, stdout=write_fd) as host:
+    with train(tmp_path / "a", script, env, stdout=write_fd) as host:
         os.close(write_fd)
         os.close(read_fd)
         _, others = host.outputs()
@@ -453,7 +475,7 @@ def test_stdout_that_was_closed_before_the_start(tmp_path: pathlib.Path) -> None
     env = {"SUPERVISOR_LOG_FILES": "true"}
     for number, closed in enumerate((">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-")):
         shell = f'exec "$@" {closed}'
-        with Train(tmp_path / str(number), 'print("hello")', env, shell=shell) as host:
+        with train(tmp_path / str(number), 'print("hello")', env, shell=shell) as host:
             written, _ = host.outputs()
             assert host.wait() == 0
             assert written == (b"hello\n" if closed == "2>&-" else b"")
@@ -470,7 +492,7 @@ def test_drop_counts_to_the_byte(tmp_path: pathlib.Path) -> None:
         open(os.environ["READY"], "w").close()
     """
     env = {"READY": str(tmp_path / "ready"), "SUPERVISOR_LOG_OVERFLOW": "drop"}
-    with Train(tmp_path / "a", script, env) as host:
+    with train(tmp_path / "a", script, env) as host:
         wait_until((tmp_path / "ready").exists, 30, "the script was held")
         written, others = host.outputs()
         assert host.wait() == 0
@@ -494,7 +516,7 @@ def test_drop_is_said_among_the_lines(tmp_path: pathlib.Path) -> None:
     """
     env = {"READY": str(tmp_path / "ready"), "GO": str(tmp_path / "go")}
     env |= {"SUPERVISOR_LOG_OVERFLOW": "drop", "SUPERVISOR_LOG_FORMAT": "prefix"}
-    with Train(tmp_path / "a", script, env) as host:
+    with train(tmp_path / "a", script, env) as host:
         wait_until((tmp_path / "ready").exists, 30)
         lines: list[str] = []
         assert host.process.stdout is not None
@@ -522,7 +544,7 @@ def test_the_file_of_a_process(tmp_path: pathlib.Path) -> None:
         os.write(1, b"its rest\n  indented\n\nlast, without an end")
     """
     env = {"SUPERVISOR_LOG_FILES": "true", "SUPERVISOR_LOG_CONSOLE_ROLES": "none"}
-    with Train(tmp_path / "a", script, {**env, **QUIET}) as host:
+    with train(tmp_path / "a", script, {**env, **QUIET}) as host:
         assert host.outputs() == (b"", b"")
         assert host.wait() == 0
         (process,) = host.report["processes"]
@@ -540,7 +562,7 @@ def test_files_rotate_by_size_and_number(tmp_path: pathlib.Path) -> None:
             os.write(1, b"line %05d\\n" % number)
     """
     env = {"SUPERVISOR_LOG_FILES": "true", "SUPERVISOR_LOG_FILE_MAX_BYTES": "1000"}
-    with Train(tmp_path / "a", script, {"SUPERVISOR_LOG_FILE_KEEP": "2", **env}) as host:
+    with train(tmp_path / "a", script, {"SUPERVISOR_LOG_FILE_KEEP": "2", **env}) as host:
         host.outputs()
         assert host.wait() == 0
         directory = host.log_file().parent
@@ -557,7 +579,7 @@ def test_a_log_directory_that_cannot_be_written_fails_nothing(tmp_path: pathlib.
     logs = base / "output" / "supervisor" / "logs"
     logs.parent.mkdir(parents=True)
     logs.write_text("a file where the directory belongs")
-    with Train(base, 'print("x")', {"SUPERVISOR_LOG_FILES": "true"}) as host:
+    with train(base, 'print("x")', {"SUPERVISOR_LOG_FILES": "true"}) as host:
         written, others = host.outputs()
         assert host.wait() == 0
         assert written == b"x\n"
@@ -572,7 +594,7 @@ def test_a_full_disk_under_the_log_files_fails_nothing(tmp_path: pathlib.Path) -
         os.write(1, b"n" * 200_000 + b"\\n")
     """
     env = {"SUPERVISOR_LOG_FILES": "true"}
-    with Train(tmp_path / "a", script, env, shell='ulimit -f 64; exec "$@"') as host:
+    with train(tmp_path / "a", script, env, shell='ulimit -f 64; exec "$@"') as host:
         written, others = host.outputs()
         assert host.wait() == 0
         assert len(written) == 200_001
@@ -590,7 +612,7 @@ def test_repeated_lines_become_their_number(tmp_path: pathlib.Path) -> None:
         print("something else")
     """
     env = {"SUPERVISOR_LOG_FORMAT": "prefix", "SUPERVISOR_LOG_REPEAT_WINDOW_S": "60"}
-    with Train(tmp_path / "a", script, env) as host:
+    with train(tmp_path / "a", script, env) as host:
         written, _ = host.outputs()
         assert written.decode().splitlines() == [
             "algo-1 chief │ WARNING the same again",
@@ -600,7 +622,7 @@ def test_repeated_lines_become_their_number(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_repeat_window_without_effect_is_said(tmp_path: pathlib.Path) -> None:
-    with Train(tmp_path / "a", "", {"SUPERVISOR_LOG_REPEAT_WINDOW_S": "5"}) as host:
+    with train(tmp_path / "a", "", {"SUPERVISOR_LOG_REPEAT_WINDOW_S": "5"}) as host:
         _, others = host.outputs()
         assert b"plan.note" in others
         assert b"SUPERVISOR_LOG_REPEAT_WINDOW_S leaves" in others
@@ -614,7 +636,7 @@ def test_what_fails_is_shown_though_its_role_is_not(tmp_path: pathlib.Path) -> N
         sys.exit("no good")
     """
     env = {"SUPERVISOR_LOG_CONSOLE_ROLES": "ps", "SUPERVISOR_LOG_FORMAT": "prefix"}
-    with Train(tmp_path / "a", script, env) as host:
+    with train(tmp_path / "a", script, env) as host:
         written, others = host.outputs()
         assert host.wait() == 1
         lines = written.decode().splitlines()
@@ -713,7 +735,7 @@ def watch_the_bar(screen: Terminal, go: str, what: str) -> None:
 def test_progress_bars_live_on_a_terminal(tmp_path: pathlib.Path, terminal: Terminal) -> None:
     go = str(tmp_path / "go")
     env = {"GO": go, "SUPERVISOR_LOG_FORMAT": "prefix", "TERM": "xterm"}
-    with Train(
+    with train(
         tmp_path / "a", BAR, {**env, **QUIET}, stdout=terminal.fd, stderr=terminal.fd
     ) as host:
         watch_the_bar(terminal, go, "chief")
@@ -752,7 +774,7 @@ def test_off_a_terminal_a_bar_is_a_line_with_its_last_state(tmp_path: pathlib.Pa
             sys.stdout.write(f"\\r{number}")
         print()
     """
-    with Train(tmp_path / "a", script, {"SUPERVISOR_LOG_FORMAT": "prefix"}) as host:
+    with train(tmp_path / "a", script, {"SUPERVISOR_LOG_FORMAT": "prefix"}) as host:
         lines = host.outputs()[0].decode().splitlines()
         assert lines[-1] == "algo-1 chief │ 999"
         assert len(lines) <= 3

@@ -419,7 +419,7 @@ def test_it_ends_with_its_parent(start: Starter, tmp_path: pathlib.Path) -> None
 
 def test_a_parent_that_is_gone_already_is_noticed(start: Starter) -> None:
     """The parent may end between the first look at its pid and the arming of the signal."""
-    code = "from supervisor import parameter_server as p; p.die_with_parent(2**22 + 1); print('on')"
+    code = "from supervisor import parameter_server as p; p.end_with_parent(2**22 + 1); print('on')"
     orphan = start("orphan", (sys.executable, "-c", code))
     assert orphan.end(END_S) == -signal.SIGKILL
     assert orphan.text() == ""

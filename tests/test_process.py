@@ -19,7 +19,7 @@ from supervisor import orphans, process, procfs
 from supervisor.model import ExitStatus, ProcessSpec, Role
 from supervisor.process import Child, ChildEnd, SpawnError, spawn
 from tests.helpers import children
-from tests.helpers.leaks import no_leaks, no_other_tasks
+from tests.helpers.leaks import no_leaks, no_other_tasks, open_descriptors
 from tests.helpers.waiting import wait_until, wait_until_async
 
 T = TypeVar("T")
@@ -522,6 +522,23 @@ def test_cancelled_it_leaves_nothing() -> None:
             await running.task
         await wait_until_async(lambda: gone(daemon), 2)
         assert gone(running.child.pid)
+
+    run(body)
+
+
+def test_cancelled_in_a_survey_it_leaves_proc_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The task's exception kept the frames, and those the open directory, as long as the task."""
+    monkeypatch.setattr(process, "SLICE_S", -1.0)  # a turn for the loop after every slice
+
+    async def body() -> None:
+        running = start("descendants", 64, "session-stubborn", term_s=60)
+        await running.out.line(timeout_s=30)
+        running.child.signal(signal.SIGKILL)
+        await wait_until_async(lambda: "/proc" in open_descriptors().values(), 20)
+        running.task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running.task
+        assert "/proc" not in open_descriptors().values()
 
     run(body)
 

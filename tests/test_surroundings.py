@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import pathlib
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 
 import pytest
 
 from supervisor import hardware, model_check, resources
 from supervisor.cgroup import cpu_quota, parse_quota
+from tests.helpers.job import environment
 from tests.helpers.train import lay_out
 from tests.test_train import failure, run
 
@@ -84,6 +88,71 @@ def test_warnings_are_given_once(tmp_path: pathlib.Path, monkeypatch: pytest.Mon
         f"the disk of {tmp_path} is nearly full: "
     )
     assert not [text for text in watch.warnings() if "disk" in text]
+
+
+LIMIT = 128 << 20
+
+
+@pytest.fixture
+def limited() -> Iterator[str]:
+    """A memory cgroup of version 1 with a limit of 128 MiB."""
+    directory = pathlib.Path(f"/sys/fs/cgroup/memory/supervisor-limited-{os.getpid()}")
+    try:
+        directory.mkdir()
+        (directory / "memory.limit_in_bytes").write_text(str(LIMIT))
+    except OSError as error:
+        pytest.skip(f"no memory cgroup of version 1 to be made here: {error}")
+    yield str(directory)
+    directory.rmdir()
+
+
+WATCHING = """
+import os, sys
+from supervisor.resources import Watch
+watch = Watch(())
+def look(after):
+    with open(sys.argv[1] + "/memory.usage_in_bytes") as file:
+        print(after, int(file.read()) >> 20, "|".join(watch.warnings()), sep=";", flush=True)
+look("nothing")
+with open(sys.argv[2], "wb") as file:
+    for _ in range(160):
+        file.write(bytes(1 << 20))
+        file.flush()
+        os.fsync(file.fileno())
+look("a file")
+some = bytearray(b"x") * (100 << 20)
+look("some")
+more = bytearray(b"x") * (20 << 20)
+look("more")
+look("the same")
+"""
+
+
+def test_memory_near_a_real_limit_is_said_once_and_cached_files_do_not_count(
+    tmp_path: pathlib.Path, limited: str
+) -> None:
+    file_system = ["stat", "-f", "-c", "%T", str(tmp_path)]
+    if subprocess.run(file_system, capture_output=True, check=True).stdout.strip() == b"tmpfs":
+        pytest.skip("files here are memory, not a cache of a disk")
+    join = f'echo $$ >{limited}/cgroup.procs && exec "$@"'
+    program = (sys.executable, "-c", WATCHING, limited, str(tmp_path / "file"))
+    done = subprocess.run(
+        ["/bin/sh", "-c", join, "sh", *program],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    looks = [line.split(";") for line in done.stdout.splitlines()]
+    assert [after for after, _, _ in looks] == ["nothing", "a file", "some", "more", "the same"]
+    used = {after: int(mib) for after, mib, _ in looks}
+    assert used["a file"] > 116, "past nine tenths of the limit, by the kernel's own count"
+    warnings = [warning for _, _, warning in looks]
+    assert [bool(warning) for warning in warnings] == [False, False, False, True, False]
+    assert warnings[3].startswith("memory is nearly used up: 1")
+    assert warnings[3].endswith(" MiB of the limit 128 MiB")
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,29 @@ def test_worker_servers_of_ours_and_a_master_without_a_parameter_server(
         assert roles == {"algo-1": ["chief"], "algo-2": ["ps", "worker"]}
 
 
+def test_an_evaluator_reads_the_checkpoints_and_judges_the_last_one_after_the_verdict(
+    tmp_path: pathlib.Path,
+) -> None:
+    shared, go = tmp_path / "shared", tmp_path / "go"
+    shared.mkdir()
+    layout = {"SUPERVISOR_WORKER": "server", "SUPERVISOR_PS_HOSTS": "1"}
+    words = ("--evaluator", "last", str(SCRIPTS / "evaluated.py"), str(shared), str(go))
+    with Job(tmp_path / "run", *words, **layout) as job:
+        job.wait_for(r"algo-1 supervisor │ .* process.exited process=chief .*exit 0", 120)
+        go.touch()
+        assert job.wait(60) == 0
+        assert job.exit_codes(*HOSTS) == [0, 0, 0]
+        judged = re.findall(r"algo-3 evaluator │ judged step (\d+) loss ([\d.]+)", job.output)
+        assert [step for step, _ in judged] == ["20", "40"], job.output
+        assert float(judged[1][1]) < float(judged[0][1])
+        assert "trained 40 steps, on /job:ps" in job.output
+        (chief,) = [row for row in job.report("algo-1")["processes"] if row["role"] == "chief"]
+        (evaluator,) = job.report("algo-3")["processes"]
+        assert (evaluator["role"], evaluator["exit_code"]) == ("evaluator", 0)
+        assert not evaluator["stopped_by_us"]
+        assert evaluator["ended_at"] > chief["ended_at"]
+
+
 @pytest.mark.parametrize(
     ("host", "after", "who"),
     [

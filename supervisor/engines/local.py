@@ -28,6 +28,7 @@ _HIGHEST_PORT: Final = 32000
 _SWITCHES: Final = {
     Strategy.PS: "sagemaker_parameter_server_enabled",
     Strategy.MWMS: "sagemaker_multi_worker_mirrored_strategy_enabled",
+    Strategy.MPI: "sagemaker_mpi_enabled",
 }
 
 

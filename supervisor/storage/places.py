@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from supervisor.storage.files import FileStore
 from supervisor.storage.flow import Flow
@@ -14,10 +14,14 @@ from supervisor.storage.job import Options
 from supervisor.storage.location import Location, Scheme
 from supervisor.storage.store import Store
 
+if TYPE_CHECKING:
+    from supervisor.storage.s3_client import S3Client
+
 
 @dataclass(slots=True)
 class _Shared:
     flow: Flow
+    client: S3Client | None = None
     users: int = 0
 
 
@@ -40,7 +44,14 @@ async def open_store(location: Location, options: Options) -> AsyncIterator[Stor
         if location.scheme is Scheme.FILE:
             store = FileStore(location, shared.flow, part_bytes=options.part_bytes)
         else:
-            raise NotImplementedError
+            if shared.client is None:
+                # Not before it is used: the import takes 0.3 s.
+                from supervisor.storage.s3_client import S3Client  # noqa: PLC0415
+
+                shared.client = S3Client(options)
+            from supervisor.storage.s3 import S3Store  # noqa: PLC0415
+
+            store = S3Store(location, shared.client, shared.flow)
         try:
             yield store
         finally:
@@ -49,3 +60,5 @@ async def open_store(location: Location, options: Options) -> AsyncIterator[Stor
         shared.users -= 1
         if not shared.users:
             del _shared[key]
+            if shared.client is not None:
+                await shared.client.close()

@@ -30,7 +30,7 @@ from supervisor.storage.snapshot import Choice, Fact, Memory, Sent
 from supervisor.storage.store import Reason, StorageError, Store, Sums
 from supervisor.storage.watch import Scan
 
-PERMANENT: Final = frozenset({Reason.DENIED, Reason.NO_BUCKET})
+PERMANENT: Final = frozenset({Reason.DENIED, Reason.NO_BUCKET, Reason.NOT_FOUND, Reason.LOCAL})
 """Waiting does not change them; somebody has to. It is tried every ``SLOW_S`` whether he did."""
 SLOW_S: Final = 60.0
 LONGEST_PAUSE_S: Final = 60.0
@@ -206,6 +206,8 @@ class Sender(abc.ABC):
             wait=self._pause_s,
             sleep=self._pause,
             before_sleep=self._say_failure,
+            stop=self._is_hopeless,
+            reraise=True,
         )
         again: bool = await retrying(self._round_or_again)
         if self.failing:
@@ -231,6 +233,12 @@ class Sender(abc.ABC):
             return min(SLOW_S, longest)
         return float(wait_random_exponential(multiplier=1, max=longest)(state))
 
+    def _is_hopeless(self, state: RetryCallState) -> bool:
+        """At the end nobody waits for what waiting does not change. Once more is for a race."""
+        error = state.outcome.exception() if state.outcome else None
+        permanent = isinstance(error, StorageError) and error.reason in PERMANENT
+        return self.final and permanent and state.attempt_number > 1
+
     async def _pause(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
@@ -250,7 +258,8 @@ class Sender(abc.ABC):
                 tries=state.attempt_number,
                 again_in_s=round(pause_s, 1),
             )
-        if error.reason in PERMANENT and error.reason not in self._failed:
+        long = (state.seconds_since_start or 0.0) > self.job.options.retry_s
+        if (error.reason in PERMANENT or long) and error.reason not in self._failed:
             self._failed.add(error.reason)
             self._tell(Failed(self.transfer.name, self.failing))
 

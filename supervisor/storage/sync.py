@@ -36,6 +36,7 @@ from supervisor.storage.notices import (
     State,
 )
 from supervisor.storage.senders import AT_ONCE, Beside, Sender, sender_for
+from supervisor.storage.store import StorageError
 
 NICENESS: Final = 5
 STATE_S: Final = 1.0
@@ -280,7 +281,8 @@ class Sync:
         finally:
             for task, each in tasks.items():
                 if task.done() and not task.cancelled() and (error := task.exception()):
-                    each.failing = f"{type(error).__name__}: {error}"
+                    known = isinstance(error, StorageError)
+                    each.failing = str(error) if known else f"{type(error).__name__}: {error}"
             self._tell_outcome()
             await _end(list(tasks))
         left_s = min(TIDY_S, self._deadline - time.monotonic())

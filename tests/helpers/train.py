@@ -82,7 +82,10 @@ def child(verb: str, *arguments: object) -> Script:
 
 
 class Train:
-    """One running ``supervisor train``. A context manager that leaves nothing behind."""
+    """One running ``supervisor train``. A context manager that leaves nothing behind.
+
+    Its output goes to files (`out`, `err`), or where ``stdout`` and ``stderr`` say.
+    """
 
     def __init__(
         self,
@@ -91,12 +94,15 @@ class Train:
         place: str = "plain",
         before: Sequence[str] = (),
         stdout: int | None = None,
+        stderr: int | None = None,
         preexec: Callable[[], None] | None = None,
         **env: str,
     ) -> None:
         if reason := _refusal(place):
             pytest.skip(reason)
         self.base = base
+        self.port = int(env.get("SUPERVISOR_STATUS_PORT", 0))
+        """Of its status; 0 where the test has not chosen one."""
         self._mark = f"SAGEMAKER_BASE_DIR={base}\0"
         self._out_path, self._err_path = base / "stdout", base / "stderr"
         with open(self._out_path, "wb") as out, open(self._err_path, "wb") as err:
@@ -104,7 +110,7 @@ class Train:
                 [*PLACES[place], *before, *COMMAND, "train"],
                 stdin=subprocess.DEVNULL,
                 stdout=out if stdout is None else stdout,
-                stderr=err,
+                stderr=err if stderr is None else stderr,
                 env=environment(SAGEMAKER_BASE_DIR=str(base), **env),
                 preexec_fn=preexec,  # noqa: PLW1509  # what a parent may leave to us
             )
@@ -115,6 +121,9 @@ class Train:
     def __exit__(self, *exc: object) -> None:
         if self.process.poll() is None:
             self.process.kill()
+        for pipe in (self.process.stdout, self.process.stderr):
+            if pipe is not None:
+                pipe.close()
         self.process.wait(10)
         for pid in self.survivors():
             os.kill(pid, signal.SIGKILL)
@@ -129,6 +138,11 @@ class Train:
     @property
     def err(self) -> str:
         return self._err_path.read_text(errors="replace")
+
+    def outputs(self, timeout_s: float = 60.0) -> tuple[bytes, bytes]:
+        """All that it wrote into its pipes, once it is over; what is no pipe is empty."""
+        out, err = self.process.communicate(timeout=timeout_s)
+        return out or b"", err or b""
 
     def supervisor(self) -> int:
         """The pid of the supervisor itself, as it is seen from here."""
@@ -185,6 +199,16 @@ class Train:
     def failure(self) -> str:
         path = self.base / "output" / "failure"
         return path.read_text() if path.exists() else ""
+
+    def output_row(self, name: str) -> Mapping[str, Any]:
+        """What the report says of an output: ``stdout``, ``stderr``, or a file by its name."""
+        rows = [row for row in self.report["output"] if pathlib.Path(row["name"]).name == name]
+        assert len(rows) == 1, self.report["output"]
+        found: Mapping[str, Any] = rows[0]
+        return found
+
+    def log_file(self, process: str = "chief") -> pathlib.Path:
+        return self.base / "output" / "supervisor" / "logs" / f"{process}.log"
 
     @property
     def report(self) -> Mapping[str, Any]:

@@ -1,0 +1,526 @@
+"""``python -P -m supervisor.storage.fetch``: what a job reads before it, once, then it ends.
+
+The job is in the environment (``job.FetchJob``), the outcome a file (``job.Fetched``). Everything
+goes on at once and shares one budget of memory. The first failure ends the rest; it is said in
+one sentence, which is also left in ``SUPERVISOR_ERROR_FILE``, and the exit code is 1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import os
+import posixpath
+import signal
+import stat
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, BinaryIO, Final, TypeVar, cast
+
+from supervisor import prctl
+from supervisor.faults import shown
+from supervisor.storage import job as jobs
+from supervisor.storage import progress
+from supervisor.storage.job import Fetched, FetchJob, Options, Restore, Source, Tree
+from supervisor.storage.location import Location, Scheme
+from supervisor.storage.places import open_store
+from supervisor.storage.progress import Progress, amount
+from supervisor.storage.store import Entry, Moved, StorageError, Store
+from supervisor.storage.trees import Incoming, fetch_files
+
+if TYPE_CHECKING:
+    from supervisor.storage.archive import Unpacked
+
+T = TypeVar("T")
+
+PARTIAL: Final = ".supervisor-partial-"
+"""How names of files begin that are not complete (see ``trees``)."""
+_LONGEST: Final = 1000
+"""Characters of a sentence."""
+
+
+class FetchError(Exception):
+    """Why the job's files are not there: one sentence."""
+
+
+# ---------------------------------------------------------------------------- decisions, pure
+
+
+def shard_of(entries: Iterable[Entry], shard: int, shards: int) -> list[Entry]:
+    """Every ``shards``-th from the ``shard``-th, by key: all shards together have each once.
+
+    Sorted here, by the bytes of the keys: not every server lists them so.
+    """
+    return sorted(entries, key=lambda entry: os.fsencode(entry.key))[shard::shards]
+
+
+def fault_of(keys: Sequence[str]) -> str:
+    """Why these keys cannot be files below one directory; empty if they can."""
+    files = set(keys)
+    for key in keys:
+        parts = key.split("/")
+        bad = next((part for part in parts if part in {"", ".", ".."}), None)
+        if bad is not None or "\0" in key:
+            what = "an empty part" if bad == "" else f"the part {bad}" if bad else "a NUL"
+            return f"the key {shown(key)} has {what} and cannot be a file's name; rename it"
+        for end in range(1, len(parts)):
+            if (parent := "/".join(parts[:end])) in files:
+                return (
+                    f"the keys {shown(parent)} and {shown(key)} cannot both be files: one is the "
+                    "other's directory; rename one"
+                )
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """A regular file of the name that an object is to have."""
+
+    size: int
+    mtime_ns: int
+
+
+def is_wanted(entry: Entry, here: Here | None, *, kept_newer: bool) -> bool:
+    """Whether an object is to be fetched. What we have fetched has its time and size.
+
+    ``kept_newer``: a file that was written after the object stays, as in a directory that is
+    mirrored there: the last attempt wrote it and died before it was sent.
+    """
+    if here is None:
+        return True
+    if kept_newer and here.mtime_ns > mtime_ns_of(entry):
+        return False
+    return (here.size, here.mtime_ns) != (entry.size, mtime_ns_of(entry))
+
+
+def mtime_ns_of(entry: Entry) -> int:
+    return round(entry.modified_at * 1e6) * 1000
+
+
+# -------------------------------------------------------------------------------------- disks
+
+
+class Disks:
+    """Room on the disks, claimed before anything is written. One for all transfers."""
+
+    def __init__(self) -> None:
+        self._left: dict[int, int] = {}
+
+    def claim(self, directory: str, size: int, what: str) -> None:
+        """Raises FetchError where there is not so much room beside what is claimed already."""
+        at = os.path.realpath(directory)
+        while not os.path.exists(at):
+            at = os.path.dirname(at)
+        disk = os.statvfs(at)
+        device = os.stat(at).st_dev
+        left = self._left.setdefault(device, disk.f_bavail * disk.f_frsize)
+        if size > left:
+            raise FetchError(
+                f"{what} needs {amount(size)} ({size:,} bytes) in {directory}, and only "
+                f"{amount(left)} ({left:,} bytes) are free on its disk; give the job a larger one"
+            )
+        self._left[device] = left - size
+
+
+# ------------------------------------------------------------------------------------ the job
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """What one transfer has brought."""
+
+    files: int = 0
+    bytes: int = 0
+    resumed_from: str = ""
+
+
+class Fetch:
+    """One run of a job."""
+
+    def __init__(self, job: FetchJob) -> None:
+        self._job = job
+        self._disks = Disks()
+
+    async def run(self) -> Fetched:
+        """Raises FetchError, StorageError, OSError; the first of those that happened."""
+        began = asyncio.get_running_loop().time()
+        work: list[Coroutine[None, None, Count]] = [self._tree(tree) for tree in self._job.trees]
+        if self._job.source is not None:
+            work.append(self._source(self._job.source))
+        if self._job.restore is not None:
+            work.append(self._restore(self._job.restore))
+        counts = await _together(work)
+        return Fetched(
+            resumed_from="".join(count.resumed_from for count in counts),
+            files=sum(count.files for count in counts),
+            bytes=sum(count.bytes for count in counts),
+            seconds=asyncio.get_running_loop().time() - began,
+        )
+
+    # ------------------------------------------------------------------------- trees
+
+    async def _tree(self, tree: Tree) -> Count:
+        with _said_of(tree.name):
+            found = await self._listed(tree)
+            if found is None:
+                return Count()
+            location, entries = found
+            async with open_store(location, self._job.options) as store:
+                return await self._fetch(store, tree, entries)
+
+    async def _listed(self, tree: Tree) -> tuple[Location, list[Entry]] | None:
+        """What there is, and below which place; None where nothing is and nothing need be."""
+        async with open_store(tree.origin, self._job.options) as store:
+            entries = await _entries(store)
+        if entries:
+            return tree.origin, entries
+        single = await _head(tree.origin, self._job.options)
+        if single is not None:
+            return _parent(tree.origin), [single]
+        if tree.may_be_empty:
+            return None
+        raise FetchError(f"nothing is at {tree.origin}: no object has that name or lies below it")
+
+    async def _fetch(self, store: Store, tree: Tree, entries: list[Entry]) -> Count:
+        markers = [entry for entry in entries if entry.key.endswith("/")]
+        if any(entry.size for entry in markers):
+            progress.say(
+                f"{tree.name}: {len(markers)} keys end in a slash and are no files; left out"
+            )
+        files = [entry for entry in entries if not entry.key.endswith("/")]
+        if fault := fault_of([entry.key for entry in files]):
+            raise FetchError(f"{store.location}: {fault}")
+        mine = shard_of(files, tree.shard, tree.shards)
+        _sweep(tree.target)
+        wanted = [
+            entry
+            for entry in mine
+            if is_wanted(entry, _here(tree.target, entry.key), kept_newer=tree.may_be_empty)
+        ]
+        if len(wanted) < len(mine):
+            progress.say(f"{tree.name}: {len(mine) - len(wanted):,} files are there already")
+        size = sum(entry.size for entry in wanted)
+        self._disks.claim(tree.target, size, tree.name)
+        with self._progress(tree.name, size, len(wanted)) as moving:
+            moving.files = await fetch_files(
+                store,
+                (Incoming(each, each.key, mtime_ns=mtime_ns_of(each)) for each in wanted),
+                tree.target,
+                moved=moving.moved,
+            )
+        return Count(moving.files, size)
+
+    # ------------------------------------------------------------------------ source
+
+    async def _source(self, source: Source) -> Count:
+        from supervisor.storage.staging import Staging, holds_files  # noqa: PLC0415
+
+        origin = source.origin
+        if origin.scheme is Scheme.FILE and _same(origin.key, source.target):
+            return Count()
+        if holds_files(source.target):
+            progress.say(f"source: {source.target} holds files already; {origin} is not fetched")
+            return Count()
+        with _said_of("source"), Staging(source.target) as staging:
+            if origin.scheme is Scheme.FILE:
+                done = await self._local_source(source, staging.path)
+            else:
+                done = await self._remote_source(source, staging.path)
+            staging.commit()
+        return done
+
+    async def _local_source(self, source: Source, root: str) -> Count:
+        path = source.origin.key
+        try:
+            kind = os.stat(path).st_mode
+            if stat.S_ISDIR(kind):
+                return await self._copied(source, root)
+            if not stat.S_ISREG(kind):
+                raise FetchError(f"{path} is neither a file nor a directory ({_HYPERPARAMETER})")
+            with await asyncio.to_thread(open, path, "rb") as file:
+                return await self._unpacked(source, file, root)
+        except (FileNotFoundError, NotADirectoryError):
+            raise FetchError(f"{path} is not there ({_HYPERPARAMETER})") from None
+        except PermissionError:
+            raise FetchError(f"{path} may not be read ({_HYPERPARAMETER})") from None
+
+    async def _remote_source(self, source: Source, root: str) -> Count:
+        origin, options = source.origin, self._job.options
+        entry = await _head(origin, options)
+        if entry is None:
+            return await self._source_tree(source, root)
+        self._disks.claim(root, entry.size, str(origin))
+        # A file without a name: nothing to remove, whatever happens.
+        with tempfile.TemporaryFile(dir=root) as file:
+            with self._progress("source", entry.size, 1) as moving:
+                async with open_store(_parent(origin), options) as store:
+                    await store.download(entry, file.fileno(), moved=moving.moved)
+                moving.file_done()
+            return await self._unpacked(source, cast("BinaryIO", file), root)
+
+    async def _source_tree(self, source: Source, root: str) -> Count:
+        async with open_store(source.origin, self._job.options) as store:
+            entries = await _entries(store)
+            if not entries:
+                place = source.origin
+                raise FetchError(
+                    f"the bucket {place.bucket} has no object {shown(place.key)}, and none below "
+                    f"it ({_HYPERPARAMETER})"
+                )
+            size = sum(entry.size for entry in entries)
+            if len(entries) > source.max_files or size > source.max_bytes:
+                raise FetchError(
+                    f"{source.origin} has {len(entries):,} objects of {amount(size)}; the limits "
+                    f"are {source.max_files:,} and {amount(source.max_bytes)}"
+                )
+            tree = Tree("source", source.origin, root)
+            return await self._fetch(store, tree, entries)
+
+    async def _copied(self, source: Source, root: str) -> Count:
+        from supervisor.storage import archive  # noqa: PLC0415
+
+        limits = archive.Limits(source.max_bytes, source.max_files)
+        loop = asyncio.get_running_loop()
+
+        def copy(moved: Moved) -> Unpacked:
+            return archive.copy(
+                source.origin.key,
+                root,
+                limits,
+                moved,
+                lambda text: _later(loop, text),
+            )
+
+        return await self._written("source copied", copy)
+
+    async def _unpacked(self, source: Source, file: BinaryIO, root: str) -> Count:
+        from supervisor.storage import archive  # noqa: PLC0415  # not where it is not needed
+
+        name = str(source.origin) if source.origin.bucket else source.origin.key
+        limits = archive.Limits(source.max_bytes, source.max_files)
+
+        def unpack(moved: Moved) -> Unpacked:
+            packed = archive.packing(file, name)
+            return archive.unpack(file, name, packed, root, limits, moved)
+
+        return await self._written("source unpacked", unpack)
+
+    async def _written(self, name: str, work: Callable[[Moved], Unpacked]) -> Count:
+        from supervisor.storage.archive import ArchiveError  # noqa: PLC0415
+
+        try:
+            with self._progress(name, None, None) as moving:
+                done = await _in_thread(work, moving.moved)
+                moving.files = done.files
+        except ArchiveError as error:
+            raise FetchError(str(error)) from error
+        return Count(done.files, done.bytes)
+
+    # ----------------------------------------------------------------------- restore
+
+    async def _restore(self, request: Restore) -> Count:
+        from supervisor.storage.restore import restore  # noqa: PLC0415
+
+        with _said_of("checkpoints"):
+            async with open_store(request.origin, self._job.options) as store:
+                with self._progress("checkpoint restored", None, None) as moving:
+                    resumed_from = await restore(
+                        store, request, moved=moving.moved, said=progress.say
+                    )
+        return Count(0, moving.bytes, resumed_from)
+
+    @contextmanager
+    def _progress(self, name: str, size: int | None, files: int | None) -> Iterator[Progress]:
+        moving = Progress(name, size, files, live=self._job.live)
+        try:
+            yield moving
+        except asyncio.CancelledError:
+            moving.finish("stopped")
+            raise
+        except Exception:
+            moving.finish("failed")  # why is said once, at the end
+            raise
+        moving.finish()
+
+
+_HYPERPARAMETER: Final = "hyperparameter sagemaker_submit_directory"
+
+
+@contextmanager
+def _said_of(name: str) -> Iterator[None]:
+    """Whatever fails is said with the transfer's name before it."""
+    try:
+        yield
+    except (StorageError, FetchError) as error:
+        raise FetchError(f"{name}: {error}") from error
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise FetchError(f"{name}: {where}{error.strerror or error}") from error
+
+
+async def _together(work: Iterable[Coroutine[None, None, T]]) -> list[T]:
+    """All results, or the first failure, after the others have ended."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(each) for each in work]
+    except BaseExceptionGroup as errors:
+        first: BaseException = errors
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        raise first from None
+    return [task.result() for task in tasks]
+
+
+async def _in_thread(work: Callable[[Moved], T], moved: Moved) -> T:
+    """Long work in a thread, which tells what it has moved and ends when we are cancelled."""
+    loop = asyncio.get_running_loop()
+    stopped = threading.Event()
+
+    def told(count: int) -> None:
+        if stopped.is_set():
+            raise FetchError("stopped")
+        if count:
+            loop.call_soon_threadsafe(moved, count)
+
+    future = loop.run_in_executor(None, work, told)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        stopped.set()
+        await asyncio.wait((future,))
+        if not future.cancelled():
+            future.exception()  # looked at: nobody else will
+        raise
+
+
+def _later(loop: asyncio.AbstractEventLoop, text: str) -> None:
+    loop.call_soon_threadsafe(progress.say, text)
+
+
+async def _entries(store: Store) -> list[Entry]:
+    return [entry async for entry in store.entries()]
+
+
+async def _head(location: Location, options: Options) -> Entry | None:
+    """The one object of exactly this name."""
+    if not location.key.strip("/"):
+        return None
+    async with open_store(_parent(location), options) as store:
+        return await store.head(posixpath.basename(location.key))
+
+
+def _parent(location: Location) -> Location:
+    return replace(location, key=posixpath.dirname(location.key))
+
+
+def _same(one: str, other: str) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)
+
+
+def _here(target: str, key: str) -> Here | None:
+    try:
+        status = os.lstat(os.path.join(target, key))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return Here(status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
+
+
+def _sweep(directory: str) -> None:
+    """Remove what an attempt that was killed had not finished."""
+    for at, _, names in os.walk(directory):
+        for name in names:
+            if name.startswith(PARTIAL):
+                with suppress(OSError):
+                    os.unlink(os.path.join(at, name))
+
+
+# ----------------------------------------------------------------------------------- process
+
+
+def main() -> int:
+    prctl.die_with_parent()
+    try:
+        job = jobs.decode_fetch(os.environ[jobs.VARIABLE])
+    except (LookupError, TypeError, ValueError) as error:
+        _say_why(f"{jobs.VARIABLE} is no job: {type(error).__name__}: {error}")
+        return 2
+    try:
+        fetched = asyncio.run(_until_signalled(Fetch(job).run()))
+    except _SignalledError as signalled:
+        progress.flush()
+        signal.signal(signalled.signum, signal.SIG_DFL)
+        signal.raise_signal(signalled.signum)  # so that our parent sees what we died of
+        return 128 + signalled.signum
+    except (FetchError, StorageError, OSError) as error:
+        _say_why(str(error))
+        return 1
+    except Exception as error:  # noqa: BLE001  # a defect of ours is said as well
+        traceback.print_exc()
+        _say_why(f"internal error while fetching: {type(error).__name__}: {error}")
+        return 1
+    _write(job.result, fetched)
+    progress.flush()
+    return 0
+
+
+class _SignalledError(Exception):
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+
+async def _until_signalled(work: Coroutine[None, None, T]) -> T:
+    """``work``, cancelled by the first stop signal. The second one kills."""
+    loop = asyncio.get_running_loop()
+    task = asyncio.ensure_future(work)
+    got = 0
+
+    def stop(signum: int) -> None:
+        nonlocal got
+        got = signum
+        for each in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(each)
+        task.cancel()
+
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop, signum)
+    try:
+        return await task
+    except BaseException:
+        if got:
+            raise _SignalledError(got) from None
+        raise
+
+
+def _write(path: str, fetched: Fetched) -> None:
+    """Whole or not at all."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    partial = f"{path}.partial"
+    with open(partial, "w", encoding="utf-8") as file:
+        json.dump(dataclasses.asdict(fetched), file)
+    os.replace(partial, path)
+
+
+def _say_why(message: str) -> None:
+    message = " ".join(message.split())
+    if len(message) > _LONGEST:
+        message = message[: _LONGEST - 1] + "…"
+    progress.say(f"supervisor: {message}")
+    path = os.environ.get("SUPERVISOR_ERROR_FILE")
+    if path:
+        try:
+            with open(path, "w", encoding="utf-8") as file:
+                json.dump({"message": message}, file)
+        except OSError as error:
+            progress.say(f"supervisor: {path}: {error}")
+    progress.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

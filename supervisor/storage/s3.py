@@ -1,0 +1,568 @@
+"""Objects below a prefix of a bucket, at any server that speaks S3."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import os
+import re
+import zlib
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from itertools import islice
+from typing import Any, Final, ParamSpec, TypeVar
+
+import aiohttp
+from botocore.exceptions import ClientError
+
+from supervisor.storage.files import preallocate, raise_local
+from supervisor.storage.flow import Flow, in_thread
+from supervisor.storage.location import Location
+from supervisor.storage.parts import Part, part_bytes_for, parts
+from supervisor.storage.s3_client import Content, Doing, S3Client
+from supervisor.storage.store import Entry, Moved, Reason, StorageError, Sums
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+_ABORT_S: Final = 10.0
+"""Longest time to give up an upload after a cancellation; what is left then is swept later."""
+_AT_ONCE: Final = 64 << 10
+"""Bytes that are read or written without a thread, where the page cache has them."""
+_BUFFER: Final = 1 << 20
+"""Bytes of an object that are gathered before they are written."""
+_PARTS_AT_ONCE: Final = 16
+"""Of one object."""
+_RANGE: Final = 8 << 20
+"""Bytes that are asked for at once, of an object without checksums of ours."""
+_IN_TRANSIT: Final = 2
+"""So often a part is fetched whose checksum does not hold: it may have been broken on the way."""
+_DELETE_BATCH: Final = 1000
+"""Keys; the most that a request takes."""
+
+
+class S3Store:
+    def __init__(self, location: Location, client: S3Client, flow: Flow) -> None:
+        self._location = location
+        self._client = client
+        self._flow = flow
+        self._options = client.options
+        self._bucket = location.bucket
+
+    @property
+    def location(self) -> Location:
+        return self._location
+
+    async def close(self) -> None:
+        """The client belongs to all stores."""
+
+    # ------------------------------------------------------------------- small things
+
+    async def entries(self, prefix: str = "") -> AsyncIterator[Entry]:
+        base = f"{self._location.key}/" if self._location.key else ""
+        asked: dict[str, Any] = {"Bucket": self._bucket, "Prefix": base + prefix, **self._payer()}
+        doing = Doing("ListObjectsV2", self._bucket, base + prefix)
+        while True:
+            page = await self._call(doing, "list_objects_v2", **asked)
+            for row in page.get("Contents", ()):
+                key = row["Key"].removeprefix(base)
+                if not key or (key.endswith("/") and not row["Size"]):
+                    continue  # what consoles make to show a folder
+                etag = row.get("ETag", "").strip('"')
+                yield Entry(key, row["Size"], etag, row["LastModified"].timestamp())
+            if not page.get("IsTruncated"):
+                return
+            asked["ContinuationToken"] = page["NextContinuationToken"]
+
+    async def head(self, key: str) -> Entry | None:
+        doing = self._doing("HeadObject", key)
+
+        async def attempt() -> Entry:
+            try:
+                return await self._looked("HEAD", key)
+            except ClientError:
+                # An answer to HEAD has no body: why it failed is told to GET only.
+                return await self._looked("GET", key)
+
+        try:
+            return await self._client.tried(doing, attempt)
+        except StorageError as error:
+            if error.reason is Reason.NOT_FOUND:
+                return None
+            raise
+
+    async def read(self, key: str, *, limit: int) -> bytes:
+        doing = self._doing("GetObject", key)
+
+        async def attempt() -> bytes:
+            async with self._client.send("GET", self._bucket, self._key(key), headers={}) as answer:
+                if (answer.content_length or 0) > limit:
+                    raise StorageError(Reason.CORRUPT, f"{doing}: larger than {limit} bytes")
+                content = bytearray()
+                while piece := await answer.content.readany():
+                    content += piece
+                    if len(content) > limit:
+                        raise StorageError(Reason.CORRUPT, f"{doing}: larger than {limit} bytes")
+                return bytes(content)
+
+        async with self._client.slots:
+            return await self._client.tried(doing, attempt)
+
+    async def write(self, key: str, content: bytes) -> None:
+        piece = _Piece(memoryview(content), *self._hashes(content))
+        await self._put(self._doing("PutObject", key), key, piece, {}, _unmoved)
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        waiting = iter(keys)
+        while batch := list(islice(waiting, _DELETE_BATCH)):
+            await self._delete(batch)
+
+    # ------------------------------------------------------------------- upload
+
+    async def upload(self, key: str, fd: int, size: int, *, moved: Moved) -> Sums:
+        part_bytes = part_bytes_for(size, self._options.part_bytes)
+        if size > part_bytes:
+            return Sums(part_bytes, await self._upload_parts(key, fd, size, part_bytes, moved))
+        doing = self._doing("PutObject", key)
+        async with self._piece(doing, fd, Part(0, 0, size)) as piece:
+            await self._put(doing, key, piece, {}, moved)
+        return Sums(part_bytes, (piece.crc,))
+
+    async def _upload_parts(
+        self, key: str, fd: int, size: int, part_bytes: int, moved: Moved
+    ) -> tuple[int, ...]:
+        doing = self._doing("UploadPart", key)
+        waiting = parts(size, part_bytes)
+        sent: dict[int, tuple[str, int]] = {}
+
+        async def send_part(upload: str, part: Part) -> None:
+            query = {"partNumber": str(part.number + 1), "uploadId": upload}
+            async with self._piece(doing, fd, part) as piece:
+                etag = await self._put(doing, key, piece, query, moved)
+            sent[part.number] = etag, piece.crc
+
+        async def send_parts(upload: str) -> None:
+            for part in waiting:
+                # A function of its own: its variables must not keep a part while we wait for the
+                # next one's share of the memory.
+                await send_part(upload, part)
+
+        async with self._multipart(key) as (upload, begun_at):
+            count = min(_PARTS_AT_ONCE, -(-size // part_bytes))
+            await together(send_parts(upload) for _ in range(count))
+            in_order = [sent[number] for number in sorted(sent)]
+            await self._complete(key, upload, in_order, Entry(key, size, "", begun_at))
+        return tuple(sent[number][1] for number in sorted(sent))
+
+    @contextlib.asynccontextmanager
+    async def _multipart(self, key: str) -> AsyncIterator[tuple[str, float]]:
+        """A begun upload and when it was, by the server's clock. Given up if the block fails."""
+        doing = self._doing("CreateMultipartUpload", key)
+        # A cancellation must not leave an upload whose name we never learn.
+        begun = asyncio.ensure_future(
+            self._call(
+                doing, "create_multipart_upload", Bucket=self._bucket, Key=self._key(key),
+                ChecksumAlgorithm="CRC32", **self._kept_as(), **self._payer(),
+            )
+        )  # fmt: skip
+        try:
+            answer = await asyncio.shield(begun)
+            yield str(answer["UploadId"]), _server_time(answer)
+        except BaseException:
+            await bounded(self._abort(key, begun), _ABORT_S)
+            raise
+
+    async def _abort(self, key: str, begun: asyncio.Future[dict[str, Any]]) -> None:
+        doing = self._doing("AbortMultipartUpload", key)
+        with contextlib.suppress(StorageError):
+            upload = (await begun)["UploadId"]
+            await self._call(
+                doing, "abort_multipart_upload", Bucket=self._bucket, Key=self._key(key),
+                UploadId=upload, **self._payer(),
+            )  # fmt: skip
+
+    async def _complete(
+        self, key: str, upload: str, sent: list[tuple[str, int]], expected: Entry
+    ) -> None:
+        listed = [
+            {"PartNumber": number, "ETag": etag, "ChecksumCRC32": _base64_crc(crc)}
+            for number, (etag, crc) in enumerate(sent, 1)
+        ]
+        try:
+            await self._call(
+                self._doing("CompleteMultipartUpload", key), "complete_multipart_upload",
+                Bucket=self._bucket, Key=self._key(key), UploadId=upload,
+                MultipartUpload={"Parts": listed}, **self._payer(),
+            )  # fmt: skip
+        except StorageError as error:
+            if error.reason is not Reason.NOT_FOUND:
+                raise
+            # It may have been completed by an attempt whose answer did not arrive.
+            found = await self.head(key)
+            if found is None or found.size != expected.size:
+                raise
+            if found.modified_at < expected.modified_at:
+                raise
+
+    async def _put(
+        self, doing: Doing, key: str, piece: _Piece, query: dict[str, str], moved: Moved
+    ) -> str:
+        """Send one object or one part; its entity tag."""
+        headers = {"x-amz-checksum-crc32": _base64_crc(piece.crc)}
+        if not query:
+            headers |= self._kept_as_headers()
+        counted = 0
+
+        async def attempt() -> str:
+            nonlocal counted
+            if counted:
+                moved(-counted)
+                counted = 0
+            async with asyncio.timeout(self._options.timeout_s) as silence:
+                now = asyncio.get_running_loop().time
+
+                async def before_slice(size: int) -> None:
+                    nonlocal counted
+                    silence.reschedule(None)
+                    await self._flow.bandwidth.take(size)
+                    silence.reschedule(now() + self._options.timeout_s)
+                    counted += size
+                    moved(size)
+
+                content = Content(piece.view, before_slice)
+                async with self._client.send(
+                    "PUT", self._bucket, self._key(key), query=query, headers=headers,
+                    body=content, sha256=piece.sha256,
+                ) as answer:  # fmt: skip
+                    return answer.headers.get("ETag", "")
+
+        async with self._client.slots:
+            try:
+                return await self._client.tried(doing, attempt)
+            except BaseException:
+                moved(-counted)
+                raise
+
+    @contextlib.asynccontextmanager
+    async def _piece(self, doing: Doing, fd: int, part: Part) -> AsyncIterator[_Piece]:
+        """A part of a file in memory."""
+        async with self._flow.memory.hold(part.size):
+            content = _cached(fd, part) if part.size <= _AT_ONCE else None
+            if content is not None:
+                yield _Piece(memoryview(content), *self._hashes(content))
+                return
+
+            def filled() -> _Piece:
+                content = os.pread(fd, part.size, part.offset)
+                while len(content) < part.size:
+                    more = os.pread(fd, part.size - len(content), part.offset + len(content))
+                    if not more:
+                        raise StorageError(Reason.CHANGED, f"{doing}: the file became shorter")
+                    content += more
+                return _Piece(memoryview(content), *self._hashes(content))
+
+            yield await _local(doing, filled)
+
+    def _hashes(self, content: bytes) -> tuple[int, str]:
+        """CRC-32, and SHA-256 where the signature has to protect the content: without TLS."""
+        secure = self._client.secure
+        return zlib.crc32(content), "" if secure else hashlib.sha256(content).hexdigest()
+
+    # ------------------------------------------------------------------- download
+
+    async def download(
+        self, entry: Entry, fd: int, *, sums: Sums | None = None, moved: Moved
+    ) -> None:
+        doing = self._doing("GetObject", entry.key)
+        part_bytes = sums.part_bytes if sums else part_bytes_for(entry.size, _RANGE)
+        waiting = parts(entry.size, part_bytes)
+        if entry.size <= part_bytes:
+            await self._fetch(doing, entry, fd, next(waiting), sums, moved)
+            return
+        await in_thread(preallocate, str(doing), fd, entry.size)
+
+        async def fetch_parts() -> None:
+            for part in waiting:
+                await self._fetch(doing, entry, fd, part, sums, moved)
+
+        count = min(_PARTS_AT_ONCE, -(-entry.size // part_bytes))
+        await together(fetch_parts() for _ in range(count))
+
+    async def _fetch(
+        self, doing: Doing, entry: Entry, fd: int, part: Part, sums: Sums | None, moved: Moved
+    ) -> None:
+        """One range into its place in the file, again from where it broke off."""
+        wanted = sums.crcs[part.number] if sums else None
+        for last in range(1 - _IN_TRANSIT, 1):
+            got = _Got(part.offset)
+            whole = part.size == entry.size
+
+            async def attempt(got: _Got = got, *, whole: bool = whole) -> None:
+                headers = {"x-amz-checksum-mode": "ENABLED"} if whole and sums is None else {}
+                if entry.etag:
+                    headers["If-Match"] = f'"{entry.etag}"'
+                if got.offset or not whole:
+                    if got.offset == part.end:
+                        return
+                    headers["Range"] = f"bytes={got.offset}-{part.end - 1}"
+                async with self._client.send(
+                    "GET", self._bucket, self._key(entry.key), headers=headers
+                ) as answer:
+                    self._check_answer(doing, entry, got.offset, part, answer)
+                    if whole and sums is None:
+                        got.expect(answer.headers, entry.etag)
+                    await self._receive(doing, answer, fd, got, part, moved)
+
+            async with self._client.slots, self._flow.memory.hold(min(part.size, 2 * _BUFFER)):
+                try:
+                    await self._client.tried(doing, attempt)
+                except BaseException:
+                    moved(part.offset - got.offset)
+                    raise
+            if (wanted is None or wanted == got.crc) and got.holds():
+                return
+            moved(-part.size)
+            if not last:
+                raise StorageError(Reason.CORRUPT, f"{doing}: its checksum does not hold")
+
+    async def _receive(
+        self,
+        doing: Doing,
+        answer: aiohttp.ClientResponse,
+        fd: int,
+        got: _Got,
+        part: Part,
+        moved: Moved,
+    ) -> None:
+        pieces: list[bytes] = []
+        size = 0
+
+        async def flush() -> None:
+            nonlocal size
+            if not size:
+                return
+            content = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            pieces.clear()
+            if size <= _AT_ONCE:
+                try:
+                    got.take(fd, content)
+                except OSError as error:
+                    raise_local(str(doing), error)
+            else:
+                await _local(doing, got.take, fd, content)
+            moved(size)
+            size = 0
+
+        try:
+            while piece := await answer.content.readany():
+                await self._flow.bandwidth.take(len(piece))
+                if got.offset + size + len(piece) > part.end:
+                    raise StorageError(Reason.SERVER, f"{doing}: more came than was asked for")
+                pieces.append(piece)
+                size += len(piece)
+                if size >= _BUFFER:
+                    await flush()
+        except (aiohttp.ClientError, OSError):
+            await flush()  # what came is not fetched again
+            raise
+        await flush()
+        if got.offset < part.end:
+            raise aiohttp.ClientPayloadError("the answer broke off")
+
+    def _check_answer(
+        self, doing: Doing, entry: Entry, offset: int, part: Part, answer: aiohttp.ClientResponse
+    ) -> None:
+        etag = answer.headers.get("ETag", "").strip('"')
+        if entry.etag and etag and etag != entry.etag:
+            raise StorageError(Reason.CHANGED, f"{doing}: the object was changed meanwhile")
+        # By the header, for not every server says 206 where it gives a range.
+        span = answer.headers.get("Content-Range", "")
+        if span and not span.startswith(f"bytes {offset}-"):
+            raise StorageError(Reason.SERVER, f"{doing}: asked for bytes {offset}-, got {span}")
+        if not span and (offset or part.size != entry.size):
+            raise StorageError(Reason.SERVER, f"{doing}: the server gives no ranges")
+
+    # ------------------------------------------------------------------- requests
+
+    def _key(self, key: str) -> str:
+        return self._location.child(key).key if key else self._location.key
+
+    def _doing(self, operation: str, key: str) -> Doing:
+        return Doing(operation, self._bucket, self._key(key))
+
+    async def _call(self, doing: Doing, method: str, **asked: Any) -> dict[str, Any]:
+        async def attempt() -> dict[str, Any]:
+            api = await self._client.api(self._bucket)
+            answer: dict[str, Any] = await getattr(api, method)(**asked)
+            return answer
+
+        return await self._client.tried(doing, attempt)
+
+    def _payer(self) -> dict[str, str]:
+        return {"RequestPayer": "requester"} if self._options.requester_pays else {}
+
+    def _kept_as(self) -> dict[str, str]:
+        """How the server is to keep what is sent, in the words of the API."""
+        options = self._options
+        words = {
+            "ServerSideEncryption": options.encryption,
+            "SSEKMSKeyId": options.kms_key,
+            "StorageClass": options.storage_class,
+        }
+        return {word: value for word, value in words.items() if value}
+
+    def _kept_as_headers(self) -> dict[str, str]:
+        options = self._options
+        words = {
+            "x-amz-server-side-encryption": options.encryption,
+            "x-amz-server-side-encryption-aws-kms-key-id": options.kms_key,
+            "x-amz-storage-class": options.storage_class,
+        }
+        return {word: value for word, value in words.items() if value}
+
+    async def _looked(self, method: str, key: str) -> Entry:
+        headers = {"Range": "bytes=0-0"} if method == "GET" else {}
+        async with self._client.send(
+            method, self._bucket, self._key(key), headers=headers
+        ) as answer:
+            span = answer.headers.get("Content-Range", "")
+            size = int(span.rpartition("/")[2]) if span else int(answer.headers["Content-Length"])
+            modified = parsedate_to_datetime(answer.headers["Last-Modified"])
+            etag = answer.headers.get("ETag", "").strip('"')
+            return Entry(key, size, etag, modified.timestamp())
+
+    async def _delete(self, keys: Sequence[str]) -> None:
+        doing = self._doing("DeleteObjects", "" if len(keys) > 1 else keys[0])
+        named = {self._key(key) for key in keys}
+
+        async def attempt() -> None:
+            api = await self._client.api(self._bucket)
+            asked = {"Objects": [{"Key": key} for key in sorted(named)], "Quiet": True}
+            answer = await api.delete_objects(Bucket=self._bucket, Delete=asked, **self._payer())
+            rows = [row for row in answer.get("Errors", ()) if row.get("Code") != "NoSuchKey"]
+            if rows:
+                named.intersection_update(row["Key"] for row in rows)
+                first = rows[0]
+                told = {"Code": first.get("Code", ""), "Message": first.get("Message", "")}
+                status = {"HTTPStatusCode": 200}
+                raise ClientError({"Error": told, "ResponseMetadata": status}, "DeleteObjects")
+
+        await self._client.tried(doing, attempt)
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """What is sent by one request."""
+
+    view: memoryview
+    crc: int
+    sha256: str
+    """In hex; empty: not needed."""
+
+
+class _Got:
+    """How far a range has come."""
+
+    def __init__(self, offset: int) -> None:
+        self.offset = offset
+        self.crc = 0
+        self._hashes: list[tuple[Any, bytes]] = []
+        """What the server says of the whole object, and the hash that must come to it."""
+        self._crc: int | None = None
+        self._begun = False
+
+    def expect(self, headers: Any, etag: str) -> None:
+        """Note what can be checked; of a first answer, which begins at the first byte.
+
+        An entity tag is the MD5 of the content only of objects that were sent in one piece and
+        are not encrypted with a key of KMS's or the customer's. Source: Amazon S3 API Reference,
+        "Object".
+        """
+        if self._begun:
+            return
+        self._begun = True
+        crc, sha256 = (headers.get(f"x-amz-checksum-{name}", "") for name in ("crc32", "sha256"))
+        encrypted = headers.get("x-amz-server-side-encryption", "AES256") != "AES256"
+        encrypted |= "x-amz-server-side-encryption-customer-algorithm" in headers
+        if crc and "-" not in crc:
+            self._crc = int.from_bytes(base64.b64decode(crc), "big")
+        elif sha256 and "-" not in sha256:
+            self._hashes.append((hashlib.sha256(), base64.b64decode(sha256)))
+        elif not encrypted and re.fullmatch(r"[0-9a-f]{32}", etag):
+            self._hashes.append((hashlib.md5(usedforsecurity=False), bytes.fromhex(etag)))
+
+    def take(self, fd: int, content: bytes) -> None:
+        """The next bytes. Blocks."""
+        view = memoryview(content)
+        while view:
+            count = os.pwrite(fd, view, self.offset)
+            self.crc = zlib.crc32(view[:count], self.crc)
+            for made, _ in self._hashes:
+                made.update(view[:count])
+            view, self.offset = view[count:], self.offset + count
+
+    def holds(self) -> bool:
+        if self._crc is not None and self._crc != self.crc:
+            return False
+        return all(made.digest() == wanted for made, wanted in self._hashes)
+
+
+def _server_time(answer: dict[str, Any]) -> float:
+    """When an answer was given, in seconds since the epoch; 0: it does not say."""
+    date = answer["ResponseMetadata"]["HTTPHeaders"].get("date", "")
+    try:
+        return parsedate_to_datetime(date).timestamp()
+    except ValueError:
+        return 0.0
+
+
+def _unmoved(_: int) -> None: ...
+
+
+def _base64_crc(crc: int) -> str:
+    return base64.b64encode(crc.to_bytes(4, "big")).decode()
+
+
+def _cached(fd: int, part: Part) -> bytes | None:
+    """A small part without a thread's help, if that needs no waiting for a disk."""
+    content = bytearray(part.size)
+    try:
+        count = os.preadv(fd, [content], part.offset, os.RWF_NOWAIT)
+    except OSError:  # not in the cache, or a file system that does not say
+        return None
+    return bytes(content) if count == part.size else None
+
+
+async def _local(doing: Doing, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """``call(…)`` in a thread; the local disk's errors as ours."""
+    try:
+        return await in_thread(call, *args, **kwargs)
+    except OSError as error:
+        raise_local(str(doing), error)
+
+
+async def together(works: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """All of them; the first error ends the others and is raised as it is."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for work in works:
+                group.create_task(work)
+    except BaseExceptionGroup as errors:
+        first: BaseException = errors
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        raise first from None
+
+
+async def bounded(work: Coroutine[Any, Any, None], seconds: float) -> None:
+    """Do this to its end, or for so long, even where we are cancelled meanwhile."""
+    task = asyncio.ensure_future(work)
+    deadline = asyncio.get_running_loop().time() + seconds
+    while not task.done() and (left_s := deadline - asyncio.get_running_loop().time()) > 0:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait((task,), timeout=left_s)
+    if not task.done():
+        task.cancel()

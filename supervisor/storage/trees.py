@@ -1,0 +1,230 @@
+"""Many files at once between a directory and a store."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import stat
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+from supervisor.storage.files import raise_local
+from supervisor.storage.store import Entry, Moved, Reason, StorageError, Store, Sums
+
+T = TypeVar("T")
+
+AT_ONCE: Final = 64
+"""Files under way. What they hold in memory is bounded by the store, whatever their number."""
+_PARTIAL: Final = ".supervisor-partial-"
+_FOR_ALL: Final = {
+    Reason.DENIED, Reason.CREDENTIALS, Reason.CLOCK, Reason.NO_BUCKET, Reason.UNREACHABLE,
+    Reason.THROTTLED,
+}  # fmt: skip
+"""What one file failed of, others will: no more are begun."""
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """An object that is to become a file."""
+
+    entry: Entry
+    path: str
+    """Below the target directory; with slashes."""
+    sums: Sums | None = None
+    mode: int | None = None
+    """Permissions; None: as the umask has it."""
+    mtime_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A file that is to become an object."""
+
+    key: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    key: str
+    size: int
+    mtime_ns: int
+    mode: int
+    sums: Sums
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What of many files was sent, in the order in which it was."""
+
+    sent: list[Sent] = field(default_factory=list)
+    failures: list[tuple[str, StorageError]] = field(default_factory=list)
+    """Key, and why. After one that others would fail of too, no more are begun."""
+
+
+async def fetch_files(
+    store: Store,
+    files: Iterable[Incoming] | AsyncIterable[Incoming],
+    target: str,
+    *,
+    moved: Moved,
+    at_once: int = AT_ONCE,
+) -> int:
+    """Objects into files below ``target``, which is made if need be; how many it were.
+
+    Each file appears whole, and none outside of ``target``: names with ``..`` are refused, links
+    below it are not followed. Raises the first StorageError, and what ``files`` raises.
+    """
+    count = 0
+    try:
+        os.makedirs(target, exist_ok=True)
+        root = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise_local(f"make {target}", error)
+
+    async def fetch(file: Incoming) -> bool:
+        nonlocal count
+        try:
+            with _new_file(root, target, file) as fd:
+                await store.download(file.entry, fd, sums=file.sums, moved=moved)
+        except OSError as error:
+            raise_local(f"write {target}/{file.path}", error)
+        count += 1
+        return True
+
+    try:
+        await _each(files, fetch, at_once)
+    finally:
+        os.close(root)
+    return count
+
+
+async def send_files(
+    store: Store,
+    files: Iterable[Outgoing] | AsyncIterable[Outgoing],
+    *,
+    moved: Moved,
+    at_once: int = AT_ONCE,
+) -> Outcome:
+    """Files into objects. One that is written to meanwhile is a failure: ``CHANGED``.
+
+    Raises only what ``files`` raises.
+    """
+    outcome = Outcome()
+
+    async def send(file: Outgoing) -> None:
+        doing = f"send {file.path}"
+        try:
+            fd = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            raise_local(doing, error)
+        try:
+            before = os.fstat(fd)
+            if not stat.S_ISREG(before.st_mode):
+                raise StorageError(Reason.LOCAL, f"{doing}: no regular file")
+            sums = await store.upload(file.key, fd, before.st_size, moved=moved)
+            after = os.fstat(fd)
+        finally:
+            os.close(fd)
+        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+            raise StorageError(Reason.CHANGED, f"{doing}: it was written to meanwhile")
+        mode = stat.S_IMODE(before.st_mode)
+        outcome.sent.append(Sent(file.key, before.st_size, before.st_mtime_ns, mode, sums))
+
+    async def attempt(file: Outgoing) -> bool:
+        try:
+            await send(file)
+        except StorageError as error:
+            outcome.failures.append((file.key, error))
+            return error.reason not in _FOR_ALL
+        return True
+
+    await _each(files, attempt, at_once)
+    return outcome
+
+
+async def _each(
+    items: Iterable[T] | AsyncIterable[T], work: Callable[[T], Awaitable[bool]], at_once: int
+) -> None:
+    """Work on items, ``at_once`` at a time, as long as each work says that more makes sense."""
+    waiting = _async(items)
+    turn = asyncio.Lock()  # an asynchronous generator can serve one at a time
+    go_on = True
+
+    async def worker() -> None:
+        nonlocal go_on
+        while go_on:
+            async with turn:
+                try:
+                    item = await anext(waiting)
+                except StopAsyncIteration:
+                    return
+            go_on &= await work(item)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(at_once):
+                group.create_task(worker())
+    except BaseExceptionGroup as errors:
+        first: BaseException = errors
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        raise first from None
+
+
+async def _async(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
+    if isinstance(items, AsyncIterable):
+        async for item in items:
+            yield item
+    else:
+        for item in items:
+            yield item
+
+
+@contextlib.contextmanager
+def _new_file(root: int, target: str, file: Incoming) -> Iterator[int]:
+    """An empty file, which gets its name when the block succeeds. Raises OSError."""
+    parts = file.path.split("/")
+    if "\0" in file.path or any(part in {"", ".", ".."} for part in parts):
+        text = f"write {target}/{file.path}: no name of a file below it; rename the object"
+        raise StorageError(Reason.LOCAL, text)
+    with _folder(root, parts[:-1]) as folder:
+        partial = _PARTIAL + secrets.token_hex(8)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        fd = os.open(partial, flags, 0o666, dir_fd=folder)
+        try:
+            try:
+                yield fd
+                if file.mode is not None:
+                    os.fchmod(fd, file.mode)
+                if file.mtime_ns is not None:
+                    os.utime(fd, ns=(file.mtime_ns, file.mtime_ns))
+            finally:
+                os.close(fd)
+            os.rename(partial, parts[-1], src_dir_fd=folder, dst_dir_fd=folder)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(partial, dir_fd=folder)
+            raise
+
+
+@contextlib.contextmanager
+def _folder(root: int, parts: list[str]) -> Iterator[int]:
+    """A directory below ``root``, made if need be; a link in its place is an error."""
+    folder = root
+    try:
+        for part in parts:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(part, dir_fd=folder)
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            inner = os.open(part, flags, dir_fd=folder)
+            if folder != root:
+                os.close(folder)
+            folder = inner
+        yield folder
+    finally:
+        if folder != root:
+            os.close(folder)
