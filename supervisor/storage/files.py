@@ -105,12 +105,6 @@ class FileStore:
             await self._in_thread("delete", key, self._remove, key)
 
     async def abandon_partial(self, older_s: float, prefix: str = "") -> int:
-        """Remove what writers that were killed left unfinished, and say how much it was.
-
-        Files that are being written are touched as they grow, so ``older_s`` seconds without a
-        change are nobody's work.
-        """
-
         def swept() -> int:
             found = 0
             for path, _, names in os.walk(self._path(prefix.rpartition("/")[0])):

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import hashlib
+import mmap
 import os
 import re
 import zlib
@@ -120,6 +121,29 @@ class S3Store:
         while batch := list(islice(waiting, _DELETE_BATCH)):
             await self._delete(batch)
 
+    async def abandon_partial(self, older_s: float, prefix: str = "") -> int:
+        found = 0
+        base = self._location.child(prefix).key if prefix else f"{self._location.key}/".lstrip("/")
+        asked: dict[str, Any] = {"Bucket": self._bucket, "Prefix": base}
+        listing = Doing("ListMultipartUploads", self._bucket, base)
+        aborting = Doing("AbortMultipartUpload", self._bucket, base)
+        try:
+            while True:
+                page = await self._call(listing, "list_multipart_uploads", **asked, **self._payer())
+                for row in page.get("Uploads", ()):
+                    if _server_time(page) - row["Initiated"].timestamp() > older_s:
+                        await self._call(
+                            aborting, "abort_multipart_upload", Bucket=self._bucket,
+                            Key=row["Key"], UploadId=row["UploadId"], **self._payer(),
+                        )  # fmt: skip
+                        found += 1
+                if not page.get("IsTruncated"):
+                    return found
+                asked["KeyMarker"] = page["NextKeyMarker"]
+                asked["UploadIdMarker"] = page["NextUploadIdMarker"]
+        except StorageError:
+            return found  # not permitted, or not known to the server: it does no harm but cost
+
     # ------------------------------------------------------------------- upload
 
     async def upload(self, key: str, fd: int, size: int, *, moved: Moved) -> Sums:
@@ -232,12 +256,12 @@ class S3Store:
                     counted += size
                     moved(size)
 
-                content = Content(piece.view, before_slice)
-                async with self._client.send(
-                    "PUT", self._bucket, self._key(key), query=query, headers=headers,
-                    body=content, sha256=piece.sha256,
-                ) as answer:  # fmt: skip
-                    return answer.headers.get("ETag", "")
+                with Content(piece.view, before_slice) as content:
+                    async with self._client.send(
+                        "PUT", self._bucket, self._key(key), query=query, headers=headers,
+                        body=content, sha256=piece.sha256,
+                    ) as answer:  # fmt: skip
+                        return answer.headers.get("ETag", "")
 
         async with self._client.slots:
             try:
@@ -255,18 +279,18 @@ class S3Store:
                 yield _Piece(memoryview(content), *self._hashes(content))
                 return
 
-            def filled() -> _Piece:
-                content = os.pread(fd, part.size, part.offset)
-                while len(content) < part.size:
-                    more = os.pread(fd, part.size - len(content), part.offset + len(content))
-                    if not more:
+            def filled(view: memoryview) -> _Piece:
+                size = 0
+                while size < part.size:
+                    count = os.preadv(fd, [view[size:]], part.offset + size)
+                    if not count:
                         raise StorageError(Reason.CHANGED, f"{doing}: the file became shorter")
-                    content += more
-                return _Piece(memoryview(content), *self._hashes(content))
+                    size += count
+                return _Piece(view, *self._hashes(view))
 
-            yield await _local(doing, filled)
+            yield await _local(doing, filled, _buffer(part.size))
 
-    def _hashes(self, content: bytes) -> tuple[int, str]:
+    def _hashes(self, content: bytes | memoryview) -> tuple[int, str]:
         """CRC-32, and SHA-256 where the signature has to protect the content: without TLS."""
         secure = self._client.secure
         return zlib.crc32(content), "" if secure else hashlib.sha256(content).hexdigest()
@@ -524,6 +548,12 @@ def _unmoved(_: int) -> None: ...
 
 def _base64_crc(crc: int) -> str:
     return base64.b64encode(crc.to_bytes(4, "big")).decode()
+
+
+def _buffer(size: int) -> memoryview:
+    """Memory that is really given back with its last reference: what malloc keeps of freed parts
+    in the arenas of its threads came to twice what was in use."""
+    return memoryview(mmap.mmap(-1, size or 1))[:size]
 
 
 def _cached(fd: int, part: Part) -> bytes | None:

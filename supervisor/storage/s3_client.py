@@ -18,7 +18,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Self, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 import aiohttp
@@ -81,15 +81,25 @@ class FaultError(Exception):
 
 
 class Content(aiohttp.payload.Payload):
-    """Bytes to be sent, in slices: each waits for its turn, and for the one before to be gone."""
+    """Bytes to be sent, in slices: each waits for its turn, and for the one before to be gone.
+
+    For a block: requests and their answers refer to each other, and would keep the bytes until
+    the next collection of garbage.
+    """
 
     _SLICE: Final = 256 << 10
 
     def __init__(self, view: memoryview, before_slice: Callable[[int], Awaitable[None]]) -> None:
-        super().__init__(view)
+        super().__init__(None)
         self._size = len(view)
         self._view = view
         self._before_slice = before_slice
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._view = memoryview(b"")
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         return bytes(self._view).decode(encoding, errors)

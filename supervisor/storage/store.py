@@ -124,4 +124,12 @@ class Store(Protocol):
         """Objects that are not there are no error."""
         ...
 
+    async def abandon_partial(self, older_s: float, prefix: str = "") -> int:
+        """Remove what killed writers left unfinished for ``older_s`` seconds, and count it.
+
+        Nobody else may write below ``prefix``: whose an unfinished object is cannot be seen. What
+        is not permitted is left.
+        """
+        ...
+
     async def close(self) -> None: ...
