@@ -109,7 +109,7 @@ class Sender(abc.ABC):
         self._named: set[tuple[str, str]] = set()
         self._failed: set[Reason] = set()
         self._said_at_s = 0.0
-        self._said_text = ""
+        self._said: Reason | None = None
         self._lagging = False
         self._sent_files = 0
         self.sent_bytes = 0
@@ -212,7 +212,7 @@ class Sender(abc.ABC):
         )
         again: bool = await retrying(self._round_or_again)
         if self.failing:
-            self.failing, self._said_text = "", ""
+            self.failing, self._said = "", None
             self._failed.clear()
             self._say("transfer.recovered")
             self._changed()
@@ -249,8 +249,8 @@ class Sender(abc.ABC):
         self.failing = str(error)
         self._changed()
         now = time.monotonic()
-        if self.failing != self._said_text or now - self._said_at_s >= SAY_AGAIN_S:
-            self._said_text, self._said_at_s = self.failing, now
+        if error.reason is not self._said or now - self._said_at_s >= SAY_AGAIN_S:
+            self._said, self._said_at_s = error.reason, now
             pause_s = state.next_action.sleep if state.next_action else 0.0
             self._say(
                 "transfer.failing",
@@ -645,6 +645,7 @@ class Checkpoints(Sender):
         if not self._swept:
             async for entry in self.store.entries():
                 keys.add(entry.key)
+        self._swept = False  # should this be cancelled, or fail, all is looked at next time
         try:
             await self.store.delete([manifest.manifest_key(each) for each in going])
             self._generations -= set(going)
@@ -656,7 +657,10 @@ class Checkpoints(Sender):
             self._name("not_cleared", str(self.store.location), str(error))
             return
         self._swept = True
-        self._orphans -= set(needless)
+        # The rest may go when the checkpoints that are kept now have gone.
+        used = {file.key for each in staying for file in each.files}
+        self._orphans = {key for key in keys - used if manifest.generation_of_object(key)}
+        self._orphans.difference_update(needless)
 
     async def _content(self, generation: str) -> Manifest:
         if generation not in self._contents:

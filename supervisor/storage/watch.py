@@ -235,6 +235,7 @@ async def watch(roots: Mapping[str, Callable[[], None]], said: Callable[[str, st
         real = _real(root for root, which in standing.items() if which)
         changes = _changes(list(real), said) if real else None
         following = asyncio.ensure_future(_follow(changes, real, roots)) if changes else None
+        begun = False
         try:
             while True:
                 if following is None:
@@ -246,6 +247,10 @@ async def watch(roots: Mapping[str, Callable[[], None]], said: Callable[[str, st
                             return
                         await asyncio.sleep(MISSING_LOOK_S)
                         break
+                if not begun:
+                    begun = True
+                    for root in real.values():  # it may have changed before the watch began
+                        roots[root]()
                 other = [root for root in roots if _identity(root) != standing[root]]
                 if other:
                     for root in other:
