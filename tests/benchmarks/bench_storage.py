@@ -40,6 +40,7 @@ from tests.helpers.faults import fault_proxy  # noqa: E402 - found by the line a
 from tests.helpers.s3 import BUCKET, KEY, SECRET, rclone  # noqa: E402
 
 KIB, MIB = 1 << 10, 1 << 20
+PLACE = "s3://bucket/{prefix}/"
 
 BOTO3 = """
 import os, sys
@@ -82,9 +83,7 @@ async def drive(way: str, url: str, prefix: str, directory: str, timeout_s: floa
             await store.write("one", b"1")
             print(resident_mib(os.getpid()))
         elif way == "up":
-            files = [
-                Outgoing(os.path.relpath(path, directory), path) for path in paths_below(directory)
-            ]
+            files = [Outgoing(name, path) for name, path in named_below(directory)]
             outcome = await send_files(store, files, moved=lambda _: None)
             if outcome.failures:
                 raise outcome.failures[0][1]
@@ -95,6 +94,10 @@ async def drive(way: str, url: str, prefix: str, directory: str, timeout_s: floa
                     yield Incoming(entry, entry.key)
 
             await fetch_files(store, incoming(), directory, moved=lambda _: None)
+
+
+def named_below(directory: str) -> list[tuple[str, str]]:
+    return [(os.path.relpath(path, directory), path) for path in paths_below(directory)]
 
 
 def paths_below(directory: str) -> list[str]:
@@ -138,23 +141,22 @@ def contenders(peers: str) -> list[Contender]:
         )
     ]
     if s5cmd := shutil.which("s5cmd", path=path):
-        base, place = (s5cmd, "--endpoint-url", "{url}", "cp"), "s3://bucket/{prefix}/"
+        copy = (s5cmd, "--endpoint-url", "{url}", "cp")
         found.append(
-            Contender("s5cmd", (*base, "{directory}/", place), (*base, place + "*", "{directory}/"))
+            Contender("s5cmd", (*copy, "{directory}/", PLACE), (*copy, PLACE + "*", "{directory}/"))
         )
     else:
         print("s5cmd: left out, it is not there")
     aws = shutil.which("aws", path=path)
     version = run_quietly([aws, "--version"]) if aws else ""
     if aws and version:
-        base, place = (aws, "s3", "cp", "--recursive", "--quiet"), "s3://bucket/{prefix}/"
-        tail = ("--endpoint-url", "{url}")
+        told = (aws, "s3", "cp", "--recursive", "--quiet", "--endpoint-url", "{url}")
         kinds = ["classic", "crt"] if version.startswith("aws-cli/2") else ["classic"]
         found += [
             Contender(
                 f"aws cli {kind}",
-                (*base, "{directory}/", place, *tail),
-                (*base, place, "{directory}/", *tail),
+                (*told, "{directory}/", PLACE),
+                (*told, PLACE, "{directory}/"),
             )
             for kind in kinds
         ]
@@ -165,9 +167,10 @@ def contenders(peers: str) -> list[Contender]:
     python = shutil.which("python", path=path) or sys.executable
     for kind, module in (("classic", "boto3"), ("crt", "awscrt")):
         if run_quietly([python, "-c", f"import boto3, {module}; print(1)"]):
-            base = (python, "-c", BOTO3, kind)
-            tail = ("{url}", "{prefix}", "{directory}")
-            found.append(Contender(f"boto3 {kind}", (*base, "up", *tail), (*base, "down", *tail)))
+            script, tail = (python, "-c", BOTO3, kind), ("{url}", "{prefix}", "{directory}")
+            found.append(
+                Contender(f"boto3 {kind}", (*script, "up", *tail), (*script, "down", *tail))
+            )
         else:
             print(f"boto3 {kind}: left out, {python} cannot import {module}")
     return found
@@ -279,16 +282,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--large-mib", type=int, default=1024)
     parser.add_argument("--small", type=int, default=5000, help="files of 16 KiB")
     parser.add_argument("--must-hold", action="store_true")
+    parser.add_argument("--only", default="", help="part of a run's title")
     parser.add_argument("--directory", help="scratch; some GiB")
     parser.add_argument("--drive", nargs=4, help=argparse.SUPPRESS)
     parser.add_argument("--timeout-s", type=float, default=30.0, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.drive:
-        asyncio.run(drive(*options.drive, options.timeout_s))
+        way, url, prefix, directory = options.drive
+        asyncio.run(drive(way, url, prefix, directory, options.timeout_s))
         return 0
     with tempfile.TemporaryDirectory(dir=options.directory) as work:
         if options.must_hold:
-            must_hold(work)
+            must_hold(work, options.only)
         else:
             compare(work, options)
     return 0
@@ -300,6 +305,8 @@ def compare(work: str, options: argparse.Namespace) -> None:
         (f"{options.small} x 16 KiB", [16 * KIB] * options.small),
         (f"1 x {options.large_mib} MiB", [options.large_mib * MIB]),
     ):
+        if options.only not in title:
+            continue
         source = os.path.join(work, "source")
         os.mkdir(source)
         make(source, sizes)
@@ -317,29 +324,30 @@ def compare(work: str, options: argparse.Namespace) -> None:
         shutil.rmtree(source)
 
 
-def must_hold(work: str) -> None:
+def must_hold(work: str, only: str) -> None:
     ours = contenders("")[0]
     idle = Contender("ours", tuple("idle" if word == "up" else word for word in ours.up), ours.down)
-    rows = []
     for title, sizes in (
         ("10,000 x 1 KiB", [KIB] * 10_000),
         ("1 x 2 GiB", [2048 * MIB]),
         ("mixed tree", MIXED),
     ):
+        if only not in title:
+            continue
         home, source = pathlib.Path(work, "server"), os.path.join(work, "source")
         home.mkdir()
         os.mkdir(source)
         make(source, sizes)
         with rclone(home) as server:
-            rows.append((title, *there_and_back(ours, server.url, "tree", source, work)))
+            idle_mib = resting_mib(idle, server.url)
+            both = there_and_back(ours, server.url, "tree", source, work)
+            show(title, [("ours", *both)])
+            above = max(one.resident_mib for one in both) - idle_mib
+            print(f"memory above idle: {above:.0f} MiB (idle {idle_mib:.0f} MiB)", flush=True)
             if title == "mixed tree":
-                idle_mib = resting_mib(idle, server.url)
                 faulty(ours, server.port, source, work)
         shutil.rmtree(home)
         shutil.rmtree(source)
-    show("ours: must hold", rows)
-    highest = max(one.resident_mib for _, *both in rows for one in both)
-    print(f"memory above idle: {highest - idle_mib:.0f} MiB (idle {idle_mib:.0f} MiB)")
 
 
 def resting_mib(idle: Contender, url: str) -> float:
