@@ -76,7 +76,9 @@ class S3Store:
                 yield Entry(key, row["Size"], etag, row["LastModified"].timestamp())
             if not page.get("IsTruncated"):
                 return
-            asked["ContinuationToken"] = page["NextContinuationToken"]
+            asked["ContinuationToken"] = page.get("NextContinuationToken", "")
+            if not asked["ContinuationToken"]:
+                raise StorageError(Reason.SERVER, f"{doing}: the listing breaks off")
 
     async def head(self, key: str) -> Entry | None:
         doing = self._doing("HeadObject", key)
@@ -299,9 +301,13 @@ class S3Store:
         if entry.size > part_bytes:
             await in_thread(preallocate, str(doing), fd, entry.size)
 
+        whole = _Whole(fd)
+
         async def fetch_parts(told: Moved) -> None:
             for part in waiting:
-                await self._fetch(doing, entry, fd, part, sums, told)
+                got = await self._fetch(doing, entry, fd, part, sums, told)
+                if sums is None:
+                    await whole.follow(part, got)
 
         with taken_back(moved) as told:
             if entry.size <= part_bytes:
@@ -309,13 +315,15 @@ class S3Store:
             else:
                 count = min(_PARTS_AT_ONCE, -(-entry.size // part_bytes))
                 await together(fetch_parts(told) for _ in range(count))
+            if not whole.holds():
+                raise StorageError(Reason.CORRUPT, f"{doing}: its checksum does not hold")
 
     async def _fetch(
         self, doing: Doing, entry: Entry, fd: int, part: Part, sums: Sums | None, moved: Moved
-    ) -> None:
+    ) -> _Got:
         """One range into its place in the file, again from where it broke off."""
         wanted = sums.crcs[part.number] if sums else None
-        for last in range(1 - _IN_TRANSIT, 1):
+        for _ in range(_IN_TRANSIT):
             got = _Got(part.offset)
             whole = part.size == entry.size
 
@@ -331,17 +339,17 @@ class S3Store:
                     "GET", self._bucket, self._key(entry.key), headers=headers
                 ) as answer:
                     self._check_answer(doing, entry, got.offset, part, answer)
-                    if whole and sums is None:
-                        got.expect(answer.headers, entry.etag)
+                    if sums is None:
+                        got.expect(answer.headers, entry.etag, whole=whole)
                     await self._receive(doing, answer, fd, got, part, moved)
 
-            async with self._client.slots, self._flow.memory.hold(min(part.size, 2 * _BUFFER)):
+            # Memory before a slot, here and for uploads: else both could wait for each other.
+            async with self._flow.memory.hold(min(part.size, 2 * _BUFFER)), self._client.slots:
                 await self._client.tried(doing, attempt)
             if (wanted is None or wanted == got.crc) and got.holds():
-                return
+                return got
             moved(-part.size)
-            if not last:
-                raise StorageError(Reason.CORRUPT, f"{doing}: its checksum does not hold")
+        raise StorageError(Reason.CORRUPT, f"{doing}: its checksum does not hold")
 
     async def _receive(
         self,
@@ -484,13 +492,15 @@ class _Got:
     def __init__(self, offset: int) -> None:
         self.offset = offset
         self.crc = 0
-        self._hashes: list[tuple[Any, bytes]] = []
-        """What the server says of the whole object, and the hash that must come to it."""
+        self.md5 = b""
+        """Of the whole object, as the server says; of a range, where it is no part's sum."""
         self._crc: int | None = None
+        self._hash: tuple[Any, bytes] | None = None
+        """What the server says of the content, and the hash that must come to it."""
         self._begun = False
 
-    def expect(self, headers: Any, etag: str) -> None:
-        """Note what can be checked; of a first answer, which begins at the first byte.
+    def expect(self, headers: Any, etag: str, *, whole: bool) -> None:
+        """Note what can be checked: of a first answer, which begins at the first byte.
 
         An entity tag is the MD5 of the content only of objects that were sent in one piece and
         are not encrypted with a key of KMS's or the customer's. Source: Amazon S3 API Reference,
@@ -502,12 +512,17 @@ class _Got:
         crc, sha256 = (headers.get(f"x-amz-checksum-{name}", "") for name in ("crc32", "sha256"))
         encrypted = headers.get("x-amz-server-side-encryption", "AES256") != "AES256"
         encrypted |= "x-amz-server-side-encryption-customer-algorithm" in headers
-        if crc and "-" not in crc:
+        # With a hyphen it is a sum of sums.
+        if whole and crc and "-" not in crc:
             self._crc = int.from_bytes(base64.b64decode(crc), "big")
-        elif sha256 and "-" not in sha256:
-            self._hashes.append((hashlib.sha256(), base64.b64decode(sha256)))
+        elif whole and sha256 and "-" not in sha256:
+            self._hash = hashlib.sha256(), base64.b64decode(sha256)
         elif not encrypted and re.fullmatch(r"[0-9a-f]{32}", etag):
-            self._hashes.append((hashlib.md5(usedforsecurity=False), bytes.fromhex(etag)))
+            wanted = bytes.fromhex(etag)
+            if whole:
+                self._hash = hashlib.md5(usedforsecurity=False), wanted
+            else:
+                self.md5 = wanted
 
     def take(self, fd: int, content: bytes) -> None:
         """The next bytes. Blocks."""
@@ -515,14 +530,49 @@ class _Got:
         while view:
             count = os.pwrite(fd, view, self.offset)
             self.crc = zlib.crc32(view[:count], self.crc)
-            for made, _ in self._hashes:
-                made.update(view[:count])
+            if self._hash:
+                self._hash[0].update(view[:count])
             view, self.offset = view[count:], self.offset + count
 
     def holds(self) -> bool:
         if self._crc is not None and self._crc != self.crc:
             return False
-        return all(made.digest() == wanted for made, wanted in self._hashes)
+        return self._hash is None or self._hash[0].digest() == self._hash[1]
+
+
+class _Whole:
+    """Follows the ranges of one file, which come in any order, with the hash of all of it."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._md5 = hashlib.md5(usedforsecurity=False)
+        self._wanted = b""
+        self._come: dict[int, Part] = {}
+        self._next = 0
+        self._busy = False
+
+    async def follow(self, part: Part, got: _Got) -> None:
+        """``part`` has come. Hashes what that makes possible, unless another task is at it."""
+        if not got.md5:
+            return
+        self._wanted = got.md5
+        self._come[part.number] = part
+        if self._busy:
+            return
+        self._busy = True
+        try:
+            while (due := self._come.pop(self._next, None)) is not None:
+                await in_thread(self._hash, due)
+                self._next += 1
+        finally:
+            self._busy = False
+
+    def _hash(self, part: Part) -> None:
+        for offset in range(part.offset, part.end, _BUFFER):
+            self._md5.update(os.pread(self._fd, min(_BUFFER, part.end - offset), offset))
+
+    def holds(self) -> bool:
+        return not self._wanted or self._md5.digest() == self._wanted
 
 
 def _server_time(answer: dict[str, Any]) -> float:

@@ -11,7 +11,9 @@ Its own retries are off: they know nothing of our budget, and two layers of them
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import hashlib
 import os
 import random
 import time
@@ -349,6 +351,8 @@ class S3Client:
             )
         )
         api.meta.events.register("before-endpoint-resolution.s3", _not_redirected)
+        api.meta.events.register("before-parameter-build.s3", _at_its_region)
+        api.meta.events.register("before-call.s3.DeleteObjects", _with_md5)
         return _Regional(api, made[-1])
 
     # ------------------------------------------------------------------- contents
@@ -423,6 +427,17 @@ def _not_redirected(context: dict[str, Any], **_: Any) -> None:
     """The client's own way to follow a bucket to its region is off: ours serves both ways, and
     its asks again without end where the answer names no region."""
     context.setdefault("s3_redirect", {})["redirected"] = True
+
+
+def _at_its_region(context: dict[str, Any], **_: Any) -> None:
+    """Addresses that are signed for others to use lead to the global endpoint, by default."""
+    context["use_global_endpoint"] = False
+
+
+def _with_md5(params: dict[str, Any], **_: Any) -> None:
+    """What the API demanded before there were other checksums, and other servers still do."""
+    digest = hashlib.md5(params["body"], usedforsecurity=False).digest()
+    params["headers"]["Content-MD5"] = base64.b64encode(digest).decode()
 
 
 def _timestamp(text: str) -> datetime:

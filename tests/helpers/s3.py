@@ -81,8 +81,11 @@ def _program(name: str) -> str:
 
 
 @contextlib.contextmanager
-def rclone(directory: pathlib.Path) -> Iterator[Server]:
-    """A server that knows both key pairs. It does not see files that others make later."""
+def rclone(directory: pathlib.Path, *tls: pathlib.Path) -> Iterator[Server]:
+    """A server that knows both key pairs. It does not see files that others make later.
+
+    ``tls``: a certificate for ``localhost``, and its key.
+    """
     port = free_port()
     root = directory / "buckets"
     (root / BUCKET).mkdir(parents=True, exist_ok=True)
@@ -91,8 +94,9 @@ def rclone(directory: pathlib.Path) -> Iterator[Server]:
         "--auth-key", f"{KEY},{SECRET}", "--auth-key", f"{OTHER_KEY},{OTHER_SECRET}",
         "--config", os.devnull, str(root),
     ]  # fmt: skip
+    argv += [f"--{name}={path}" for name, path in zip(("cert", "key"), tls, strict=False)]
     with _running(argv, port, directory / "rclone.log", {}):
-        yield Server(f"http://127.0.0.1:{port}", root)
+        yield Server(f"https://localhost:{port}" if tls else f"http://127.0.0.1:{port}", root)
 
 
 @contextlib.contextmanager
