@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -20,7 +21,9 @@ from supervisor.storage.job import Options
 from supervisor.storage.manifest import Manifest, generation_of_object
 from supervisor.storage.notices import Failed, PublishedAll
 from tests.helpers import writer
+from tests.helpers.faults import fault_proxy
 from tests.helpers.job import environment
+from tests.helpers.s3 import KEY, SECRET, rclone
 from tests.helpers.syncing import (
     COMMAND,
     Syncing,
@@ -59,6 +62,13 @@ class Place:
                 yield child
             finally:
                 child.kill()
+
+
+@pytest.fixture(autouse=True)
+def _credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
 
 
 @pytest.fixture
@@ -510,24 +520,44 @@ def test_a_parent_that_does_not_listen_stops_nothing(place: Place) -> None:
 
 
 def test_a_failure_is_said_and_made_good_later(place: Place) -> None:
-    place.target.write_bytes(b"a file where the directory should be")
-    with Syncing(sync_job(checkpoints(place.source, str(place.target)), lag_warn_s=0.5)) as sync:
-        place.save(1)
-        sync.wait_for(lambda: sync.said("transfer.failing"))
-        sync.wait_for(lambda: sync.said("transfer.lags"))
-        sync.wait_for(lambda: (row := sync.standing("checkpoints")) and row.error)
-        row = sync.standing("checkpoints")
-        assert row is not None
-        assert str(place.target) in row.error
-        assert row.pending_files == 4
-        place.target.unlink()
-        sync.wait_for(lambda: sync.said("transfer.recovered"))
-        sync.wait_for(lambda: sync.said("transfer.caught_up"))
-        assert len(sync.said("transfer.failing")) == 1
-        assert len(sync.said("transfer.lags")) == 1
-        assert sync.heard(Failed) == []
-        assert sync.publish() == PublishedAll(())
-    assert place.restored_step() == 1
+    """The server fails whatever it is asked, then it does not."""
+    with rclone(place.base) as server, fault_proxy(server.port) as proxy:
+        target = str(bucket_of(server))
+        proxy.faults.internal = 1.0
+        options = replace(server.options, endpoint=proxy.url, retry_s=0.5)
+        job = sync_job(checkpoints(place.source, target), options=options, lag_warn_s=0.5)
+        with Syncing(job) as sync:
+            place.save(1)
+            sync.wait_for(lambda: sync.said("transfer.failing"))
+            sync.wait_for(lambda: sync.said("transfer.lags"))
+            row = sync.wait_for(
+                lambda: (row := sync.standing("checkpoints")) and row.error and row.pending_files
+            )
+            assert row == 4
+            assert "kept" in str(sync.said("transfer.failing")[0]["error"])
+            proxy.faults.internal = 0.0
+            sync.wait_for(lambda: sync.said("transfer.recovered"), 60)
+            sync.wait_for(lambda: sync.said("transfer.caught_up"))
+            assert len(sync.said("transfer.failing")) == 1
+            assert len(sync.said("transfer.lags")) == 1
+            assert sync.publish() == PublishedAll(())
+        assert restore_now(target, place.base / "restored", options=server.options)
+    assert writer.step_of(place.base / "restored") == 1
+
+
+def test_what_somebody_has_to_mend_is_said_to_have_failed_once(place: Place) -> None:
+    with rclone(place.base) as server:
+        options = replace(server.options, retry_s=0.5)
+        job = sync_job(checkpoints(place.source, "s3://no-such-bucket/c"), options=options)
+        with Syncing(job) as sync:
+            place.save(1)
+            sync.wait_for(lambda: sync.heard(Failed))
+            outcome = sync.publish(5.0)
+            failures = sync.heard(Failed)
+    assert [failure.transfer for failure in failures] == ["checkpoints"]
+    assert "no-such-bucket" in failures[0].message
+    assert [(left.transfer, left.files) for left in outcome.unsent] == [("checkpoints", 4)]
+    assert "no-such-bucket" in outcome.unsent[0].reason
 
 
 def test_a_file_that_may_not_be_read_is_left_out(place: Place) -> None:
@@ -610,6 +640,18 @@ def test_killed_at_any_point_the_newest_whole_checkpoint_comes_back(place: Place
     check_every_manifest(place)
 
 
+def test_killed_at_any_point_with_an_s3_server(place: Place) -> None:
+    with rclone(place.base) as server:
+        options = replace(server.options, part_bytes=5 << 20, bandwidth_bytes_s=3_000_000)
+        target = str(bucket_of(server))
+        kill_and_restore(place, target, 3, options=options, seed=2, every=lambda: None)
+        place.save(100_000, keep=1)
+        with Syncing(sync_job(checkpoints(place.source, target, keep=1), options=options)) as sync:
+            assert sync.publish() == PublishedAll(())
+        restore_now(target, place.base / "restored", options=options)
+    assert writer.step_of(place.base / "restored") == 100_000
+
+
 def test_what_a_life_that_was_killed_left_is_cleared_away(place: Place) -> None:
     """Objects of a generation without a manifest, once it is older than all that are kept."""
     options = Options(bandwidth_bytes_s=1_000_000)
@@ -631,3 +673,45 @@ def test_what_a_life_that_was_killed_left_is_cleared_away(place: Place) -> None:
     assert isinstance(whole, Manifest)
     assert json.dumps([file.path for file in whole.files]) == '["a.h5"]'
     assert not stray.exists()
+
+
+# --------------------------------------------------------------------------- TensorFlow
+
+SAVES = pathlib.Path(__file__).parent / "scripts" / "saves.py"
+
+
+def save_with_tensorflow(place: Place, seconds: float, pause_s: float) -> tuple[int, list[int]]:
+    """The steps that were saved, and the steps of the manifests; each was restored."""
+    job = sync_job(checkpoints(place.source, str(place.target)))
+    argv = [sys.executable, str(SAVES), str(place.source), str(seconds), str(pause_s)]
+    with Syncing(job) as sync, subprocess.Popen(argv, stdout=subprocess.PIPE) as child:
+        out, _ = child.communicate(timeout=seconds + 120)
+        assert child.returncode == 0
+        assert sync.publish() == PublishedAll(())
+        assert sync.said("transfer.left_out") == []
+    directories = []
+    for number, each in enumerate(reversed(manifests(place.target))):
+        into = place.base / f"each-{number}"
+        for file in each.files:
+            (into / file.path).parent.mkdir(parents=True, exist_ok=True)
+            (into / file.path).write_bytes((place.target / file.key).read_bytes())
+        directories.append(str(into))
+    checked = subprocess.run(
+        [sys.executable, str(SAVES), "check", *directories],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert checked.returncode == 0, checked.stderr[-3000:]
+    return int(out.split()[-1]), [int(word) for word in checked.stdout.split()]
+
+
+@pytest.mark.tensorflow
+@pytest.mark.xdist_group("tensorflow")
+def test_every_manifest_restores_in_tensorflow(place: Place) -> None:
+    """A CheckpointManager that saves all the time, with the process beside it."""
+    saved, steps = save_with_tensorflow(place, 6.0, 0.2)
+    assert steps[-1] == saved
+    assert steps == sorted(steps)
+    assert len(steps) >= 4

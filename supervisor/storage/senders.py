@@ -47,6 +47,8 @@ STALLED_S: Final = 5.0
 """A transfer that moved nothing for so long lets others pass."""
 RELIST_S: Final = 60.0
 """How old a listing of manifests may be when the next is named."""
+ABANDONED_S: Final = 24 * 3600.0
+"""Uploads that a life that was killed has begun are given up after so long."""
 _SCAN_SHARE: Final = 10.0
 """After a scan it is rested for so many times its duration, while changes come all the time …"""
 _RESCAN_SHARE: Final = 300.0
@@ -128,6 +130,11 @@ class Sender(abc.ABC):
         self.final = True
         while await self._patiently():  # noqa: ASYNC110  # it is no waiting: a round did something
             await asyncio.sleep(_SHORTEST_REST_S)
+
+    async def sweep(self) -> None:
+        """Give up uploads that a life that was killed has begun, long ago."""
+        with contextlib.suppress(StorageError):
+            await self.store.abandon_partial(ABANDONED_S)
 
     async def survey(self) -> None:
         """Find out what is left, without asking the target."""
@@ -467,6 +474,7 @@ class Checkpoints(Sender):
             self._await(())
             return False
         if self._listed_at_s is None:
+            self._await(self._lacking())
             await self._begin()
         assert self._scan is not None
         choice = snapshot.checkpoint(
@@ -674,9 +682,12 @@ class Mirror(Sender):
         super().__init__(transfer, job, store, beside)
         self._there: dict[str, Sent] = {}
         self._growing: frozenset[str] = frozenset()
+        self._compared = False
 
     async def _round(self) -> bool:
         there = await self._look()
+        if self.memory.files and not self._compared and not self.final:
+            await self._compare()
         assert self._scan is not None
         choice = snapshot.mirror(
             self.memory,
@@ -703,6 +714,21 @@ class Mirror(Sender):
                     raise _ChangedError(str(error)) from None
                 raise
         return bool(choice.files)
+
+    async def _compare(self) -> None:
+        """What was fetched from the target before the job need not be sent there: such files have
+        the time and the size of their objects."""
+        here = {path: seen.fact for path, seen in self.memory.files.items()}
+        async for entry in self.store.entries():
+            fact = here.get(entry.key)
+            # Times of objects are in microseconds at best, see ``fetch.mtime_ns_of``.
+            if (
+                fact is not None
+                and fact.size == entry.size
+                and fact.mtime_ns // 1000 == round(entry.modified_at * 1e6)
+            ):
+                self._there[entry.key] = Sent(fact, time.monotonic())
+        self._compared = True
 
     def _lacking(self) -> list[Fact]:
         facts = (seen.fact for seen in self.memory.files.values())
