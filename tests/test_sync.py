@@ -23,7 +23,7 @@ from supervisor.storage.notices import Failed, PublishedAll
 from tests.helpers import writer
 from tests.helpers.faults import fault_proxy
 from tests.helpers.job import environment
-from tests.helpers.s3 import KEY, SECRET, rclone
+from tests.helpers.s3 import BUCKET, KEY, SECRET, rclone
 from tests.helpers.syncing import (
     COMMAND,
     Syncing,
@@ -522,7 +522,7 @@ def test_a_parent_that_does_not_listen_stops_nothing(place: Place) -> None:
 def test_a_failure_is_said_and_made_good_later(place: Place) -> None:
     """The server fails whatever it is asked, then it does not."""
     with rclone(place.base) as server, fault_proxy(server.port) as proxy:
-        target = str(bucket_of(server))
+        target = str(server.place())
         proxy.faults.internal = 1.0
         options = replace(server.options, endpoint=proxy.url, retry_s=0.5)
         job = sync_job(checkpoints(place.source, target), options=options, lag_warn_s=0.5)
@@ -534,7 +534,7 @@ def test_a_failure_is_said_and_made_good_later(place: Place) -> None:
                 lambda: (row := sync.standing("checkpoints")) and row.error and row.pending_files
             )
             assert row == 4
-            assert "kept" in str(sync.said("transfer.failing")[0]["error"])
+            assert BUCKET in str(sync.said("transfer.failing")[0]["error"])
             proxy.faults.internal = 0.0
             sync.wait_for(lambda: sync.said("transfer.recovered"), 60)
             sync.wait_for(lambda: sync.said("transfer.caught_up"))
@@ -643,7 +643,7 @@ def test_killed_at_any_point_the_newest_whole_checkpoint_comes_back(place: Place
 def test_killed_at_any_point_with_an_s3_server(place: Place) -> None:
     with rclone(place.base) as server:
         options = replace(server.options, part_bytes=5 << 20, bandwidth_bytes_s=3_000_000)
-        target = str(bucket_of(server))
+        target = str(server.place())
         kill_and_restore(place, target, 3, options=options, seed=2, every=lambda: None)
         place.save(100_000, keep=1)
         with Syncing(sync_job(checkpoints(place.source, target, keep=1), options=options)) as sync:

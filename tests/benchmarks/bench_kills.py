@@ -63,7 +63,7 @@ def main() -> None:
         place = Place(pathlib.Path(base))
         options = server.options
         began = time.monotonic()
-        target = str(server.bucket("kept"))
+        target = str(server.place())
         steps = kill_and_restore(
             place, target, args.s3_kills, options=options, seed=args.seed, every=lambda: None
         )
