@@ -24,6 +24,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from supervisor.storage import archive
 from supervisor.storage.archive import (
     DEPTH,
     HEADER_BYTES,
@@ -354,6 +355,23 @@ def test_a_hostile_archive_is_refused_in_one_sentence(
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["base", "canary", "code"]
     assert not holds_files(str(tmp_path / "base" / "code"))
     assert not os.path.exists("/tmp/evil")
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [row[1:] for row in HOSTILE if row[0].startswith(("parent", "absolute", "link", "hard"))],
+)
+def test_our_own_checks_need_no_filter(
+    build: Callable[[], bytes],
+    words: str,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Python 3.11.0 to 3.11.3 has none."""
+    monkeypatch.setattr(archive, "_FILTER", None)
+    with pytest.raises(ArchiveError, match=words):
+        unpacked(build(), tmp_path)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["base", "code"]
 
 
 def test_what_follows_the_end_of_an_archive_is_not_unpacked_without_end(

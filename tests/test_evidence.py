@@ -601,4 +601,4 @@ def test_time_is_linear_in_the_tail(piece: bytes) -> None:
         started = time.process_time()
         read(status=ExitStatus(code=1), run_s=1, stderr=data)
         read(status=ExitStatus(signum=11), run_s=1, stderr=data)
-        assert time.process_time() - started < 0.25
+        assert time.process_time() - started < 1

@@ -63,7 +63,7 @@ def test_a_hundred_orphans_at_once_leave_no_zombie_after_a_second() -> None:
         parent.wait()
         orphans.release(parent.pid)
     assert count >= 100, "those of other tests may be among them"
-    assert took_s < 3
+    assert took_s < 8
 
 
 def test_the_status_of_an_owned_child_is_never_taken() -> None:

@@ -442,7 +442,7 @@ def test_nothing_outlives_the_leader(kind: str, stubborn: str) -> None:
         assert end.swept == 1
         assert end.left == ()
         assert gone(pid)
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 4.5, "less than the patience with a stubborn one"
 
     run(body)
 
@@ -497,7 +497,7 @@ def test_a_grandchild_that_holds_the_pipe_is_waited_for_no_longer_than_the_bound
     end, took_s = run(body)
     assert end.status.code == 4
     assert not end.drained
-    assert took_s < 2
+    assert took_s < 15
 
 
 def test_a_sweep_ends_early_when_the_tree_is_killed() -> None:

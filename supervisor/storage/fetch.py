@@ -27,6 +27,7 @@ from supervisor import prctl
 from supervisor.faults import shown
 from supervisor.storage import job as jobs
 from supervisor.storage import progress
+from supervisor.storage.flow import in_thread
 from supervisor.storage.job import Fetched, FetchJob, Options, Restore, Source, Tree
 from supervisor.storage.location import Location, Scheme
 from supervisor.storage.places import open_store
@@ -169,6 +170,7 @@ class Fetch:
         with _said_of(tree.name):
             found = await self._listed(tree)
             if found is None:
+                os.makedirs(tree.target, exist_ok=True)
                 return Count()
             location, entries = found
             async with open_store(location, self._job.options) as store:
@@ -197,12 +199,7 @@ class Fetch:
         if fault := fault_of([entry.key for entry in files]):
             raise FetchError(f"{store.location}: {fault}")
         mine = shard_of(files, tree.shard, tree.shards)
-        _sweep(tree.target)
-        wanted = [
-            entry
-            for entry in mine
-            if is_wanted(entry, _here(tree.target, entry.key), kept_newer=tree.may_be_empty)
-        ]
+        wanted = await in_thread(_wanted, tree, mine)
         if len(wanted) < len(mine):
             progress.say(f"{tree.name}: {len(mine) - len(wanted):,} files are there already")
         size = sum(entry.size for entry in wanted)
@@ -431,6 +428,16 @@ def _here(target: str, key: str) -> Here | None:
     return Here(status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
 
 
+def _wanted(tree: Tree, entries: list[Entry]) -> list[Entry]:
+    """What of ``entries`` is to be fetched. Blocks."""
+    _sweep(tree.target)
+    return [
+        entry
+        for entry in entries
+        if is_wanted(entry, _here(tree.target, entry.key), kept_newer=tree.may_be_empty)
+    ]
+
+
 def _sweep(directory: str) -> None:
     """Remove what an attempt that was killed had not finished."""
     for at, _, names in os.walk(directory):
@@ -451,7 +458,7 @@ def main() -> int:
         _say_why(f"{jobs.VARIABLE} is no job: {type(error).__name__}: {error}")
         return 2
     try:
-        fetched = asyncio.run(_until_signalled(Fetch(job).run()))
+        _write(job.result, asyncio.run(_until_signalled(Fetch(job).run())))
     except _SignalledError as signalled:
         progress.flush()
         signal.signal(signalled.signum, signal.SIG_DFL)
@@ -464,7 +471,6 @@ def main() -> int:
         traceback.print_exc()
         _say_why(f"internal error while fetching: {type(error).__name__}: {error}")
         return 1
-    _write(job.result, fetched)
     progress.flush()
     return 0
 

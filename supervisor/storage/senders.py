@@ -32,6 +32,7 @@ from supervisor.storage.watch import Scan
 
 PERMANENT: Final = frozenset({Reason.DENIED, Reason.NO_BUCKET, Reason.NOT_FOUND, Reason.LOCAL})
 """Waiting does not change them; somebody has to. It is tried every ``SLOW_S`` whether he did."""
+_ONCE_MORE_S: Final = 0.5
 SLOW_S: Final = 60.0
 LONGEST_PAUSE_S: Final = 60.0
 """Between two tries, while the job runs."""
@@ -237,7 +238,7 @@ class Sender(abc.ABC):
         longest = LONGEST_FINAL_PAUSE_S if self.final else LONGEST_PAUSE_S
         error = state.outcome.exception() if state.outcome else None
         if isinstance(error, StorageError) and error.reason in PERMANENT:
-            return min(SLOW_S, longest)
+            return _ONCE_MORE_S if self.final else SLOW_S
         return float(wait_random_exponential(multiplier=1, max=longest)(state))
 
     def _is_hopeless(self, state: RetryCallState) -> bool:
