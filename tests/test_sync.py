@@ -295,6 +295,48 @@ def test_a_mirror_has_every_file_under_its_own_name(place: Place) -> None:
     assert files_of(place.target) == files_of(place.source) | {"a/7": b"7"}
 
 
+def test_what_was_fetched_from_the_place_is_not_sent_back_to_it(place: Place) -> None:
+    place.target.mkdir()
+    for name in ("fetched", "changed"):
+        (place.target / name).write_bytes(b"object")
+        (place.source / name).write_bytes(b"object")
+        status = (place.target / name).stat()
+        fetched_ns = round(status.st_mtime * 1e6) * 1000
+        os.utime(place.source / name, ns=(fetched_ns, fetched_ns))
+    (place.source / "changed").write_bytes(b"OBJECT")
+    inode = (place.target / "fetched").stat().st_ino
+    with Syncing(sync_job(mirror(place.source, str(place.target)))) as sync:
+        sync.wait_for(lambda: sync.is_idle("intermediate"))
+        assert sync.publish() == PublishedAll(())
+        row = sync.standing("intermediate")
+    assert row is not None
+    assert row.sent_files == 1
+    assert (place.target / "changed").read_bytes() == b"OBJECT"
+    assert (place.target / "fetched").stat().st_ino == inode
+
+
+def test_a_file_that_is_rewritten_while_it_is_sent_is_never_torn(place: Place) -> None:
+    """Its size stays, its content changes in place: the object is of one time or not there."""
+    size = 3_000_000
+    path, there = place.source / "weights.bin", place.target / "weights.bin"
+    path.write_bytes(b"a" * size)
+    options = Options(bandwidth_bytes_s=2_000_000)
+    with Syncing(sync_job(mirror(place.source, str(place.target)), options=options)) as sync:
+        sync.wait_for(lambda: (row := sync.standing("intermediate")) and row.sent_bytes)
+        with open(path, "r+b", buffering=0) as file:
+            file.write(b"b" * size)
+
+        def arrived() -> bool:
+            if not there.exists():
+                return False
+            letters = set(there.read_bytes())
+            assert len(letters) == 1
+            return letters == {ord("b")}
+
+        sync.wait_for(arrived)
+        assert sync.publish() == PublishedAll(())
+
+
 def test_a_log_that_grows_all_the_time_is_seen_as_it_grows(place: Place) -> None:
     log = place.source / "worker.log"
     stop = threading.Event()

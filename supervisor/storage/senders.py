@@ -15,7 +15,7 @@ import functools
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,6 +26,7 @@ from supervisor.storage.flow import in_thread
 from supervisor.storage.job import Kind, SyncJob, Transfer
 from supervisor.storage.manifest import File, Manifest, ManifestError
 from supervisor.storage.notices import MOST_NAMES, Failed, Notice, Said, Standing, Unsent
+from supervisor.storage.progress import Progress
 from supervisor.storage.snapshot import Choice, Fact, Memory, Sent
 from supervisor.storage.store import Reason, StorageError, Store, Sums
 from supervisor.storage.watch import Scan
@@ -40,6 +41,8 @@ LONGEST_FINAL_PAUSE_S: Final = 5.0
 """The same, when it is over: the budget is short."""
 SAY_AGAIN_S: Final = 300.0
 """A failure that lasts is said so often."""
+SHOWN_BYTES: Final = 64 << 20
+"""What sends so much at a time shows its progress; smaller checkpoints come and go all the time."""
 AT_ONCE: Final = 32
 """Files that are being sent at the same time, by the whole process."""
 PINNED: Final = 256
@@ -116,6 +119,7 @@ class Sender(abc.ABC):
         self._sent_files = 0
         self.sent_bytes = 0
         self._newest = ""
+        self._progress: Progress | None = None
 
     # ------------------------------------------------------------------ from outside
 
@@ -321,6 +325,26 @@ class Sender(abc.ABC):
 
     # ------------------------------------------------------------------ sending
 
+    @contextlib.contextmanager
+    def _shown(self, facts: Sequence[Fact]) -> Iterator[None]:
+        """Show people how the sending of ``facts`` goes, if it is worth it."""
+        size = sum(fact.size for fact in facts)
+        if not facts or (size < SHOWN_BYTES and not self.final):
+            yield
+            return
+        shown = Progress(self.transfer.name, size, len(facts), live=self.job.live)
+        self._progress = shown
+        why: str | None = "given up"
+        try:
+            yield
+            why = None
+        except (StorageError, _ChangedError) as error:
+            why = str(error)
+            raise
+        finally:
+            self._progress = None
+            shown.finish(why)
+
     async def _send(
         self, facts: Sequence[Fact], key_of: Callable[[Fact], str], *, beside: Sequence[Fact] = ()
     ) -> dict[str, tuple[Fact, str, Sums]]:
@@ -390,17 +414,20 @@ class Sender(abc.ABC):
                 del self._flights[fact.path]
             if not task.cancelled() and task.exception() is None:
                 self._sent_files += 1
+                if self._progress is not None:
+                    self._progress.file_done()
                 self._landed(fact, key, task.result())
             done.put_nowait(flight)
 
         task.add_done_callback(landed)
 
     async def _upload(self, fact: Fact, key: str, fd: int) -> Sums:
+        def check() -> None:
+            if not self._unchanged(fact, watch.fact_of(fact.path, os.fstat(fd))):
+                raise StorageError(Reason.CHANGED, f"send {fact.path}: it was changed meanwhile")
+
         async with self._slots:
-            sums = await self.store.upload(key, fd, fact.size, moved=self._moved)
-        if not self._unchanged(fact, watch.fact_of(fact.path, os.fstat(fd))):
-            raise StorageError(Reason.CHANGED, f"send {fact.path}: it was changed meanwhile")
-        return sums
+            return await self.store.upload(key, fd, fact.size, moved=self._moved, check=check)
 
     def _unchanged(self, before: Fact, after: Fact) -> bool:
         return after.same(before)
@@ -424,6 +451,8 @@ class Sender(abc.ABC):
     def _moved(self, count: int) -> None:
         self.sent_bytes += count
         self.moved_at_s = time.monotonic()
+        if self._progress is not None:
+            self._progress.moved(count)
         self._changed()
 
     # ------------------------------------------------------------------ saying
@@ -533,7 +562,8 @@ class Checkpoints(Sender):
         rest = [fact for fact in facts if fact.path not in fresh_paths]
         await self._drop_all_but(fresh)
         try:
-            await self._send(fresh, lambda fact: f"{generation}/{fact.path}", beside=rest)
+            with self._shown(fresh):
+                await self._send(fresh, lambda fact: f"{generation}/{fact.path}", beside=rest)
         except StorageError as error:
             if error.reason is Reason.CHANGED:
                 raise _ChangedError(str(error)) from None
@@ -707,13 +737,14 @@ class Mirror(Sender):
             return False
         self._await(self._lacking())
         await self._drop_all_but(choice.files)
-        for wave in snapshot.waves(choice.files):
-            try:
-                await self._send(wave, lambda fact: fact.path)
-            except StorageError as error:
-                if error.reason is Reason.CHANGED:
-                    raise _ChangedError(str(error)) from None
-                raise
+        try:
+            with self._shown(choice.files):
+                for wave in snapshot.waves(choice.files):
+                    await self._send(wave, lambda fact: fact.path)
+        except StorageError as error:
+            if error.reason is Reason.CHANGED:
+                raise _ChangedError(str(error)) from None
+            raise
         return bool(choice.files)
 
     async def _compare(self) -> None:
