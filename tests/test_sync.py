@@ -19,7 +19,7 @@ import pytest
 
 from supervisor.storage.job import Options
 from supervisor.storage.manifest import Manifest, generation_of_object
-from supervisor.storage.notices import Failed, PublishedAll
+from supervisor.storage.notices import Failed, PublishedAll, State
 from tests.helpers import writer
 from tests.helpers.faults import fault_proxy
 from tests.helpers.job import environment
@@ -395,6 +395,27 @@ def test_at_the_end_nothing_needs_to_settle(place: Place) -> None:
         assert sync.publish() == PublishedAll(())
         assert time.monotonic() - began < 10.0
     assert [file.path for file in manifests(place.target)[0].files] == ["weights.h5"]
+
+
+@pytest.mark.parametrize("kind", ["checkpoints", "mirror"])
+def test_what_is_on_its_way_when_the_end_comes_arrives(place: Place, kind: str) -> None:
+    """The order comes at any time in the middle of many files, some of which are through."""
+    for number in range(400):
+        (place.source / f"{number}").write_bytes(b"%d" % number * 500)
+    make = checkpoints if kind == "checkpoints" else mirror
+    options = Options(bandwidth_bytes_s=600_000)
+    job = sync_job(make(place.source, str(place.target)), options=options, settle_s=0.1)
+    with Syncing(job) as sync:
+        sync.wait_for(lambda: len(list(place.target.rglob("*"))) > 20)
+        assert sync.publish(60.0) == PublishedAll(())
+        (row,) = sync.heard(State)[-1].transfers
+        assert row.sent_files == 400, "none was sent twice"
+    if kind == "mirror":
+        assert files_of(place.target) == files_of(place.source)
+    else:
+        (whole,) = manifests(place.target)
+        found = {file.path: (place.target / file.key).read_bytes() for file in whole.files}
+        assert found == files_of(place.source)
 
 
 def test_what_does_not_make_it_is_named_and_the_first_comes_first(place: Place) -> None:

@@ -53,6 +53,8 @@ RELIST_S: Final = 60.0
 """How old a listing of manifests may be when the next is named."""
 ABANDONED_S: Final = 24 * 3600.0
 """Uploads that a life that was killed has begun are given up after so long."""
+COMPARED: Final = 100_000
+"""Objects that a mirror looks at for what need not be sent."""
 _SCAN_SHARE: Final = 10.0
 """After a scan it is rested for so many times its duration, while changes come all the time …"""
 _RESCAN_SHARE: Final = 300.0
@@ -111,7 +113,8 @@ class Sender(abc.ABC):
         self._since: dict[str, float] = {}
         self._flights: dict[str, _Flight] = {}
         self._unreadable: dict[str, Fact] = {}
-        self._named: set[tuple[str, str]] = set()
+        self._named: dict[str, set[str]] = {}
+        """Paths by the reason for which they were named."""
         self._failed: set[Reason] = set()
         self._said_at_s = 0.0
         self._said: Reason | None = None
@@ -300,11 +303,7 @@ class Sender(abc.ABC):
             self._name("left_out", path, why)
         if found.cut:
             self._name("left_out", "…", f"more than {watch.MOST_FILES} files")
-        facts = [
-            fact
-            for fact in found.facts
-            if not ((bad := self._unreadable.get(fact.path)) and bad.same(fact))
-        ]
+        facts = [fact for fact in found.facts if self._unreadable.get(fact.path) != fact]
         self.memory = snapshot.observe(
             self.memory, facts, found.evidence, now_s=now_s, settle_s=self.job.settle_s
         )
@@ -356,11 +355,11 @@ class Sender(abc.ABC):
         wanted = {fact.path: fact for fact in facts}
         fresh = [fact for fact in facts if fact.path not in self._flights]
         first, rest = fresh[:PINNED], fresh[PINNED:]
-        pinned = await self._pin(first, beside=[*facts, *beside])
         done: asyncio.Queue[_Flight] = asyncio.Queue()
-        for path, flight in self._flights.items():
+        for path, flight in self._flights.items():  # now: some may land while we wait
             if path in wanted:
                 flight.task.add_done_callback(functools.partial(_put, done, flight))
+        pinned = await self._pin(first, beside=[*facts, *beside])
         for fact in first:
             self._launch(fact, key_of(fact), pinned[fact.path], done)
         sent: dict[str, tuple[Fact, str, Sums]] = {}
@@ -463,14 +462,12 @@ class Sender(abc.ABC):
 
     def _name(self, event: str, path: str, why: str) -> None:
         """Once for each path and reason; of many, the first ones."""
-        if (path, why) in self._named:
+        named = self._named.setdefault(why, set())
+        if path in named or len(named) > _NAMED_AT_ONCE:
             return
-        self._named.add((path, why))
-        count = sum(reason == why for _, reason in self._named)
-        if count <= _NAMED_AT_ONCE:
-            self._say(f"transfer.{event}", "warning", path=path, why=why)
-        elif count == _NAMED_AT_ONCE + 1:
-            self._say(f"transfer.{event}", "warning", path="others", why=why)
+        named.add(path)
+        shown = path if len(named) <= _NAMED_AT_ONCE else "others"
+        self._say(f"transfer.{event}", "warning", path=shown, why=why)
 
 
 def _put(queue: asyncio.Queue[_Flight], flight: _Flight, _: object) -> None:
@@ -750,17 +747,22 @@ class Mirror(Sender):
     async def _compare(self) -> None:
         """What was fetched from the target before the job need not be sent there: such files have
         the time and the size of their objects."""
-        here = {path: seen.fact for path, seen in self.memory.files.items()}
-        async for entry in self.store.entries():
-            fact = here.get(entry.key)
-            # Times of objects are in microseconds at best, see ``fetch.mtime_ns_of``.
-            if (
-                fact is not None
-                and fact.size == entry.size
-                and fact.mtime_ns // 1000 == round(entry.modified_at * 1e6)
-            ):
-                self._there[entry.key] = Sent(fact, time.monotonic())
         self._compared = True
+        here = {path: seen.fact for path, seen in self.memory.files.items()}
+        looked_at = 0
+        with contextlib.suppress(StorageError):  # it may not be permitted, nor is it needed
+            async for entry in self.store.entries():
+                looked_at += 1
+                fact = here.pop(entry.key, None)
+                # Times of objects are in microseconds at best, see ``fetch.mtime_ns_of``.
+                if (
+                    fact is not None
+                    and fact.size == entry.size
+                    and fact.mtime_ns // 1000 == round(entry.modified_at * 1e6)
+                ):
+                    self._there[entry.key] = Sent(fact, time.monotonic())
+                if not here or looked_at == COMPARED:
+                    return
 
     def _lacking(self) -> list[Fact]:
         facts = (seen.fact for seen in self.memory.files.values())
