@@ -81,8 +81,17 @@ def test_a_complete_bundle_is_taken_at_once() -> None:
 def test_an_incomplete_bundle_is_waited_for_then_left_out(facts: list[Fact]) -> None:
     memory, choice = look(facts)
     assert set(choice.waiting) == {each.path for each in facts}
-    assert choice.until_s == 100.0 + PATIENCE_S
-    _, later = look(facts, memory=memory, now_s=choice.until_s)
+    times = [100.0]
+    while choice.waiting:
+        assert choice.until_s is not None
+        times.append(choice.until_s)
+        memory, choice = look(facts, memory=memory, now_s=choice.until_s)
+    assert times[1:3] == pytest.approx([100.1, 100.2]), (
+        "soon at first, for it should take a moment only"
+    )
+    assert times[-1] == pytest.approx(100.0 + PATIENCE_S)
+    assert len(times) < 15
+    _, later = look(facts, memory=memory, now_s=100.0 + PATIENCE_S)
     assert later.waiting == ()
     assert later.files == ()
     assert set(later.incomplete) == {each.path for each in facts}

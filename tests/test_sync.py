@@ -13,14 +13,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
 from supervisor.storage.job import Options
 from supervisor.storage.manifest import Manifest, generation_of_object
-from supervisor.storage.notices import Failed, PublishedAll
+from supervisor.storage.notices import Failed, PublishedAll, State
 from tests.helpers import writer
+from tests.helpers.faults import fault_proxy
 from tests.helpers.job import environment
+from tests.helpers.s3 import BUCKET, KEY, SECRET, rclone
 from tests.helpers.syncing import (
     COMMAND,
     Syncing,
@@ -59,6 +62,13 @@ class Place:
                 yield child
             finally:
                 child.kill()
+
+
+@pytest.fixture(autouse=True)
+def _credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
 
 
 @pytest.fixture
@@ -285,6 +295,48 @@ def test_a_mirror_has_every_file_under_its_own_name(place: Place) -> None:
     assert files_of(place.target) == files_of(place.source) | {"a/7": b"7"}
 
 
+def test_what_was_fetched_from_the_place_is_not_sent_back_to_it(place: Place) -> None:
+    place.target.mkdir()
+    for name in ("fetched", "changed"):
+        (place.target / name).write_bytes(b"object")
+        (place.source / name).write_bytes(b"object")
+        status = (place.target / name).stat()
+        fetched_ns = round(status.st_mtime * 1e6) * 1000
+        os.utime(place.source / name, ns=(fetched_ns, fetched_ns))
+    (place.source / "changed").write_bytes(b"OBJECT")
+    inode = (place.target / "fetched").stat().st_ino
+    with Syncing(sync_job(mirror(place.source, str(place.target)))) as sync:
+        sync.wait_for(lambda: sync.is_idle("intermediate"))
+        assert sync.publish() == PublishedAll(())
+        row = sync.standing("intermediate")
+    assert row is not None
+    assert row.sent_files == 1
+    assert (place.target / "changed").read_bytes() == b"OBJECT"
+    assert (place.target / "fetched").stat().st_ino == inode
+
+
+def test_a_file_that_is_rewritten_while_it_is_sent_is_never_torn(place: Place) -> None:
+    """Its size stays, its content changes in place: the object is of one time or not there."""
+    size = 3_000_000
+    path, there = place.source / "weights.bin", place.target / "weights.bin"
+    path.write_bytes(b"a" * size)
+    options = Options(bandwidth_bytes_s=2_000_000)
+    with Syncing(sync_job(mirror(place.source, str(place.target)), options=options)) as sync:
+        sync.wait_for(lambda: (row := sync.standing("intermediate")) and row.sent_bytes)
+        with open(path, "r+b", buffering=0) as file:
+            file.write(b"b" * size)
+
+        def arrived() -> bool:
+            if not there.exists():
+                return False
+            letters = set(there.read_bytes())
+            assert len(letters) == 1
+            return letters == {ord("b")}
+
+        sync.wait_for(arrived)
+        assert sync.publish() == PublishedAll(())
+
+
 def test_a_log_that_grows_all_the_time_is_seen_as_it_grows(place: Place) -> None:
     log = place.source / "worker.log"
     stop = threading.Event()
@@ -343,6 +395,27 @@ def test_at_the_end_nothing_needs_to_settle(place: Place) -> None:
         assert sync.publish() == PublishedAll(())
         assert time.monotonic() - began < 10.0
     assert [file.path for file in manifests(place.target)[0].files] == ["weights.h5"]
+
+
+@pytest.mark.parametrize("kind", ["checkpoints", "mirror"])
+def test_what_is_on_its_way_when_the_end_comes_arrives(place: Place, kind: str) -> None:
+    """The order comes at any time in the middle of many files, some of which are through."""
+    for number in range(400):
+        (place.source / f"{number}").write_bytes(b"%d" % number * 500)
+    make = checkpoints if kind == "checkpoints" else mirror
+    options = Options(bandwidth_bytes_s=600_000)
+    job = sync_job(make(place.source, str(place.target)), options=options, settle_s=0.1)
+    with Syncing(job) as sync:
+        sync.wait_for(lambda: len(list(place.target.rglob("*"))) > 20)
+        assert sync.publish(60.0) == PublishedAll(())
+        (row,) = sync.heard(State)[-1].transfers
+        assert row.sent_files == 400, "none was sent twice"
+    if kind == "mirror":
+        assert files_of(place.target) == files_of(place.source)
+    else:
+        (whole,) = manifests(place.target)
+        found = {file.path: (place.target / file.key).read_bytes() for file in whole.files}
+        assert found == files_of(place.source)
 
 
 def test_what_does_not_make_it_is_named_and_the_first_comes_first(place: Place) -> None:
@@ -510,24 +583,44 @@ def test_a_parent_that_does_not_listen_stops_nothing(place: Place) -> None:
 
 
 def test_a_failure_is_said_and_made_good_later(place: Place) -> None:
-    place.target.write_bytes(b"a file where the directory should be")
-    with Syncing(sync_job(checkpoints(place.source, str(place.target)), lag_warn_s=0.5)) as sync:
-        place.save(1)
-        sync.wait_for(lambda: sync.said("transfer.failing"))
-        sync.wait_for(lambda: sync.said("transfer.lags"))
-        sync.wait_for(lambda: (row := sync.standing("checkpoints")) and row.error)
-        row = sync.standing("checkpoints")
-        assert row is not None
-        assert str(place.target) in row.error
-        assert row.pending_files == 4
-        place.target.unlink()
-        sync.wait_for(lambda: sync.said("transfer.recovered"))
-        sync.wait_for(lambda: sync.said("transfer.caught_up"))
-        assert len(sync.said("transfer.failing")) == 1
-        assert len(sync.said("transfer.lags")) == 1
-        assert sync.heard(Failed) == []
-        assert sync.publish() == PublishedAll(())
-    assert place.restored_step() == 1
+    """The server fails whatever it is asked, then it does not."""
+    with rclone(place.base) as server, fault_proxy(server.port) as proxy:
+        target = str(server.place())
+        proxy.faults.internal = 1.0
+        options = replace(server.options, endpoint=proxy.url, retry_s=0.5)
+        job = sync_job(checkpoints(place.source, target), options=options, lag_warn_s=0.5)
+        with Syncing(job) as sync:
+            place.save(1)
+            sync.wait_for(lambda: sync.said("transfer.failing"))
+            sync.wait_for(lambda: sync.said("transfer.lags"))
+            row = sync.wait_for(
+                lambda: (row := sync.standing("checkpoints")) and row.error and row.pending_files
+            )
+            assert row == 4
+            assert BUCKET in str(sync.said("transfer.failing")[0]["error"])
+            proxy.faults.internal = 0.0
+            sync.wait_for(lambda: sync.said("transfer.recovered"), 60)
+            sync.wait_for(lambda: sync.said("transfer.caught_up"))
+            assert len(sync.said("transfer.failing")) == 1
+            assert len(sync.said("transfer.lags")) == 1
+            assert sync.publish() == PublishedAll(())
+        assert restore_now(target, place.base / "restored", options=server.options)
+    assert writer.step_of(place.base / "restored") == 1
+
+
+def test_what_somebody_has_to_mend_is_said_to_have_failed_once(place: Place) -> None:
+    with rclone(place.base) as server:
+        options = replace(server.options, retry_s=0.5)
+        job = sync_job(checkpoints(place.source, "s3://no-such-bucket/c"), options=options)
+        with Syncing(job) as sync:
+            place.save(1)
+            sync.wait_for(lambda: sync.heard(Failed))
+            outcome = sync.publish(5.0)
+            failures = sync.heard(Failed)
+    assert [failure.transfer for failure in failures] == ["checkpoints"]
+    assert "no-such-bucket" in failures[0].message
+    assert [(left.transfer, left.files) for left in outcome.unsent] == [("checkpoints", 4)]
+    assert "no-such-bucket" in outcome.unsent[0].reason
 
 
 def test_a_file_that_may_not_be_read_is_left_out(place: Place) -> None:
@@ -610,6 +703,18 @@ def test_killed_at_any_point_the_newest_whole_checkpoint_comes_back(place: Place
     check_every_manifest(place)
 
 
+def test_killed_at_any_point_with_an_s3_server(place: Place) -> None:
+    with rclone(place.base) as server:
+        options = replace(server.options, part_bytes=5 << 20, bandwidth_bytes_s=3_000_000)
+        target = str(server.place())
+        kill_and_restore(place, target, 3, options=options, seed=2, every=lambda: None)
+        place.save(100_000, keep=1)
+        with Syncing(sync_job(checkpoints(place.source, target, keep=1), options=options)) as sync:
+            assert sync.publish() == PublishedAll(())
+        restore_now(target, place.base / "restored", options=options)
+    assert writer.step_of(place.base / "restored") == 100_000
+
+
 def test_what_a_life_that_was_killed_left_is_cleared_away(place: Place) -> None:
     """Objects of a generation without a manifest, once it is older than all that are kept."""
     options = Options(bandwidth_bytes_s=1_000_000)
@@ -631,3 +736,45 @@ def test_what_a_life_that_was_killed_left_is_cleared_away(place: Place) -> None:
     assert isinstance(whole, Manifest)
     assert json.dumps([file.path for file in whole.files]) == '["a.h5"]'
     assert not stray.exists()
+
+
+# --------------------------------------------------------------------------- TensorFlow
+
+SAVES = pathlib.Path(__file__).parent / "scripts" / "saves.py"
+
+
+def save_with_tensorflow(place: Place, seconds: float, pause_s: float) -> tuple[int, list[int]]:
+    """The steps that were saved, and the steps of the manifests; each was restored."""
+    job = sync_job(checkpoints(place.source, str(place.target)))
+    argv = [sys.executable, str(SAVES), str(place.source), str(seconds), str(pause_s)]
+    with Syncing(job) as sync, subprocess.Popen(argv, stdout=subprocess.PIPE) as child:
+        out, _ = child.communicate(timeout=seconds + 120)
+        assert child.returncode == 0
+        assert sync.publish() == PublishedAll(())
+        assert sync.said("transfer.left_out") == []
+    directories = []
+    for number, each in enumerate(reversed(manifests(place.target))):
+        into = place.base / f"each-{number}"
+        for file in each.files:
+            (into / file.path).parent.mkdir(parents=True, exist_ok=True)
+            (into / file.path).write_bytes((place.target / file.key).read_bytes())
+        directories.append(str(into))
+    checked = subprocess.run(
+        [sys.executable, str(SAVES), "check", *directories],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert checked.returncode == 0, checked.stderr[-3000:]
+    return int(out.split()[-1]), [int(word) for word in checked.stdout.split()]
+
+
+@pytest.mark.tensorflow
+@pytest.mark.xdist_group("tensorflow")
+def test_every_manifest_restores_in_tensorflow(place: Place) -> None:
+    """A CheckpointManager that saves all the time, with the process beside it."""
+    saved, steps = save_with_tensorflow(place, 6.0, 0.2)
+    assert steps[-1] == saved
+    assert steps == sorted(steps)
+    assert len(steps) >= 4

@@ -15,7 +15,15 @@ from typing import Final, NoReturn, ParamSpec, TypeVar
 from supervisor.storage.flow import Flow, in_thread, taken_back
 from supervisor.storage.location import Location
 from supervisor.storage.parts import part_bytes_for, parts
-from supervisor.storage.store import Entry, Moved, Reason, StorageError, Sums
+from supervisor.storage.store import (
+    Check,
+    Entry,
+    Moved,
+    Reason,
+    StorageError,
+    Sums,
+    unchecked,
+)
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -78,11 +86,14 @@ class FileStore:
         async with self._partial(key) as partial_fd:
             await self._in_thread("write", key, _write_all, partial_fd, content, 0)
 
-    async def upload(self, key: str, fd: int, size: int, *, moved: Moved) -> Sums:
+    async def upload(
+        self, key: str, fd: int, size: int, *, moved: Moved, check: Check = unchecked
+    ) -> Sums:
         part_bytes = part_bytes_for(size, self._part_bytes)
         async with self._partial(key) as partial_fd:
             with taken_back(moved) as told:
                 crcs = await self._copied("write", key, fd, partial_fd, size, part_bytes, told)
+                check()
         return Sums(part_bytes, tuple(crcs))
 
     async def download(

@@ -24,7 +24,15 @@ from supervisor.storage.flow import Flow, in_thread, taken_back
 from supervisor.storage.location import Location
 from supervisor.storage.parts import Part, part_bytes_for, parts
 from supervisor.storage.s3_client import Content, Doing, S3Client
-from supervisor.storage.store import Entry, Moved, Reason, StorageError, Sums
+from supervisor.storage.store import (
+    Check,
+    Entry,
+    Moved,
+    Reason,
+    StorageError,
+    Sums,
+    unchecked,
+)
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -148,18 +156,22 @@ class S3Store:
 
     # ------------------------------------------------------------------- upload
 
-    async def upload(self, key: str, fd: int, size: int, *, moved: Moved) -> Sums:
+    async def upload(
+        self, key: str, fd: int, size: int, *, moved: Moved, check: Check = unchecked
+    ) -> Sums:
         part_bytes = part_bytes_for(size, self._options.part_bytes)
         with taken_back(moved) as told:
             if size > part_bytes:
-                return Sums(part_bytes, await self._upload_parts(key, fd, size, part_bytes, told))
+                crcs = await self._upload_parts(key, fd, size, part_bytes, told, check)
+                return Sums(part_bytes, crcs)
             doing = self._doing("PutObject", key)
             async with self._piece(doing, fd, Part(0, 0, size)) as piece:
+                check()
                 await self._put(doing, key, piece, {}, told)
             return Sums(part_bytes, (piece.crc,))
 
     async def _upload_parts(
-        self, key: str, fd: int, size: int, part_bytes: int, moved: Moved
+        self, key: str, fd: int, size: int, part_bytes: int, moved: Moved, check: Check
     ) -> tuple[int, ...]:
         doing = self._doing("UploadPart", key)
         waiting = parts(size, part_bytes)
@@ -180,6 +192,7 @@ class S3Store:
         async with self._multipart(key) as (upload, begun_at):
             count = min(_PARTS_AT_ONCE, -(-size // part_bytes))
             await together(send_parts(upload) for _ in range(count))
+            check()
             in_order = [sent[number] for number in sorted(sent)]
             await self._complete(key, upload, in_order, Entry(key, size, "", begun_at))
         return tuple(sent[number][1] for number in sorted(sent))

@@ -15,7 +15,7 @@ import functools
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,6 +26,7 @@ from supervisor.storage.flow import in_thread
 from supervisor.storage.job import Kind, SyncJob, Transfer
 from supervisor.storage.manifest import File, Manifest, ManifestError
 from supervisor.storage.notices import MOST_NAMES, Failed, Notice, Said, Standing, Unsent
+from supervisor.storage.progress import Progress
 from supervisor.storage.snapshot import Choice, Fact, Memory, Sent
 from supervisor.storage.store import Reason, StorageError, Store, Sums
 from supervisor.storage.watch import Scan
@@ -40,6 +41,8 @@ LONGEST_FINAL_PAUSE_S: Final = 5.0
 """The same, when it is over: the budget is short."""
 SAY_AGAIN_S: Final = 300.0
 """A failure that lasts is said so often."""
+SHOWN_BYTES: Final = 64 << 20
+"""What sends so much at a time shows its progress; smaller checkpoints come and go all the time."""
 AT_ONCE: Final = 32
 """Files that are being sent at the same time, by the whole process."""
 PINNED: Final = 256
@@ -48,6 +51,10 @@ STALLED_S: Final = 5.0
 """A transfer that moved nothing for so long lets others pass."""
 RELIST_S: Final = 60.0
 """How old a listing of manifests may be when the next is named."""
+ABANDONED_S: Final = 24 * 3600.0
+"""Uploads that a life that was killed has begun are given up after so long."""
+COMPARED: Final = 100_000
+"""Objects that a mirror looks at for what need not be sent."""
 _SCAN_SHARE: Final = 10.0
 """After a scan it is rested for so many times its duration, while changes come all the time …"""
 _RESCAN_SHARE: Final = 300.0
@@ -106,7 +113,8 @@ class Sender(abc.ABC):
         self._since: dict[str, float] = {}
         self._flights: dict[str, _Flight] = {}
         self._unreadable: dict[str, Fact] = {}
-        self._named: set[tuple[str, str]] = set()
+        self._named: dict[str, set[str]] = {}
+        """Paths by the reason for which they were named."""
         self._failed: set[Reason] = set()
         self._said_at_s = 0.0
         self._said: Reason | None = None
@@ -114,6 +122,7 @@ class Sender(abc.ABC):
         self._sent_files = 0
         self.sent_bytes = 0
         self._newest = ""
+        self._progress: Progress | None = None
 
     # ------------------------------------------------------------------ from outside
 
@@ -129,6 +138,11 @@ class Sender(abc.ABC):
         self.final = True
         while await self._patiently():  # noqa: ASYNC110  # it is no waiting: a round did something
             await asyncio.sleep(_SHORTEST_REST_S)
+
+    async def sweep(self) -> None:
+        """Give up uploads that a life that was killed has begun, long ago."""
+        with contextlib.suppress(StorageError):
+            await self.store.abandon_partial(ABANDONED_S)
 
     async def survey(self) -> None:
         """Find out what is left, without asking the target."""
@@ -289,11 +303,7 @@ class Sender(abc.ABC):
             self._name("left_out", path, why)
         if found.cut:
             self._name("left_out", "…", f"more than {watch.MOST_FILES} files")
-        facts = [
-            fact
-            for fact in found.facts
-            if not ((bad := self._unreadable.get(fact.path)) and bad.same(fact))
-        ]
+        facts = [fact for fact in found.facts if self._unreadable.get(fact.path) != fact]
         self.memory = snapshot.observe(
             self.memory, facts, found.evidence, now_s=now_s, settle_s=self.job.settle_s
         )
@@ -314,6 +324,26 @@ class Sender(abc.ABC):
 
     # ------------------------------------------------------------------ sending
 
+    @contextlib.contextmanager
+    def _shown(self, facts: Sequence[Fact]) -> Iterator[None]:
+        """Show people how the sending of ``facts`` goes, if it is worth it."""
+        size = sum(fact.size for fact in facts)
+        if not facts or (size < SHOWN_BYTES and not self.final):
+            yield
+            return
+        shown = Progress(self.transfer.name, size, len(facts), live=self.job.live)
+        self._progress = shown
+        why: str | None = "given up"
+        try:
+            yield
+            why = None
+        except (StorageError, _ChangedError) as error:
+            why = str(error)
+            raise
+        finally:
+            self._progress = None
+            shown.finish(why)
+
     async def _send(
         self, facts: Sequence[Fact], key_of: Callable[[Fact], str], *, beside: Sequence[Fact] = ()
     ) -> dict[str, tuple[Fact, str, Sums]]:
@@ -325,11 +355,11 @@ class Sender(abc.ABC):
         wanted = {fact.path: fact for fact in facts}
         fresh = [fact for fact in facts if fact.path not in self._flights]
         first, rest = fresh[:PINNED], fresh[PINNED:]
-        pinned = await self._pin(first, beside=[*facts, *beside])
         done: asyncio.Queue[_Flight] = asyncio.Queue()
-        for path, flight in self._flights.items():
+        for path, flight in self._flights.items():  # now: some may land while we wait
             if path in wanted:
                 flight.task.add_done_callback(functools.partial(_put, done, flight))
+        pinned = await self._pin(first, beside=[*facts, *beside])
         for fact in first:
             self._launch(fact, key_of(fact), pinned[fact.path], done)
         sent: dict[str, tuple[Fact, str, Sums]] = {}
@@ -383,17 +413,20 @@ class Sender(abc.ABC):
                 del self._flights[fact.path]
             if not task.cancelled() and task.exception() is None:
                 self._sent_files += 1
+                if self._progress is not None:
+                    self._progress.file_done()
                 self._landed(fact, key, task.result())
             done.put_nowait(flight)
 
         task.add_done_callback(landed)
 
     async def _upload(self, fact: Fact, key: str, fd: int) -> Sums:
+        def check() -> None:
+            if not self._unchanged(fact, watch.fact_of(fact.path, os.fstat(fd))):
+                raise StorageError(Reason.CHANGED, f"send {fact.path}: it was changed meanwhile")
+
         async with self._slots:
-            sums = await self.store.upload(key, fd, fact.size, moved=self._moved)
-        if not self._unchanged(fact, watch.fact_of(fact.path, os.fstat(fd))):
-            raise StorageError(Reason.CHANGED, f"send {fact.path}: it was changed meanwhile")
-        return sums
+            return await self.store.upload(key, fd, fact.size, moved=self._moved, check=check)
 
     def _unchanged(self, before: Fact, after: Fact) -> bool:
         return after.same(before)
@@ -417,6 +450,8 @@ class Sender(abc.ABC):
     def _moved(self, count: int) -> None:
         self.sent_bytes += count
         self.moved_at_s = time.monotonic()
+        if self._progress is not None:
+            self._progress.moved(count)
         self._changed()
 
     # ------------------------------------------------------------------ saying
@@ -427,14 +462,12 @@ class Sender(abc.ABC):
 
     def _name(self, event: str, path: str, why: str) -> None:
         """Once for each path and reason; of many, the first ones."""
-        if (path, why) in self._named:
+        named = self._named.setdefault(why, set())
+        if path in named or len(named) > _NAMED_AT_ONCE:
             return
-        self._named.add((path, why))
-        count = sum(reason == why for _, reason in self._named)
-        if count <= _NAMED_AT_ONCE:
-            self._say(f"transfer.{event}", "warning", path=path, why=why)
-        elif count == _NAMED_AT_ONCE + 1:
-            self._say(f"transfer.{event}", "warning", path="others", why=why)
+        named.add(path)
+        shown = path if len(named) <= _NAMED_AT_ONCE else "others"
+        self._say(f"transfer.{event}", "warning", path=shown, why=why)
 
 
 def _put(queue: asyncio.Queue[_Flight], flight: _Flight, _: object) -> None:
@@ -468,6 +501,7 @@ class Checkpoints(Sender):
             self._await(())
             return False
         if self._listed_at_s is None:
+            self._await(self._lacking())
             await self._begin()
         assert self._scan is not None
         choice = snapshot.checkpoint(
@@ -525,7 +559,8 @@ class Checkpoints(Sender):
         rest = [fact for fact in facts if fact.path not in fresh_paths]
         await self._drop_all_but(fresh)
         try:
-            await self._send(fresh, lambda fact: f"{generation}/{fact.path}", beside=rest)
+            with self._shown(fresh):
+                await self._send(fresh, lambda fact: f"{generation}/{fact.path}", beside=rest)
         except StorageError as error:
             if error.reason is Reason.CHANGED:
                 raise _ChangedError(str(error)) from None
@@ -675,9 +710,12 @@ class Mirror(Sender):
         super().__init__(transfer, job, store, beside)
         self._there: dict[str, Sent] = {}
         self._growing: frozenset[str] = frozenset()
+        self._compared = False
 
     async def _round(self) -> bool:
         there = await self._look()
+        if self.memory.files and not self._compared and not self.final:
+            await self._compare()
         assert self._scan is not None
         choice = snapshot.mirror(
             self.memory,
@@ -696,14 +734,35 @@ class Mirror(Sender):
             return False
         self._await(self._lacking())
         await self._drop_all_but(choice.files)
-        for wave in snapshot.waves(choice.files):
-            try:
-                await self._send(wave, lambda fact: fact.path)
-            except StorageError as error:
-                if error.reason is Reason.CHANGED:
-                    raise _ChangedError(str(error)) from None
-                raise
+        try:
+            with self._shown(choice.files):
+                for wave in snapshot.waves(choice.files):
+                    await self._send(wave, lambda fact: fact.path)
+        except StorageError as error:
+            if error.reason is Reason.CHANGED:
+                raise _ChangedError(str(error)) from None
+            raise
         return bool(choice.files)
+
+    async def _compare(self) -> None:
+        """What was fetched from the target before the job need not be sent there: such files have
+        the time and the size of their objects."""
+        self._compared = True
+        here = {path: seen.fact for path, seen in self.memory.files.items()}
+        looked_at = 0
+        with contextlib.suppress(StorageError):  # it may not be permitted, nor is it needed
+            async for entry in self.store.entries():
+                looked_at += 1
+                fact = here.pop(entry.key, None)
+                # Times of objects are in microseconds at best, see ``fetch.mtime_ns_of``.
+                if (
+                    fact is not None
+                    and fact.size == entry.size
+                    and fact.mtime_ns // 1000 == round(entry.modified_at * 1e6)
+                ):
+                    self._there[entry.key] = Sent(fact, time.monotonic())
+                if not here or looked_at == COMPARED:
+                    return
 
     def _lacking(self) -> list[Fact]:
         facts = (seen.fact for seen in self.memory.files.values())

@@ -28,6 +28,8 @@ from typing import Final
 PATIENCE_S: Final = 60.0
 """A file that is written to for longer without a pause, or is not whole for so long, holds up the
 others no more."""
+SOON_S: Final = 0.1
+"""What TensorFlow is just renaming or removing is looked at again so soon, then ever later."""
 OURS: Final = ".supervisor-"
 """Names that begin so are ours."""
 EDGE_BYTES: Final = 64
@@ -314,18 +316,23 @@ class _Chooser:
         self.waiting.append(path)
         self.until_s = until_s if self.until_s is None else min(self.until_s, until_s)
 
+    def wait_briefly(self, path: str, since_s: float) -> None:
+        """It should be complete in a moment, and is waited for as long as ``PATIENCE_S``."""
+        later_s = self.now_s + max(SOON_S, self.now_s - since_s)
+        self.wait(path, min(later_s, since_s + PATIENCE_S))
+
     def take_bundles(self) -> None:
         for prefix, bundle in self.bundles.items():
             names = [fact.path for fact in bundle.facts]
             if bundle.complete:
                 self.files += bundle.facts
                 continue
-            until_s = self.memory.broken_s.get(prefix, self.now_s) + PATIENCE_S
-            if self.final or self.now_s >= until_s:
+            since_s = self.memory.broken_s.get(prefix, self.now_s)
+            if self.final or self.now_s >= since_s + PATIENCE_S:
                 self.incomplete += names
             else:
                 for name in names:
-                    self.wait(name, until_s)
+                    self.wait_briefly(name, since_s)
 
     def take_others(self) -> None:
         for path, seen in self.memory.files.items():
@@ -350,7 +357,7 @@ class _Chooser:
                 if self.final or self.now_s >= seen.since_s + PATIENCE_S:
                     self.incomplete.append(path)
                 else:
-                    self.wait(path, seen.since_s + PATIENCE_S)
+                    self.wait_briefly(path, seen.since_s)
             elif (
                 self.final
                 or self.now_s >= seen.since_s + self.settle_s

@@ -19,6 +19,14 @@ Moved = Callable[[int], None]
 operation fails: in the end, all that was told is the size, or 0."""
 
 
+Check = Callable[[], None]
+"""Raises ``StorageError`` where what was read is not to be kept."""
+
+
+def unchecked() -> None:
+    """Whatever was read is kept."""
+
+
 class Reason(enum.StrEnum):
     """Why an operation failed in the end."""
 
@@ -103,11 +111,13 @@ class Store(Protocol):
         """A small object, replaced if it is there."""
         ...
 
-    async def upload(self, key: str, fd: int, size: int, *, moved: Moved) -> Sums:
+    async def upload(
+        self, key: str, fd: int, size: int, *, moved: Moved, check: Check = unchecked
+    ) -> Sums:
         """The first ``size`` bytes of the open file; read by ``pread``, parts in parallel.
 
-        ``CHANGED`` where the file turns out shorter. The caller checks, before and after, that
-        the file is not written to.
+        ``CHANGED`` where the file turns out shorter. ``check`` is called when all of it has been
+        read, before the object appears; it does not if that raises.
         """
         ...
 

@@ -224,6 +224,7 @@ class Sync:
         live = [each for each in self._senders if each.transfer.kind is not Kind.RESULT]
         wakes = {each.transfer.source: each.wake.set for each in live}
         tasks = [asyncio.create_task(each.run()) for each in live]
+        tasks += [asyncio.create_task(each.sweep()) for each in live]
         tasks.append(asyncio.create_task(watch.watch(wakes, self._no_events)))
         asked = asyncio.create_task(self._order())
         try:
@@ -364,7 +365,8 @@ async def _main(job: SyncJob, notices_fd: int) -> int:
 
 def _prepare() -> int:
     """Leave stdout to the notices alone; their descriptor. Give way to the training."""
-    prctl.die_with_parent()
+    with contextlib.suppress(OSError):  # then the end of stdin has to do
+        prctl.die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the supervisor's business
     with contextlib.suppress(OSError):
         os.nice(NICENESS)

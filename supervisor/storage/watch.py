@@ -22,9 +22,9 @@ MOST_FILES: Final = 200_000
 """Of one directory; what is more is left out, and said."""
 MISSING_LOOK_S: Final = 2.0
 """How often a directory is looked for that is not there, or is there anew."""
-_STEP_MS: Final = 200
+_STEP_MS: Final = 400
 """watchfiles looks so often whether the kernel has said anything: its share of the idle CPU."""
-_DEBOUNCE_MS: Final = 600
+_DEBOUNCE_MS: Final = 800
 """Longest time that events are gathered while more come."""
 _STATE_BYTES: Final = 1 << 20
 """A ``checkpoint`` file that is larger is none of TensorFlow's."""
