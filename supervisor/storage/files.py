@@ -12,7 +12,7 @@ import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Final, NoReturn, ParamSpec, TypeVar
 
-from supervisor.storage.flow import Flow, in_thread
+from supervisor.storage.flow import Flow, in_thread, taken_back
 from supervisor.storage.location import Location
 from supervisor.storage.parts import part_bytes_for, parts
 from supervisor.storage.store import Entry, Moved, Reason, StorageError, Sums
@@ -81,7 +81,8 @@ class FileStore:
     async def upload(self, key: str, fd: int, size: int, *, moved: Moved) -> Sums:
         part_bytes = part_bytes_for(size, self._part_bytes)
         async with self._partial(key) as partial_fd:
-            crcs = await self._copied("write", key, fd, partial_fd, size, part_bytes, moved)
+            with taken_back(moved) as told:
+                crcs = await self._copied("write", key, fd, partial_fd, size, part_bytes, told)
         return Sums(part_bytes, tuple(crcs))
 
     async def download(
@@ -92,13 +93,13 @@ class FileStore:
             await in_thread(preallocate, f"read {self._name(key)}", fd, entry.size)
         part_bytes = sums.part_bytes if sums else part_bytes_for(entry.size, self._part_bytes)
         async with self._opened(key) as source_fd:
-            self._check_same(entry, os.fstat(source_fd))
-            crcs = await self._copied("read", key, source_fd, fd, entry.size, part_bytes, moved)
-            self._check_same(entry, os.fstat(source_fd))
-        if sums is not None and tuple(crcs) != sums.crcs:
-            raise StorageError(
-                Reason.CORRUPT, f"read {self._name(key)}: its checksum does not hold"
-            )
+            with taken_back(moved) as told:
+                self._check_same(entry, os.fstat(source_fd))
+                crcs = await self._copied("read", key, source_fd, fd, entry.size, part_bytes, told)
+                self._check_same(entry, os.fstat(source_fd))
+                if sums is not None and tuple(crcs) != sums.crcs:
+                    text = f"read {self._name(key)}: its checksum does not hold"
+                    raise StorageError(Reason.CORRUPT, text)
 
     async def delete(self, keys: Sequence[str]) -> None:
         for key in keys:

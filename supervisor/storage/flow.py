@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import collections
 import functools
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Final, ParamSpec, TypeVar
 
 from supervisor.storage.job import Options
+from supervisor.storage.store import Moved
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -98,6 +99,23 @@ class Bandwidth:
         self._paid_until = max(self._paid_until, now - _BURST_S) + size / self.bytes_s
         if (wait_s := self._paid_until - now) > 0:
             await asyncio.sleep(wait_s)
+
+
+@contextmanager
+def taken_back(moved: Moved) -> Iterator[Moved]:
+    """What the block tells of its progress, unless it fails: then it has made none."""
+    total = 0
+
+    def told(count: int) -> None:
+        nonlocal total
+        total += count
+        moved(count)
+
+    try:
+        yield told
+    except BaseException:
+        moved(-total)
+        raise
 
 
 async def in_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -20,7 +20,7 @@ import aiohttp
 from botocore.exceptions import ClientError
 
 from supervisor.storage.files import preallocate, raise_local
-from supervisor.storage.flow import Flow, in_thread
+from supervisor.storage.flow import Flow, in_thread, taken_back
 from supervisor.storage.location import Location
 from supervisor.storage.parts import Part, part_bytes_for, parts
 from supervisor.storage.s3_client import Content, Doing, S3Client
@@ -148,12 +148,13 @@ class S3Store:
 
     async def upload(self, key: str, fd: int, size: int, *, moved: Moved) -> Sums:
         part_bytes = part_bytes_for(size, self._options.part_bytes)
-        if size > part_bytes:
-            return Sums(part_bytes, await self._upload_parts(key, fd, size, part_bytes, moved))
-        doing = self._doing("PutObject", key)
-        async with self._piece(doing, fd, Part(0, 0, size)) as piece:
-            await self._put(doing, key, piece, {}, moved)
-        return Sums(part_bytes, (piece.crc,))
+        with taken_back(moved) as told:
+            if size > part_bytes:
+                return Sums(part_bytes, await self._upload_parts(key, fd, size, part_bytes, told))
+            doing = self._doing("PutObject", key)
+            async with self._piece(doing, fd, Part(0, 0, size)) as piece:
+                await self._put(doing, key, piece, {}, told)
+            return Sums(part_bytes, (piece.crc,))
 
     async def _upload_parts(
         self, key: str, fd: int, size: int, part_bytes: int, moved: Moved
@@ -241,20 +242,16 @@ class S3Store:
         counted = 0
 
         async def attempt() -> str:
-            nonlocal counted
-            if counted:
-                moved(-counted)
-                counted = 0
             async with asyncio.timeout(self._options.timeout_s) as silence:
                 now = asyncio.get_running_loop().time
 
-                async def before_slice(size: int) -> None:
+                async def before_slice(offset: int, size: int) -> None:
                     nonlocal counted
                     silence.reschedule(None)
                     await self._flow.bandwidth.take(size)
                     silence.reschedule(now() + self._options.timeout_s)
-                    counted += size
-                    moved(size)
+                    moved(offset + size - counted)
+                    counted = offset + size
 
                 with Content(piece.view, before_slice) as content:
                     async with self._client.send(
@@ -264,11 +261,7 @@ class S3Store:
                         return answer.headers.get("ETag", "")
 
         async with self._client.slots:
-            try:
-                return await self._client.tried(doing, attempt)
-            except BaseException:
-                moved(-counted)
-                raise
+            return await self._client.tried(doing, attempt)
 
     @contextlib.asynccontextmanager
     async def _piece(self, doing: Doing, fd: int, part: Part) -> AsyncIterator[_Piece]:
@@ -303,17 +296,19 @@ class S3Store:
         doing = self._doing("GetObject", entry.key)
         part_bytes = sums.part_bytes if sums else part_bytes_for(entry.size, _RANGE)
         waiting = parts(entry.size, part_bytes)
-        if entry.size <= part_bytes:
-            await self._fetch(doing, entry, fd, next(waiting), sums, moved)
-            return
-        await in_thread(preallocate, str(doing), fd, entry.size)
+        if entry.size > part_bytes:
+            await in_thread(preallocate, str(doing), fd, entry.size)
 
-        async def fetch_parts() -> None:
+        async def fetch_parts(told: Moved) -> None:
             for part in waiting:
-                await self._fetch(doing, entry, fd, part, sums, moved)
+                await self._fetch(doing, entry, fd, part, sums, told)
 
-        count = min(_PARTS_AT_ONCE, -(-entry.size // part_bytes))
-        await together(fetch_parts() for _ in range(count))
+        with taken_back(moved) as told:
+            if entry.size <= part_bytes:
+                await fetch_parts(told)
+            else:
+                count = min(_PARTS_AT_ONCE, -(-entry.size // part_bytes))
+                await together(fetch_parts(told) for _ in range(count))
 
     async def _fetch(
         self, doing: Doing, entry: Entry, fd: int, part: Part, sums: Sums | None, moved: Moved
@@ -341,11 +336,7 @@ class S3Store:
                     await self._receive(doing, answer, fd, got, part, moved)
 
             async with self._client.slots, self._flow.memory.hold(min(part.size, 2 * _BUFFER)):
-                try:
-                    await self._client.tried(doing, attempt)
-                except BaseException:
-                    moved(part.offset - got.offset)
-                    raise
+                await self._client.tried(doing, attempt)
             if (wanted is None or wanted == got.crc) and got.holds():
                 return
             moved(-part.size)

@@ -89,7 +89,10 @@ class Content(aiohttp.payload.Payload):
 
     _SLICE: Final = 256 << 10
 
-    def __init__(self, view: memoryview, before_slice: Callable[[int], Awaitable[None]]) -> None:
+    def __init__(
+        self, view: memoryview, before_slice: Callable[[int, int], Awaitable[None]]
+    ) -> None:
+        """``before_slice``: told its offset and size. Offsets begin anew where aiohttp does."""
         super().__init__(None)
         self._size = len(view)
         self._view = view
@@ -107,7 +110,7 @@ class Content(aiohttp.payload.Payload):
     async def write(self, writer: Any) -> None:
         for offset in range(0, len(self._view), self._SLICE):
             piece = self._view[offset : offset + self._SLICE]
-            await self._before_slice(len(piece))
+            await self._before_slice(offset, len(piece))
             await writer.write(piece)
 
     async def write_with_length(self, writer: Any, content_length: int | None) -> None:  # noqa: ARG002
@@ -268,7 +271,7 @@ class S3Client:
             answer = Answer(
                 status=response["ResponseMetadata"].get("HTTPStatusCode", 0),
                 code="" if told.get("Code", "").isdigit() else told.get("Code", ""),
-                message=told.get("Message", ""),
+                message=told.get("Message") or "",
                 region=headers.get("x-amz-bucket-region", "") or told.get("Region", ""),
                 date=headers.get("date", ""),
             )
@@ -343,6 +346,7 @@ class S3Client:
                 config=config,
             )
         )
+        api.meta.events.register("before-endpoint-resolution.s3", _not_redirected)
         return _Regional(api, made[-1])
 
     # ------------------------------------------------------------------- contents
@@ -411,6 +415,12 @@ class S3Client:
             return _Bucket(base, "", "")
         scope = parse_qs(url.query)["X-Amz-Credential"][0].split("/")
         return _Bucket(base, region=scope[-3], service=scope[-2])
+
+
+def _not_redirected(context: dict[str, Any], **_: Any) -> None:
+    """The client's own way to follow a bucket to its region is off: ours serves both ways, and
+    its asks again without end where the answer names no region."""
+    context.setdefault("s3_redirect", {})["redirected"] = True
 
 
 def _timestamp(text: str) -> datetime:

@@ -15,7 +15,8 @@ from typing import Protocol
 from supervisor.storage.location import Location
 
 Moved = Callable[[int], None]
-"""Told the bytes that were moved just now; negative when a part begins anew."""
+"""Told the bytes that were moved just now; negative when a part begins anew, and when the
+operation fails: in the end, all that was told is the size, or 0."""
 
 
 class Reason(enum.StrEnum):

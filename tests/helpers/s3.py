@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import pathlib
 import shutil
@@ -22,7 +23,9 @@ from tests.helpers.waiting import wait_until
 KEY, SECRET = "AKIDTESTKEY", "test-secret-key"
 OTHER_KEY, OTHER_SECRET = "AKIDOTHERKEY", "other-secret-key"
 """A second pair that the server knows."""
+BUCKET = "bucket"
 OPTIONS = Options(region="us-east-1", addressing="path", retry_s=10, timeout_s=5)
+_places = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -39,9 +42,9 @@ class Server:
     def options(self) -> Options:
         return replace(OPTIONS, endpoint=self.url)
 
-    def bucket(self, name: str) -> Location:
-        (self.root / name).mkdir()
-        return Location.parse(f"s3://{name}/some/prefix")
+    def place(self) -> Location:
+        """One that nobody else has."""
+        return Location.parse(f"s3://{BUCKET}/some/prefix-{next(_places)}")
 
 
 def _listens(port: int) -> bool:
@@ -79,14 +82,14 @@ def _program(name: str) -> str:
 
 @contextlib.contextmanager
 def rclone(directory: pathlib.Path) -> Iterator[Server]:
-    """A server that knows both key pairs."""
+    """A server that knows both key pairs. It does not see files that others make later."""
     port = free_port()
     root = directory / "buckets"
-    root.mkdir()
+    (root / BUCKET).mkdir(parents=True, exist_ok=True)
     argv = [
         _program("rclone"), "serve", "s3", "--addr", f"127.0.0.1:{port}",
         "--auth-key", f"{KEY},{SECRET}", "--auth-key", f"{OTHER_KEY},{OTHER_SECRET}",
-        "--dir-cache-time", "0s", "--config", os.devnull, str(root),
+        "--config", os.devnull, str(root),
     ]  # fmt: skip
     with _running(argv, port, directory / "rclone.log", {}):
         yield Server(f"http://127.0.0.1:{port}", root)
