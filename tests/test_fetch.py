@@ -320,6 +320,20 @@ def test_an_empty_channel_is_an_error(place: Place, tmp_path: pathlib.Path) -> N
     assert message.startswith(f"channel training: nothing is at {place.at('train')}")
 
 
+def test_what_is_optional_is_said_and_fails_nothing(
+    server: s3.Server, tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "file").write_bytes(b"x")
+    wanted = Tree("channel a", Location.parse(str(tmp_path / "train")), str(tmp_path / "a"))
+    mirror = Tree("model_dir", Location.parse("s3://no-such/x"), str(tmp_path / "m"), optional=True)
+    done = fetch(tmp_path, FetchJob("", server.options, trees=(mirror, wanted)))
+    assert done.code == 0
+    assert "no-such" in done.stderr
+    assert "the job goes on without it" in done.stderr
+    assert names(tmp_path / "a") == ["file"]
+
+
 def test_a_missing_bucket_is_named(server: s3.Server, tmp_path: pathlib.Path) -> None:
     tree = Tree("channel training", Location.parse("s3://no-such/x"), str(tmp_path / "training"))
     message = refused(tmp_path, FetchJob("", server.options, trees=(tree,)))

@@ -42,7 +42,11 @@ def test_a_script_of_the_predecessor_runs_unchanged(tmp_path: pathlib.Path) -> N
     with contextlib.ExitStack() as stack:
         running = [
             stack.enter_context(
-                Train(pathlib.Path(host.base_dir), SUPERVISOR_STATUS_BIND="127.0.0.1")
+                Train(
+                    pathlib.Path(host.base_dir),
+                    SUPERVISOR_STATUS_BIND="127.0.0.1",
+                    SUPERVISOR_MODEL_DIR_MIRROR="off",  # there is no such bucket
+                )
             )
             for host in hosts
         ]

@@ -3,6 +3,7 @@ workers on this machine, as the first command of the README runs them; and its w
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import re
@@ -12,12 +13,17 @@ import sys
 
 import pytest
 
+import supervisor
+from tests.helpers import s3
 from tests.helpers.job import Job, environment
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
 
 HOSTS = ("algo-1", "algo-2", "algo-3")
 SCRIPTS = pathlib.Path(__file__).parent / "scripts"
+EXAMPLE = str(
+    pathlib.Path(supervisor.__file__).parent / "examples" / "parameter_server_strategy.py"
+)
 FAULTY = str(SCRIPTS / "faulty_example.py")
 LONG = ("--steps", "100000")
 """More steps than anybody waits for."""
@@ -178,3 +184,42 @@ def test_multi_worker_mirrored_strategy(tmp_path: pathlib.Path) -> None:
         assert all(row["exit_code"] == 0 for row in job.report("algo-2")["processes"]), (
             "every worker ends by itself"
         )
+
+
+def test_the_example_goes_on_from_its_checkpoints_in_s3(tmp_path: pathlib.Path) -> None:
+    """Killed on all hosts at once, and started again elsewhere."""
+    with s3.rclone(tmp_path) as server:
+        place = server.place()
+        env = {
+            "AWS_ACCESS_KEY_ID": s3.KEY,
+            "AWS_SECRET_ACCESS_KEY": s3.SECRET,
+            "SUPERVISOR_S3_ENDPOINT": server.url,
+            "SUPERVISOR_S3_REGION": "us-east-1",
+            "SUPERVISOR_S3_ADDRESSING": "path",
+        }
+        arguments = (
+            "--checkpoints",
+            str(place),
+            EXAMPLE,
+            "--save-every",
+            "50",
+            "--report-every",
+            "50",
+        )
+        manifests = server.root / place.bucket / place.key / "manifests"
+        with Job(tmp_path / "first", *arguments, *LONG, **env) as job:
+            job.wait_for(r"checkpoint\.saved .*manifest=\S+/000002-", 150)
+        newest = json.loads(max(manifests.iterdir()).read_bytes())
+        steps = [re.search(r"ckpt-(\d+)\.index$", file["path"]) for file in newest["files"]]
+        step = max(int(found[1]) for found in steps if found)
+        rest = ("--steps", str(step + 100))
+        with Job(tmp_path / "second", *arguments, *rest, **env) as job:
+            resumed = job.wait_for(r"resumed from \S+ at step (\d+)", 150)
+            assert int(resumed[1]) == step
+            assert job.wait(120) == 0
+            for host in HOSTS:
+                assert re.search(
+                    rf"{host} supervisor .* storage\.fetched .*resumed_from=s3:", job.output
+                )
+        newest = json.loads(max(manifests.iterdir()).read_bytes())
+        assert any(file["path"] == f"ckpt-{step + 100}.index" for file in newest["files"])

@@ -42,6 +42,8 @@ T = TypeVar("T")
 
 PARTIAL: Final = ".supervisor-partial-"
 """How names of files begin that are not complete (see ``trees``)."""
+OPTIONAL_S: Final = 20.0
+"""How long an operation is tried for what is optional."""
 _LONGEST: Final = 1000
 """Characters of a sentence."""
 
@@ -151,7 +153,10 @@ class Fetch:
     async def run(self) -> Fetched:
         """Raises FetchError, StorageError, OSError; the first of those that happened."""
         began = asyncio.get_running_loop().time()
-        work: list[Coroutine[None, None, Count]] = [self._tree(tree) for tree in self._job.trees]
+        work: list[Coroutine[None, None, Count]] = [
+            self._optional(tree) if tree.optional else self._tree(tree, self._job.options)
+            for tree in self._job.trees
+        ]
         if self._job.source is not None:
             work.append(self._source(self._job.source))
         if self._job.restore is not None:
@@ -166,23 +171,33 @@ class Fetch:
 
     # ------------------------------------------------------------------------- trees
 
-    async def _tree(self, tree: Tree) -> Count:
+    async def _optional(self, tree: Tree) -> Count:
+        """What nobody asked for by name is not waited for long, and fails nothing."""
+        hurried = replace(self._job.options, retry_s=min(self._job.options.retry_s, OPTIONAL_S))
+        try:
+            return await self._tree(tree, hurried)
+        except FetchError as error:
+            os.makedirs(tree.target, exist_ok=True)
+            progress.say(f"{error}; the job goes on without it")
+            return Count()
+
+    async def _tree(self, tree: Tree, options: Options) -> Count:
         with _said_of(tree.name):
-            found = await self._listed(tree)
+            found = await self._listed(tree, options)
             if found is None:
                 os.makedirs(tree.target, exist_ok=True)
                 return Count()
             location, entries = found
-            async with open_store(location, self._job.options) as store:
+            async with open_store(location, options) as store:
                 return await self._fetch(store, tree, entries)
 
-    async def _listed(self, tree: Tree) -> tuple[Location, list[Entry]] | None:
+    async def _listed(self, tree: Tree, options: Options) -> tuple[Location, list[Entry]] | None:
         """What there is, and below which place; None where nothing is and nothing need be."""
-        async with open_store(tree.origin, self._job.options) as store:
+        async with open_store(tree.origin, options) as store:
             entries = await _entries(store)
         if entries:
             return tree.origin, entries
-        single = await _head(tree.origin, self._job.options)
+        single = await _head(tree.origin, options)
         if single is not None:
             return _parent(tree.origin), [single]
         if tree.may_be_empty:

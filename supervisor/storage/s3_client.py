@@ -194,7 +194,9 @@ class S3Client:
         self.options = options
         self.slots = asyncio.Semaphore(CONNECTIONS)
         """Small files wait here, and not each with its content in memory in the pool's queue."""
-        self.secure = not options.endpoint.lower().startswith("http:")
+        named = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+        endpoint = options.endpoint or next(filter(None, map(os.environ.get, named)), "")
+        self.secure = not endpoint.lower().startswith("http:")
         """Whether TLS protects what is sent."""
         self._credentials = _Credentials()
         self._session: AioSession | None = None
