@@ -112,8 +112,10 @@ class Place:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3.Server]:
-    with s3.rclone(tmp_path_factory.mktemp("s3")) as server:
-        yield server
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RCLONE_DIR_CACHE_TIME", "0s")  # files are put below it, not through it
+        with s3.rclone(tmp_path_factory.mktemp("s3")) as server:
+            yield server
 
 
 @pytest.fixture(params=["file", "s3"])
