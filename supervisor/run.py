@@ -20,6 +20,7 @@ import signal
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, assert_never
 
 from supervisor import orphans, procfs, record, stacks
@@ -395,8 +396,18 @@ class _Host:
 
     # ------------------------------------------------------------------ processes
 
+    def _for_this_terminal(self, spec: ProcessSpec) -> ProcessSpec:
+        """A transfer's progress is drawn in place where that is seen."""
+        transfers = spec.name == FETCH or spec.role is Role.STORAGE
+        wish = self.plan.contract.settings.log_progress
+        if not transfers or wish != "auto" or not self._outputs.err.terminal:
+            return spec
+        from supervisor.storage.job import VARIABLE, drawn_in_place  # noqa: PLC0415
+
+        return replace(spec, env={**spec.env, VARIABLE: drawn_in_place(spec.env[VARIABLE])})
+
     def _start(self, running: Running) -> None:
-        spec = running.spec
+        spec = self._for_this_terminal(running.spec)
         try:
             child = spawn(spec)
         except SpawnError as error:
@@ -475,8 +486,9 @@ class _Host:
         """Everything is fetched: the contract is read again, with the code that is here now."""
         fetched = record.fetched(self.plan.paths)
         resumed_from = str(fetched.get("resumed_from", ""))
-        fields = {name: fetched[name] for name in ("files", "bytes", "seconds") if name in fetched}
-        self._account.say("info", "storage.fetched", **fields, resumed_from=resumed_from or None)
+        told = ("files", "bytes", "resumed_from")
+        fields = {name: fetched[name] for name in told if fetched.get(name)}
+        self._account.say("info", "storage.fetched", **fields)
         try:
             plan = self._replan(resumed_from)
         except ContractError as error:
@@ -708,7 +720,7 @@ class _Host:
         guardian = self._guardian
         nothing = lambda _pid: None  # noqa: E731
         self._account.agent = self._account.agent or Agent(
-            spec,
+            self._for_this_terminal(spec),
             attach=lambda fd: self._outputs.attach_stderr(spec.name, spec.role, fd),
             watch=guardian.watch if guardian else nothing,
             forget=guardian.forget if guardian else nothing,

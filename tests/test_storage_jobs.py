@@ -3,10 +3,12 @@ which go every way that S3 goes but the last; that one is tested with real serve
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import pathlib
+import re
 import signal
 import tarfile
 import urllib.request
@@ -273,3 +275,29 @@ def test_lag_and_bytes_are_metrics_while_it_runs(tmp_path: pathlib.Path) -> None
             10,
         )
         assert train.stop() == 0
+
+
+def test_on_a_terminal_a_transfer_is_a_bar(tmp_path: pathlib.Path) -> None:
+    base, data = tmp_path / "base", tmp_path / "data"
+    base.mkdir()
+    data.mkdir()
+    (data / "file").write_bytes(b"x" * (3 << 20))
+    lay_out(base, shell("true"))
+    env: dict[str, Any] = {
+        "SUPERVISOR_CHANNEL_TRAIN": str(data),
+        "SUPERVISOR_S3_BANDWIDTH_BYTES_S": "1MiB",
+        "SUPERVISOR_MODEL_CHECK": "off",
+    }
+    ours, theirs = os.openpty()
+    seen = b""
+    with Train(base, stderr=theirs, **env) as train:
+        os.close(theirs)
+        with contextlib.suppress(OSError):  # EIO: nobody holds the other end any more
+            while part := os.read(ours, 1 << 16):
+                seen += part
+        os.close(ours)
+        assert train.wait() == 0
+    percents = [int(found) for found in re.findall(rb"channel train .*?(\d+)%", seen)]
+    assert percents == sorted(percents)
+    assert len(set(percents)) >= 3
+    assert b"channel train: 1 file, 3.0 MiB in" in seen

@@ -167,6 +167,11 @@ def encode(job: Job) -> str:
     return json.dumps(dataclasses.asdict(job), default=str, separators=(",", ":"))
 
 
+def drawn_in_place(text: str) -> str:
+    """An encoded job, with its progress drawn in place: there is a terminal."""
+    return json.dumps(_object(text) | {"live": True}, separators=(",", ":"))
+
+
 def decode_fetch(text: str) -> FetchJob:
     """Raises ValueError where ``text`` is no job of ours."""
     raw = _object(text)
