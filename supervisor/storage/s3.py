@@ -642,11 +642,16 @@ async def together(works: Iterable[Coroutine[Any, Any, None]]) -> None:
 
 
 async def bounded(work: Coroutine[Any, Any, None], seconds: float) -> None:
-    """Do this to its end, or for so long, even where we are cancelled meanwhile."""
+    """Do this to its end, or for so long. A cancellation meanwhile comes through afterwards."""
     task = asyncio.ensure_future(work)
-    deadline = asyncio.get_running_loop().time() + seconds
-    while not task.done() and (left_s := deadline - asyncio.get_running_loop().time()) > 0:
-        with contextlib.suppress(asyncio.CancelledError):
+    now = asyncio.get_running_loop().time
+    deadline = now() + seconds
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done() and (left_s := deadline - now()) > 0:
+        try:
             await asyncio.wait((task,), timeout=left_s)
-    if not task.done():
-        task.cancel()
+        except asyncio.CancelledError as error:
+            cancelled = error
+    task.cancel()
+    if cancelled is not None:
+        raise cancelled

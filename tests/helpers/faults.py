@@ -60,7 +60,7 @@ class Faults:
     cut_request: float = 0.0
     """A reset in the middle of the request's content."""
     cut_answer: float = 0.0
-    """A reset in the middle of the answer's content."""
+    """An end in the middle of the answer's content."""
     delay_s: float = 0.0
     answer: Callable[[Request], bytes | None] = lambda _: None
     """An answer of its own to a request, instead of the server's."""
@@ -122,6 +122,7 @@ class FaultProxy:
         for task in list(tasks):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # what was aborted is closed by the loop's next turn
 
     def _draw(self) -> str:
         faults, drawn = self.faults, self._random.random()
@@ -182,7 +183,9 @@ class FaultProxy:
             size = answer.header("content-length")
             if fault == "cut_answer" and int(size or 0):
                 await _copy(far_reader, writer, int(size) // 2)
-                _reset(writer)
+                # No reset: that would take back what has come already.
+                writer.close()
+                await writer.wait_closed()
                 return False
             if size:
                 await _copy(far_reader, writer, int(size))
