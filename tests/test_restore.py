@@ -318,6 +318,39 @@ def test_a_move_that_breaks_off_anywhere_is_done_again(
     shutil.rmtree(mounted.target / ".supervisor-aside", ignore_errors=True)
 
 
+BOUND = """
+import asyncio, os, subprocess, sys
+from tests.helpers.syncing import restore_now
+from tests.helpers import writer
+import pathlib
+target = pathlib.Path(sys.argv[2])
+target.mkdir()
+other = target.parent / "volume"
+other.mkdir()
+subprocess.run(["mount", "--bind", str(other), str(target)], check=True)
+print(restore_now(sys.argv[1], target), writer.step_of(target), os.listdir(target.parent))
+"""
+
+
+def test_into_a_directory_that_is_mounted_from_the_same_file_system(shelf: Shelf) -> None:
+    """As with volumes of a container engine that lie on one disk."""
+    where = shelf.put_step(1, 5)
+    done = subprocess.run(
+        ["unshare", "-Urm", sys.executable, "-c", BOUND, str(shelf.place), str(shelf.target)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(),
+    )
+    if "unshare" in done.stderr or "mount:" in done.stderr:
+        pytest.skip(f"not permitted here: {done.stderr.strip()}")
+    assert done.stdout.startswith(f"{where} 5 "), done.stderr
+    shutil.rmtree(shelf.target)
+    volume = shelf.target.parent / "volume"
+    assert "checkpoint" in {path.name for path in volume.iterdir()}
+    shutil.rmtree(volume)
+
+
 # --------------------------------------------------------------------------- killed
 
 CHILD = """

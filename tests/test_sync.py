@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -665,27 +665,29 @@ KILLS = 8
 
 
 def kill_and_restore(
-    place: Place, target: str, kills: int, *, options: Options, seed: int, every: Callable[[], None]
+    place: Place, target: str, kills: int, *, options: Options, seed: int
 ) -> list[int]:
     """Kill the process at random points beside a busy writer, and restore after each kill.
 
     What comes back is of the newest manifest, and no older than what had been said to be saved.
+    Half of them are killed after they had saved something, half at any time from their start.
     """
     chance = random.Random(seed)
     job = sync_job(checkpoints(place.source, target, keep=3), options=options, rescan_s=0.5)
     steps: list[int] = []
+    said: list[str] = []
     with place.writing("--pause-s", "0.03", "--keep", "2", "--bytes", "60000"):
         for number in range(kills):
             with Syncing(job) as sync:
-                sync.wait_for(sync.saved)
-                time.sleep(chance.random() * 0.6)  # the point itself is what is random
+                if number % 2 == 0:
+                    sync.wait_for(sync.saved)
+                time.sleep(chance.random() * 1.0)  # the point itself is what is random
                 sync.kill()
-                said = [str(row["manifest"]) for row in sync.said("checkpoint.saved")]
+                said += [str(row["manifest"]) for row in sync.said("checkpoint.saved")]
             into = place.base / f"kill-{number}"
             where = restore_now(target, into, options=options)
             assert where >= said[-1]
             steps.append(writer.step_of(into))
-            every()
     assert steps == sorted(steps)
     return steps
 
@@ -697,9 +699,8 @@ def test_killed_at_any_point_the_newest_whole_checkpoint_comes_back(place: Place
         KILLS,
         options=Options(bandwidth_bytes_s=3_000_000),
         seed=1,
-        every=lambda: None,
     )
-    assert len(set(steps)) == KILLS
+    assert len(set(steps)) >= KILLS // 2
     check_every_manifest(place)
 
 
@@ -707,7 +708,7 @@ def test_killed_at_any_point_with_an_s3_server(place: Place) -> None:
     with rclone(place.base) as server:
         options = replace(server.options, part_bytes=5 << 20, bandwidth_bytes_s=3_000_000)
         target = str(server.place())
-        kill_and_restore(place, target, 3, options=options, seed=2, every=lambda: None)
+        kill_and_restore(place, target, 3, options=options, seed=2)
         place.save(100_000, keep=1)
         with Syncing(sync_job(checkpoints(place.source, target, keep=1), options=options)) as sync:
             assert sync.publish() == PublishedAll(())

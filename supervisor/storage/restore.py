@@ -236,9 +236,7 @@ class _Target:
         """An empty directory on the target's file system."""
         try:
             os.makedirs(self.target, exist_ok=True)
-            self._inside = os.path.ismount(self.target) or not os.access(
-                self._parent, os.W_OK | os.X_OK
-            )
+            self._inside = is_mount(self.target) or not os.access(self._parent, os.W_OK | os.X_OK)
             self._clean()
             self._staging = self._name("staging")
             os.mkdir(self._staging)
@@ -293,6 +291,23 @@ class _Target:
         for name in os.listdir(place):
             if name.startswith(prefix) and name != MARKER:
                 _remove(os.path.join(place, name))
+
+
+def is_mount(path: str) -> bool:
+    """Whether something is mounted at ``path``, which is absolute and has no links in it.
+
+    ``os.path.ismount`` does not see a directory that is mounted from the same file system, which
+    can be renamed as little as any other mount point.
+    """
+    if os.path.ismount(path):
+        return True
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+            # Spaces, tabs, line ends and backslashes are written in octal (proc(5)).
+            named = path.translate({ord(each): f"\\{ord(each):03o}" for each in " \t\n\\"})
+            return any(line.split(" ", 5)[4] == named for line in file)
+    except (OSError, IndexError):
+        return False
 
 
 def _remove(path: str) -> None:

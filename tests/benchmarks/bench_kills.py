@@ -46,12 +46,7 @@ def main() -> None:
         options = Options(bandwidth_bytes_s=3_000_000)
         began = time.monotonic()
         steps = kill_and_restore(
-            place,
-            str(place.target),
-            args.kills,
-            options=options,
-            seed=args.seed,
-            every=lambda: None,
+            place, str(place.target), args.kills, options=options, seed=args.seed
         )
         took_s = time.monotonic() - began
         whole = len(check_every_manifest(place))
@@ -64,9 +59,7 @@ def main() -> None:
         options = server.options
         began = time.monotonic()
         target = str(server.place())
-        steps = kill_and_restore(
-            place, target, args.s3_kills, options=options, seed=args.seed, every=lambda: None
-        )
+        steps = kill_and_restore(place, target, args.s3_kills, options=options, seed=args.seed)
         print(
             f"rclone serve s3: {args.s3_kills} kills in {time.monotonic() - began:.0f} s, "
             f"steps {steps[0]} to {steps[-1]} ({len(set(steps))} different)"

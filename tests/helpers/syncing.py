@@ -134,8 +134,11 @@ class Syncing:
         self.process.stdin.flush()
 
     def kill(self) -> None:
+        """At once; what it had said is heard."""
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(10)
+        for thread in self._threads:
+            thread.join(10)
 
 
 async def restored(
