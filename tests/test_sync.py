@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -14,12 +16,15 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from supervisor.storage.job import Options
 from supervisor.storage.manifest import Manifest, generation_of_object
-from supervisor.storage.notices import Failed, PublishedAll, State
+from supervisor.storage.notices import Failed, Notice, PublishedAll, Said, State
+from supervisor.storage.places import open_store
+from supervisor.storage.senders import Beside, sender_for
 from tests.helpers import writer
 from tests.helpers.faults import fault_proxy
 from tests.helpers.job import environment
@@ -623,16 +628,33 @@ def test_what_somebody_has_to_mend_is_said_to_have_failed_once(place: Place) -> 
     assert "no-such-bucket" in outcome.unsent[0].reason
 
 
-def test_a_file_that_may_not_be_read_is_left_out(place: Place) -> None:
-    if os.geteuid() == 0:
-        pytest.skip("root may read everything")
+def test_a_file_that_may_not_be_read_is_left_out(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may read everything, so the refusal is not the kernel's here."""
     place.save(1)
     (place.source / "locked").write_bytes(b"x")
-    (place.source / "locked").chmod(0)
-    with Syncing(sync_job(checkpoints(place.source, str(place.target)))) as sync:
-        sync.wait_for(sync.is_idle)
-        assert sync.publish() == PublishedAll(())
-        assert [row["path"] for row in sync.said("transfer.left_out")] == ["locked"]
+    really_open = os.open
+
+    def refusing(path: Any, *args: Any, **kwargs: Any) -> int:
+        if str(path).endswith("locked"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return really_open(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", refusing)
+    told: list[Notice] = []
+
+    async def scenario() -> None:
+        transfer = checkpoints(place.source, str(place.target))
+        job = sync_job(transfer)
+        async with open_store(transfer.target, job.options) as store:
+            beside = Beside(asyncio.Semaphore(4), told.append, lambda: None)
+            await sender_for(transfer, job, store, beside).finish()
+
+    asyncio.run(scenario())
+    left_out = next(dict(each.fields) for each in told if isinstance(each, Said))
+    assert (left_out["path"], left_out["why"]) == ("locked", "Permission denied")
+    assert place.restored_step() == 1
 
 
 def test_two_attempts_that_write_at_once_make_only_whole_checkpoints(place: Place) -> None:

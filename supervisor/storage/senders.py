@@ -219,7 +219,7 @@ class Sender(abc.ABC):
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(StorageError),
             wait=self._pause_s,
-            sleep=self._pause,
+            sleep=asyncio.sleep,
             before_sleep=self._say_failure,
             stop=self._is_hopeless,
             reraise=True,
@@ -253,9 +253,6 @@ class Sender(abc.ABC):
         error = state.outcome.exception() if state.outcome else None
         permanent = isinstance(error, StorageError) and error.reason in PERMANENT
         return self.final and permanent and state.attempt_number > 1
-
-    async def _pause(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
 
     def _say_failure(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
@@ -346,9 +343,9 @@ class Sender(abc.ABC):
 
     async def _send(
         self, facts: Sequence[Fact], key_of: Callable[[Fact], str], *, beside: Sequence[Fact] = ()
-    ) -> dict[str, tuple[Fact, str, Sums]]:
-        """Send files, by path what was sent. ``beside`` must look as it did, with them, at one
-        moment: after the first of them were opened and before the first is sent.
+    ) -> None:
+        """Send files. ``beside`` must look as it did, with them, at one moment: after the first of
+        them were opened and before the first is sent.
 
         Raises _ChangedError, or StorageError. What is on its way then goes on.
         """
@@ -362,16 +359,15 @@ class Sender(abc.ABC):
         pinned = await self._pin(first, beside=[*facts, *beside])
         for fact in first:
             self._launch(fact, key_of(fact), pinned[fact.path], done)
-        sent: dict[str, tuple[Fact, str, Sums]] = {}
-        while len(sent) < len(wanted):
+        unsent = set(wanted)
+        while unsent:
             flight = await done.get()
-            sums = await flight.task  # raises what it raised
-            sent[flight.fact.path] = (flight.fact, flight.key, sums)
+            await flight.task  # raises what it raised
+            unsent.discard(flight.fact.path)
             if rest and len(self._flights) < PINNED // 2:
                 batch, rest = rest[: PINNED // 2], rest[PINNED // 2 :]
                 for path, fd in (await self._pin(batch, beside=batch)).items():
                     self._launch(wanted[path], key_of(wanted[path]), fd, done)
-        return sent
 
     async def _pin(self, facts: Sequence[Fact], *, beside: Sequence[Fact]) -> dict[str, int]:
         """Open all of them, or none; then look whether ``beside`` is all as it was."""
