@@ -605,7 +605,8 @@ def _clock(sight: Sight) -> Iterator[Check]:
 
 def _credentials(sight: Sight) -> Iterator[Check]:
     """Whether they seem to be configured; nobody is asked."""
-    if not any(b"s3://" in content for content in sight.facts.files.values()):
+    in_contract = any(b"s3://" in content for content in sight.facts.files.values())
+    if not in_contract and not any(" s3://" in place for place in sight.places):
         return
     env = sight.facts.environ
     static = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
@@ -627,7 +628,7 @@ def _credentials(sight: Sight) -> Iterator[Check]:
     elif role:
         yield Check("credentials", State.OK, f"{role} is set")
     else:
-        found = "the contract names s3://, and only the instance's metadata can have any"
+        found = "S3 is to be used, and only the instance's metadata can have any"
         yield Check("credentials", State.WARN, found, remedy)
 
 

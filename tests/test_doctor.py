@@ -23,6 +23,7 @@ from supervisor.engines.local import lay_out
 from supervisor.faults import Fault
 from supervisor.plan import make_plan
 from supervisor.requirements import Conflict
+from tests.helpers.aio import free_port
 from tests.helpers.job import COMMAND, environment
 
 GIB = 1 << 30
@@ -220,6 +221,8 @@ def test_credentials_matter_where_the_contract_names_s3(
     [line] = named(diagnose(replace(seen, facts=with_s3)), "credentials")
     assert line.state is state
     assert "hidden-away" not in line.found
+    [line] = named(diagnose(replace(seen, places={"model s3://bucket/x": ""})), "credentials")
+    assert line.state is state
 
 
 # --------------------------------------------------------------------------- a real machine
@@ -276,6 +279,35 @@ def test_requirements_are_held_against_what_is_installed(tmp_path: pathlib.Path)
     skip = {"SUPERVISOR_REQUIREMENTS": "skip"}
     checks = checks_of(doctor("--json", cwd=tmp_path, SAGEMAKER_BASE_DIR=base, **skip))
     assert named(checks, "requirements") == []
+
+
+def test_every_place_is_asked(tmp_path: pathlib.Path) -> None:
+    base = contract(tmp_path)
+    (tmp_path / "wall").touch()
+    env = {
+        "SAGEMAKER_BASE_DIR": base,
+        "SUPERVISOR_CHECKPOINT_S3_URI": str(tmp_path / "kept"),
+        "SUPERVISOR_MODEL_S3_URI": "s3://no-bucket/model",
+        "SUPERVISOR_CHANNEL_TRAIN": "s3://no-bucket/train",
+        "SUPERVISOR_S3_ENDPOINT": f"http://127.0.0.1:{free_port()}",
+        "SUPERVISOR_S3_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+    }
+    checks = checks_of(doctor("--json", cwd=tmp_path, **env))
+    places = {check.check: check for check in checks if check.check.startswith("storage: ")}
+    assert set(places) == {
+        f"storage: checkpoints file://{tmp_path}/kept",
+        "storage: model s3://no-bucket/model",
+        "storage: channel train s3://no-bucket/train",
+    }
+    red = places["storage: model s3://no-bucket/model"]
+    assert (red.state, places[f"storage: checkpoints file://{tmp_path}/kept"].state) == (
+        State.RED,
+        State.OK,
+    )
+    assert red.found.startswith("ListObjectsV2 s3://no-bucket/model")
+    assert "check the network and the endpoint" in red.found
 
 
 @pytest.mark.parametrize(("host", "ports"), [("algo-1", 1), ("algo-2", 2)])

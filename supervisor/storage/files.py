@@ -298,7 +298,7 @@ def raise_local(doing: str, error: OSError) -> NoReturn:
     """An error of the local disk as a sentence with its remedy."""
     code = error.errno or 0
     if code in {errno.ENOENT, errno.ENOTDIR}:
-        raise StorageError(Reason.NOT_FOUND, f"{doing}: no such file") from None
+        raise StorageError(Reason.NOT_FOUND, f"{doing}: {os.strerror(code)}") from None
     remedy = _REMEDIES.get(code, "")
     what = os.strerror(code) if code else str(error)
     raise StorageError(Reason.LOCAL, f"{doing}: {what}{remedy and f'; {remedy}'}") from None
