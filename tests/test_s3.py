@@ -457,10 +457,6 @@ def test_a_range_goes_on_where_it_broke_off(
     content = os.urandom(4 * MIB)
     asked: list[str] = []
 
-    def watch(request: Request) -> None:
-        asked.append(request.header("range"))
-        proxy.faults.cut_answer = 0.0
-
     async def scenario() -> None:
         async with open_store(place, through(proxy, server)) as store:
             entry, _ = await sent(store, "x", tmp_path / "up", content)
@@ -473,16 +469,14 @@ def test_a_range_goes_on_where_it_broke_off(
                 return None
 
             proxy.faults.answer = note
-            proxy.faults.seen = watch
-            # The fault of a request is drawn before its answer: the second one's too.
+            # The fault of a request is drawn before this: the second one's answer is cut too.
             assert await fetched(store, entry, tmp_path / "down", None) == content
 
     asyncio.run(scenario())
     assert asked[0] == ""
-    begins = [int(it.split("=")[1].split("-")[0]) for it in asked[1:] if it]
-    assert begins
-    assert all(it > 0 for it in begins)
-    assert begins == sorted(begins)
+    begins = [int(it.removeprefix("bytes=").partition("-")[0]) for it in asked[1:]]
+    assert len(begins) == 2
+    assert 0 < begins[0] < begins[1] < len(content)
 
 
 SENTENCES: dict[str, tuple[bytes, Reason, str]] = {

@@ -113,7 +113,7 @@ class S3Store:
                 if (answer.content_length or 0) > limit:
                     raise StorageError(Reason.CORRUPT, f"{doing}: larger than {limit} bytes")
                 content = bytearray()
-                while piece := await answer.content.readany():
+                while piece := await _next(answer):
                     content += piece
                     if len(content) > limit:
                         raise StorageError(Reason.CORRUPT, f"{doing}: larger than {limit} bytes")
@@ -393,7 +393,7 @@ class S3Store:
             size = 0
 
         try:
-            while piece := await answer.content.readany():
+            while piece := await _next(answer):
                 await self._flow.bandwidth.take(len(piece))
                 if got.offset + size + len(piece) > part.end:
                     raise StorageError(Reason.SERVER, f"{doing}: more came than was asked for")
@@ -465,10 +465,12 @@ class S3Store:
             method, self._bucket, self._key(key), headers=headers
         ) as answer:
             span = answer.headers.get("Content-Range", "")
-            size = int(span.rpartition("/")[2]) if span else int(answer.headers["Content-Length"])
-            modified = parsedate_to_datetime(answer.headers["Last-Modified"])
+            size = span.rpartition("/")[2] if span else answer.headers.get("Content-Length", "")
+            if not size.isdigit():
+                doing = self._doing("HeadObject", key)
+                raise StorageError(Reason.SERVER, f"{doing}: the answer names no size")
             etag = answer.headers.get("ETag", "").strip('"')
-            return Entry(key, size, etag, modified.timestamp())
+            return Entry(key, int(size), etag, _time(answer.headers.get("Last-Modified", "")))
 
     async def _delete(self, keys: Sequence[str]) -> None:
         doing = self._doing("DeleteObjects", "" if len(keys) > 1 else keys[0])
@@ -589,8 +591,12 @@ class _Whole:
 
 
 def _server_time(answer: dict[str, Any]) -> float:
-    """When an answer was given, in seconds since the epoch; 0: it does not say."""
-    date = answer["ResponseMetadata"]["HTTPHeaders"].get("date", "")
+    """When an answer was given."""
+    return _time(answer["ResponseMetadata"]["HTTPHeaders"].get("date", ""))
+
+
+def _time(date: str) -> float:
+    """In seconds since the epoch; 0: it is not said."""
     try:
         return parsedate_to_datetime(date).timestamp()
     except ValueError:
@@ -598,6 +604,14 @@ def _server_time(answer: dict[str, Any]) -> float:
 
 
 def _unmoved(_: int) -> None: ...
+
+
+async def _next(answer: aiohttp.ClientResponse) -> bytes:
+    """What has come since; nothing at the end."""
+    try:
+        return await answer.content.readany()
+    except RuntimeError as error:  # so aiohttp says that the connection ended in the meantime
+        raise aiohttp.ClientPayloadError(str(error)) from error
 
 
 def _base64_crc(crc: int) -> str:
