@@ -5,9 +5,11 @@ A module of its own, loaded only where there is something to do.
 
 from __future__ import annotations
 
+import posixpath
 import sys
 
 from supervisor.contract import Contract, is_sharded
+from supervisor.faults import ContractError, Fault
 from supervisor.model import ProcessSpec, Role
 from supervisor.paths import Paths, channel_below
 from supervisor.settings import TRANSFERS
@@ -24,7 +26,7 @@ from supervisor.storage.job import (
     Tree,
     encode,
 )
-from supervisor.storage.location import Location
+from supervisor.storage.location import Location, Scheme
 
 
 def options(contract: Contract) -> Options:
@@ -87,7 +89,10 @@ def fetch_job(contract: Contract, paths: Paths) -> FetchJob | None:
 
 
 def sync_job(contract: Contract, paths: Paths) -> SyncJob | None:
-    """What this host keeps elsewhere; None where that is nothing."""
+    """What this host keeps elsewhere; None where that is nothing.
+
+    Raises ``ContractError`` where something would be kept inside of itself.
+    """
     settings = contract.settings
     policies = TRANSFERS | dict(settings.storage_policy)
     master = contract.current_host == contract.master
@@ -118,6 +123,14 @@ def sync_job(contract: Contract, paths: Paths) -> SyncJob | None:
         keep("output", Kind.RESULT, paths.output_data, own(settings.output_s3_uri))
     if settings.model_s3_uri and master:
         keep("model", Kind.RESULT, paths.model, Location.parse(settings.model_s3_uri))
+    faults = [
+        Fault("settings", name, str(each.target), f"a place outside of {each.source}, its source")
+        for name, each in found.items()
+        if each.target.scheme is Scheme.FILE
+        and f"{each.target.key}/".startswith(f"{posixpath.normpath(each.source)}/")
+    ]
+    if faults:
+        raise ContractError(faults)
     if not found:
         return None
     return SyncJob(

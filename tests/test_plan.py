@@ -458,7 +458,7 @@ def test_bad_mpi_options_are_refused(key: str, value: str, message: str) -> None
 _LAYERS = [
     {"model", "faults", "masking", "memory", "watchdog", "requirements", "paths"},
     {"storage.location"},
-    {"storage.job", "storage.notices"},
+    {"storage.job", "storage.notices", "storage.snapshot"},
     {"events", "settings"},
     {"contract", "protocol", "evidence", "liveness", "arguments", "mpi_words"},
     {"environment", "outcome", "mpi_job", "storage_plan"},

@@ -170,6 +170,12 @@ def test_a_place_that_is_none_is_refused(text: str, said: str) -> None:
     assert said in str(caught.value)
 
 
+def test_nothing_is_kept_inside_of_itself() -> None:
+    with pytest.raises(ContractError, match=r"outside of /opt/ml/checkpoints, its source"):
+        plan({"SUPERVISOR_CHECKPOINT_S3_URI": "/opt/ml/checkpoints/kept"})
+    plan({"SUPERVISOR_CHECKPOINT_S3_URI": "/opt/ml/checkpoints-kept"})
+
+
 def test_bad_sizes_and_policies_are_refused_with_the_remedy() -> None:
     with pytest.raises(ContractError) as caught:
         plan(

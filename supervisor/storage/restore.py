@@ -24,6 +24,7 @@ from supervisor.storage.files import raise_local
 from supervisor.storage.flow import in_thread
 from supervisor.storage.job import Restore
 from supervisor.storage.manifest import Manifest, ManifestError
+from supervisor.storage.staging import is_mount
 from supervisor.storage.store import Entry, Moved, Reason, StorageError, Store, Sums
 
 MARKER: Final = f"{snapshot.OURS}restoring"
@@ -291,23 +292,6 @@ class _Target:
         for name in os.listdir(place):
             if name.startswith(prefix) and name != MARKER:
                 _remove(os.path.join(place, name))
-
-
-def is_mount(path: str) -> bool:
-    """Whether something is mounted at ``path``, which is absolute and has no links in it.
-
-    ``os.path.ismount`` does not see a directory that is mounted from the same file system, which
-    can be renamed as little as any other mount point.
-    """
-    if os.path.ismount(path):
-        return True
-    try:
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-            # Spaces, tabs, line ends and backslashes are written in octal (proc(5)).
-            named = path.translate({ord(each): f"\\{ord(each):03o}" for each in " \t\n\\"})
-            return any(line.split(" ", 5)[4] == named for line in file)
-    except (OSError, IndexError):
-        return False
 
 
 def _remove(path: str) -> None:

@@ -31,7 +31,7 @@ class Staging:
         parent, base = os.path.split(self.target)
         self._prefix = f".{base}{_MARK}"
         os.makedirs(self.target, exist_ok=True)
-        self._inside = os.path.ismount(self.target) or not os.access(parent, os.W_OK | os.X_OK)
+        self._inside = is_mount(self.target) or not os.access(parent, os.W_OK | os.X_OK)
         self._place = self.target if self._inside else parent
         # Unguessable: no link of an archive can lead out of it and back in by its name.
         self.path = tempfile.mkdtemp(prefix=self._prefix, dir=self._place)
@@ -56,6 +56,23 @@ class Staging:
 
     def __exit__(self, *exc: object) -> None:
         _remove(self.path)
+
+
+def is_mount(path: str) -> bool:
+    """Whether something is mounted at ``path``, which is absolute and has no links in it.
+
+    ``os.path.ismount`` does not see a directory that is mounted from the same file system, which
+    can be renamed as little as any other mount point.
+    """
+    if os.path.ismount(path):
+        return True
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+            # Spaces, tabs, line ends and backslashes are written in octal (proc(5)).
+            named = path.translate({ord(each): f"\\{ord(each):03o}" for each in " \t\n\\"})
+            return any(line.split(" ", 5)[4] == named for line in file)
+    except (OSError, IndexError):
+        return False
 
 
 def holds_files(directory: str) -> bool:
