@@ -337,7 +337,7 @@ class S3Store:
         """One range into its place in the file, again from where it broke off."""
         wanted = sums.crcs[part.number] if sums else None
         for _ in range(_IN_TRANSIT):
-            got = _Got(part.offset)
+            got = _Got(part.offset, summed=sums is not None)
             whole = part.size == entry.size
 
             async def attempt(got: _Got = got, *, whole: bool = whole) -> None:
@@ -380,15 +380,14 @@ class S3Store:
             nonlocal size
             if not size:
                 return
-            content = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            pieces.clear()
             if size <= _AT_ONCE:
                 try:
-                    got.take(fd, content)
+                    got.take(fd, pieces)
                 except OSError as error:
                     raise_local(str(doing), error)
             else:
-                await _local(doing, got.take, fd, content)
+                await _local(doing, got.take, fd, pieces)
+            pieces.clear()
             moved(size)
             size = 0
 
@@ -504,9 +503,11 @@ class _Piece:
 class _Got:
     """How far a range has come."""
 
-    def __init__(self, offset: int) -> None:
+    def __init__(self, offset: int, *, summed: bool) -> None:
         self.offset = offset
         self.crc = 0
+        self._summed = summed
+        """Whether the CRC-32 is asked for."""
         self.md5 = b""
         """Of the whole object, as the server says; of a range, where it is no part's sum."""
         self._crc: int | None = None
@@ -530,6 +531,7 @@ class _Got:
         # With a hyphen it is a sum of sums.
         if whole and crc and "-" not in crc:
             self._crc = int.from_bytes(base64.b64decode(crc), "big")
+            self._summed = True
         elif whole and sha256 and "-" not in sha256:
             self._hash = hashlib.sha256(), base64.b64decode(sha256)
         elif not encrypted and re.fullmatch(r"[0-9a-f]{32}", etag):
@@ -539,15 +541,17 @@ class _Got:
             else:
                 self.md5 = wanted
 
-    def take(self, fd: int, content: bytes) -> None:
+    def take(self, fd: int, pieces: Sequence[bytes]) -> None:
         """The next bytes. Blocks."""
-        view = memoryview(content)
-        while view:
-            count = os.pwrite(fd, view, self.offset)
-            self.crc = zlib.crc32(view[:count], self.crc)
-            if self._hash:
-                self._hash[0].update(view[:count])
-            view, self.offset = view[count:], self.offset + count
+        for piece in pieces:
+            view = memoryview(piece)
+            while view:
+                count = os.pwrite(fd, view, self.offset)
+                if self._summed:
+                    self.crc = zlib.crc32(view[:count], self.crc)
+                if self._hash:
+                    self._hash[0].update(view[:count])
+                view, self.offset = view[count:], self.offset + count
 
     def holds(self) -> bool:
         if self._crc is not None and self._crc != self.crc:
