@@ -448,6 +448,14 @@ def test_a_bad_network_delays_and_no_more(
 
     asyncio.run(scenario())
     assert {path.name: path.read_bytes() for path in target.iterdir()} == content
+
+    async def swept() -> int:
+        async with open_store(place, server.options) as store:
+            return await store.abandon_partial(-60)
+
+    # An upload whose name was lost with the answer that began it is nobody's: it is swept later.
+    begun = asyncio.run(uploads(server, place))
+    assert asyncio.run(swept()) == len(begun) < 5
     assert asyncio.run(uploads(server, place)) == []
 
 
