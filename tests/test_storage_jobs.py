@@ -85,7 +85,7 @@ def test_a_stopped_job_goes_on_from_its_checkpoint_on_another_disk(tmp_path: pat
     with Train(first, **env) as train:
         train.wait_for("from 0 nothing")
         train.wait_for("idle")
-        wait_until(lambda: manifests(place) and newest(place) == {"step": b"3"}, 20)
+        wait_until(lambda: manifests(place) and newest(place) == {"step": b"3"}, 40)
         assert train.stop() == 0
     assert rows(train, "unsent") == []
     last = manifests(place)[-1]
@@ -104,7 +104,7 @@ def test_a_killed_supervisor_leaves_a_whole_checkpoint(tmp_path: pathlib.Path) -
     base.mkdir()
     lay_out(base, COUNTING)
     with Train(base, **env) as train:
-        wait_until(lambda: manifests(place), 20)
+        wait_until(lambda: manifests(place), 40)
         os.kill(train.supervisor(), signal.SIGKILL)
         wait_until(lambda: not train.survivors(), 10, "something outlived the supervisor")
     assert int(newest(place)["step"]) in {1, 2, 3}
@@ -266,7 +266,7 @@ def test_lag_and_bytes_are_metrics_while_it_runs(tmp_path: pathlib.Path) -> None
 
     with Train(base, **env) as train:
         train.wait_for("idle")
-        wait_until(lambda: manifests(kept) and newest(kept) == {"step": b"3"}, 20)
+        wait_until(lambda: manifests(kept) and newest(kept) == {"step": b"3"}, 40)
         wait_until(
             lambda: (
                 'supervisor_transfer_sent_files_total{transfer="checkpoints"} 0.0' not in metrics()

@@ -24,7 +24,7 @@ KEY, SECRET = "AKIDTESTKEY", "test-secret-key"
 OTHER_KEY, OTHER_SECRET = "AKIDOTHERKEY", "other-secret-key"
 """A second pair that the server knows."""
 BUCKET = "bucket"
-OPTIONS = Options(region="us-east-1", addressing="path", retry_s=10, timeout_s=5)
+OPTIONS = Options(region="us-east-1", addressing="path", retry_s=60, timeout_s=20)
 _places = itertools.count()
 
 

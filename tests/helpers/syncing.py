@@ -88,7 +88,7 @@ class Syncing:
             assert pipe is not None
             pipe.close()
 
-    def wait_for(self, holds: Callable[[], N], timeout_s: float = 20.0, what: str = "") -> N:
+    def wait_for(self, holds: Callable[[], N], timeout_s: float = 60.0, what: str = "") -> N:
         def look() -> N:
             ended = self.process.poll() is not None
             found = holds()
