@@ -19,7 +19,7 @@ from supervisor import orphans, process, procfs
 from supervisor.model import ExitStatus, ProcessSpec, Role
 from supervisor.process import Child, ChildEnd, SpawnError, spawn
 from tests.helpers import children
-from tests.helpers.leaks import no_leaks, no_other_tasks, open_descriptors
+from tests.helpers.leaks import no_leaks, no_other_tasks, open_descriptors, own_children
 from tests.helpers.waiting import wait_until, wait_until_async
 
 T = TypeVar("T")
@@ -531,6 +531,7 @@ def test_cancelled_in_a_survey_it_leaves_proc_closed(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(process, "SLICE_S", -1.0)  # a turn for the loop after every slice
 
     async def body() -> None:
+        before = own_children()
         running = start("descendants", 64, "session-stubborn", term_s=60)
         await running.out.line(timeout_s=30)
         running.child.signal(signal.SIGKILL)
@@ -539,6 +540,8 @@ def test_cancelled_in_a_survey_it_leaves_proc_closed(monkeypatch: pytest.MonkeyP
         with pytest.raises(asyncio.CancelledError):
             await running.task
         assert "/proc" not in open_descriptors().values()
+        # As PID 1 the descendants are our children now: reaped while the loop turns.
+        await wait_until_async(lambda: own_children() <= before, 20)
 
     run(body)
 
