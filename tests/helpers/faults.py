@@ -100,29 +100,31 @@ class FaultProxy:
 
     async def _serve(self) -> None:
         self._end = asyncio.Event()
-        tasks: set[asyncio.Task[None]] = set()
+        tasks: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
-        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            task = asyncio.current_task()
-            assert task is not None
-            tasks.add(task)
-            try:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
                 await self._connection(reader, writer)
-            except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-                pass
-            finally:
-                tasks.discard(task)
-                writer.transport.abort()
 
-        server = await asyncio.start_server(accept, "127.0.0.1", 0)
+        def ended(task: asyncio.Task[None]) -> None:
+            tasks.pop(task).transport.abort()
+
+        def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            # Not in the task: one that is cancelled before its first step closes nothing.
+            task = asyncio.create_task(serve(reader, writer))
+            tasks[task] = writer
+            task.add_done_callback(ended)
+
+        server = await asyncio.start_server(accepted, "127.0.0.1", 0)
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
         await self._end.wait()
         server.close()
+        await _turns()  # for what was being accepted
         for task in list(tasks):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.sleep(0)  # what was aborted is closed by the loop's next turn
+        await _turns()  # what was aborted is closed by the loop
 
     def _draw(self) -> str:
         faults, drawn = self.faults, self._random.random()
@@ -198,6 +200,11 @@ class FaultProxy:
             return False
         finally:
             far_writer.transport.abort()
+
+
+async def _turns() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
 
 
 async def _copy(
