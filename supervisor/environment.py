@@ -15,6 +15,7 @@ from typing import Any, Final
 from supervisor.arguments import script_arguments
 from supervisor.contract import TUNING_METRIC, Contract
 from supervisor.paths import channel_below
+from supervisor.settings import PREFIX
 
 STACKS_SIGNUM: Final = int(signal.SIGRTMAX) - 1
 """Asks a Python process for its stacks. Neither the C library, Python nor TensorFlow uses it."""
@@ -64,14 +65,17 @@ def user_arguments(contract: Contract) -> tuple[str, ...]:
     return (*made, *contract.arguments)
 
 
+def inherited(contract: Contract) -> dict[str, str]:
+    """Our own environment as a child gets it: without our settings, the token above all."""
+    return {key: value for key, value in contract.environ.items() if not key.startswith(PREFIX)}
+
+
 def script_environment(contract: Contract) -> dict[str, str]:
     """The script's whole environment but for what the plan adds (``TF_CONFIG``, budgets).
 
     What the image or the user set stays; our own settings, the token above all, are not passed on.
     """
-    env = {
-        key: value for key, value in contract.environ.items() if not key.startswith("SUPERVISOR_")
-    }
+    env = inherited(contract)
     values = _values(contract)
     for name, value in values.items():
         env[f"SM_{name.upper()}"] = _text(value)

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from supervisor import mpi_job
 from supervisor.contract import RESOURCES, Contract, EntryKind, Strategy
-from supervisor.environment import STACKS_SIGNUM, script_environment, user_arguments
+from supervisor.environment import STACKS_SIGNUM, inherited, script_environment, user_arguments
 from supervisor.faults import ContractError, Fault
 from supervisor.model import ProcessSpec, Role
 from supervisor.paths import Paths, paths_below
@@ -528,9 +528,7 @@ def _installation(contract: Contract, paths: Paths, what: str) -> ProcessSpec:
         options.append("--replace")
     if contract.has_wheels:
         options += ["--wheels", posixpath.join(contract.code_dir, "wheels")]
-    env = {
-        key: value for key, value in contract.environ.items() if not key.startswith("SUPERVISOR_")
-    }
+    env = inherited(contract)
     env.setdefault("PYTHONUNBUFFERED", "1")
     env["SUPERVISOR_ERROR_FILE"] = paths.error
     return ProcessSpec(
@@ -550,9 +548,7 @@ def _server(contract: Contract, role: Role, config: Mapping[str, Any]) -> Proces
     ``-P`` and the base directory as working directory: a ``tensorflow.py`` or a ``supervisor``
     directory beside the user's script must not shadow the real ones.
     """
-    env = {
-        key: value for key, value in contract.environ.items() if not key.startswith("SUPERVISOR_")
-    }
+    env = inherited(contract)
     env.update(SUPERVISOR_PS_IMPORT=contract.settings.ps_import, TF_CONFIG=json.dumps(config))
     if role is Role.PS:
         env.update(CUDA_VISIBLE_DEVICES="-1", HIP_VISIBLE_DEVICES="-1")

@@ -9,6 +9,7 @@ import posixpath
 import sys
 
 from supervisor.contract import Contract, is_sharded
+from supervisor.environment import inherited
 from supervisor.faults import ContractError, Fault
 from supervisor.model import ProcessSpec, Role
 from supervisor.paths import Paths, channel_below
@@ -147,9 +148,7 @@ def sync_job(contract: Contract, paths: Paths) -> SyncJob | None:
 
 def process(contract: Contract, paths: Paths, work: FetchJob | SyncJob) -> ProcessSpec:
     """The process that does it. ``-P``: a ``supervisor`` beside the user's script is not ours."""
-    env = {
-        key: value for key, value in contract.environ.items() if not key.startswith("SUPERVISOR_")
-    }
+    env = inherited(contract)
     env[VARIABLE] = encode(work)
     env["SUPERVISOR_ERROR_FILE"] = paths.error
     fetches = isinstance(work, FetchJob)

@@ -461,7 +461,8 @@ _LAYERS = [
     {"storage.job", "storage.notices", "storage.snapshot"},
     {"events", "settings"},
     {"contract", "protocol", "evidence", "liveness", "arguments", "mpi_words"},
-    {"environment", "outcome", "mpi_job", "storage_plan"},
+    {"environment", "outcome", "mpi_job"},
+    {"storage_plan"},
     {"plan"},
     {"lifecycle"},
 ]

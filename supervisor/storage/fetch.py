@@ -27,7 +27,8 @@ from supervisor import prctl
 from supervisor.faults import shown
 from supervisor.storage import job as jobs
 from supervisor.storage import progress
-from supervisor.storage.flow import in_thread
+from supervisor.storage.files import PARTIAL
+from supervisor.storage.flow import in_thread, together
 from supervisor.storage.job import Fetched, FetchJob, Options, Restore, Source, Tree
 from supervisor.storage.location import Location, Scheme
 from supervisor.storage.places import open_store
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PARTIAL: Final = ".supervisor-partial-"
-"""How names of files begin that are not complete (see ``trees``)."""
 OPTIONAL_S: Final = 20.0
 """How long an operation is tried for what is optional."""
 _LONGEST: Final = 1000
@@ -161,7 +160,7 @@ class Fetch:
             work.append(self._source(self._job.source))
         if self._job.restore is not None:
             work.append(self._restore(self._job.restore))
-        counts = await _together(work)
+        counts = await together(work)
         return Fetched(
             resumed_from="".join(count.resumed_from for count in counts),
             files=sum(count.files for count in counts),
@@ -374,19 +373,6 @@ def _said_of(name: str) -> Iterator[None]:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         raise FetchError(f"{name}: {where}{error.strerror or error}") from error
-
-
-async def _together(work: Iterable[Coroutine[None, None, T]]) -> list[T]:
-    """All results, or the first failure, after the others have ended."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(each) for each in work]
-    except BaseExceptionGroup as errors:
-        first: BaseException = errors
-        while isinstance(first, BaseExceptionGroup):
-            first = first.exceptions[0]
-        raise first from None
-    return [task.result() for task in tasks]
 
 
 async def _in_thread(work: Callable[[Moved], T], moved: Moved) -> T:

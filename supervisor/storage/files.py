@@ -28,7 +28,7 @@ from supervisor.storage.store import (
 T = TypeVar("T")
 P = ParamSpec("P")
 
-_PARTIAL: Final = ".supervisor-partial-"
+PARTIAL: Final = ".supervisor-partial-"
 """Names of files that are being written begin so; a listing does not show them."""
 _CHUNK: Final = 1 << 20
 """Bytes copied by one visit to a thread."""
@@ -123,7 +123,7 @@ class FileStore:
                 for name in names:
                     whole = os.path.join(path, name)
                     with contextlib.suppress(OSError):
-                        if name.startswith(_PARTIAL) and _age_s(whole) > older_s:
+                        if name.startswith(PARTIAL) and _age_s(whole) > older_s:
                             os.unlink(whole)
                             found += 1
             return found
@@ -171,7 +171,7 @@ class FileStore:
             return iter(())
         for name in names:
             key = f"{folder}/{name}" if folder else name
-            if name.startswith(_PARTIAL) or not f"{key}/".startswith(prefix):
+            if name.startswith(PARTIAL) or not f"{key}/".startswith(prefix):
                 continue
             path = os.path.join(self._location.key, key)
             # A linked folder is not gone into: it may lead out, or in circles.
@@ -224,7 +224,7 @@ class FileStore:
         def opened() -> None:
             nonlocal fd, partial
             folder = os.path.dirname(self._path(key))
-            partial = os.path.join(folder, _PARTIAL + secrets.token_hex(8))
+            partial = os.path.join(folder, PARTIAL + secrets.token_hex(8))
             for _ in range(_OPENING_TRIES):
                 os.makedirs(folder, exist_ok=True)
                 with contextlib.suppress(FileNotFoundError):

@@ -8,7 +8,6 @@ everything is done again.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import secrets
@@ -16,7 +15,6 @@ import shutil
 import stat
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final
 
 from supervisor.storage import manifest, snapshot
@@ -25,7 +23,8 @@ from supervisor.storage.flow import in_thread
 from supervisor.storage.job import Restore
 from supervisor.storage.manifest import Manifest, ManifestError
 from supervisor.storage.staging import is_mount
-from supervisor.storage.store import Entry, Moved, Reason, StorageError, Store, Sums
+from supervisor.storage.store import Entry, Moved, Reason, StorageError, Store
+from supervisor.storage.trees import Incoming, fetch_files
 
 MARKER: Final = f"{snapshot.OURS}restoring"
 """In a directory whose files are not all there yet."""
@@ -39,15 +38,6 @@ wrong with an older one too, or be better soon, and the newest is wanted."""
 
 Say = Callable[[str], None]
 """One sentence."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Item:
-    path: str
-    entry: Entry
-    sums: Sums | None
-    mtime_ns: int
-    mode: int | None
 
 
 async def restore(store: Store, request: Restore, *, moved: Moved, said: Say) -> str:
@@ -122,13 +112,13 @@ async def _read(store: Store, generation: str) -> Manifest:
     return await in_thread(manifest.decode, content)
 
 
-def _item(file: manifest.File) -> _Item:
+def _item(file: manifest.File) -> Incoming:
     # Objects of generations never change, so there is no tag to compare; checksums hold or not.
     entry = Entry(file.key, file.size, "", 0.0)
-    return _Item(file.path, entry, file.sums, file.mtime_ns, file.mode)
+    return Incoming(entry, file.path, file.sums, file.mode, file.mtime_ns)
 
 
-async def _plain(store: Store, said: Say) -> list[_Item]:
+async def _plain(store: Store, said: Say) -> list[Incoming]:
     """Objects that somebody else put there, under their own names."""
     entries = []
     async for entry in store.entries():
@@ -142,13 +132,13 @@ async def _plain(store: Store, said: Say) -> list[_Item]:
             entries.append(entry)
     # One time for all: by the order in which they were sent an index may be older than its data.
     newest_ns = int(max((entry.modified_at for entry in entries), default=0.0) * 1e9)
-    return [_Item(entry.key, entry, None, newest_ns, None) for entry in entries]
+    return [Incoming(entry, entry.key, mtime_ns=newest_ns) for entry in entries]
 
 
 # --------------------------------------------------------------------------- fetching
 
 
-async def _fetch(store: Store, place: _Target, items: Sequence[_Item], moved: Moved) -> None:
+async def _fetch(store: Store, place: _Target, items: Sequence[Incoming], moved: Moved) -> None:
     """All of ``items`` into the target, or nothing."""
     staging = await in_thread(place.stage)
     count = 0
@@ -159,7 +149,8 @@ async def _fetch(store: Store, place: _Target, items: Sequence[_Item], moved: Mo
         moved(number)
 
     try:
-        await _all(store, staging, items, counted)
+        largest_first = sorted(items, key=lambda item: -item.entry.size)
+        await fetch_files(store, largest_first, staging, moved=counted, at_once=AT_ONCE)
         await in_thread(place.commit)
     except BaseException as error:
         moved(-count)
@@ -167,48 +158,6 @@ async def _fetch(store: Store, place: _Target, items: Sequence[_Item], moved: Mo
         if isinstance(error, OSError):
             raise_local(f"restore into {place.target}", error)
         raise
-
-
-async def _all(store: Store, staging: str, items: Sequence[_Item], moved: Moved) -> None:
-    waiting = iter(sorted(items, key=lambda item: -item.entry.size))
-
-    async def work() -> None:
-        for item in waiting:
-            await _one(store, staging, item, moved)
-
-    workers = [asyncio.create_task(work()) for _ in range(min(AT_ONCE, len(items)))]
-    try:
-        await asyncio.gather(*workers)
-    finally:
-        for worker in workers:
-            worker.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)
-
-
-async def _one(store: Store, staging: str, item: _Item, moved: Moved) -> None:
-    path = os.path.join(staging, item.path)
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-    fd = -1
-
-    def opened() -> None:
-        nonlocal fd
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        fd = os.open(path, flags, 0o666)
-
-    def finish() -> None:
-        if item.mode is not None:
-            os.fchmod(fd, item.mode)
-        os.utime(fd, ns=(item.mtime_ns, item.mtime_ns))
-
-    try:
-        await in_thread(opened)
-        await store.download(item.entry, fd, sums=item.sums, moved=moved)
-        await in_thread(finish)
-    except OSError as error:
-        raise_local(f"restore {path}", error)
-    finally:
-        if fd >= 0:
-            os.close(fd)
 
 
 # --------------------------------------------------------------------------- the directory

@@ -10,7 +10,7 @@ import mmap
 import os
 import re
 import zlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from itertools import islice
@@ -20,7 +20,7 @@ import aiohttp
 from botocore.exceptions import ClientError
 
 from supervisor.storage.files import preallocate, raise_local
-from supervisor.storage.flow import Flow, in_thread, taken_back
+from supervisor.storage.flow import Flow, in_thread, taken_back, together
 from supervisor.storage.location import Location
 from supervisor.storage.parts import Part, part_bytes_for, parts
 from supervisor.storage.s3_client import Content, Doing, S3Client
@@ -644,19 +644,6 @@ async def _local(doing: Doing, call: Callable[P, T], *args: P.args, **kwargs: P.
         return await in_thread(call, *args, **kwargs)
     except OSError as error:
         raise_local(str(doing), error)
-
-
-async def together(works: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """All of them; the first error ends the others and is raised as it is."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            for work in works:
-                group.create_task(work)
-    except BaseExceptionGroup as errors:
-        first: BaseException = errors
-        while isinstance(first, BaseExceptionGroup):
-            first = first.exceptions[0]
-        raise first from None
 
 
 async def bounded(work: Coroutine[Any, Any, None], seconds: float) -> None:

@@ -11,14 +11,14 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, I
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
-from supervisor.storage.files import raise_local
+from supervisor.storage.files import PARTIAL, raise_local
+from supervisor.storage.flow import together
 from supervisor.storage.store import Entry, Moved, Reason, StorageError, Store, Sums
 
 T = TypeVar("T")
 
 AT_ONCE: Final = 64
 """Files under way. What they hold in memory is bounded by the store, whatever their number."""
-_PARTIAL: Final = ".supervisor-partial-"
 _FOR_ALL: Final = {
     Reason.DENIED, Reason.CREDENTIALS, Reason.CLOCK, Reason.NO_BUCKET, Reason.UNREACHABLE,
     Reason.THROTTLED,
@@ -164,15 +164,7 @@ async def _each(
                     return
             go_on &= await work(item)
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(at_once):
-                group.create_task(worker())
-    except BaseExceptionGroup as errors:
-        first: BaseException = errors
-        while isinstance(first, BaseExceptionGroup):
-            first = first.exceptions[0]
-        raise first from None
+    await together(worker() for _ in range(at_once))
 
 
 async def _async(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
@@ -192,7 +184,7 @@ def _new_file(root: int, target: str, file: Incoming) -> Iterator[int]:
         text = f"write {target}/{file.path}: no name of a file below it; rename the object"
         raise StorageError(Reason.LOCAL, text)
     with _folder(root, parts[:-1]) as folder:
-        partial = _PARTIAL + secrets.token_hex(8)
+        partial = PARTIAL + secrets.token_hex(8)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         fd = os.open(partial, flags, 0o666, dir_fd=folder)
         try:
