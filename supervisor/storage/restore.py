@@ -19,7 +19,7 @@ from typing import Final
 
 from supervisor.storage import manifest, snapshot
 from supervisor.storage.files import raise_local
-from supervisor.storage.flow import in_thread
+from supervisor.storage.flow import in_thread, taken_back
 from supervisor.storage.job import Restore
 from supervisor.storage.manifest import Manifest, ManifestError
 from supervisor.storage.staging import is_mount
@@ -141,19 +141,12 @@ async def _plain(store: Store, said: Say) -> list[Incoming]:
 async def _fetch(store: Store, place: _Target, items: Sequence[Incoming], moved: Moved) -> None:
     """All of ``items`` into the target, or nothing."""
     staging = await in_thread(place.stage)
-    count = 0
-
-    def counted(number: int) -> None:
-        nonlocal count
-        count += number
-        moved(number)
-
+    largest_first = sorted(items, key=lambda item: -item.entry.size)
     try:
-        largest_first = sorted(items, key=lambda item: -item.entry.size)
-        await fetch_files(store, largest_first, staging, moved=counted, at_once=AT_ONCE)
-        await in_thread(place.commit)
+        with taken_back(moved) as told:
+            await fetch_files(store, largest_first, staging, moved=told, at_once=AT_ONCE)
+            await in_thread(place.commit)
     except BaseException as error:
-        moved(-count)
         await in_thread(_remove, staging)
         if isinstance(error, OSError):
             raise_local(f"restore into {place.target}", error)
