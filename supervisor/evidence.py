@@ -210,7 +210,7 @@ def read(
     raised, source = _find_raised(errors), errors
     if raised is None:
         raised, source = _find_raised(output), output
-    if raised is not None and not _explains(raised, status):
+    if raised is not None and not _explains(raised, status, source):
         raised = None
     chain = _chain(source, raised) if raised is not None else ()
     no_space = _says_no_space(errors) or _says_no_space(output)
@@ -282,13 +282,21 @@ def _ending(status: ExitStatus, run_s: float, stopped_because: str) -> str:
     return said
 
 
-def _explains(raised: _Raised, status: ExitStatus) -> bool:
-    """Whether an exception can be why: a death by signal is not explained by one told before."""
+def _explains(raised: _Raised, status: ExitStatus, text: str) -> bool:
+    """Whether an exception can be why: a death by signal is not explained by one told before.
+
+    But one that ended the program stands last, and an interpreter that then ends beside threads
+    of native code can crash: seen with TensorFlow's servers, by SIGSEGV.
+    """
     if status.signum is None:
         return True
     if status.signum == signal.SIGINT:
         return raised.kind == "KeyboardInterrupt"
-    return status.signum in _SELF_MADE and raised.kind == _FATAL.rstrip(": ")
+    if status.signum not in _SELF_MADE:
+        return False
+    if raised.kind == _FATAL.rstrip(": "):
+        return True
+    return not (_was_logged(text, raised.start) or _last_plain_line(text, raised.end))
 
 
 def _died_of_memory(status: ExitStatus, stopped_because: str) -> bool:

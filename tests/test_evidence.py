@@ -263,6 +263,25 @@ def test_a_crash_with_faulthandler_shows_the_stack() -> None:
     )
 
 
+UNCAUGHT = 'Traceback (most recent call last):\n  File "/c/t.py", line 5, in f\nValueError: bad\n'
+
+
+@pytest.mark.parametrize(
+    "end", ["", "2024-05-01 10:00:00.1: W tf: x\n", "Exception ignored in: g\n"]
+)
+def test_a_crash_while_the_interpreter_ends_is_explained_by_what_ended_it(end: str) -> None:
+    found = killed(signal.SIGSEGV, UNCAUGHT + end)
+    assert found.message == "ValueError: bad (t.py:5); killed by SIGSEGV after 3 h 12 min"
+    assert 'File "/c/t.py", line 5, in f' in found.detail
+
+
+@pytest.mark.parametrize(
+    "text", [UNCAUGHT + "I0501 10:00:00 x\nstep 7\n", "ERROR: handled\n" + UNCAUGHT]
+)
+def test_a_crash_is_not_explained_by_an_exception_that_was_survived(text: str) -> None:
+    assert "t.py:5" not in killed(signal.SIGSEGV, text).message
+
+
 # ---------------------------------------------------------------------------- recorded words
 
 GRAPH_ERROR = """\

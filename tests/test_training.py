@@ -118,10 +118,16 @@ def test_an_evaluator_reads_the_checkpoints_and_judges_the_last_one_after_the_ve
     ],
 )
 def test_an_example_that_raises(tmp_path: pathlib.Path, host: str, after: str, who: str) -> None:
+    """It ends with 1, or, beside the threads of its server, by a crash of the interpreter's end.
+
+    That is TensorFlow's: once in some hundred runs SIGSEGV or SIGABRT follows the traceback. The
+    cause that is told is the exception either way.
+    """
     options = ("--fault-host", host, "--fault-after", after)
     with Job(tmp_path / "run", FAULTY, *options, *LONG) as job:
-        assert job.wait(150) == 1
-        assert job.exit_codes(*HOSTS) == [1 if each == host else 84 for each in HOSTS]
+        code = job.wait(150)
+        assert code in (1, 128 + signal.SIGSEGV, 128 + signal.SIGABRT)
+        assert job.exit_codes(*HOSTS) == [code if each == host else 84 for each in HOSTS]
         for each in HOSTS:
             text = job.failure(each) or ""
             assert who in text.splitlines()[0]
