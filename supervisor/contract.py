@@ -14,11 +14,14 @@ import posixpath
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from supervisor.faults import ContractError, Fault, shown
 from supervisor.paths import model_dir_below
 from supervisor.settings import Settings, parse_settings
+
+if TYPE_CHECKING:
+    from supervisor.storage.job import Fetched
 
 HYPERPARAMETERS: Final = "hyperparameters.json"
 RESOURCES: Final = "resourceconfig.json"
@@ -87,10 +90,8 @@ class Facts:
     """Installed: then TensorFlow can read and write s3://."""
     intermediate_exists: bool = False
     """``output/intermediate`` is there already: the platform takes care of it."""
-    fetched: bool = False
+    fetched: Fetched | None = None
     """What is to be fetched is here: the step before this reading has done it."""
-    resumed_from: str = ""
-    """The checkpoint that was restored, by its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +167,7 @@ class Contract:
     """The user's ``model_dir`` in S3, where the script is given a local one instead; else empty."""
     intermediate_uri: str
     """``sagemaker_s3_output`` and the job's name, where we are to send intermediate output."""
-    fetched: bool
-    resumed_from: str
+    fetched: Fetched | None
 
     @property
     def master(self) -> str:
@@ -176,6 +176,17 @@ class Contract:
     @property
     def code_dir(self) -> str:
         return posixpath.join(self.base_dir, "code")
+
+    @property
+    def model_dir_bucket(self) -> str:
+        """A ``model_dir`` in S3, mirrored or not, whose bucket is asked for its region; or empty.
+
+        As in the predecessor; it is not asked where the image names a region.
+        """
+        place = self.model_dir_uri or self.hyperparameters.get("model_dir")
+        if "S3_REGION" in self.environ or not isinstance(place, str):
+            return ""
+        return place if place.startswith("s3://") else ""
 
 
 def read_contract(facts: Facts) -> Contract:
@@ -285,7 +296,6 @@ class _Reader:
             model_dir_uri=model_dir_uri,
             intermediate_uri=self._intermediate_uri(platform, job_name),
             fetched=facts.fetched,
-            resumed_from=facts.resumed_from,
         )
 
     # ------------------------------------------------------------------ files

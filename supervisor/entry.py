@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import TYPE_CHECKING
 
 from supervisor import process, record
 from supervisor.console import Outputs
@@ -20,14 +21,17 @@ from supervisor.paths import paths_below
 from supervisor.plan import Plan, make_plan
 from supervisor.run import LAST_OUTPUT_S, run_host
 
+if TYPE_CHECKING:
+    from supervisor.storage.job import Fetched
+
 
 def plan_of(
-    environ: Mapping[str, str], flags: Mapping[str, str], fetched: str | None = None
+    environ: Mapping[str, str], flags: Mapping[str, str], fetched: Fetched | None = None
 ) -> Plan:
     """The plan of this host; raises ``ContractError`` with everything that is wrong.
 
-    Once everything is fetched, ``fetched`` is the checkpoint that was restored, or empty: the code
-    is here then, and the plan is made again from what it says.
+    ``fetched``: what was done about it, once everything is fetched. The code is here then, and the
+    plan is made again from what it says.
     """
     return make_plan(read_contract(sagemaker.gather(environ, flags, fetched)))
 
@@ -59,7 +63,7 @@ def train(environ: Mapping[str, str], flags: Mapping[str, str], guardian: Guardi
 
 async def _train(
     plan: Plan,
-    replan: Callable[[str], Plan],
+    replan: Callable[[Fetched], Plan],
     inherited: process.InheritedSignals,
     guardian: Guardian,
 ) -> int:

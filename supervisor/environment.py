@@ -89,8 +89,10 @@ def script_environment(contract: Contract) -> dict[str, str]:
     env["CURRENT_HOST"] = contract.current_host
     env["SAGEMAKER_JOB_NAME"] = contract.job_name
     env["SAGEMAKER_REGION"] = contract.region
-    # The old S3 reader's variables; the region is the job's until the bucket's own is asked for.
-    env.setdefault("S3_REGION", contract.region)
+    # The old S3 reader's variables; the region is the job's where the bucket did not name its own.
+    env.setdefault(
+        "S3_REGION", (contract.fetched and contract.fetched.bucket_region) or contract.region
+    )
     env.setdefault("S3_USE_HTTPS", "1")
     env.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     env.setdefault("PYTHONUNBUFFERED", "1")

@@ -425,6 +425,7 @@ def _transfers(contract: Contract, paths: Paths) -> tuple[ProcessSpec | None, Pr
         settings.channels, settings.checkpoint_s3_uri, settings.log_s3_uri,
         settings.intermediate_s3_uri, settings.output_s3_uri, settings.model_s3_uri,
         contract.source, contract.model_dir_uri, contract.intermediate_uri,
+        contract.model_dir_bucket,
     )  # fmt: skip
     if not any(places):  # loaded only where there is something to do: start-up is a feature
         return None, None
@@ -464,8 +465,8 @@ def _script(
 ) -> ProcessSpec:
     env = script_environment(contract)
     env["SUPERVISOR_CHECKPOINT_DIR"] = paths.checkpoints
-    if contract.resumed_from:
-        env["SUPERVISOR_RESUMED_FROM"] = contract.resumed_from
+    if contract.fetched is not None and contract.fetched.resumed_from:
+        env["SUPERVISOR_RESUMED_FROM"] = contract.fetched.resumed_from
     if contract.model_dir_uri:
         env["SUPERVISOR_MODEL_DIR_URI"] = contract.model_dir_uri
     if contract.settings.stacks:

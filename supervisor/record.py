@@ -9,9 +9,12 @@ import contextlib
 import json
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from supervisor.paths import Paths
+
+if TYPE_CHECKING:
+    from supervisor.storage.job import Fetched
 
 _WORDS_LIMIT = 64 * 1024
 _MOST_FILES = 5000
@@ -60,13 +63,14 @@ def own_words(paths: Paths) -> str | None:
         return None
 
 
-def fetched(paths: Paths) -> dict[str, Any]:
-    """What the step that fetches says it did; empty where it says nothing."""
+def fetched(paths: Paths) -> Fetched:
+    """What the step that fetches says it did; nothing where it says nothing."""
+    from supervisor.storage.job import Fetched  # noqa: PLC0415  # for those that fetch
+
     try:
-        result = json.loads(_start_of(paths.fetched))
-    except (ValueError, RecursionError):
-        return {}
-    return result if isinstance(result, dict) else {}
+        return Fetched(**json.loads(_start_of(paths.fetched)))
+    except (ValueError, TypeError, RecursionError):
+        return Fetched()
 
 
 def newest_checkpoint(directory: str, since: float) -> str:

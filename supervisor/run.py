@@ -84,6 +84,7 @@ if TYPE_CHECKING:  # not needed before the script's start: loaded when they are 
     from supervisor.protocol import HostReport
     from supervisor.status import JobBoard
     from supervisor.storage.agent import Agent
+    from supervisor.storage.job import Fetched
     from supervisor.storage.notices import Failed, Unsent
     from supervisor.watchdog import Signs
 
@@ -126,7 +127,7 @@ _NOT_FORWARDED: Final = frozenset(
 
 async def run_host(
     plan: Plan,
-    replan: Callable[[str], Plan],
+    replan: Callable[[Fetched], Plan],
     outputs: Outputs,
     log: Log,
     masker: Masker,
@@ -135,8 +136,7 @@ async def run_host(
 ) -> int:
     """Live the plan of one host from start to end; returns the exit code of the supervisor.
 
-    ``replan`` makes the plan again once everything is fetched, from the checkpoint that was
-    restored; raises ``ContractError``.
+    ``replan`` makes the plan again once everything is fetched; raises ``ContractError``.
     """
     host = _Host(plan, replan, outputs, log, masker, guardian)
     try:
@@ -163,7 +163,7 @@ class _Host:
     def __init__(
         self,
         plan: Plan,
-        replan: Callable[[str], Plan],
+        replan: Callable[[Fetched], Plan],
         outputs: Outputs,
         log: Log,
         masker: Masker,
@@ -485,12 +485,11 @@ class _Host:
     def _plan_again(self) -> None:
         """Everything is fetched: the contract is read again, with the code that is here now."""
         fetched = record.fetched(self.plan.paths)
-        resumed_from = str(fetched.get("resumed_from", ""))
-        told = ("files", "bytes", "resumed_from")
-        fields = {name: fetched[name] for name in told if fetched.get(name)}
+        told = ("files", "bytes", "resumed_from", "bucket_region")
+        fields = {name: value for name in told if (value := getattr(fetched, name))}
         self._account.say("info", "storage.fetched", **fields)
         try:
-            plan = self._replan(resumed_from)
+            plan = self._replan(fetched)
         except ContractError as error:
             self._post(PrepareFailed(str(error), time.time()))
             return

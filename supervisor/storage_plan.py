@@ -51,7 +51,7 @@ def options(contract: Contract) -> Options:
 
 def fetch_job(contract: Contract, paths: Paths) -> FetchJob | None:
     """What this host needs before its script starts; None where all of it is here."""
-    if contract.fetched:
+    if contract.fetched is not None:
         return None
     settings = contract.settings
     source = restore = None
@@ -77,7 +77,9 @@ def fetch_job(contract: Contract, paths: Paths) -> FetchJob | None:
         trees.append(Tree("model_dir", place, paths.model_dir, may_be_empty=True, optional=True))
     if settings.checkpoint_s3_uri and settings.restore != "never":
         restore = Restore(_checkpoints(contract), paths.checkpoints, settings.restore)
-    if not (source or trees or restore):
+    bucket = contract.model_dir_bucket
+    region_of = Location.parse(bucket) if bucket else None
+    if not (source or trees or restore or region_of):
         return None
     return FetchJob(
         result=paths.fetched,
@@ -86,6 +88,7 @@ def fetch_job(contract: Contract, paths: Paths) -> FetchJob | None:
         source=source,
         trees=tuple(trees),
         restore=restore,
+        region_of=region_of,
     )
 
 

@@ -14,6 +14,7 @@ from supervisor.contract import Contract, EntryKind, Facts, Strategy, read_contr
 from supervisor.environment import script_environment
 from supervisor.faults import ContractError
 from supervisor.settings import TABLE, parse_settings
+from supervisor.storage.job import Fetched
 
 BASE = "/opt/ml"
 HYPER: dict[str, Any] = {"sagemaker_program": '"train.py"'}
@@ -259,12 +260,14 @@ def test_code_is_fetched_where_there_is_none_and_then_decides_what_is_run() -> N
     assert before.source == "s3://bucket/job/source/sourcedir.tar.gz"
     assert before.entry_kind is EntryKind.SCRIPT
     code = frozenset({"train.py", "setup.py", "requirements.txt"})
-    after = read_contract(replace(given, code=code, fetched=True, resumed_from="s3://bucket/c/1"))
+    after = read_contract(
+        replace(given, code=code, fetched=Fetched(resumed_from="s3://bucket/c/1"))
+    )
     assert (after.source, after.entry_kind) == ("", EntryKind.PACKAGE)
     assert after.has_requirements
-    assert after.resumed_from == "s3://bucket/c/1"
+    assert after.fetched == Fetched(resumed_from="s3://bucket/c/1")
     with pytest.raises(ContractError, match=r"sagemaker_program: found 'train\.py'"):
-        read_contract(replace(given, code=frozenset({"other.py"}), fetched=True))
+        read_contract(replace(given, code=frozenset({"other.py"}), fetched=Fetched()))
 
 
 def test_code_that_is_here_is_not_fetched() -> None:

@@ -21,6 +21,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from aiobotocore.session import AioSession
 
 from supervisor.storage.flow import Flow, Memory
 from supervisor.storage.job import Options
@@ -608,6 +609,31 @@ def test_a_bucket_of_another_region_is_followed(
 
     for answer in answers:
         asyncio.run(scenario(answer))
+
+
+def test_a_bucket_says_where_it_is(
+    server: Server, place: Location, mock: Server, proxy: FaultProxy
+) -> None:
+    async def region(where: Location, options: Options) -> str:
+        async with open_store(where, options) as store:
+            return await store.region()
+
+    async def scenario() -> None:
+        async with AioSession().create_client(
+            "s3", endpoint_url=mock.url, region_name="eu-west-1"
+        ) as api:
+            there = {"LocationConstraint": "eu-west-1"}
+            await api.create_bucket(Bucket="europe", CreateBucketConfiguration=there)
+        assert await region(Location.parse("s3://europe/models"), mock.options) == "eu-west-1"
+        assert await region(place, server.options) == "", "not every server says it"
+        named = "x-amz-bucket-region: eu-west-3\r\n"
+        proxy.faults.answer = lambda _: s3_error(403, "AccessDenied", headers=named)
+        assert await region(place, through(proxy, server)) == "eu-west-3", "not even to look at"
+        proxy.faults.answer = lambda _: s3_error(403, "AccessDenied")
+        with pytest.raises(StorageError, match=f"HeadBucket s3://{BUCKET}/: .*needs s3:ListBucket"):
+            await region(place, through(proxy, server))
+
+    asyncio.run(scenario())
 
 
 # --------------------------------------------------------------------------- credentials

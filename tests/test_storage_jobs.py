@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.aio import free_port
+from tests.helpers.faults import fault_proxy, s3_error
 from tests.helpers.train import Script, Train, lay_out, shell
 from tests.helpers.waiting import wait_until
 
@@ -53,7 +54,7 @@ while True:
 
 def manifests(place: pathlib.Path) -> list[str]:
     directory = place / "manifests"
-    return sorted(os.listdir(directory)) if directory.is_dir() else []
+    return sorted(path.name for path in directory.glob("[!.]*"))  # one may be half written
 
 
 def newest(place: pathlib.Path) -> dict[str, bytes]:
@@ -181,6 +182,25 @@ def test_a_source_without_the_program_is_the_contracts_fault(tmp_path: pathlib.P
     with Train(tmp_path) as train:
         assert train.wait() == 81
     assert "sagemaker_program: found 'train.py'" in train.failure
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_the_script_is_told_the_region_of_the_bucket(tmp_path: pathlib.Path, answers: bool) -> None:
+    hyper = {"model_dir": "s3://bucket/models", "sagemaker_region": "us-east-2"}
+    lay_out(tmp_path, shell('echo "reads from $S3_REGION"'), hyper)
+    refusal = s3_error(403, "AccessDenied", headers="x-amz-bucket-region: eu-west-3\r\n")
+    with fault_proxy(free_port(), seed=1) as proxy:  # nobody is behind it
+        proxy.faults.answer = lambda _: refusal if answers else s3_error(403, "AccessDenied")
+        env: dict[str, Any] = {
+            "SUPERVISOR_MODEL_DIR_MIRROR": "off",
+            "SUPERVISOR_S3_ENDPOINT": f"http://127.0.0.1:{proxy.port}",
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "hush",
+        }
+        with Train(tmp_path, **env) as train:
+            assert train.wait() == 0
+    assert train.out == f"reads from {'eu-west-3' if answers else 'us-east-2'}\n"
+    assert ("needs s3:ListBucket" in train.err) != answers
 
 
 def test_results_that_cannot_be_sent_fail_the_job_and_are_named(tmp_path: pathlib.Path) -> None:

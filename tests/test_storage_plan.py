@@ -89,10 +89,28 @@ def test_checkpoints_are_fetched_first_and_kept_while_it_runs() -> None:
 def test_once_it_is_fetched_the_script_is_told_and_nothing_is_fetched_again() -> None:
     environ = {"SUPERVISOR_CHECKPOINT_S3_URI": "s3://bucket/job"}
     place = "s3://bucket/job/manifests/000007-0011aabb.json"
-    made = plan(environ, fetched=True, resumed_from=place)
+    made = plan(environ, fetched=Fetched(resumed_from=place))
     assert made.steps == ()
     assert made.processes[-1].env["SUPERVISOR_RESUMED_FROM"] == place
     assert made.storage is not None
+
+
+@pytest.mark.parametrize("mirror", ["off", "on"])
+def test_the_bucket_of_a_model_dir_is_asked_where_it_is(mirror: str) -> None:
+    environ = {"SUPERVISOR_MODEL_DIR_MIRROR": mirror}
+    hyper = {"model_dir": "s3://bucket/models", "sagemaker_region": "eu-west-1"}
+    place = fetched(plan(environ, hyper)).region_of
+    assert str(place) == "s3://bucket/models"
+    for told, region in (("us-east-2", "us-east-2"), ("", "eu-west-1")):
+        after = plan(environ, hyper, fetched=Fetched(bucket_region=told))
+        assert after.processes[-1].env["S3_REGION"] == region
+
+
+def test_the_bucket_is_not_asked_where_the_image_names_its_region() -> None:
+    environ = {"SUPERVISOR_MODEL_DIR_MIRROR": "off", "S3_REGION": "sa-east-1"}
+    made = plan(environ, {"model_dir": "s3://bucket/models"})
+    assert made.steps == ()
+    assert made.processes[-1].env["S3_REGION"] == "sa-east-1"
 
 
 def test_of_several_hosts_the_master_keeps_checkpoints_and_all_are_given_them() -> None:
@@ -150,7 +168,7 @@ def test_the_source_is_fetched_with_its_limits() -> None:
     assert (source.target, source.max_bytes) == (f"{BASE}/code", 1 << 30)
     assert [spec.name for spec in made.steps] == [FETCH]
     code = frozenset({"train.py", "requirements.txt"})
-    after = plan({}, hyper, code=code, fetched=True)
+    after = plan({}, hyper, code=code, fetched=Fetched())
     assert [spec.name for spec in after.steps] == ["requirements"]
 
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Collection, Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from supervisor import hardware
 from supervisor.contract import CONFIG_FILES, Facts
+
+if TYPE_CHECKING:
+    from supervisor.storage.job import Fetched
 
 DEFAULT_BASE_DIR: Final = "/opt/ml"
 _CONFIG_LIMIT: Final = 16 * 1024 * 1024
@@ -29,11 +32,11 @@ def base_dir(environ: Mapping[str, str]) -> str:
 
 
 def gather(
-    environ: Mapping[str, str], flags: Mapping[str, str], fetched: str | None = None
+    environ: Mapping[str, str], flags: Mapping[str, str], fetched: Fetched | None = None
 ) -> Facts:
     """Read the world once. Raises nothing: what cannot be read is a fact too.
 
-    ``fetched`` is the checkpoint that was restored, or empty, once everything is fetched.
+    ``fetched``: what was done about it, once everything is fetched.
     """
     base = base_dir(environ)
     files: dict[str, bytes] = {}
@@ -66,8 +69,7 @@ def gather(
         tensorflow_version=_version_of(_TENSORFLOWS),
         tensorflow_io=bool(_version_of({"tensorflow_io"})),
         intermediate_exists=os.path.isdir(os.path.join(base, "output", "intermediate")),
-        fetched=fetched is not None,
-        resumed_from=fetched or "",
+        fetched=fetched,
     )
 
 

@@ -140,6 +140,7 @@ class Count:
     files: int = 0
     bytes: int = 0
     resumed_from: str = ""
+    bucket_region: str = ""
 
 
 class Fetch:
@@ -160,9 +161,12 @@ class Fetch:
             work.append(self._source(self._job.source))
         if self._job.restore is not None:
             work.append(self._restore(self._job.restore))
+        if self._job.region_of is not None:
+            work.append(self._region(self._job.region_of))
         counts = await together(work)
         return Fetched(
             resumed_from="".join(count.resumed_from for count in counts),
+            bucket_region="".join(count.bucket_region for count in counts),
             files=sum(count.files for count in counts),
             bytes=sum(count.bytes for count in counts),
             seconds=asyncio.get_running_loop().time() - began,
@@ -172,13 +176,24 @@ class Fetch:
 
     async def _optional(self, tree: Tree) -> Count:
         """What nobody asked for by name is not waited for long, and fails nothing."""
-        hurried = replace(self._job.options, retry_s=min(self._job.options.retry_s, OPTIONAL_S))
         try:
-            return await self._tree(tree, hurried)
+            return await self._tree(tree, self._hurried())
         except FetchError as error:
             os.makedirs(tree.target, exist_ok=True)
             progress.say(f"{error}; the job goes on without it")
             return Count()
+
+    async def _region(self, place: Location) -> Count:
+        try:
+            async with open_store(place, self._hurried()) as store:
+                return Count(bucket_region=await store.region())
+        except StorageError as error:
+            progress.say(f"{error}; the script is told the job's region for the bucket's")
+            return Count()
+
+    def _hurried(self) -> Options:
+        options = self._job.options
+        return replace(options, retry_s=min(options.retry_s, OPTIONAL_S))
 
     async def _tree(self, tree: Tree, options: Options) -> Count:
         with _said_of(tree.name):

@@ -130,6 +130,9 @@ class FileStore:
 
         return await self._in_thread("clean up", prefix, swept)
 
+    async def region(self) -> str:
+        return ""
+
     async def close(self) -> None:
         """Nothing is kept open."""
 

@@ -100,6 +100,8 @@ class FetchJob:
     source: Source | None = None
     trees: tuple[Tree, ...] = ()
     restore: Restore | None = None
+    region_of: Location | None = None
+    """The bucket that is asked where it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,8 @@ class Fetched:
 
     resumed_from: str = ""
     """The manifest's place; empty: nothing was there to resume from, or the directory had it."""
+    bucket_region: str = ""
+    """Of the bucket that was asked; empty: it did not say."""
     files: int = 0
     bytes: int = 0
     seconds: float = 0.0
@@ -175,7 +179,7 @@ def drawn_in_place(text: str) -> str:
 def decode_fetch(text: str) -> FetchJob:
     """Raises ValueError where ``text`` is no job of ours."""
     raw = _object(text)
-    source, restore = raw.pop("source"), raw.pop("restore")
+    source, restore, region_of = raw["source"], raw["restore"], raw["region_of"]
     return FetchJob(
         **raw
         | {
@@ -183,6 +187,7 @@ def decode_fetch(text: str) -> FetchJob:
             "source": Source(**_placed(source, "origin")) if source else None,
             "trees": tuple(Tree(**_placed(tree, "origin")) for tree in raw["trees"]),
             "restore": Restore(**_placed(restore, "origin")) if restore else None,
+            "region_of": _location(region_of) if region_of else None,
         }
     )
 
@@ -208,5 +213,8 @@ def _object(text: str) -> dict[str, Any]:
 
 
 def _placed(raw: dict[str, Any], key: str) -> dict[str, Any]:
-    place = raw[key]
-    return raw | {key: Location(Scheme(place["scheme"]), place["bucket"], place["key"])}
+    return raw | {key: _location(raw[key])}
+
+
+def _location(raw: dict[str, str]) -> Location:
+    return Location(Scheme(raw["scheme"]), raw["bucket"], raw["key"])

@@ -131,6 +131,19 @@ class S3Store:
         while batch := list(islice(waiting, _DELETE_BATCH)):
             await self._delete(batch)
 
+    async def region(self) -> str:
+        async def attempt() -> str:
+            api = await self._client.api(self._bucket)
+            try:
+                answer = await api.head_bucket(Bucket=self._bucket)
+            except ClientError as error:
+                if region := _region(error.response):
+                    return region  # whoever may not look at a bucket is told where it is
+                raise
+            return _region(answer)
+
+        return await self._client.tried(Doing("HeadBucket", self._bucket, ""), attempt)
+
     async def abandon_partial(self, older_s: float, prefix: str = "") -> int:
         found = 0
         base = self._location.child(prefix).key if prefix else f"{self._location.key}/".lstrip("/")
@@ -597,6 +610,10 @@ class _Whole:
 def _server_time(answer: dict[str, Any]) -> float:
     """When an answer was given."""
     return _time(answer["ResponseMetadata"]["HTTPHeaders"].get("date", ""))
+
+
+def _region(answer: dict[str, Any]) -> str:
+    return str(answer["ResponseMetadata"].get("HTTPHeaders", {}).get("x-amz-bucket-region", ""))
 
 
 def _time(date: str) -> float:

@@ -79,10 +79,11 @@ _PERMISSIONS: Final = {
     "GetObject": "s3:GetObject",
     "HeadObject": "s3:GetObject",
     "ListObjectsV2": "s3:ListBucket",
+    "HeadBucket": "s3:ListBucket",
     "DeleteObjects": "s3:DeleteObject",
 }
 """Source: Service Authorization Reference, "Actions defined by Amazon S3"."""
-_OF_BUCKETS: Final = {"ListObjectsV2", "ListMultipartUploads"}
+_OF_BUCKETS: Final = {"ListObjectsV2", "HeadBucket", "ListMultipartUploads"}
 
 
 def fault_of(answer: Answer, operation: str, bucket: str, options: Options, now_s: float) -> Fault:

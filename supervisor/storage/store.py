@@ -135,6 +135,10 @@ class Store(Protocol):
         """Objects that are not there are no error."""
         ...
 
+    async def region(self) -> str:
+        """Of the bucket, as the server names it; empty: there is none, or it names none."""
+        ...
+
     async def abandon_partial(self, older_s: float, prefix: str = "") -> int:
         """Remove what killed writers left unfinished for ``older_s`` seconds, and count it.
 
