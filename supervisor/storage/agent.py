@@ -17,6 +17,7 @@ from typing import Final
 from supervisor.model import ProcessSpec
 from supervisor.process import Child, PumpLike, SpawnError, spawn
 from supervisor.storage import notices
+from supervisor.storage.lines import Lines
 from supervisor.storage.notices import (
     Failed,
     Notice,
@@ -37,7 +38,6 @@ MARGIN_S: Final = 0.5
 """The process is to be done so much before its budget is over, to say what it did not do."""
 LAST_WORD_S: Final = 0.5
 """After the budget: from SIGTERM to SIGKILL."""
-_READ_BYTES: Final = 64 * 1024
 
 Say = Callable[..., None]
 """Level, event, fields."""
@@ -132,7 +132,10 @@ class Agent:
         os.set_blocking(write_end, False)
         self._commands = write_end
         stdout, stderr = child.take_pipes()
-        pumps: Sequence[PumpLike] = (_Lines(stdout, self._hear), self._attach(stderr))
+        pumps: Sequence[PumpLike] = (
+            Lines(stdout, self._hear, limit=notices.LINE_LIMIT),
+            self._attach(stderr),
+        )
         self._say("info", "storage.started", pid=child.pid)
         self._tell()
         try:
@@ -189,45 +192,3 @@ class Agent:
                 self._published.set_result(unsent)
             case _:
                 pass
-
-
-class _Lines:
-    """Reads lines from a pipe on the event loop; a line that is too long is passed over."""
-
-    def __init__(self, fd: int, heard: Callable[[bytes], None]) -> None:
-        self._fd: int | None = fd
-        self._heard = heard
-        self._rest = b""
-        self._skipping = False
-        self._ended = asyncio.Event()
-        os.set_blocking(fd, False)
-        asyncio.get_running_loop().add_reader(fd, self._read)
-
-    async def finish(self, timeout_s: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._ended.wait(), timeout_s)
-
-    def close(self) -> None:
-        if self._fd is not None:
-            asyncio.get_running_loop().remove_reader(self._fd)
-            os.close(self._fd)
-            self._fd = None
-            self._ended.set()
-
-    def _read(self) -> None:
-        assert self._fd is not None
-        try:
-            data = os.read(self._fd, _READ_BYTES)
-        except BlockingIOError:
-            return
-        if not data:
-            self.close()
-            return
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        for line in lines:
-            if self._skipping:
-                self._skipping = False
-            elif line:
-                self._heard(line)
-        if len(self._rest) > notices.LINE_LIMIT:
-            self._rest, self._skipping = b"", True

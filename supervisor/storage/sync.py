@@ -27,6 +27,7 @@ from supervisor import prctl
 from supervisor.storage import job as jobs
 from supervisor.storage import notices, watch
 from supervisor.storage.job import Kind, SyncJob
+from supervisor.storage.lines import Lines
 from supervisor.storage.notices import (
     Notice,
     PublishedAll,
@@ -51,7 +52,6 @@ _TURN_S: Final = 0.25
 _RATE_S: Final = 5.0
 _QUEUED: Final = 1000
 """Notices that the parent has not read. The oldest is dropped, then."""
-_READ_BYTES: Final = 64 * 1024
 
 
 class Outlet:
@@ -120,32 +120,21 @@ class Inlet:
     def __init__(self, fd: int) -> None:
         self.orders: asyncio.Queue[PublishNow | None] = asyncio.Queue()
         """None: end of file."""
-        self._fd = fd
-        self._rest = b""
-        os.set_blocking(fd, False)
-        asyncio.get_running_loop().add_reader(fd, self._read)
+        self._lines = Lines(
+            os.dup(fd),
+            self._hear,
+            limit=notices.LINE_LIMIT,
+            ended=lambda: self.orders.put_nowait(None),
+        )
 
     def close(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._fd)
+        self._lines.close()
 
-    def _read(self) -> None:
-        try:
-            data = os.read(self._fd, _READ_BYTES)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
-            self.close()
-            self.orders.put_nowait(None)
-            return
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        self._rest = self._rest[-notices.LINE_LIMIT :]
-        for line in lines:
-            with contextlib.suppress(ValueError):
-                order = notices.decode(line)
-                if isinstance(order, PublishNow):
-                    self.orders.put_nowait(order)
+    def _hear(self, line: bytes) -> None:
+        with contextlib.suppress(ValueError):
+            order = notices.decode(line)
+            if isinstance(order, PublishNow):
+                self.orders.put_nowait(order)
 
 
 class _Ended(Exception):  # noqa: N818  # not an error: somebody asked for it
