@@ -122,6 +122,8 @@ class Sight:
     conflicts: tuple[Conflict, ...] | None = None
     """What requirements.txt would replace; None where nothing of it is installed."""
     has_pip: bool = True
+    programs: Mapping[str, bool] = field(default_factory=dict)
+    """What an MPI job calls on this host → whether it is here."""
     places: Mapping[str, str] = field(default_factory=dict)
     """What is fetched or kept elsewhere, with its place → why that cannot be listed, or nothing."""
     now: float = 0.0
@@ -174,6 +176,7 @@ def look(environ: Mapping[str, str], flags: Mapping[str, str]) -> Sight:
         entry_error=_entry_error(plan) if plan else "",
         conflicts=_conflicts(plan) if plan else None,
         has_pip=importlib.util.find_spec("pip") is not None,
+        programs=_programs(plan) if plan else {},
         now=time.time(),
         newest_file=_newest(facts),
     )
@@ -346,6 +349,18 @@ def _gpus() -> Gpus:
     return Gpus(seen=tuple(line.partition(" (UUID")[0] for line in lines if line[:3] == "GPU"))
 
 
+def _programs(plan: Plan) -> dict[str, bool]:
+    if plan.strategy is not Strategy.MPI:
+        return {}
+    names = ["mpirun", "ssh"]
+    if plan.host != plan.contract.master:
+        names = ["orted", "ssh-keygen", plan.contract.settings.mpi_sshd]
+    elif len(plan.hosts) == 1:
+        names = ["mpirun"]
+    path = plan.processes[-1].env.get("PATH")
+    return {name: shutil.which(name, path=path) is not None for name in names}
+
+
 def _entry_error(plan: Plan) -> str:
     """Why the entry point cannot run, as far as it can be known without running it."""
     contract = plan.contract
@@ -392,8 +407,8 @@ def _newest(facts: Facts) -> float:
 def diagnose(sight: Sight) -> list[Check]:
     """The checks, in the order of the table. Pure."""
     sections: tuple[Callable[[Sight], Iterator[Check]], ...] = (
-        _contract, _entry, _requirements, _hosts, _ports, _writable, _space, _versions, _devices,
-        _clock, _credentials, _storage,
+        _contract, _entry, _requirements, _mpi, _hosts, _ports, _writable, _space, _versions,
+        _devices, _clock, _credentials, _storage,
     )  # fmt: skip
     return [check for section in sections for check in section(sight)]
 
@@ -453,6 +468,14 @@ def _requirements(sight: Sight) -> Iterator[Check]:
             yield Check("requirements", State.RED, str(each), f"{remedy}; {ALLOW}")
     if not sight.conflicts and sight.has_pip:
         yield Check("requirements", State.OK, f"{FILE} replaces nothing of the image")
+
+
+def _mpi(sight: Sight) -> Iterator[Check]:
+    if missing := [name for name, here in sight.programs.items() if not here]:
+        remedy = "install OpenMPI and OpenSSH; SUPERVISOR_MPI_SSHD names another sshd"
+        yield Check("MPI", State.RED, f"not found: {', '.join(missing)}", remedy)
+    elif sight.programs:
+        yield Check("MPI", State.OK, ", ".join(sight.programs))
 
 
 def _hosts(sight: Sight) -> Iterator[Check]:

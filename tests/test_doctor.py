@@ -95,6 +95,7 @@ def test_a_sound_host_has_nothing_to_remedy() -> None:
         ({"disks": {"/m": Disk(10 << 20, None)}}, "disk", "red", "/m: 10 MiB free"),
         ({"disks": {"/m": Disk(500 << 20, None)}}, "disk", "warn", "/m: 500 MiB free"),
         ({"disks": {"/m": Disk(50 * GIB, 3)}}, "disk", "red", "no more files"),
+        ({"programs": {"mpirun": True, "ssh": False}}, "MPI", "red", "not found: ssh"),
         ({"python": (3, 9, 1)}, "Python", "warn", "3.9.1"),
         ({"python": (3, 14, 0)}, "Python", "warn", "3.14.0"),
         ({"packages": {}}, "TensorFlow", "red", "not installed"),
@@ -322,6 +323,8 @@ def test_an_mpi_job_is_looked_at_too(tmp_path: pathlib.Path, host: str, ports: i
     assert named(checks, "contract")[0].found.endswith(f"{host}, 2 hosts, MPI")
     [line] = named(checks, "ports")  # the members' sshd needs one, the master has none
     assert len(line.found.removesuffix(" free").split(", ")) == ports
+    [programs] = named(checks, "MPI")
+    assert ("ssh-keygen" if host == "algo-2" else "mpirun") in programs.found
 
 
 def ports_of(base: str) -> dict[str, int]:
