@@ -77,9 +77,12 @@ class Shelf:
             location = Location.parse(str(self.place))
             async with open_store(location, Options()) as store:
                 request = Restore(location, str(self.target), mode)
-                return await restoring.restore(
+                done = await restoring.restore(
                     store, request, moved=self._moved, said=self.said.append
                 )
+            files = sum(path.is_file() for path in self.target.rglob("*")) if done.place else 0
+            assert done.files == files
+            return done.place
 
         return asyncio.run(work())
 

@@ -356,10 +356,9 @@ class Fetch:
         with _said_of("checkpoints"):
             async with open_store(request.origin, self._job.options) as store:
                 with self._progress("checkpoint restored", None, None) as moving:
-                    resumed_from = await restore(
-                        store, request, moved=moving.moved, said=progress.say
-                    )
-        return Count(0, moving.bytes, resumed_from)
+                    done = await restore(store, request, moved=moving.moved, said=progress.say)
+                    moving.files = done.files
+        return Count(done.files, moving.bytes, done.place)
 
     @contextmanager
     def _progress(self, name: str, size: int | None, files: int | None) -> Iterator[Progress]:

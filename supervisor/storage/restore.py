@@ -15,7 +15,7 @@ import shutil
 import stat
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Final, NamedTuple
 
 from supervisor.storage import manifest, snapshot
 from supervisor.storage.files import raise_local
@@ -40,24 +40,32 @@ Say = Callable[[str], None]
 """One sentence."""
 
 
-async def restore(store: Store, request: Restore, *, moved: Moved, said: Say) -> str:
-    """The place of the manifest that was restored, or that of the store where there is none but
-    there are objects; empty where nothing was restored.
+class Restored(NamedTuple):
+    """What was restored."""
+
+    place: str = ""
+    """Of the manifest, or of the store where there is none but there are objects; empty where
+    nothing was restored."""
+    files: int = 0
+
+
+async def restore(store: Store, request: Restore, *, moved: Moved, said: Say) -> Restored:
+    """The newest checkpoint that is whole, into an empty directory or in place of what is there.
 
     Raises StorageError. The target is then as it was, or has its marker.
     """
     place = await in_thread(_Target, request.target)
     if request.mode == "auto" and place.holds_files and not place.half_done:
         said(f"{request.target} holds files already: nothing is restored")
-        return ""
+        return Restored()
     names = await _generations(store)
     if not names:
         items = await _plain(store, said)
         if not items:
-            return ""
+            return Restored()
         await _fetch(store, place, items, moved)
         said(f"restored {len(items)} files from {store.location}, without a manifest")
-        return str(store.location)
+        return Restored(str(store.location), len(items))
     tried: dict[str, str] = {}
     while untried := [name for name in names if name not in tried]:
         generation = untried[0]
@@ -75,7 +83,7 @@ async def restore(store: Store, request: Restore, *, moved: Moved, said: Say) ->
             names = await _generations(store)
         else:
             said(f"restored {len(items)} files from {where}")
-            return where
+            return Restored(where, len(items))
     first = next(iter(tried.values()), "they were removed")
     raise StorageError(
         Reason.CORRUPT,

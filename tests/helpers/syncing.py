@@ -148,7 +148,8 @@ async def restored(
     location = Location.parse(target)
     async with open_store(location, options or Options()) as store:
         request = Restore(location, str(into), mode)
-        return await restore.restore(store, request, moved=lambda _: None, said=lambda _: None)
+        done = await restore.restore(store, request, moved=lambda _: None, said=lambda _: None)
+        return done.place
 
 
 def restore_now(
