@@ -512,7 +512,11 @@ class _Reader:
         nothing is fetched."""
         facts = self.facts
         code_dir = posixpath.join(facts.base_dir, "code")
-        if facts.fetched or facts.code is None or facts.code or not submit:
+        if facts.fetched is not None or facts.code is None or not submit:
+            return ""
+        from supervisor.storage.snapshot import INCOMPLETE  # noqa: PLC0415  # where it is asked
+
+        if facts.code and INCOMPLETE not in facts.code:
             return ""
         if posixpath.normpath(submit) == code_dir:
             return ""

@@ -37,7 +37,7 @@ from supervisor.storage.archive import (
     packing,
     unpack,
 )
-from supervisor.storage.staging import Staging, holds_files
+from supervisor.storage.staging import Staging
 from tests.helpers.job import environment
 
 LIMITS = Limits(1 << 20, 200)
@@ -353,7 +353,7 @@ def test_a_hostile_archive_is_refused_in_one_sentence(
     assert sentence.isprintable()
     assert len(sentence) < 500
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["base", "canary", "code"]
-    assert not holds_files(str(tmp_path / "base" / "code"))
+    assert not Staging(str(tmp_path / "base" / "code")).holds_files
     assert not os.path.exists("/tmp/evil")
 
 
@@ -633,9 +633,9 @@ def test_one_file_is_copied_as_it_is(tmp_path: pathlib.Path) -> None:
 
 def test_what_a_killed_attempt_left_is_removed_by_the_next(tmp_path: pathlib.Path) -> None:
     target = tmp_path / "code"
-    Staging(str(target))  # killed here
+    Staging(str(target)).__enter__()  # killed here
     assert len(os.listdir(tmp_path)) == 2
-    assert not holds_files(str(target))
+    assert not Staging(str(target)).holds_files
     target.chmod(0o750)
     with Staging(str(target)) as staging:
         pathlib.Path(staging.path, "a").touch()
@@ -643,7 +643,7 @@ def test_what_a_killed_attempt_left_is_removed_by_the_next(tmp_path: pathlib.Pat
     assert os.listdir(tmp_path) == ["code"]
     assert os.listdir(target) == ["a"]
     assert stat.S_IMODE(target.stat().st_mode) == 0o750
-    assert holds_files(str(target))
+    assert Staging(str(target)).holds_files
 
 
 def test_a_mount_point_gets_its_content_too(tmp_path: pathlib.Path) -> None:
@@ -654,13 +654,14 @@ def test_a_mount_point_gets_its_content_too(tmp_path: pathlib.Path) -> None:
     target.mkdir()
     program = (
         "import os, sys; from supervisor.storage.staging import *\n"
-        "target = sys.argv[1]; made = Staging(target)\n"
+        "target = sys.argv[1]; Staging(target).__enter__()\n"
+        "open(os.path.join(target, INCOMPLETE), 'x')\n"
         "os.makedirs(target + '/half/old')\n"  # moved up before the kill
-        "assert not holds_files(target), 'half'\n"
+        "assert not Staging(target).holds_files, 'half'\n"
         "with Staging(target) as staging:\n"
         " assert os.path.dirname(staging.path) == target\n"
         " os.makedirs(staging.path + '/half/new'); staging.commit()\n"
-        "assert holds_files(target)\n"
+        "assert Staging(target).holds_files\n"
         "print(os.listdir(target), os.listdir(target + '/half'))\n"
     )
     script = 'mount -t tmpfs none "$1" && mkdir "$1/lost+found" && "$0" -P -c "$2" "$1"'

@@ -273,6 +273,8 @@ def test_code_is_fetched_where_there_is_none_and_then_decides_what_is_run() -> N
 def test_code_that_is_here_is_not_fetched() -> None:
     hyper = {**HYPER, "sagemaker_submit_directory": "s3://bucket/job/source/sourcedir.tar.gz"}
     assert read(hyper).source == ""
+    half = frozenset({"train.py", ".supervisor-incomplete"})
+    assert read_contract(facts(hyper, code=half)).source, "a kill while it was moved in"
     assert read({**HYPER, "sagemaker_submit_directory": f"{BASE}/code"}).source == ""
 
 

@@ -461,7 +461,7 @@ def test_a_stop_while_unpacking_leaves_no_code(tmp_path: pathlib.Path) -> None:
     target = tmp_path / "ml" / "code"
     job = FetchJob("", source=Source(Location.parse(str(origin)), str(target), 1 << 30, 1_000_000))
     with Fetching(tmp_path, job) as fetching:
-        wait_until(lambda: len(list((tmp_path / "ml").glob(".code.fetch-*/*"))) > 3)
+        wait_until(lambda: len(list((tmp_path / "ml").glob(".code.supervisor-staging-*/*"))) > 3)
         assert names(target) == []
         fetching.process.send_signal(signal.SIGTERM)
         assert fetching.wait().code == -signal.SIGTERM

@@ -24,7 +24,8 @@ from supervisor.storage.manifest import (
     manifest_key,
 )
 from supervisor.storage.places import open_store
-from supervisor.storage.restore import MARKER, NO_FILES
+from supervisor.storage.snapshot import INCOMPLETE
+from supervisor.storage.staging import NO_FILES
 from supervisor.storage.store import Reason, StorageError
 from tests.helpers import writer
 from tests.helpers.job import environment
@@ -260,7 +261,7 @@ def test_into_a_mount_point(mounted: Shelf) -> None:
 
 def test_what_a_kill_left_in_a_mount_point_is_done_again(mounted: Shelf) -> None:
     where = mounted.put_step(1, 5)
-    (mounted.target / MARKER).touch()
+    (mounted.target / INCOMPLETE).touch()
     (mounted.target / "ckpt-4.index").write_bytes(b"moved in already")
     (mounted.target / ".supervisor-staging-0123").mkdir()
     (mounted.target / ".supervisor-staging-0123" / "checkpoint").write_bytes(b"not yet")

@@ -245,15 +245,16 @@ class Fetch:
     # ------------------------------------------------------------------------ source
 
     async def _source(self, source: Source) -> Count:
-        from supervisor.storage.staging import Staging, holds_files  # noqa: PLC0415
+        from supervisor.storage.staging import Staging  # noqa: PLC0415
 
         origin = source.origin
         if origin.scheme is Scheme.FILE and _same(origin.key, source.target):
             return Count()
-        if holds_files(source.target):
+        staging = Staging(source.target)
+        if staging.holds_files:
             progress.say(f"source: {source.target} holds files already; {origin} is not fetched")
             return Count()
-        with _said_of("source"), Staging(source.target) as staging:
+        with _said_of("source"), staging:
             if origin.scheme is Scheme.FILE:
                 done = await self._local_source(source, staging.path)
             else:

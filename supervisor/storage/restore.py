@@ -1,18 +1,10 @@
 """The newest complete checkpoint into a directory, whole or not at all.
 
-Files are fetched into a directory beside the target, checked, and appear by one rename. Where the
-target cannot be renamed (a mount point; a parent that is not ours) they are fetched inside it and
-moved one by one under a marker file: a kill in between is recognised by it at the next start, and
-everything is done again.
+Files are fetched aside and checked; see ``staging`` for how they appear.
 """
 
 from __future__ import annotations
 
-import errno
-import os
-import secrets
-import shutil
-import stat
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
@@ -22,16 +14,12 @@ from supervisor.storage.files import raise_local
 from supervisor.storage.flow import in_thread, taken_back
 from supervisor.storage.job import Restore
 from supervisor.storage.manifest import Manifest, ManifestError
-from supervisor.storage.staging import is_mount
+from supervisor.storage.staging import Staging
 from supervisor.storage.store import Entry, Moved, Reason, StorageError, Store
 from supervisor.storage.trees import Incoming, fetch_files
 
-MARKER: Final = f"{snapshot.OURS}restoring"
-"""In a directory whose files are not all there yet."""
 AT_ONCE: Final = 32
 """Files that are fetched at the same time."""
-NO_FILES: Final = frozenset({"lost+found"})
-"""What a fresh file system holds."""
 _OLDER_HELPS: Final = frozenset({Reason.NOT_FOUND, Reason.CORRUPT, Reason.CHANGED})
 """Of a manifest and its objects: an older one may be whole. Whatever else goes wrong would go
 wrong with an older one too, or be better soon, and the newest is wanted."""
@@ -54,8 +42,11 @@ async def restore(store: Store, request: Restore, *, moved: Moved, said: Say) ->
 
     Raises StorageError. The target is then as it was, or has its marker.
     """
-    place = await in_thread(_Target, request.target)
-    if request.mode == "auto" and place.holds_files and not place.half_done:
+    try:
+        place = await in_thread(Staging, request.target)
+    except OSError as error:
+        raise_local(f"look at {request.target}", error)
+    if request.mode == "auto" and place.holds_files:
         said(f"{request.target} holds files already: nothing is restored")
         return Restored()
     names = await _generations(store)
@@ -146,103 +137,16 @@ async def _plain(store: Store, said: Say) -> list[Incoming]:
 # --------------------------------------------------------------------------- fetching
 
 
-async def _fetch(store: Store, place: _Target, items: Sequence[Incoming], moved: Moved) -> None:
+async def _fetch(store: Store, place: Staging, items: Sequence[Incoming], moved: Moved) -> None:
     """All of ``items`` into the target, or nothing."""
-    staging = await in_thread(place.stage)
     largest_first = sorted(items, key=lambda item: -item.entry.size)
     try:
-        with taken_back(moved) as told:
-            await fetch_files(store, largest_first, staging, moved=told, at_once=AT_ONCE)
-            await in_thread(place.commit)
-    except BaseException as error:
-        await in_thread(_remove, staging)
-        if isinstance(error, OSError):
-            raise_local(f"restore into {place.target}", error)
-        raise
-
-
-# --------------------------------------------------------------------------- the directory
-
-
-class _Target:
-    """The directory, what was in it, and how another content takes its place. Blocks."""
-
-    def __init__(self, target: str) -> None:
-        self.target = os.path.realpath(target)
-        self._parent, base = os.path.split(self.target)
-        self._prefix = f".{base}{snapshot.OURS}"
         try:
-            names = set(os.listdir(self.target))
-        except FileNotFoundError:
-            names = set()
-        except OSError as error:
-            raise_local(f"look at {target}", error)
-        self.half_done = MARKER in names
-        self.holds_files = any(
-            name not in NO_FILES and not name.startswith(snapshot.OURS) for name in names
-        )
-        self._staging = ""
-
-    def stage(self) -> str:
-        """An empty directory on the target's file system."""
-        try:
-            os.makedirs(self.target, exist_ok=True)
-            self._inside = is_mount(self.target) or not os.access(self._parent, os.W_OK | os.X_OK)
-            self._clean()
-            self._staging = self._name("staging")
-            os.mkdir(self._staging)
-        except OSError as error:
-            raise_local(f"restore into {self.target}", error)
-        return self._staging
-
-    def commit(self) -> None:
-        """What is staged takes the place of what is there."""
-        if self._inside:
-            self._move_in()
-            return
-        os.chmod(self._staging, stat.S_IMODE(os.stat(self.target).st_mode))
-        try:
-            os.rename(self._staging, self.target)
-        except OSError as error:
-            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
-                raise
-        else:
-            return
-        aside = self._name("aside")
-        os.rename(self.target, aside)
-        os.rename(self._staging, self.target)
-        _remove(aside)
-
-    def _move_in(self) -> None:
-        with open(os.path.join(self.target, MARKER), "wb") as file:
-            os.fsync(file.fileno())
-        aside = self._name("aside")
-        os.mkdir(aside)
-        for name in os.listdir(self.target):
-            if name not in NO_FILES and not name.startswith(snapshot.OURS):
-                os.rename(os.path.join(self.target, name), os.path.join(aside, name))
-        # TensorFlow's state file names what is there: it comes last.
-        for name in sorted(os.listdir(self._staging), key=snapshot.is_state):
-            os.rename(os.path.join(self._staging, name), os.path.join(self.target, name))
-        os.rmdir(self._staging)
-        os.unlink(os.path.join(self.target, MARKER))
-        _remove(aside)
-
-    def _name(self, what: str) -> str:
-        chance = secrets.token_hex(4)
-        if self._inside:
-            return os.path.join(self.target, f"{snapshot.OURS}{what}-{chance}")
-        return os.path.join(self._parent, f"{self._prefix}{what}-{chance}")
-
-    def _clean(self) -> None:
-        """What an attempt has left that was killed."""
-        place, prefix = (
-            (self.target, snapshot.OURS) if self._inside else (self._parent, self._prefix)
-        )
-        for name in os.listdir(place):
-            if name.startswith(prefix) and name != MARKER:
-                _remove(os.path.join(place, name))
-
-
-def _remove(path: str) -> None:
-    shutil.rmtree(path, ignore_errors=True)
+            await in_thread(place.__enter__)
+            with taken_back(moved) as told:
+                await fetch_files(store, largest_first, place.path, moved=told, at_once=AT_ONCE)
+                await in_thread(place.commit)
+        finally:
+            await in_thread(place.__exit__)
+    except OSError as error:
+        raise_local(f"restore into {place.target}", error)

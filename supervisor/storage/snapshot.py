@@ -31,6 +31,8 @@ others no more."""
 SOON_S: Final = 0.1
 """What TensorFlow is just renaming or removing is looked at again so soon, then ever later."""
 OURS: Final = ".supervisor-"
+INCOMPLETE: Final = f"{OURS}incomplete"
+"""In a directory whose files are not all there yet."""
 """Names that begin so are ours."""
 EDGE_BYTES: Final = 64
 """Of the beginning and of the end of a file, looked at for its format."""

@@ -1,61 +1,105 @@
-"""A directory that appears with all of its content, or not at all.
+"""A directory whose content appears whole, or not at all: a job's code, a restored checkpoint.
 
-Its content is made in another directory beside it, which then takes its name. Where that cannot
-be (a mount point cannot be replaced, nor a directory whose parent is not ours), it is made inside
-and moved up entry by entry; what a kill leaves behind in between is known by the inner directory
-that is still there, and made anew.
+The content is made in another directory beside it, which then takes its name. Where that cannot
+be (a mount point cannot be renamed, nor a directory whose parent is not ours), it is made inside
+and moved up entry by entry under a marker: a kill in between is known by it at the next start, and
+everything is done again.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import secrets
 import shutil
 import stat
-import tempfile
-from contextlib import suppress
 from typing import Final, Self
 
-_MARK: Final = ".fetch-"
-_NO_FILES: Final = frozenset({"lost+found"})
+from supervisor.storage.snapshot import INCOMPLETE, OURS, is_state
+
+NO_FILES: Final = frozenset({"lost+found"})
 """What a fresh file system holds."""
 
 
 class Staging:
-    """Context manager; what was not committed at its end is removed.
+    """Looks at the directory when it is made; a context manager for what is made in its stead.
 
-    Raises OSError. ``path`` is where the content is to be made: empty, on the target's disk.
+    Blocks, and raises OSError. What was not committed is removed at the block's end, and the
+    directory is then as it was, or has its marker.
     """
 
     def __init__(self, target: str) -> None:
         self.target = os.path.realpath(target)
-        parent, base = os.path.split(self.target)
-        self._prefix = f".{base}{_MARK}"
-        os.makedirs(self.target, exist_ok=True)
-        self._inside = is_mount(self.target) or not os.access(parent, os.W_OK | os.X_OK)
-        self._place = self.target if self._inside else parent
-        # Unguessable: no link of an archive can lead out of it and back in by its name.
-        self.path = tempfile.mkdtemp(prefix=self._prefix, dir=self._place)
-        for name in _leftovers(self._place, self._prefix):
-            if name != os.path.basename(self.path):
-                _remove(os.path.join(self._place, name))
+        self.path = ""
+        """Where the content is to be made, within the block: empty, on the target's disk."""
+        self._parent, base = os.path.split(self.target)
+        self._inside = False
+        self._prefix = f".{base}{OURS}"
+        try:
+            names = set(os.listdir(self.target))
+        except FileNotFoundError:
+            names = set()
+        files = any(name not in NO_FILES and not name.startswith(OURS) for name in names)
+        self.holds_files = files and INCOMPLETE not in names
+        """Whether there is anything in it already, but for what a killed attempt has left."""
 
     def commit(self) -> None:
-        """The target has the content from now on."""
-        os.chmod(self.path, stat.S_IMODE(os.stat(self.target).st_mode))
-        if not self._inside:
-            os.rename(self.path, self.target)  # which is empty, else it is an error
+        """What was made takes the place of what is there."""
+        if self._inside:
+            self._move_in()
             return
-        for name in os.listdir(self.path):
-            new = os.path.join(self.target, name)
-            _remove(new)  # of an attempt that was killed just here
-            os.rename(os.path.join(self.path, name), new)
-        os.rmdir(self.path)
+        os.chmod(self.path, stat.S_IMODE(os.stat(self.target).st_mode))
+        try:
+            os.rename(self.path, self.target)
+        except OSError as error:
+            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                raise
+        else:
+            return
+        aside = self._name("aside")
+        os.rename(self.target, aside)
+        os.rename(self.path, self.target)
+        _remove(aside)
 
     def __enter__(self) -> Self:
+        os.makedirs(self.target, exist_ok=True)
+        self._inside = is_mount(self.target) or not os.access(self._parent, os.W_OK | os.X_OK)
+        self._clean()
+        self.path = self._name("staging")
+        os.mkdir(self.path, 0o700)
         return self
 
     def __exit__(self, *exc: object) -> None:
         _remove(self.path)
+
+    def _move_in(self) -> None:
+        with open(os.path.join(self.target, INCOMPLETE), "wb") as file:
+            os.fsync(file.fileno())
+        aside = self._name("aside")
+        os.mkdir(aside)
+        for name in os.listdir(self.target):
+            if name not in NO_FILES and not name.startswith(OURS):
+                os.rename(os.path.join(self.target, name), os.path.join(aside, name))
+        # TensorFlow's state file names what is there: it comes last.
+        for name in sorted(os.listdir(self.path), key=is_state):
+            os.rename(os.path.join(self.path, name), os.path.join(self.target, name))
+        os.rmdir(self.path)
+        os.unlink(os.path.join(self.target, INCOMPLETE))
+        _remove(aside)
+
+    def _name(self, what: str) -> str:
+        # Unguessable: no link of an archive can lead out of it and back in by its name.
+        chance = secrets.token_hex(8)
+        if self._inside:
+            return os.path.join(self.target, f"{OURS}{what}-{chance}")
+        return os.path.join(self._parent, f"{self._prefix}{what}-{chance}")
+
+    def _clean(self) -> None:
+        """What an attempt has left that was killed."""
+        place, prefix = (self.target, OURS) if self._inside else (self._parent, self._prefix)
+        for name in os.listdir(place):
+            if name.startswith(prefix) and name != INCOMPLETE:
+                _remove(os.path.join(place, name))
 
 
 def is_mount(path: str) -> bool:
@@ -75,27 +119,5 @@ def is_mount(path: str) -> bool:
         return False
 
 
-def holds_files(directory: str) -> bool:
-    """Whether there is anything in it already, but for what a killed attempt has left."""
-    target = os.path.realpath(directory)
-    try:
-        names = set(os.listdir(target))
-    except FileNotFoundError:
-        return False
-    if any(name.startswith(f".{os.path.basename(target)}{_MARK}") for name in names):
-        return False
-    return not names <= _NO_FILES
-
-
-def _leftovers(place: str, prefix: str) -> list[str]:
-    with suppress(OSError):
-        return [name for name in os.listdir(place) if name.startswith(prefix)]
-    return []
-
-
 def _remove(path: str) -> None:
-    if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with suppress(FileNotFoundError):
-            os.unlink(path)
+    shutil.rmtree(path, ignore_errors=True)
