@@ -153,11 +153,12 @@ def _define_local(parser: argparse.ArgumentParser) -> None:
 
 def _local(arguments: argparse.Namespace) -> int:
     from supervisor import local  # noqa: PLC0415
+    from supervisor.engines import absolute  # noqa: PLC0415
 
     flags = setting_flags(arguments)
     if arguments.checkpoints is not None:
         place = arguments.checkpoints
-        flags["checkpoint_s3_uri"] = place if "://" in place else os.path.abspath(place)
+        flags["checkpoint_s3_uri"] = place if "://" in place else absolute(place)
     request = local.read_request(
         hosts=arguments.hosts,
         strategy=arguments.strategy,

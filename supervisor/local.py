@@ -24,6 +24,7 @@ from typing import Any, Final
 from supervisor import orphans, process
 from supervisor.console import HURRIED_PATIENCE_S, PATIENCE_S, SETTLE_S, settle
 from supervisor.contract import Strategy
+from supervisor.engines import absolute
 from supervisor.engines.local import ADDRESS, LocalHost, lay_out
 from supervisor.faults import ContractError, Fault
 from supervisor.guardian import Guardian
@@ -79,7 +80,7 @@ def read_request(
     def fault(key: str, found: object, expected: str) -> None:
         faults.append(Fault("command line", key, repr(found), expected))
 
-    count = int(hosts) if hosts.isascii() and hosts.isdigit() else 0
+    count = int(hosts) if hosts.isascii() and hosts.isdigit() and len(hosts) < 4 else 0
     if not 1 <= count <= _MOST_HOSTS:
         fault("--hosts", hosts, f"a number from 1 to {_MOST_HOSTS}")
     chosen = Strategy(strategy) if strategy else (Strategy.PS if count > 1 else Strategy.NONE)
@@ -97,10 +98,10 @@ def read_request(
             fault("-p", parameter, "NAME=VALUE")
             continue
         hyperparameters[name] = _decoded(value)
-    path = os.path.abspath(script) if script else _example(chosen)
+    path = absolute(script) if script else _example(chosen)
     if not os.path.isfile(path):
         fault("SCRIPT", script, "a file" if script else "a script: there is no example for MPI")
-    directory = os.path.abspath(run_dir) if run_dir else _new_run_dir(chosen, count)
+    directory = absolute(run_dir) if run_dir else _new_run_dir(chosen, count)
     if os.path.exists(directory) and not os.path.isdir(directory):
         fault("--run-dir", run_dir, "a directory, or a name that is free")
     if faults:
@@ -427,7 +428,7 @@ def _decoded(text: str) -> Any:
     """As a hyperparameter: JSON where it parses, else the text itself."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -438,7 +439,7 @@ def _example(strategy: Strategy) -> str:
 
 def _new_run_dir(strategy: Strategy, count: int) -> str:
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    base = os.path.abspath(os.path.join("supervisor-runs", f"{stamp}-{strategy.value}-{count}"))
+    base = absolute(os.path.join("supervisor-runs", f"{stamp}-{strategy.value}-{count}"))
     path, number = base, 1
     while os.path.exists(path):
         number += 1

@@ -419,6 +419,7 @@ def test_arguments_reach_the_script_as_they_are(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (("--hosts", "9" * 5000), ["--hosts", "1 to 64"]),
         (("--hosts", "0"), ["--hosts", "'0'", "1 to 64"]),
         (("--hosts", "x", "-p", "novalue"), ["'x'", "'novalue'", "NAME=VALUE"]),
         (("--hosts", "1", "--strategy", "ps"), ["a cluster of one host has no parameter server"]),
@@ -435,3 +436,26 @@ def test_bad_input_starts_nothing(
             assert word in job.output
         assert "Traceback" not in job.output
         assert not job.run_dir.exists()
+
+
+@pytest.mark.parametrize("words", [("local", "script.py"), ("doctor",), ("plan",)])
+def test_a_working_directory_that_was_removed_is_said(
+    tmp_path: pathlib.Path, words: tuple[str, ...]
+) -> None:
+    """It ended in a traceback of ours."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    command = 'rmdir "$PWD" && exec "$@"'
+    done = subprocess.run(
+        ["/bin/sh", "-c", command, "sh", *COMMAND, *words],
+        cwd=gone,
+        env=environment() | {"SAGEMAKER_BASE_DIR": "relative" if words == ("plan",) else ""},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 80
+    assert done.stderr.startswith("supervisor: working directory: found ")
+    assert "cd to another directory" in done.stderr
+    assert len(done.stderr.splitlines()) == 1

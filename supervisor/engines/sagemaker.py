@@ -12,6 +12,7 @@ from typing import Final
 
 from supervisor import hardware
 from supervisor.contract import CONFIG_FILES, Facts
+from supervisor.engines import absolute
 
 DEFAULT_BASE_DIR: Final = "/opt/ml"
 _CONFIG_LIMIT: Final = 16 * 1024 * 1024
@@ -25,7 +26,7 @@ _TENSORFLOWS: Final = frozenset(
 
 
 def base_dir(environ: Mapping[str, str]) -> str:
-    return os.path.abspath(environ.get("SAGEMAKER_BASE_DIR") or DEFAULT_BASE_DIR)
+    return absolute(environ.get("SAGEMAKER_BASE_DIR") or DEFAULT_BASE_DIR)
 
 
 def gather(
