@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from supervisor import orphans, process
@@ -200,6 +200,8 @@ class _Fleet:
         self._collector = orphans.Collector()
         self._stop_timer: asyncio.TimerHandle | None = None
         self._last_stop: tuple[int, float] | None = None
+        self._unstarted: Result | None = None
+        """The host that could not be started, if there is one: the others would wait for it."""
         policy: Policy = "drop" if request.settings.log_overflow == "drop" else "block"
         self._out, self._err = console(policy=policy)
         self._signals = SignalPipe(self._on_signal)
@@ -250,10 +252,15 @@ class _Fleet:
         """One supervisor from its start to its report."""
         spec = self._spec(host)
         began = time.monotonic()
+        if self._unstarted is not None:
+            return replace(self._unstarted, host=host)
         try:
             child = process.spawn(spec)
         except process.SpawnError as error:
-            return Result(host, error.code, error.message, 0.0, None)
+            how = f"{host.name} was not started: {error.message}"
+            self._unstarted = Result(host, error.code, how, 0.0, None)
+            self._kill()
+            return self._unstarted
         self._children.append(child)
         self._guardian.watch(child.pid)
         pumps = [
@@ -264,7 +271,13 @@ class _Fleet:
         self._guardian.forget(child.pid)
         self._children.remove(child)
         seconds = time.monotonic() - began
-        return Result(host, end.status.shell_code, str(end.status), seconds, _report_of(host))
+        result = Result(host, end.status.shell_code, str(end.status), seconds, _report_of(host))
+        return self._unless_given_up(result)
+
+    def _unless_given_up(self, result: Result) -> Result:
+        if self._unstarted is None:
+            return result
+        return replace(self._unstarted, host=result.host, seconds=result.seconds)
 
     def _pump(self, fd: int, host: LocalHost, stream: str) -> Pump:
         """Whole lines only: the hosts' lines have their prefixes and must not tear each other."""
