@@ -28,12 +28,14 @@ def main(argv: list[str] | None = None) -> NoReturn:
 
 
 def _fill_standard_descriptors() -> None:
-    """Where one was closed (``>&-``), the next pipe or socket of ours would get its number."""
-    for fd in range(3):
+    """Where one was closed (``>&-``), the next pipe or socket of ours would get its number, and
+    Python has None in the place of its stream."""
+    for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(fd)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
+            setattr(sys, name, open(fd, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 def train() -> NoReturn:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from supervisor import __version__
 from supervisor.faults import ContractError
-from supervisor.outcome import EXIT_CONTRACT
+from supervisor.outcome import EXIT_CONTRACT, EXIT_INTERNAL
 
 if TYPE_CHECKING:
     import argparse
@@ -39,6 +39,11 @@ def main(argv: Sequence[str]) -> int:
         # The reader of a table or a plan went away. The interpreter must not flush at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
+    except Exception:  # noqa: BLE001  # a defect of ours, or no room for us: the code says so
+        import traceback  # noqa: PLC0415
+
+        traceback.print_exc()
+        return EXIT_INTERNAL
     _overview().parse_args(argv)  # help, the version, or an error: it exits
     return 0
 
@@ -153,11 +158,12 @@ def _define_local(parser: argparse.ArgumentParser) -> None:
 
 def _local(arguments: argparse.Namespace) -> int:
     from supervisor import local  # noqa: PLC0415
+    from supervisor.engines import absolute  # noqa: PLC0415
 
     flags = setting_flags(arguments)
     if arguments.checkpoints is not None:
         place = arguments.checkpoints
-        flags["checkpoint_s3_uri"] = place if "://" in place else os.path.abspath(place)
+        flags["checkpoint_s3_uri"] = place if "://" in place else absolute(place)
     request = local.read_request(
         hosts=arguments.hosts,
         strategy=arguments.strategy,

@@ -258,6 +258,8 @@ class _Reader:
         model_dir_uri = self._mirrored_model_dir(user, settings)
         if model_dir_uri:
             user["model_dir"] = model_dir_below(facts.base_dir)
+        region = self._text(platform, "sagemaker_region")
+        intermediate_uri = self._intermediate_uri(platform, job_name)
         if self.faults:
             raise ContractError(self.faults)
         return Contract(
@@ -280,7 +282,7 @@ class _Reader:
             resource_config=resources,
             input_data_config=_with_own_channels(channels, settings),
             job_name=job_name,
-            region=self._text(platform, "sagemaker_region"),
+            region=region,
             submit_directory=submit,
             arguments=arguments,
             overlays=overlays,
@@ -294,7 +296,7 @@ class _Reader:
             writes_s3=facts.tensorflow_io,
             source=source,
             model_dir_uri=model_dir_uri,
-            intermediate_uri=self._intermediate_uri(platform, job_name),
+            intermediate_uri=intermediate_uri,
             fetched=facts.fetched,
         )
 
@@ -341,7 +343,11 @@ class _Reader:
             mine = key.startswith("sagemaker_") or key in _RESERVED
             if key == "sagemaker_program" and key in platform:
                 continue  # as in the predecessor, the image's word counts
-            (platform if mine else user)[key] = _decoded(raw)
+            value = (platform if mine else user)[key] = _decoded(raw)
+            for text in (key, value):
+                if isinstance(text, str) and not _passes_exec(text):
+                    expected = "text with no NUL and no half of a character, to be an argument"
+                    self.fault(HYPERPARAMETERS, shown(key)[1:-1], text, expected)
         return user, platform
 
     def _channels(self) -> dict[str, Any]:
@@ -370,7 +376,7 @@ class _Reader:
     # ------------------------------------------------------------------ hosts
 
     def _hosts(self, resources: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
-        if not resources:  # already a fault of the file
+        if self._object_is_bad(RESOURCES):
             return (), ""
         hosts = self._names(RESOURCES, "hosts", resources.get("hosts"))
         current = resources.get("current_host")
@@ -384,6 +390,9 @@ class _Reader:
         interface = resources.get("network_interface_name", "eth0")
         if not isinstance(interface, str):
             self.fault(RESOURCES, "network_interface_name", interface, "a string such as eth0")
+        group = resources.get("current_group_name", "")
+        if group is not None and not isinstance(group, str):
+            self.fault(RESOURCES, "current_group_name", group, "the name of this host's group")
         return hosts, current
 
     def _names(self, source: str, key: str, value: object) -> tuple[str, ...]:
@@ -391,8 +400,10 @@ class _Reader:
             self.fault(source, key, value, "a list of one host name or more")
             return ()
         for name in value:
-            if not isinstance(name, str) or not name:
-                self.fault(source, key, name, "host names, each a string that is not empty")
+            # Others would break log lines and the environment, and no resolver takes them.
+            if not isinstance(name, str) or not name or not name.isprintable() or " " in name:
+                expected = "host names, each a string that is not empty and holds no blanks"
+                self.fault(source, key, name, expected)
                 return ()
         for name in sorted({name for name in value if value.count(name) > 1}):
             self.fault_in_words(source, key, f"{name} {value.count(name)} times", "each host once")
@@ -424,14 +435,21 @@ class _Reader:
             if not isinstance(name, str):
                 self.fault(RESOURCES, "instance_groups", group, "an instance_group_name in each")
                 continue
-            by_name[name] = self._names(
-                RESOURCES, f"instance_groups[{name}].hosts", group.get("hosts")
-            )
+            key = f"instance_groups[{name}].hosts"
+            by_name[name] = self._names(RESOURCES, key, group.get("hosts"))
+            if hosts and (strangers := [host for host in by_name[name] if host not in hosts]):
+                self.fault(RESOURCES, key, strangers, "hosts of the job, as in hosts")
         chosen = platform.get("sagemaker_distribution_instance_groups")
         if chosen is None:
             if ps_group in by_name:
                 return hosts
-            return by_name.get(_current_group(resources), hosts) if distributed else hosts
+            if not distributed:
+                return hosts
+            group, current = _current_group(resources), resources.get("current_host")
+            if current in hosts and current not in by_name.get(group, hosts):
+                expected = f"the instance group that {current} is in"
+                self.fault(RESOURCES, "current_group_name", group, expected)
+            return by_name.get(group, hosts)
         if not isinstance(chosen, list) or not chosen or not set(map(str, chosen)) <= set(by_name):
             self.fault(
                 HYPERPARAMETERS,
@@ -651,6 +669,15 @@ def _decoded(raw: object) -> Any:
         return json.loads(raw)
     except (ValueError, RecursionError):
         return raw
+
+
+def _passes_exec(text: str) -> bool:
+    """Whether it can be an argument or a variable of a process."""
+    try:
+        text.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
 
 
 def _groups(resources: Mapping[str, Any]) -> dict[str, list[Any]]:

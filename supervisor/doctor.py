@@ -24,7 +24,7 @@ from importlib import metadata
 from typing import Final
 
 from supervisor.contract import CONFIG_FILES, EntryKind, Facts, Strategy, read_contract
-from supervisor.engines import sagemaker
+from supervisor.engines import absolute, sagemaker
 from supervisor.engines.local import free_ports
 from supervisor.faults import ContractError, Fault
 from supervisor.installation import ALLOW, FILE, installed_versions, read_file
@@ -152,7 +152,7 @@ def look(environ: Mapping[str, str], flags: Mapping[str, str]) -> Sight:
     # A base directory that somebody named is meant to hold a contract; /opt/ml may just not exist.
     has_contract = bool(facts.files or facts.unreadable or environ.get("SAGEMAKER_BASE_DIR"))
     plan, faults = _plan_of(facts) if has_contract else (None, _settings_faults(facts))
-    directories = _directories(facts) if has_contract else (os.getcwd(),)
+    directories = _directories(facts) if has_contract else (absolute("."),)
     ports = _ports_of(plan) if plan else ()
     names = plan and {name: each.status.address for name, each in plan.endpoints.items()}
     addresses = asyncio.run(_resolve(names)) if names else {}

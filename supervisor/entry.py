@@ -53,12 +53,22 @@ def train(environ: Mapping[str, str], flags: Mapping[str, str], guardian: Guardi
     inherited = process.reset_inherited_signals(hold=process.STOP_SIGNALS)
     try:
         plan = plan_of(environ, flags)
+        return asyncio.run(_train(plan, partial(plan_of, environ, flags), inherited, guardian))
     except ContractError as error:
-        base = sagemaker.base_dir(environ)
-        if os.path.isdir(base):  # not on a laptop that has no such thing
-            record.write_failure(paths_below(base), str(error)[:FAILURE_LIMIT])
+        _record_failure(environ, str(error), anew=True)
         raise
-    return asyncio.run(_train(plan, partial(plan_of, environ, flags), inherited, guardian))
+    except Exception as error:
+        _record_failure(environ, f"internal error of the supervisor: {error!r}", anew=False)
+        raise
+
+
+def _record_failure(environ: Mapping[str, str], text: str, *, anew: bool) -> None:
+    """For a life that has no end of its own. ``anew``: what lies there is an earlier run's."""
+    base = sagemaker.base_dir(environ)
+    if os.path.isdir(base):  # not on a laptop that has no such thing
+        if anew:
+            record.clear(paths_below(base))
+        record.write_failure(paths_below(base), text[:FAILURE_LIMIT])
 
 
 async def _train(

@@ -116,10 +116,9 @@ def _values(contract: Contract) -> dict[str, Any]:
         for group in resources.get("instance_groups") or []
     }
     group = resources.get("current_group_name", "homogeneousCluster")
-    chosen = contract.platform_hyperparameters.get(
-        "sagemaker_distribution_instance_groups",
-        [group] if any(map(contract.platform_hyperparameters.get, _DISTRIBUTIONS)) else [],
-    )
+    chosen = contract.platform_hyperparameters.get("sagemaker_distribution_instance_groups")
+    if chosen is None:
+        chosen = [group] if any(map(contract.platform_hyperparameters.get, _DISTRIBUTIONS)) else []
     values = {
         "hosts": list(contract.hosts),
         "network_interface_name": resources.get("network_interface_name", "eth0"),

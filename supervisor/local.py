@@ -18,12 +18,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from supervisor import orphans, process
 from supervisor.console import HURRIED_PATIENCE_S, PATIENCE_S, SETTLE_S, settle
 from supervisor.contract import Strategy
+from supervisor.engines import absolute
 from supervisor.engines.local import ADDRESS, LocalHost, lay_out
 from supervisor.faults import ContractError, Fault
 from supervisor.guardian import Guardian
@@ -79,7 +80,7 @@ def read_request(
     def fault(key: str, found: object, expected: str) -> None:
         faults.append(Fault("command line", key, repr(found), expected))
 
-    count = int(hosts) if hosts.isascii() and hosts.isdigit() else 0
+    count = int(hosts) if hosts.isascii() and hosts.isdigit() and len(hosts) < 4 else 0
     if not 1 <= count <= _MOST_HOSTS:
         fault("--hosts", hosts, f"a number from 1 to {_MOST_HOSTS}")
     chosen = Strategy(strategy) if strategy else (Strategy.PS if count > 1 else Strategy.NONE)
@@ -97,10 +98,10 @@ def read_request(
             fault("-p", parameter, "NAME=VALUE")
             continue
         hyperparameters[name] = _decoded(value)
-    path = os.path.abspath(script) if script else _example(chosen)
+    path = absolute(script) if script else _example(chosen)
     if not os.path.isfile(path):
         fault("SCRIPT", script, "a file" if script else "a script: there is no example for MPI")
-    directory = os.path.abspath(run_dir) if run_dir else _new_run_dir(chosen, count)
+    directory = absolute(run_dir) if run_dir else _new_run_dir(chosen, count)
     if os.path.exists(directory) and not os.path.isdir(directory):
         fault("--run-dir", run_dir, "a directory, or a name that is free")
     if faults:
@@ -199,6 +200,8 @@ class _Fleet:
         self._collector = orphans.Collector()
         self._stop_timer: asyncio.TimerHandle | None = None
         self._last_stop: tuple[int, float] | None = None
+        self._unstarted: Result | None = None
+        """The host that could not be started, if there is one: the others would wait for it."""
         policy: Policy = "drop" if request.settings.log_overflow == "drop" else "block"
         self._out, self._err = console(policy=policy)
         self._signals = SignalPipe(self._on_signal)
@@ -249,10 +252,15 @@ class _Fleet:
         """One supervisor from its start to its report."""
         spec = self._spec(host)
         began = time.monotonic()
+        if self._unstarted is not None:
+            return replace(self._unstarted, host=host)
         try:
             child = process.spawn(spec)
         except process.SpawnError as error:
-            return Result(host, error.code, error.message, 0.0, None)
+            how = f"{host.name} was not started: {error.message}"
+            self._unstarted = Result(host, error.code, how, 0.0, None)
+            self._kill()
+            return self._unstarted
         self._children.append(child)
         self._guardian.watch(child.pid)
         pumps = [
@@ -263,7 +271,13 @@ class _Fleet:
         self._guardian.forget(child.pid)
         self._children.remove(child)
         seconds = time.monotonic() - began
-        return Result(host, end.status.shell_code, str(end.status), seconds, _report_of(host))
+        result = Result(host, end.status.shell_code, str(end.status), seconds, _report_of(host))
+        return self._unless_given_up(result)
+
+    def _unless_given_up(self, result: Result) -> Result:
+        if self._unstarted is None:
+            return result
+        return replace(self._unstarted, host=result.host, seconds=result.seconds)
 
     def _pump(self, fd: int, host: LocalHost, stream: str) -> Pump:
         """Whole lines only: the hosts' lines have their prefixes and must not tear each other."""
@@ -427,7 +441,7 @@ def _decoded(text: str) -> Any:
     """As a hyperparameter: JSON where it parses, else the text itself."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -438,7 +452,7 @@ def _example(strategy: Strategy) -> str:
 
 def _new_run_dir(strategy: Strategy, count: int) -> str:
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    base = os.path.abspath(os.path.join("supervisor-runs", f"{stamp}-{strategy.value}-{count}"))
+    base = absolute(os.path.join("supervisor-runs", f"{stamp}-{strategy.value}-{count}"))
     path, number = base, 1
     while os.path.exists(path):
         number += 1

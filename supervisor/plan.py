@@ -18,7 +18,7 @@ from typing import Any, Final
 from supervisor import mpi_job
 from supervisor.contract import RESOURCES, Contract, EntryKind, Strategy
 from supervisor.environment import STACKS_SIGNUM, inherited, script_environment, user_arguments
-from supervisor.faults import ContractError, Fault
+from supervisor.faults import ContractError, Fault, shown
 from supervisor.model import ProcessSpec, Role
 from supervisor.paths import Paths, paths_below
 from supervisor.settings import GROUP_S, KILL_S, RECORD_S
@@ -195,7 +195,7 @@ def evaluator_of(contract: Contract) -> str | None:
     fewest = 3 if contract.strategy is Strategy.PS else 2
     if contract.strategy in {Strategy.NONE, Strategy.MPI} or len(hosts) < fewest:
         raise fault(
-            f"{setting} with {len(hosts)} hosts and strategy {contract.strategy.value}",
+            f"{shown(setting)} with {len(hosts)} hosts and strategy {contract.strategy.value}",
             "three hosts or more with parameter servers, two or more with "
             "MultiWorkerMirroredStrategy: one of them evaluates",
         )
@@ -208,7 +208,7 @@ def evaluator_of(contract: Contract) -> str | None:
     members = [host for host in groups.get(setting, ()) if host in hosts]
     if len(members) != 1 or members[0] == hosts[0]:
         raise fault(
-            setting,
+            shown(setting),
             "none, last, or an instance group with one host of the distribution that is not its "
             f"first; the groups are {', '.join(sorted(groups)) or 'none'}",
         )

@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import socket
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 DEFAULT_URL = "http://127.0.0.1:2224"
 TIMEOUT_S = 5.0
+ANSWER_S = 15.0
 MAX_BYTES = 16 * 1024 * 1024
 
 
@@ -26,12 +29,13 @@ class StatusError(Exception):
     """The status cannot be shown; the message says why, in one line."""
 
 
-def fetch(url: str, *, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
+def fetch(url: str, *, timeout_s: float = TIMEOUT_S, answer_s: float = ANSWER_S) -> dict[str, Any]:
     """Get ``/status`` of a supervisor.
 
     Args:
         url: ``http://host:port``, or ``host:port``, or ``host``.
         timeout_s: for the connection, and for each part of the answer.
+        answer_s: for the answer as a whole, which may come byte by byte.
 
     Raises:
         StatusError: no such address, nobody there, or no supervisor.
@@ -44,9 +48,13 @@ def fetch(url: str, *, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
     except http.client.InvalidURL:
         raise StatusError(f"{_plain(url)}: give http://HOST:PORT") from None
     try:
-        connection.request("GET", "/status", headers={"Accept": "application/json"})
-        answer = connection.getresponse()
-        body = answer.read(MAX_BYTES)
+        connection.connect()
+        with _cut_after(connection.sock, answer_s):
+            connection.request("GET", "/status", headers={"Accept": "application/json"})
+            answer = connection.getresponse()
+            body = answer.read(MAX_BYTES)
+    except _TooLongError:
+        raise StatusError(f"{shown}: no whole answer within {answer_s:g} s") from None
     except ConnectionRefusedError:
         raise StatusError(f"{shown}: nothing listens there; is the supervisor running?") from None
     except TimeoutError:
@@ -58,7 +66,7 @@ def fetch(url: str, *, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
     finally:
         connection.close()
     if answer.status != 200:
-        raise StatusError(f"{shown}: answered {answer.status} {answer.reason}")
+        raise StatusError(f"{shown}: answered {answer.status} {_plain(answer.reason)}")
     try:
         status = json.loads(body)
     except (ValueError, RecursionError):
@@ -66,6 +74,33 @@ def fetch(url: str, *, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
     if not isinstance(status, dict) or "phase" not in status:
         raise StatusError(f"{shown}: not a supervisor (its /status is another program's)")
     return status
+
+
+class _TooLongError(Exception):
+    """The answer was cut because it did not end."""
+
+
+@contextlib.contextmanager
+def _cut_after(connection: socket.socket, seconds: float) -> Iterator[None]:
+    """Ends the connection then: whoever reads from it goes on at once."""
+    cut = threading.Event()
+
+    def shut() -> None:
+        cut.set()
+        with contextlib.suppress(OSError):  # it is closed already
+            connection.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(seconds, shut)
+    timer.start()
+    try:
+        yield
+    except (OSError, http.client.HTTPException):
+        if not cut.is_set():
+            raise
+    finally:
+        timer.cancel()
+    if cut.is_set():
+        raise _TooLongError
 
 
 def run(url: str, *, as_json: bool = False, watch: bool = False, interval_s: float = 1.0) -> int:
@@ -204,7 +239,8 @@ def table(status: Mapping[str, Any]) -> RenderableType:
 
 def duration(seconds: object) -> str:
     """``3 h 12 min``, ``4 min 5 s``, ``12 s``, ``0.4 s``; nothing for what is no number."""
-    if not isinstance(seconds, (int, float)) or isinstance(seconds, bool):
+    seconds = _number(seconds)
+    if seconds is None:
         return ""
     if seconds < 10:
         return f"{max(seconds, 0):.1f} s"
@@ -217,14 +253,21 @@ def duration(seconds: object) -> str:
 
 def size(count: object) -> str:
     """``512 B``, ``1.5 MiB``; nothing for what is no number."""
-    if not isinstance(count, (int, float)) or isinstance(count, bool):
+    value = _number(count)
+    if value is None:
         return ""
-    value = float(count)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if value < 1024:
             return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1024
     return f"{value:.1f} TiB"
+
+
+def _number(value: object) -> float | None:
+    """Whatever the server says: no truth value, no infinity, nothing beyond a float."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    return float(value) if abs(value) <= sys.float_info.max else None
 
 
 def _ago(seconds: object) -> str:
@@ -256,7 +299,7 @@ def _endpoint(url: str) -> tuple[str, int]:
         parts = urlsplit(text)
         port = parts.port
     except ValueError as error:
-        raise StatusError(f"{_plain(url)}: {error}") from None
+        raise StatusError(f"{_plain(url)}: {error}; give http://HOST:PORT") from None
     if parts.scheme != "http" or not parts.hostname:
         raise StatusError(f"{_plain(url)}: give http://HOST:PORT")
     return parts.hostname, 2224 if port is None else port

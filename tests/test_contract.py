@@ -60,6 +60,10 @@ def refusal(*args: Any, **kwargs: Any) -> str:
     return str(caught.value)
 
 
+def group(name: str, *hosts: str) -> list[dict[str, Any]]:
+    return [{"instance_group_name": name, "instance_type": "ml.c5.xlarge", "hosts": list(hosts)}]
+
+
 def test_a_plain_contract() -> None:
     contract = read({**HYPER, "lr": "0.1", "name": "x y", "layers": "[1, 2]"})
     assert contract.hyperparameters == {"lr": 0.1, "name": "x y", "layers": [1, 2]}
@@ -90,7 +94,35 @@ def test_a_plain_contract() -> None:
             ["current_host", "algo-9", "algo-1, algo-2"],
         ),
         ({"resources": {"hosts": ["algo-1"]}}, ["current_host", "None"]),
+        (
+            {"resources": {**RESOURCES, "hosts": ["algo-1", "a\n"]}},
+            ["hosts", r"'a\n'", "no blanks"],
+        ),
+        ({"resources": {**RESOURCES, "current_group_name": {}}}, ["current_group_name", "{}"]),
+        (
+            {"resources": {**RESOURCES, "instance_groups": group("gpu", "algo-1", "algo-7")}},
+            ["resourceconfig.json: instance_groups[gpu].hosts", "['algo-7']", "hosts of the job"],
+        ),
+        (
+            {
+                "hyper": {**HYPER, "sagemaker_parameter_server_enabled": "true"},
+                "resources": {
+                    "current_host": "algo-1",
+                    "hosts": ["algo-1", "algo-2", "algo-3"],
+                    "instance_groups": group("gpu", "algo-2", "algo-3") + group("cpu", "algo-1"),
+                    "current_group_name": "gpu",
+                },
+            },
+            ["resourceconfig.json: current_group_name", "'gpu'", "that algo-1 is in"],
+        ),
+        ({"hyper": {**HYPER, "sagemaker_region": "7"}}, ["sagemaker_region", "7", "a string"]),
+        (
+            {"hyper": {**HYPER, "sagemaker_s3_output": '"s3://"'}},
+            ["sagemaker_s3_output", "'s3://'", "bucket"],
+        ),
         ({"hyper": {}}, ["sagemaker_program", "nothing", "SAGEMAKER_PROGRAM"]),
+        ({"hyper": {**HYPER, "a": "x\0y"}}, ["hyperparameters.json: a", r"'x\x00y'", "no NUL"]),
+        ({"hyper": {**HYPER, "a\ud800": "1"}}, [r"found 'a\ud800'", "no half of a character"]),
         ({"hyper": {"sagemaker_program": "7"}}, ["sagemaker_program", "7", "string"]),
         (
             {"hyper": {"sagemaker_program": "other.py"}},
@@ -174,6 +206,13 @@ def test_kinds_of_entry_points(name: str, code: set[str], kind: EntryKind) -> No
     assert contract.entry_kind is kind
 
 
+def test_an_empty_resource_configuration_is_refused_key_by_key() -> None:
+    """It was taken for one whose fault had been said already, and the plan broke."""
+    text = refusal(resources={})
+    assert "resourceconfig.json: hosts: found None" in text
+    assert "resourceconfig.json: current_host: found None" in text
+
+
 def test_the_environment_names_what_hyperparameters_do_not() -> None:
     contract = read({}, environ={"SAGEMAKER_PROGRAM": "train.py", "SAGEMAKER_REGION": "eu-west-1"})
     assert (contract.entry_point, contract.region) == ("train.py", "eu-west-1")
@@ -206,6 +245,19 @@ def test_the_distribution_is_that_of_the_chosen_groups_and_its_first_host_the_ma
     assert "['tpu']" in refusal(
         {**hyper, "sagemaker_distribution_instance_groups": '["tpu"]'}, resources
     )
+
+
+def test_distribution_groups_of_null_are_those_of_this_host() -> None:
+    """The environment of the script was made from the null, and could not be."""
+    resources = {
+        **RESOURCES,
+        "instance_groups": group("gpu", "algo-1"),
+        "current_group_name": "gpu",
+    }
+    hyper = {**HYPER, "sagemaker_parameter_server_enabled": "true"}
+    null = {**hyper, "sagemaker_distribution_instance_groups": "null"}
+    key = "SM_DISTRIBUTION_INSTANCE_GROUPS"
+    assert script_environment(read(null, resources))[key] == '["gpu"]'
 
 
 def test_parameter_servers_on_one_host_are_ignored_and_said() -> None:

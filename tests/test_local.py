@@ -419,6 +419,7 @@ def test_arguments_reach_the_script_as_they_are(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (("--hosts", "9" * 5000), ["--hosts", "1 to 64"]),
         (("--hosts", "0"), ["--hosts", "'0'", "1 to 64"]),
         (("--hosts", "x", "-p", "novalue"), ["'x'", "'novalue'", "NAME=VALUE"]),
         (("--hosts", "1", "--strategy", "ps"), ["a cluster of one host has no parameter server"]),
@@ -435,3 +436,45 @@ def test_bad_input_starts_nothing(
             assert word in job.output
         assert "Traceback" not in job.output
         assert not job.run_dir.exists()
+
+
+def shell(command: str, tmp_path: pathlib.Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run ``supervisor`` with these words as ``"$@"`` of a shell's command."""
+    return subprocess.run(
+        ["/bin/sh", "-c", command, "sh", *COMMAND, *words],
+        cwd=tmp_path,
+        env=environment() | {"SAGEMAKER_BASE_DIR": "relative" if "plan" in words else ""},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def test_a_host_that_cannot_be_started_ends_the_job(tmp_path: pathlib.Path, script: str) -> None:
+    """The others waited for it until the time to join was over."""
+    words = ("local", "--run-dir", "run", "--hosts", "40", script, "all=end")
+    done = shell('ulimit -n 40 && exec "$@"', tmp_path, *words)
+    assert done.returncode == 126
+    assert re.search(r"algo-1 .* algo-\d+ was not started: .* too many open files", done.stdout)
+
+
+def test_a_closed_output_costs_no_exit_code(tmp_path: pathlib.Path, script: str) -> None:
+    """Python has None for such a stream, and the table at the end asked it for a terminal."""
+    words = ("local", "--run-dir", "run", "--hosts", "1", script, "all=exit7")
+    done = shell('exec "$@" >&-', tmp_path, *words)
+    assert done.returncode == 7
+    assert "Traceback" not in done.stderr
+    assert "exit_code=7" in done.stderr
+
+
+@pytest.mark.parametrize("words", [("local", "script.py"), ("doctor",), ("plan",)])
+def test_a_working_directory_that_was_removed_is_said(
+    tmp_path: pathlib.Path, words: tuple[str, ...]
+) -> None:
+    """It ended in a traceback of ours."""
+    done = shell('mkdir gone && cd gone && rmdir "$PWD" && exec "$@"', tmp_path, *words)
+    assert done.returncode == 80
+    assert done.stderr.startswith("supervisor: working directory: found ")
+    assert "cd to another directory" in done.stderr
+    assert len(done.stderr.splitlines()) == 1

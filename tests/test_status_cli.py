@@ -1,10 +1,14 @@
 """``supervisor status``: what it shows, and its errors in one line."""
 
 import asyncio
+import contextlib
 import json
+import select
 import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -117,6 +121,46 @@ def test_errors_are_one_clear_line(capsys: pytest.CaptureFixture[str]) -> None:
             status_cli.fetch(f"127.0.0.1:{silent.getsockname()[1]}", timeout_s=0.2)
 
 
+@contextlib.contextmanager
+def server(answer: Callable[[socket.socket], None]) -> Iterator[str]:
+    """Somebody else's, for one connection; its address."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with listener.accept()[0] as connection, contextlib.suppress(OSError):
+                connection.recv(4096)
+                answer(connection)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        thread.join()
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 200 OK\r\n"])
+def test_an_answer_without_end_is_given_up(head: bytes) -> None:
+    """One that came byte by byte was read for as long as it came."""
+
+    def drip(connection: socket.socket) -> None:
+        connection.sendall(head)
+        while not select.select([connection], [], [], 0.02)[0]:
+            connection.sendall(b"x")
+
+    with (
+        server(drip) as address,
+        pytest.raises(status_cli.StatusError, match=r"no whole answer within 0\.2 s"),
+    ):
+        status_cli.fetch(address, answer_s=0.2)
+
+
+def test_an_answer_cannot_draw_on_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with server(lambda to: to.sendall(b"HTTP/1.1 500 \x1b[31mred\r\n\r\n")) as address:
+        assert status_cli.run(address) == 1
+    said = capsys.readouterr().err
+    assert "answered 500  [31mred" in said
+    assert "\x1b" not in said
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [
@@ -127,6 +171,9 @@ def test_errors_are_one_clear_line(capsys: pytest.CaptureFixture[str]) -> None:
         (11_520, "3 h 12 min"),
         (None, ""),
         ("x", ""),
+        (float("inf"), ""),
+        (float("nan"), ""),
+        (10**400, ""),
     ],
 )
 def test_durations(value: object, text: str) -> None:
@@ -135,7 +182,14 @@ def test_durations(value: object, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (5 << 40, "5.0 TiB"), (None, "")],
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1536, "1.5 KiB"),
+        (5 << 40, "5.0 TiB"),
+        (None, ""),
+        (10**400, ""),
+    ],
 )
 def test_sizes(value: object, text: str) -> None:
     assert status_cli.size(value) == text

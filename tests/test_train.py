@@ -301,6 +301,31 @@ def test_a_bad_contract_starts_nothing_and_says_all_of_it(tmp_path: pathlib.Path
     assert not (tmp_path / "model").exists()
 
 
+def test_a_bad_contract_takes_the_earlier_runs_result_away(tmp_path: pathlib.Path) -> None:
+    """The success of the run before stood beside the new failure."""
+    lay_out(tmp_path, "print('trained')")
+    assert run(tmp_path)[0] == 0
+    assert (tmp_path / "output" / "success").exists()
+    assert run(tmp_path, SUPERVISOR_STATUS_PORT="http")[0] == 80
+    assert "SUPERVISOR_STATUS_PORT" in failure(tmp_path)
+    assert not (tmp_path / "output" / "success").exists()
+    assert not (tmp_path / "output" / "supervisor" / "report.json").exists()
+
+
+def test_an_error_of_our_own_has_a_code_and_a_failure_of_its_own(tmp_path: pathlib.Path) -> None:
+    """Outside the life of the host it ended in 1, as a script's error does, and without a word."""
+    lay_out(tmp_path, "print('trained')")
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'ulimit -n 8 && exec "$@"', "sh", *COMMAND, "train"],
+        env=environment(SAGEMAKER_BASE_DIR=str(tmp_path)),
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 90
+    assert failure(tmp_path).startswith("internal error of the supervisor: OSError(24, ")
+
+
 def test_without_a_contract_nothing_is_made(tmp_path: pathlib.Path) -> None:
     code, _, err = run(tmp_path / "nowhere")
     assert code == 80

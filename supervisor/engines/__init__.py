@@ -3,3 +3,18 @@
 An engine knows how its platform tells a container about the job. All of them end in the same
 ``Facts``, so that everything behind the contract is one code path.
 """
+
+from __future__ import annotations
+
+import os
+
+from supervisor.faults import ContractError, Fault
+
+
+def absolute(path: str) -> str:
+    """``os.path.abspath``; a ``ContractError`` where the working directory has been removed."""
+    try:
+        return os.path.abspath(path)
+    except OSError as error:
+        found, expected = f"{path!r}, and {error}", "one that exists: cd to another directory"
+        raise ContractError([Fault("working directory", "", found, expected)]) from None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from supervisor import hardware
 from supervisor.contract import CONFIG_FILES, Facts
+from supervisor.engines import absolute
 
 if TYPE_CHECKING:
     from supervisor.storage.job import Fetched
@@ -28,7 +29,7 @@ _TENSORFLOWS: Final = frozenset(
 
 
 def base_dir(environ: Mapping[str, str]) -> str:
-    return os.path.abspath(environ.get("SAGEMAKER_BASE_DIR") or DEFAULT_BASE_DIR)
+    return absolute(environ.get("SAGEMAKER_BASE_DIR") or DEFAULT_BASE_DIR)
 
 
 def gather(
