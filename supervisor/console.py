@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
+from supervisor import beat
 from supervisor.model import Role
 from supervisor.settings import Settings
 from supervisor.streams import (
@@ -245,7 +246,7 @@ class Outputs:
             elif not stalled_s and sink.name in self._stalled:
                 self._stalled.remove(sink.name)
                 self.say("info", "output.resumed", output=sink.name)
-        self._look = asyncio.get_running_loop().call_later(_LOOK_S, self._watch)
+        self._look = asyncio.get_running_loop().call_later(beat.rest_s(_LOOK_S), self._watch)
 
     def rows(self) -> list[dict[str, object]]:
         """What has become of each output by now, for the report."""

@@ -17,7 +17,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from supervisor import prctl, procfs
+from supervisor import beat, prctl, procfs
 from supervisor.procfs import Process
 
 if TYPE_CHECKING:
@@ -145,8 +145,19 @@ def _collect_unlisted() -> Iterator[int]:
         yield 1
 
 
+def _any_dead() -> bool:
+    """Whether any child of ours is a zombie, an owned one included. It stays one."""
+    try:
+        return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return False
+
+
 def collecting() -> Generator[int, None, None]:
     """Collect the zombies of all orphans; yields after each child with 1 if it was collected."""
+    if not _any_dead():  # the usual answer, for one system call instead of four for each child
+        _owned.strays.clear()
+        return
     if not procfs.usable():
         yield from _collect_unlisted()
         return
@@ -216,5 +227,6 @@ class Collector:
                 break
         else:
             self._round = None
-            pause_s = IDLE_LOOK_S if self.collected == self._before else BUSY_LOOK_S
+            idle = self.collected == self._before
+            pause_s = beat.rest_s(IDLE_LOOK_S) if idle else BUSY_LOOK_S
         self._timer = self._loop.call_later(pause_s, self._turn)

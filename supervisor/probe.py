@@ -30,6 +30,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
+from supervisor import beat
 from supervisor.events import JobChanged, MasterEnded, MasterLost, MasterSeen
 from supervisor.liveness import (
     ActiveClock,
@@ -261,7 +262,7 @@ class MasterLink:
 
     async def _keep_time(self) -> None:
         while True:
-            await asyncio.sleep(self._tick_s)
+            await asyncio.sleep(beat.rest_s(self._tick_s))
             self._observe(Tick())
 
     async def _keep_polling(self) -> None:

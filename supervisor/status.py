@@ -28,7 +28,7 @@ from typing import Literal, NoReturn, NotRequired, TypedDict
 
 from aiohttp import web
 
-from supervisor import ports
+from supervisor import beat, ports
 from supervisor.liveness import ActiveClock, Lost, MemberState, MemberWatch
 from supervisor.model import JobState, Phase, Verdict
 from supervisor.net import AddressBook, Knock, Knocked, Resolver, canonical, knock
@@ -740,7 +740,7 @@ class StatusServer:
     async def _keep_watch(self) -> None:
         sweep_at = 0.0
         while True:
-            await asyncio.sleep(self._tick_s)
+            await asyncio.sleep(beat.rest_s(self._tick_s))
             now = self._now()
             if self.board is not None:
                 for host, lost in self._watch.tick(now):

@@ -213,7 +213,8 @@ def lay_out(base: pathlib.Path, tree: Tree) -> None:
         path = base / "code" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(DUMP)
-    (base / "code" / "run.sh").write_text(f'#!/bin/sh\nexec {sys.executable} train.py "$@"\n')
+    # -E: the PYTHONPATH there names the standard library of that Python, perhaps another version.
+    (base / "code" / "run.sh").write_text(f'#!/bin/sh\nexec {sys.executable} -E train.py "$@"\n')
     hyper = {"sagemaker_program": tree.program, **tree.hyper}
     if not tree.program:
         del hyper["sagemaker_program"]
