@@ -46,6 +46,7 @@ from botocore.parsers import RestXMLParser
 from botocore.utils import parse_timestamp, percent_encode
 
 from supervisor.storage.job import Options
+from supervisor.storage.patience import Patience, Waits
 from supervisor.storage.s3_faults import Answer, Cure, Fault, fault_of
 from supervisor.storage.store import Reason, StorageError
 
@@ -92,10 +93,14 @@ class Content(aiohttp.payload.Payload):
     _SLICE: Final = 256 << 10
 
     def __init__(
-        self, view: memoryview, before_slice: Callable[[int, int], Awaitable[None]]
+        self,
+        view: memoryview,
+        patience: Patience,
+        before_slice: Callable[[int, int], Awaitable[None]],
     ) -> None:
         """``before_slice``: told its offset and size. Offsets begin anew where aiohttp does."""
         super().__init__(None)
+        self._patience = patience
         self._size = len(view)
         self._view = view
         self._before_slice = before_slice
@@ -112,7 +117,9 @@ class Content(aiohttp.payload.Payload):
     async def write(self, writer: Any) -> None:
         for offset in range(0, len(self._view), self._SLICE):
             piece = self._view[offset : offset + self._SLICE]
+            self._patience.pause()
             await self._before_slice(offset, len(piece))
+            self._patience.follow(writer.transport)
             await writer.write(piece)
 
     async def write_with_length(self, writer: Any, content_length: int | None) -> None:  # noqa: ARG002
@@ -208,6 +215,7 @@ class S3Client:
         self._opening = asyncio.Lock()
         self._open = contextlib.AsyncExitStack()
         self._parser = RestXMLParser()
+        self._waits = Waits(options.timeout_s, options.retry_s)
 
     async def close(self) -> None:
         self._regions.clear()
@@ -215,19 +223,19 @@ class S3Client:
 
     # ------------------------------------------------------------------- attempts
 
-    async def tried(self, doing: Doing, attempt: Callable[[], Awaitable[T]]) -> T:
-        """The outcome of ``attempt()``, made until it succeeds, cannot, or the time is over."""
+    async def tried(self, doing: Doing, attempt: Callable[[Patience], Awaitable[T]]) -> T:
+        """The outcome of ``attempt(…)``, made until it succeeds, cannot, or the time is over."""
         begun_s = time.monotonic()
         cured: set[Cure] = set()
 
-        async def once() -> T:
+        async def once(patience: Patience) -> T:
             used = None
             try:
                 if Cure.CREDENTIALS not in cured and not self.options.anonymous:
                     used = await self._credentials.get_frozen_credentials()
-                return await attempt()
+                result = await attempt(patience)
             except (BotoCoreError, ClientError, aiohttp.ClientError, OSError) as error:
-                fault = self._fault(error, doing)
+                fault = self._fault(error, doing, patience)
                 if fault.cure in cured:
                     raise FaultError(_final(fault)) from error
                 if fault.cure is Cure.REGION:
@@ -238,13 +246,17 @@ class S3Client:
                     with contextlib.suppress(BotoCoreError):
                         await self._credentials.renew(used)
                 raise FaultError(fault) from error
+            self._waits.answered(doing.operation, patience.longest_s)
+            return result
 
         count = 0
 
         async def again() -> T:
             nonlocal count
+            spent_s = time.monotonic() - begun_s
+            patience_s = self._waits.patience_s(doing.operation, count, spent_s)
             count += 1
-            return await once()
+            return await once(Patience(patience_s))
 
         try:
             try:
@@ -267,7 +279,7 @@ class S3Client:
                 text += f" (tried {count} times in {time.monotonic() - begun_s:.0f} s)"
             raise StorageError(fault.reason, text) from None
 
-    def _fault(self, error: Exception, doing: Doing) -> Fault:
+    def _fault(self, error: Exception, doing: Doing, patience: Patience) -> Fault:
         if isinstance(error, ClientError):
             response = error.response
             told = response.get("Error", {})
@@ -291,7 +303,7 @@ class S3Client:
         ):
             return Fault(Reason.UNREACHABLE, what, "AWS_CA_BUNDLE names who is trusted")
         if isinstance(error, TimeoutError):
-            what = f"silence for {self.options.timeout_s:g} s"
+            what = f"silence for {patience.seconds:g} s"
         known = HTTPClientError | NoConnectionError | aiohttp.ClientError | OSError
         if isinstance(error, known):
             return Fault(Reason.UNREACHABLE, what, "check the network and the endpoint", Cure.WAIT)
@@ -302,6 +314,17 @@ class S3Client:
     async def api(self, bucket: str) -> Any:
         """The client of aiobotocore for the region of ``bucket``."""
         return (await self._regional(bucket)).api
+
+    async def ask(
+        self, patience: Patience, bucket: str, method: str, **asked: Any
+    ) -> dict[str, Any]:
+        """A call of that client, once."""
+        api = await self.api(bucket)
+        # Ours is for the whole of it; the client's own timeout, for silence, is the limit.
+        impatient = patience.seconds < self.options.timeout_s
+        async with patience if impatient else contextlib.nullcontext():
+            answer: dict[str, Any] = await getattr(api, method)(**asked)
+        return answer
 
     async def _regional(self, bucket: str) -> _Regional:
         region = self._region_of.get(bucket, "")
@@ -360,6 +383,7 @@ class S3Client:
     @contextlib.asynccontextmanager
     async def send(
         self,
+        patience: Patience,
         method: str,
         bucket: str,
         key: str,
@@ -387,7 +411,8 @@ class S3Client:
             credentials = await self._credentials.get_frozen_credentials()
             request.context["sha256"] = sha256 or (_EMPTY_SHA256 if not body else UNSIGNED_PAYLOAD)
             _Signer(credentials, place.service, place.region).add_auth(request)
-        answer = await regional.http.send(_Request(method, url, request.headers, body))
+        async with patience:
+            answer = await regional.http.send(_Request(method, url, request.headers, body))
         response: aiohttp.ClientResponse = answer.raw
         try:
             if answer.status_code >= 300:

@@ -70,14 +70,14 @@ with create_transfer_manager(client, config) as manager:
 """
 
 
-async def drive(way: str, url: str, prefix: str, directory: str, timeout_s: float) -> None:
+async def drive(way: str, url: str, prefix: str, directory: str) -> None:
     """Ours: one direction."""
     from supervisor.storage.job import Options
     from supervisor.storage.location import Location
     from supervisor.storage.places import open_store
     from supervisor.storage.trees import Incoming, Outgoing, fetch_files, send_files
 
-    options = Options(endpoint=url, region="us-east-1", addressing="path", timeout_s=timeout_s)
+    options = Options(endpoint=url, region="us-east-1", addressing="path")
     async with open_store(Location.parse(f"s3://{BUCKET}/{prefix}"), options) as store:
         if way == "idle":
             await store.write("one", b"1")
@@ -285,11 +285,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="part of a run's title")
     parser.add_argument("--directory", help="scratch; some GiB")
     parser.add_argument("--drive", nargs=4, help=argparse.SUPPRESS)
-    parser.add_argument("--timeout-s", type=float, default=30.0, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.drive:
         way, url, prefix, directory = options.drive
-        asyncio.run(drive(way, url, prefix, directory, options.timeout_s))
+        asyncio.run(drive(way, url, prefix, directory))
         return 0
     with tempfile.TemporaryDirectory(dir=options.directory) as work:
         if options.must_hold:
@@ -360,15 +359,14 @@ def resting_mib(idle: Contender, url: str) -> float:
 
 
 def faulty(ours: Contender, port: int, source: str, work: str) -> None:
-    impatient = Contender("ours", (*ours.up, "--timeout-s", "2"), (*ours.down, "--timeout-s", "2"))
     with fault_proxy(port, seed=1) as proxy:
-        clean = there_and_back(impatient, proxy.url, "clean", source, work)
+        clean = there_and_back(ours, proxy.url, "clean", source, work)
         faults = proxy.faults
         faults.counts.clear()
         faults.slow_down = faults.internal = 0.025
         faults.cut_request = faults.cut_answer = 0.02
         faults.stall = 0.01
-        spoilt = there_and_back(impatient, proxy.url, "faulty", source, work)
+        spoilt = there_and_back(ours, proxy.url, "faulty", source, work)
         show("mixed tree through a proxy", [("clean", *clean), ("faulty", *spoilt)])
         ratios = [bad.wall_s / good.wall_s for good, bad in zip(clean, spoilt, strict=True)]
         print(f"faulty to clean: up {ratios[0]:.2f}, down {ratios[1]:.2f}; {dict(faults.counts)}")
