@@ -647,9 +647,14 @@ def _unmoved(_: int) -> None: ...
 
 async def _next(answer: aiohttp.ClientResponse, patience: Patience) -> bytes:
     """What has come since; nothing at the end."""
+    content = answer.content
     try:
+        if content.at_eof():
+            return b""
+        if come := content.read_nowait():
+            return come
         async with patience:
-            return await answer.content.readany()
+            return await content.readany()
     except RuntimeError as error:  # so aiohttp says that the connection ended in the meantime
         raise aiohttp.ClientPayloadError(str(error)) from error
 
