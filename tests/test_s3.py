@@ -470,8 +470,9 @@ def test_one_stall_costs_no_more_than_a_moment(
 ) -> None:
     """Of each kind of request the first is never answered. The limit for silence, 30 s by
     default, was waited for each time."""
-    for name in ("_FIRST_S", "_LEAST_S", "_COMPLETE_S"):
+    for name in ("_FIRST_S", "_LEAST_S"):
         monkeypatch.setattr(patience, name, 0.2)
+    monkeypatch.setattr(patience, "_AT_LEAST_S", {})
     met: set[tuple[str, str]] = set()
 
     def held(request: Request) -> bool:
@@ -526,7 +527,8 @@ def test_an_upload_that_is_being_completed_is_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The first request was given up, and the server, still at it, knows the upload no more."""
-    monkeypatch.setattr(patience, "_COMPLETE_S", 0.2)
+    monkeypatch.setattr(patience, "_AT_LEAST_S", {"CompleteMultipartUpload": 0.2})
+    monkeypatch.setattr(patience, "_FIRST_S", 0.2)
     content = os.urandom(6 * MIB)
     completing: list[str] = []
     looks: list[str] = []
@@ -546,7 +548,7 @@ def test_an_upload_that_is_being_completed_is_waited_for(
             await store.write("x", content)
 
     def seen(request: Request) -> None:
-        if request.method == "HEAD":
+        if request.method == "GET":  # why there was no answer to HEAD
             looks.append(request.target)
             if len(looks) == 1:
                 thread = threading.Thread(target=asyncio.run, args=(appear(),))
@@ -559,7 +561,37 @@ def test_an_upload_that_is_being_completed_is_waited_for(
             entry, sums = await sent(store, "x", tmp_path / "up", content)
             assert (entry.size, len(sums.crcs)) == (6 * MIB, 2)
         assert len(completing) == 2
-        assert len(looks) >= 2
+        assert looks
+
+    asyncio.run(scenario())
+
+
+def test_a_part_that_was_replaced_is_no_end(
+    server: Server, place: Location, proxy: FaultProxy, tmp_path: pathlib.Path
+) -> None:
+    """By a request that was given up and went on all the same: what was sent last is not what
+    the server has. Seen with rclone on a busy machine."""
+    refused: list[str] = []
+    most = 1
+
+    def answer(request: Request) -> bytes | None:
+        if request.method == "POST" and "uploadId" in request.target and len(refused) < most:
+            refused.append(request.target)
+            return s3_error(400, "InvalidPart")
+        return None
+
+    async def scenario() -> None:
+        proxy.faults.answer = answer
+        content = os.urandom(6 * MIB)
+        async with open_store(place, through(proxy, server, part_bytes=5 * MIB)) as store:
+            entry, sums = await sent(store, "x", tmp_path / "up", content)
+            assert await fetched(store, entry, tmp_path / "down", sums) == content
+            nonlocal most
+            most = 9
+            text = await failing(sent(store, "x", tmp_path / "up", content), Reason.CORRUPT)
+            assert "InvalidPart" in text
+        assert len(refused) == 3
+        assert await uploads(server, place) == []
 
     asyncio.run(scenario())
 

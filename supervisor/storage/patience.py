@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Final
 
@@ -17,9 +18,9 @@ applications".
 """
 _LEAST_S: Final = 1.0
 """The same of a server that answers faster. Source: RFC 6298, 2.4: what TCP began with."""
-_COMPLETE_S: Final = 8.0
-"""For the end of an upload, which does what the rest left for later: of large objects S3 itself
-speaks of minutes."""
+_AT_LEAST_S: Final[Mapping[str, float]] = {"CompleteMultipartUpload": 8.0, "UploadPart": 4.0}
+"""The same of what takes long: the end of an upload does what the rest left for later, of large
+objects S3 itself speaks of minutes; and to send a part again is dear."""
 _TIMES: Final = 8.0
 """So many times the longest silence that ended in success lately is a sign of a fault."""
 _FADES: Final = 0.98
@@ -50,12 +51,8 @@ class Waits:
         answers within the limit is waited for at least once.
         """
         longest_s = self._longest_s.get(operation)
-        if operation == "CompleteMultipartUpload":
-            first_s = max(_COMPLETE_S, _TIMES * (longest_s or 0.0))
-        elif longest_s is None:
-            first_s = _FIRST_S
-        else:
-            first_s = max(_LEAST_S, _TIMES * longest_s)
+        first_s = _FIRST_S if longest_s is None else max(_LEAST_S, _TIMES * longest_s)
+        first_s = max(first_s, _AT_LEAST_S.get(operation, 0.0))
         # Of more doublings than this nothing is left to say, and 2.0**1024 is an error.
         wait_s = first_s * 2.0 ** min(failed, 30)
         if wait_s + spent_s + self._limit_s > self._retry_s:

@@ -51,7 +51,8 @@ _PARTS_AT_ONCE: Final = 16
 _RANGE: Final = 8 << 20
 """Bytes that are asked for at once, of an object without checksums of ours."""
 _IN_TRANSIT: Final = 2
-"""So often a part is fetched whose checksum does not hold: it may have been broken on the way."""
+"""So often a part is fetched whose checksum does not hold, and a file is sent of which a part is
+another: it may have been broken on the way."""
 _DELETE_BATCH: Final = 1000
 """Keys; the most that a request takes."""
 
@@ -179,15 +180,30 @@ class S3Store:
         self, key: str, fd: int, size: int, *, moved: Moved, check: Check = unchecked
     ) -> Sums:
         part_bytes = part_bytes_for(size, self._options.part_bytes)
+        if size > part_bytes:
+            return await self._upload_large(key, fd, size, part_bytes, moved, check)
         with taken_back(moved) as told:
-            if size > part_bytes:
-                crcs = await self._upload_parts(key, fd, size, part_bytes, told, check)
-                return Sums(part_bytes, crcs)
             doing = self._doing("PutObject", key)
             async with self._piece(doing, fd, Part(0, 0, size)) as piece:
                 check()
                 await self._put(doing, key, piece, {}, told)
             return Sums(part_bytes, (piece.crc,))
+
+    async def _upload_large(
+        self, key: str, fd: int, size: int, part_bytes: int, moved: Moved, check: Check
+    ) -> Sums:
+        """A request that was given up may still be going on, and replace the part that was sent
+        after it by one with another entity tag; then the whole has to be sent anew."""
+        left = _IN_TRANSIT
+        while True:
+            left -= 1
+            try:
+                with taken_back(moved) as told:
+                    crcs = await self._upload_parts(key, fd, size, part_bytes, told, check)
+                    return Sums(part_bytes, crcs)
+            except StorageError as error:
+                if error.reason is not Reason.CORRUPT or not left:
+                    raise
 
     async def _upload_parts(
         self, key: str, fd: int, size: int, part_bytes: int, moved: Moved, check: Check
