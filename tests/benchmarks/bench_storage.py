@@ -13,6 +13,12 @@ memory. What came back is compared byte by byte.
 ``--peers`` names a directory of programs (``bin`` of a virtual environment) with ``aws``,
 ``s5cmd`` and a ``python`` that has boto3, and for the CRT awscrt; what is not there is left out
 with a line that says so. The CLI uses its CRT client from version 2 on.
+
+boto3 gives its CRT client neither an endpoint nor an addressing style: it would go to Amazon,
+whatever it is told (``boto3.crt._create_crt_request_serializer``). So the CRT is driven as the
+CLI drives it, by the manager of s3transfer. It uploads in one request: rclone names the root of
+its answer to CreateMultipartUpload ``InitiateMultipartUpload``, without the ``Result`` that the
+CRT looks for.
 """
 
 from __future__ import annotations
@@ -43,13 +49,27 @@ KIB, MIB = 1 << 10, 1 << 20
 PLACE = "s3://bucket/{prefix}/"
 
 BOTO3 = """
-import os, sys
+import functools, os, sys
 import boto3
 from boto3.s3.transfer import TransferConfig, create_transfer_manager
 kind, way, url, prefix, directory = sys.argv[1:]
 client = boto3.client("s3", endpoint_url=url)
-config = TransferConfig(preferred_transfer_client=kind)
-with create_transfer_manager(client, config) as manager:
+
+def crt():
+    from botocore.config import Config
+    from botocore.session import Session
+    from s3transfer import crt
+    session, region = Session(), os.environ["AWS_REGION"]
+    found = crt.BotocoreCRTCredentialsWrapper(session.get_credentials())
+    crt.S3Client = functools.partial(crt.S3Client, multipart_upload_threshold=5 << 30)
+    inner = crt.create_s3_crt_client(
+        region, found.to_crt_credentials_provider(), use_ssl=url.startswith("https:")
+    )
+    style = Config(s3={"addressing_style": "path"})
+    asked = {"region_name": region, "endpoint_url": url, "config": style}
+    return crt.CRTTransferManager(inner, crt.BotocoreCRTRequestSerializer(session, asked))
+
+with crt() if kind == "crt" else create_transfer_manager(client, TransferConfig()) as manager:
     if way == "up":
         work = [
             manager.upload(os.path.join(at, name), "bucket",
@@ -318,7 +338,6 @@ def compare(work: str, options: argparse.Namespace) -> None:
                 with rclone(home) as server:
                     up, down = there_and_back(one, server.url, "tree", source, work, kind)
             except RuntimeError as error:
-                # The CRT cannot do without the bucket in the name of the host.
                 print(f"{one.name}: left out: {str(error).splitlines()[-1]}")
             else:
                 show(title if number == 0 else "", [(one.name, up, down)])
