@@ -932,7 +932,7 @@ TABLE: Final[tuple[Setting, ...]] = (
         _lease,
         "30",
         "s",
-        "silence on a connection after which it is given up and the request made again",
+        "the longest silence of a server that is borne; first attempts are given up after 1 to 2 s",
     ),
 )
 

@@ -47,7 +47,7 @@ class Options:
     retry_s: float = 300.0
     """How long one operation is tried in all."""
     timeout_s: float = 30.0
-    """Silence on a connection after which it is given up and tried anew."""
+    """The longest silence of a server that is borne; first attempts bear less (``patience``)."""
 
 
 @dataclass(frozen=True, slots=True)

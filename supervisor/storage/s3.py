@@ -23,6 +23,7 @@ from supervisor.storage.files import preallocate, raise_local
 from supervisor.storage.flow import Flow, in_thread, taken_back, together
 from supervisor.storage.location import Location
 from supervisor.storage.parts import Part, part_bytes_for, parts
+from supervisor.storage.patience import Patience
 from supervisor.storage.s3_client import Content, Doing, S3Client
 from supervisor.storage.store import (
     Check,
@@ -41,6 +42,8 @@ _ABORT_S: Final = 10.0
 """Longest time to give up an upload after a cancellation; what is left then is swept later."""
 _AT_ONCE: Final = 64 << 10
 """Bytes that are read or written without a thread, where the page cache has them."""
+_COMPLETING_S: Final = 0.5
+"""Between looks at an object that the server may be putting together."""
 _BUFFER: Final = 1 << 20
 """Bytes of an object that are gathered before they are written."""
 _PARTS_AT_ONCE: Final = 16
@@ -48,7 +51,8 @@ _PARTS_AT_ONCE: Final = 16
 _RANGE: Final = 8 << 20
 """Bytes that are asked for at once, of an object without checksums of ours."""
 _IN_TRANSIT: Final = 2
-"""So often a part is fetched whose checksum does not hold: it may have been broken on the way."""
+"""So often a part is fetched whose checksum does not hold, and a file is sent of which a part is
+another: it may have been broken on the way."""
 _DELETE_BATCH: Final = 1000
 """Keys; the most that a request takes."""
 
@@ -91,12 +95,12 @@ class S3Store:
     async def head(self, key: str) -> Entry | None:
         doing = self._doing("HeadObject", key)
 
-        async def attempt() -> Entry:
+        async def attempt(patience: Patience) -> Entry:
             try:
-                return await self._looked("HEAD", key)
+                return await self._looked(patience, "HEAD", key)
             except ClientError:
                 # An answer to HEAD has no body: why it failed is told to GET only.
-                return await self._looked("GET", key)
+                return await self._looked(patience, "GET", key)
 
         try:
             return await self._client.tried(doing, attempt)
@@ -108,12 +112,14 @@ class S3Store:
     async def read(self, key: str, *, limit: int) -> bytes:
         doing = self._doing("GetObject", key)
 
-        async def attempt() -> bytes:
-            async with self._client.send("GET", self._bucket, self._key(key), headers={}) as answer:
+        async def attempt(patience: Patience) -> bytes:
+            async with self._client.send(
+                patience, "GET", self._bucket, self._key(key), headers={}
+            ) as answer:
                 if (answer.content_length or 0) > limit:
                     raise StorageError(Reason.CORRUPT, f"{doing}: larger than {limit} bytes")
                 content = bytearray()
-                while piece := await _next(answer):
+                while piece := await _next(answer, patience):
                     content += piece
                     if len(content) > limit:
                         raise StorageError(Reason.CORRUPT, f"{doing}: larger than {limit} bytes")
@@ -132,10 +138,11 @@ class S3Store:
             await self._delete(batch)
 
     async def region(self) -> str:
-        async def attempt() -> str:
-            api = await self._client.api(self._bucket)
+        async def attempt(patience: Patience) -> str:
             try:
-                answer = await api.head_bucket(Bucket=self._bucket)
+                answer = await self._client.ask(
+                    patience, self._bucket, "head_bucket", Bucket=self._bucket
+                )
             except ClientError as error:
                 if region := _region(error.response):
                     return region  # whoever may not look at a bucket is told where it is
@@ -173,15 +180,30 @@ class S3Store:
         self, key: str, fd: int, size: int, *, moved: Moved, check: Check = unchecked
     ) -> Sums:
         part_bytes = part_bytes_for(size, self._options.part_bytes)
+        if size > part_bytes:
+            return await self._upload_large(key, fd, size, part_bytes, moved, check)
         with taken_back(moved) as told:
-            if size > part_bytes:
-                crcs = await self._upload_parts(key, fd, size, part_bytes, told, check)
-                return Sums(part_bytes, crcs)
             doing = self._doing("PutObject", key)
             async with self._piece(doing, fd, Part(0, 0, size)) as piece:
                 check()
                 await self._put(doing, key, piece, {}, told)
             return Sums(part_bytes, (piece.crc,))
+
+    async def _upload_large(
+        self, key: str, fd: int, size: int, part_bytes: int, moved: Moved, check: Check
+    ) -> Sums:
+        """A request that was given up may still be going on, and replace the part that was sent
+        after it by one with another entity tag; then the whole has to be sent anew."""
+        left = _IN_TRANSIT
+        while True:
+            left -= 1
+            try:
+                with taken_back(moved) as told:
+                    crcs = await self._upload_parts(key, fd, size, part_bytes, told, check)
+                    return Sums(part_bytes, crcs)
+            except StorageError as error:
+                if error.reason is not Reason.CORRUPT or not left:
+                    raise
 
     async def _upload_parts(
         self, key: str, fd: int, size: int, part_bytes: int, moved: Moved, check: Check
@@ -244,21 +266,37 @@ class S3Store:
             {"PartNumber": number, "ETag": etag, "ChecksumCRC32": _base64_crc(crc)}
             for number, (etag, crc) in enumerate(sent, 1)
         ]
-        try:
-            await self._call(
-                self._doing("CompleteMultipartUpload", key), "complete_multipart_upload",
-                Bucket=self._bucket, Key=self._key(key), UploadId=upload,
-                MultipartUpload={"Parts": listed}, **self._payer(),
+        tries = 0
+
+        async def attempt(patience: Patience) -> None:
+            nonlocal tries
+            tries += 1
+            await self._client.ask(
+                patience, self._bucket, "complete_multipart_upload", Bucket=self._bucket,
+                Key=self._key(key), UploadId=upload, MultipartUpload={"Parts": listed},
+                **self._payer(),
             )  # fmt: skip
+
+        try:
+            await self._client.tried(self._doing("CompleteMultipartUpload", key), attempt)
         except StorageError as error:
             if error.reason is not Reason.NOT_FOUND:
                 raise
-            # It may have been completed by an attempt whose answer did not arrive.
-            found = await self.head(key)
-            if found is None or found.size != expected.size:
-                raise
-            if found.modified_at < expected.modified_at:
-                raise
+            # An attempt whose answer did not arrive may have completed it, or be at it still.
+            now = asyncio.get_running_loop().time
+            until_s = now() + (self._options.timeout_s if tries > 1 else 0.0)
+            while not await self._completed(key, expected):
+                if now() >= until_s:
+                    raise
+                await asyncio.sleep(_COMPLETING_S)
+
+    async def _completed(self, key: str, expected: Entry) -> bool:
+        found = await self.head(key)
+        return (
+            found is not None
+            and found.size == expected.size
+            and found.modified_at >= expected.modified_at
+        )
 
     async def _put(
         self, doing: Doing, key: str, piece: _Piece, query: dict[str, str], moved: Moved
@@ -269,24 +307,19 @@ class S3Store:
             headers |= self._kept_as_headers()
         counted = 0
 
-        async def attempt() -> str:
-            async with asyncio.timeout(self._options.timeout_s) as silence:
-                now = asyncio.get_running_loop().time
+        async def before_slice(offset: int, size: int) -> None:
+            nonlocal counted
+            await self._flow.bandwidth.take(size)
+            moved(offset + size - counted)
+            counted = offset + size
 
-                async def before_slice(offset: int, size: int) -> None:
-                    nonlocal counted
-                    silence.reschedule(None)
-                    await self._flow.bandwidth.take(size)
-                    silence.reschedule(now() + self._options.timeout_s)
-                    moved(offset + size - counted)
-                    counted = offset + size
-
-                with Content(piece.view, before_slice) as content:
-                    async with self._client.send(
-                        "PUT", self._bucket, self._key(key), query=query, headers=headers,
-                        body=content, sha256=piece.sha256,
-                    ) as answer:  # fmt: skip
-                        return answer.headers.get("ETag", "")
+        async def attempt(patience: Patience) -> str:
+            with Content(piece.view, patience, before_slice) as content:
+                async with self._client.send(
+                    patience, "PUT", self._bucket, self._key(key), query=query, headers=headers,
+                    body=content, sha256=piece.sha256,
+                ) as answer:  # fmt: skip
+                    return answer.headers.get("ETag", "")
 
         async with self._client.slots:
             return await self._client.tried(doing, attempt)
@@ -353,7 +386,7 @@ class S3Store:
             got = _Got(part.offset, summed=sums is not None)
             whole = part.size == entry.size
 
-            async def attempt(got: _Got = got, *, whole: bool = whole) -> None:
+            async def attempt(patience: Patience, got: _Got = got, *, whole: bool = whole) -> None:
                 headers = {"x-amz-checksum-mode": "ENABLED"} if whole and sums is None else {}
                 if entry.etag:
                     headers["If-Match"] = f'"{entry.etag}"'
@@ -362,12 +395,12 @@ class S3Store:
                         return
                     headers["Range"] = f"bytes={got.offset}-{part.end - 1}"
                 async with self._client.send(
-                    "GET", self._bucket, self._key(entry.key), headers=headers
+                    patience, "GET", self._bucket, self._key(entry.key), headers=headers
                 ) as answer:
                     self._check_answer(doing, entry, got.offset, part, answer)
                     if sums is None:
                         got.expect(answer.headers, entry.etag, whole=whole)
-                    await self._receive(doing, answer, fd, got, part, moved)
+                    await self._receive(doing, answer, patience, fd, got, part, moved)
 
             # Memory before a slot, here and for uploads: else both could wait for each other.
             async with self._flow.memory.hold(min(part.size, 2 * _BUFFER)), self._client.slots:
@@ -381,6 +414,7 @@ class S3Store:
         self,
         doing: Doing,
         answer: aiohttp.ClientResponse,
+        patience: Patience,
         fd: int,
         got: _Got,
         part: Part,
@@ -405,7 +439,7 @@ class S3Store:
             size = 0
 
         try:
-            while piece := await _next(answer):
+            while piece := await _next(answer, patience):
                 await self._flow.bandwidth.take(len(piece))
                 if got.offset + size + len(piece) > part.end:
                     raise StorageError(Reason.SERVER, f"{doing}: more came than was asked for")
@@ -442,10 +476,8 @@ class S3Store:
         return Doing(operation, self._bucket, self._key(key))
 
     async def _call(self, doing: Doing, method: str, **asked: Any) -> dict[str, Any]:
-        async def attempt() -> dict[str, Any]:
-            api = await self._client.api(self._bucket)
-            answer: dict[str, Any] = await getattr(api, method)(**asked)
-            return answer
+        async def attempt(patience: Patience) -> dict[str, Any]:
+            return await self._client.ask(patience, self._bucket, method, **asked)
 
         return await self._client.tried(doing, attempt)
 
@@ -471,10 +503,10 @@ class S3Store:
         }
         return {word: value for word, value in words.items() if value}
 
-    async def _looked(self, method: str, key: str) -> Entry:
+    async def _looked(self, patience: Patience, method: str, key: str) -> Entry:
         headers = {"Range": "bytes=0-0"} if method == "GET" else {}
         async with self._client.send(
-            method, self._bucket, self._key(key), headers=headers
+            patience, method, self._bucket, self._key(key), headers=headers
         ) as answer:
             span = answer.headers.get("Content-Range", "")
             size = span.rpartition("/")[2] if span else answer.headers.get("Content-Length", "")
@@ -488,10 +520,12 @@ class S3Store:
         doing = self._doing("DeleteObjects", "" if len(keys) > 1 else keys[0])
         named = {self._key(key) for key in keys}
 
-        async def attempt() -> None:
-            api = await self._client.api(self._bucket)
+        async def attempt(patience: Patience) -> None:
             asked = {"Objects": [{"Key": key} for key in sorted(named)], "Quiet": True}
-            answer = await api.delete_objects(Bucket=self._bucket, Delete=asked, **self._payer())
+            answer = await self._client.ask(
+                patience, self._bucket, "delete_objects", Bucket=self._bucket, Delete=asked,
+                **self._payer(),
+            )  # fmt: skip
             rows = [row for row in answer.get("Errors", ()) if row.get("Code") != "NoSuchKey"]
             if rows:
                 named.intersection_update(row["Key"] for row in rows)
@@ -627,10 +661,16 @@ def _time(date: str) -> float:
 def _unmoved(_: int) -> None: ...
 
 
-async def _next(answer: aiohttp.ClientResponse) -> bytes:
+async def _next(answer: aiohttp.ClientResponse, patience: Patience) -> bytes:
     """What has come since; nothing at the end."""
+    content = answer.content
     try:
-        return await answer.content.readany()
+        if content.at_eof():
+            return b""
+        if come := content.read_nowait():
+            return come
+        async with patience:
+            return await content.readany()
     except RuntimeError as error:  # so aiohttp says that the connection ended in the meantime
         raise aiohttp.ClientPayloadError(str(error)) from error
 

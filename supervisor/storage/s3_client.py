@@ -20,6 +20,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, Final, Self, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
@@ -30,8 +31,7 @@ from aiobotocore.credentials import AioCredentials
 from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import AioSession
 from botocore import UNSIGNED
-from botocore.auth import UNSIGNED_PAYLOAD, S3SigV4Auth
-from botocore.awsrequest import AWSRequest
+from botocore.auth import UNSIGNED_PAYLOAD
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -46,7 +46,9 @@ from botocore.parsers import RestXMLParser
 from botocore.utils import parse_timestamp, percent_encode
 
 from supervisor.storage.job import Options
+from supervisor.storage.patience import Patience, Waits
 from supervisor.storage.s3_faults import Answer, Cure, Fault, fault_of
+from supervisor.storage.sigv4 import Signer
 from supervisor.storage.store import Reason, StorageError
 
 T = TypeVar("T")
@@ -92,10 +94,14 @@ class Content(aiohttp.payload.Payload):
     _SLICE: Final = 256 << 10
 
     def __init__(
-        self, view: memoryview, before_slice: Callable[[int, int], Awaitable[None]]
+        self,
+        view: memoryview,
+        patience: Patience,
+        before_slice: Callable[[int, int], Awaitable[None]],
     ) -> None:
         """``before_slice``: told its offset and size. Offsets begin anew where aiohttp does."""
         super().__init__(None)
+        self._patience = patience
         self._size = len(view)
         self._view = view
         self._before_slice = before_slice
@@ -112,7 +118,9 @@ class Content(aiohttp.payload.Payload):
     async def write(self, writer: Any) -> None:
         for offset in range(0, len(self._view), self._SLICE):
             piece = self._view[offset : offset + self._SLICE]
+            self._patience.pause()
             await self._before_slice(offset, len(piece))
+            self._patience.follow(writer.transport)
             await writer.write(piece)
 
     async def write_with_length(self, writer: Any, content_length: int | None) -> None:  # noqa: ARG002
@@ -135,7 +143,12 @@ class _Request:
 class _Bucket:
     """Where a bucket's objects are, and how requests to them are signed."""
 
-    base: str
+    origin: str
+    """Scheme, host and port."""
+    host: str
+    """As the server is told: without a port that goes without saying."""
+    path: str
+    """Empty, or of the bucket: with a slash before it, and none behind."""
     region: str
     service: str
 
@@ -145,13 +158,6 @@ class _Regional:
     api: Any
     http: AIOHTTPSession
     buckets: dict[str, _Bucket] = field(default_factory=dict)
-
-
-class _Signer(S3SigV4Auth):  # type: ignore[misc]
-    """The content's hash is known already, or not needed."""
-
-    def payload(self, request: AWSRequest) -> str:
-        return str(request.context["sha256"])
 
 
 class _Credentials(AioCredentials):  # type: ignore[misc]
@@ -208,6 +214,7 @@ class S3Client:
         self._opening = asyncio.Lock()
         self._open = contextlib.AsyncExitStack()
         self._parser = RestXMLParser()
+        self._waits = Waits(options.timeout_s, options.retry_s)
 
     async def close(self) -> None:
         self._regions.clear()
@@ -215,19 +222,19 @@ class S3Client:
 
     # ------------------------------------------------------------------- attempts
 
-    async def tried(self, doing: Doing, attempt: Callable[[], Awaitable[T]]) -> T:
-        """The outcome of ``attempt()``, made until it succeeds, cannot, or the time is over."""
+    async def tried(self, doing: Doing, attempt: Callable[[Patience], Awaitable[T]]) -> T:
+        """The outcome of ``attempt(…)``, made until it succeeds, cannot, or the time is over."""
         begun_s = time.monotonic()
         cured: set[Cure] = set()
 
-        async def once() -> T:
+        async def once(patience: Patience) -> T:
             used = None
             try:
                 if Cure.CREDENTIALS not in cured and not self.options.anonymous:
                     used = await self._credentials.get_frozen_credentials()
-                return await attempt()
+                result = await attempt(patience)
             except (BotoCoreError, ClientError, aiohttp.ClientError, OSError) as error:
-                fault = self._fault(error, doing)
+                fault = self._fault(error, doing, patience)
                 if fault.cure in cured:
                     raise FaultError(_final(fault)) from error
                 if fault.cure is Cure.REGION:
@@ -238,13 +245,17 @@ class S3Client:
                     with contextlib.suppress(BotoCoreError):
                         await self._credentials.renew(used)
                 raise FaultError(fault) from error
+            self._waits.answered(doing.operation, patience.longest_s)
+            return result
 
         count = 0
 
         async def again() -> T:
             nonlocal count
+            spent_s = time.monotonic() - begun_s
+            patience_s = self._waits.patience_s(doing.operation, count, spent_s)
             count += 1
-            return await once()
+            return await once(Patience(patience_s))
 
         try:
             try:
@@ -267,7 +278,7 @@ class S3Client:
                 text += f" (tried {count} times in {time.monotonic() - begun_s:.0f} s)"
             raise StorageError(fault.reason, text) from None
 
-    def _fault(self, error: Exception, doing: Doing) -> Fault:
+    def _fault(self, error: Exception, doing: Doing, patience: Patience) -> Fault:
         if isinstance(error, ClientError):
             response = error.response
             told = response.get("Error", {})
@@ -291,7 +302,7 @@ class S3Client:
         ):
             return Fault(Reason.UNREACHABLE, what, "AWS_CA_BUNDLE names who is trusted")
         if isinstance(error, TimeoutError):
-            what = f"silence for {self.options.timeout_s:g} s"
+            what = f"silence for {patience.seconds:g} s"
         known = HTTPClientError | NoConnectionError | aiohttp.ClientError | OSError
         if isinstance(error, known):
             return Fault(Reason.UNREACHABLE, what, "check the network and the endpoint", Cure.WAIT)
@@ -302,6 +313,17 @@ class S3Client:
     async def api(self, bucket: str) -> Any:
         """The client of aiobotocore for the region of ``bucket``."""
         return (await self._regional(bucket)).api
+
+    async def ask(
+        self, patience: Patience, bucket: str, method: str, **asked: Any
+    ) -> dict[str, Any]:
+        """A call of that client, once."""
+        api = await self.api(bucket)
+        # Ours is for the whole of it; the client's own timeout, for silence, is the limit.
+        impatient = patience.seconds < self.options.timeout_s
+        async with patience if impatient else contextlib.nullcontext():
+            answer: dict[str, Any] = await getattr(api, method)(**asked)
+        return answer
 
     async def _regional(self, bucket: str) -> _Regional:
         region = self._region_of.get(bucket, "")
@@ -360,11 +382,12 @@ class S3Client:
     @contextlib.asynccontextmanager
     async def send(
         self,
+        patience: Patience,
         method: str,
         bucket: str,
         key: str,
         *,
-        query: Mapping[str, str] | None = None,
+        query: Mapping[str, str] = MappingProxyType({}),
         headers: Mapping[str, str],
         body: Content | bytes | None = None,
         sha256: str = "",
@@ -377,17 +400,21 @@ class S3Client:
         place = regional.buckets.get(bucket)
         if place is None:
             place = regional.buckets[bucket] = await self._place(regional, bucket)
-        url = f"{place.base}/{percent_encode(key, safe='/~')}"
-        if query:
-            url += "?" + "&".join(f"{name}={percent_encode(query[name])}" for name in sorted(query))
-        request = AWSRequest(method=method, url=url, headers=dict(headers))
+        path = f"{place.path}/{percent_encode(key, safe='/~')}"
+        words = "&".join(f"{name}={percent_encode(query[name])}" for name in sorted(query))
+        url = f"{place.origin}{path}?{words}" if words else f"{place.origin}{path}"
+        sent = {**headers, "Host": place.host}
         if self.options.requester_pays:
-            request.headers["x-amz-request-payer"] = "requester"
+            sent["x-amz-request-payer"] = "requester"
         if not self.options.anonymous:
-            credentials = await self._credentials.get_frozen_credentials()
-            request.context["sha256"] = sha256 or (_EMPTY_SHA256 if not body else UNSIGNED_PAYLOAD)
-            _Signer(credentials, place.service, place.region).add_auth(request)
-        answer = await regional.http.send(_Request(method, url, request.headers, body))
+            content = sha256 or (_EMPTY_SHA256 if not body else UNSIGNED_PAYLOAD)
+            found = await self._credentials.get_frozen_credentials()
+            signer = Signer(
+                found.access_key, found.secret_key, found.token or "", place.region, place.service
+            )
+            sent = signer.signed(method, path, words, sent, content, time.time())
+        async with patience:
+            answer = await regional.http.send(_Request(method, url, sent, body))
         response: aiohttp.ClientResponse = answer.raw
         try:
             if answer.status_code >= 300:
@@ -416,11 +443,13 @@ class S3Client:
             )
         )
         self.secure = url.scheme == "https"
-        base = f"{url.scheme}://{url.netloc}{url.path.removesuffix('/x')}"
-        if self.options.anonymous:
-            return _Bucket(base, "", "")
-        scope = parse_qs(url.query)["X-Amz-Credential"][0].split("/")
-        return _Bucket(base, region=scope[-3], service=scope[-2])
+        host = url.netloc.removesuffix(":443" if self.secure else ":80")
+        region = service = ""
+        if not self.options.anonymous:
+            scope = parse_qs(url.query)["X-Amz-Credential"][0].split("/")
+            region, service = scope[-3:-1]
+        origin = f"{url.scheme}://{url.netloc}"
+        return _Bucket(origin, host, url.path.removesuffix("/x"), region, service)
 
 
 def _not_redirected(context: dict[str, Any], **_: Any) -> None:

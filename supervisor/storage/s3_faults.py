@@ -108,6 +108,8 @@ def fault_of(answer: Answer, operation: str, bucket: str, options: Options, now_
         return Fault(Reason.NO_BUCKET, what, f"make the bucket {bucket} or correct its name")
     if code in {"PreconditionFailed", "InvalidRange"} or status in {412, 416}:
         return Fault(Reason.CHANGED, "the object was changed meanwhile")
+    if code == "InvalidPart":
+        return Fault(Reason.CORRUPT, what, "a part is not the one that was sent last")
     if code == "InvalidObjectState":
         return Fault(Reason.DENIED, what, "it is archived: restore it first")
     if code in _DENIED or code.startswith("KMS.") or status in {401, 403}:

@@ -209,10 +209,13 @@ def _folder(root: int, parts: list[str]) -> Iterator[int]:
     folder = root
     try:
         for part in parts:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(part, dir_fd=folder)
             flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-            inner = os.open(part, flags, dir_fd=folder)
+            try:
+                inner = os.open(part, flags, dir_fd=folder)
+            except FileNotFoundError:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(part, dir_fd=folder)
+                inner = os.open(part, flags, dir_fd=folder)
             if folder != root:
                 os.close(folder)
             folder = inner

@@ -13,6 +13,12 @@ memory. What came back is compared byte by byte.
 ``--peers`` names a directory of programs (``bin`` of a virtual environment) with ``aws``,
 ``s5cmd`` and a ``python`` that has boto3, and for the CRT awscrt; what is not there is left out
 with a line that says so. The CLI uses its CRT client from version 2 on.
+
+boto3 gives its CRT client neither an endpoint nor an addressing style: it would go to Amazon,
+whatever it is told (``boto3.crt._create_crt_request_serializer``). So the CRT is driven as the
+CLI drives it, by the manager of s3transfer. It uploads in one request: rclone names the root of
+its answer to CreateMultipartUpload ``InitiateMultipartUpload``, without the ``Result`` that the
+CRT looks for.
 """
 
 from __future__ import annotations
@@ -43,13 +49,27 @@ KIB, MIB = 1 << 10, 1 << 20
 PLACE = "s3://bucket/{prefix}/"
 
 BOTO3 = """
-import os, sys
+import functools, os, sys
 import boto3
 from boto3.s3.transfer import TransferConfig, create_transfer_manager
 kind, way, url, prefix, directory = sys.argv[1:]
 client = boto3.client("s3", endpoint_url=url)
-config = TransferConfig(preferred_transfer_client=kind)
-with create_transfer_manager(client, config) as manager:
+
+def crt():
+    from botocore.config import Config
+    from botocore.session import Session
+    from s3transfer import crt
+    session, region = Session(), os.environ["AWS_REGION"]
+    found = crt.BotocoreCRTCredentialsWrapper(session.get_credentials())
+    crt.S3Client = functools.partial(crt.S3Client, multipart_upload_threshold=5 << 30)
+    inner = crt.create_s3_crt_client(
+        region, found.to_crt_credentials_provider(), use_ssl=url.startswith("https:")
+    )
+    style = Config(s3={"addressing_style": "path"})
+    asked = {"region_name": region, "endpoint_url": url, "config": style}
+    return crt.CRTTransferManager(inner, crt.BotocoreCRTRequestSerializer(session, asked))
+
+with crt() if kind == "crt" else create_transfer_manager(client, TransferConfig()) as manager:
     if way == "up":
         work = [
             manager.upload(os.path.join(at, name), "bucket",
@@ -70,14 +90,14 @@ with create_transfer_manager(client, config) as manager:
 """
 
 
-async def drive(way: str, url: str, prefix: str, directory: str, timeout_s: float) -> None:
+async def drive(way: str, url: str, prefix: str, directory: str) -> None:
     """Ours: one direction."""
     from supervisor.storage.job import Options
     from supervisor.storage.location import Location
     from supervisor.storage.places import open_store
     from supervisor.storage.trees import Incoming, Outgoing, fetch_files, send_files
 
-    options = Options(endpoint=url, region="us-east-1", addressing="path", timeout_s=timeout_s)
+    options = Options(endpoint=url, region="us-east-1", addressing="path")
     async with open_store(Location.parse(f"s3://{BUCKET}/{prefix}"), options) as store:
         if way == "idle":
             await store.write("one", b"1")
@@ -285,11 +305,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="part of a run's title")
     parser.add_argument("--directory", help="scratch; some GiB")
     parser.add_argument("--drive", nargs=4, help=argparse.SUPPRESS)
-    parser.add_argument("--timeout-s", type=float, default=30.0, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.drive:
         way, url, prefix, directory = options.drive
-        asyncio.run(drive(way, url, prefix, directory, options.timeout_s))
+        asyncio.run(drive(way, url, prefix, directory))
         return 0
     with tempfile.TemporaryDirectory(dir=options.directory) as work:
         if options.must_hold:
@@ -319,7 +338,6 @@ def compare(work: str, options: argparse.Namespace) -> None:
                 with rclone(home) as server:
                     up, down = there_and_back(one, server.url, "tree", source, work, kind)
             except RuntimeError as error:
-                # The CRT cannot do without the bucket in the name of the host.
                 print(f"{one.name}: left out: {str(error).splitlines()[-1]}")
             else:
                 show(title if number == 0 else "", [(one.name, up, down)])
@@ -360,15 +378,14 @@ def resting_mib(idle: Contender, url: str) -> float:
 
 
 def faulty(ours: Contender, port: int, source: str, work: str) -> None:
-    impatient = Contender("ours", (*ours.up, "--timeout-s", "2"), (*ours.down, "--timeout-s", "2"))
     with fault_proxy(port, seed=1) as proxy:
-        clean = there_and_back(impatient, proxy.url, "clean", source, work)
+        clean = there_and_back(ours, proxy.url, "clean", source, work)
         faults = proxy.faults
         faults.counts.clear()
         faults.slow_down = faults.internal = 0.025
         faults.cut_request = faults.cut_answer = 0.02
         faults.stall = 0.01
-        spoilt = there_and_back(impatient, proxy.url, "faulty", source, work)
+        spoilt = there_and_back(ours, proxy.url, "faulty", source, work)
         show("mixed tree through a proxy", [("clean", *clean), ("faulty", *spoilt)])
         ratios = [bad.wall_s / good.wall_s for good, bad in zip(clean, spoilt, strict=True)]
         print(f"faulty to clean: up {ratios[0]:.2f}, down {ratios[1]:.2f}; {dict(faults.counts)}")

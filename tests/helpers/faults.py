@@ -45,6 +45,7 @@ def s3_error(
     ).encode()
 
 
+_CHUNK = 64 << 10
 SLOW_DOWN = s3_error(503, "SlowDown", "Please reduce your request rate.")
 INTERNAL = s3_error(500, "InternalError", "We encountered an internal error. Please try again.")
 
@@ -62,6 +63,10 @@ class Faults:
     cut_answer: float = 0.0
     """An end in the middle of the answer's content."""
     delay_s: float = 0.0
+    slow_s: float = 0.0
+    """A pause after each 64 KiB of a request's content that are taken from the connection."""
+    held: Callable[[Request], bool] = lambda _: False
+    """Whether a request is neither forwarded nor answered, as in a stall."""
     answer: Callable[[Request], bytes | None] = lambda _: None
     """An answer of its own to a request, instead of the server's."""
     seen: Callable[[Request], None] = lambda _: None
@@ -115,7 +120,11 @@ class FaultProxy:
             tasks[task] = writer
             task.add_done_callback(ended)
 
-        server = await asyncio.start_server(accepted, "127.0.0.1", 0)
+        end = socket.socket()
+        # So that a slow reader is one for the other side, too, and not only for the kernel.
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _CHUNK)
+        end.bind(("127.0.0.1", 0))
+        server = await asyncio.start_server(accepted, sock=end, limit=_CHUNK)
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
         await self._end.wait()
@@ -145,7 +154,7 @@ class FaultProxy:
             self.faults.counts["requests"] += 1
             self.faults.counts[fault or "clean"] += 1
             await asyncio.sleep(self.faults.delay_s)
-            if fault == "stall":
+            if fault == "stall" or self.faults.held(request):
                 await asyncio.Event().wait()
             if fault == "cut_request" and length:
                 await reader.readexactly(length // 2)
@@ -175,7 +184,7 @@ class FaultProxy:
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
         try:
             far_writer.write(request.head[:-2] + b"Connection: close\r\n\r\n")
-            await _copy(reader, far_writer, length)
+            await _copy(reader, far_writer, length, self.faults.slow_s)
             head = await far_reader.readuntil(b"\r\n\r\n")
             answer = Request("", "", head)
             lines = [line for line in head.split(b"\r\n") if line.lower() != b"connection: close"]
@@ -208,10 +217,15 @@ async def _turns() -> None:
 
 
 async def _copy(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter | None, size: int
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter | None,
+    size: int,
+    slow_s: float = 0.0,
 ) -> None:
     while size:
-        piece = await reader.read(min(size, 262144))
+        piece = await reader.read(min(size, _CHUNK if slow_s else 262144))
+        if slow_s:
+            await asyncio.sleep(slow_s)
         if not piece:
             raise asyncio.IncompleteReadError(b"", size)
         size -= len(piece)
