@@ -338,6 +338,15 @@ def _directory(text: str) -> str:
     return text
 
 
+def _token(text: str) -> str:
+    """It travels in a header of HTTP, which takes no line break and loses blanks at its ends."""
+    if not text.isprintable() or text != text.strip() or len(text) > 1024:
+        raise ValueError(
+            "one line of at most 1024 printable characters with no blank or line break at its ends"
+        )
+    return text
+
+
 def _endpoint(text: str) -> str:
     if text and not text.lower().startswith(("http://", "https://")):
         raise ValueError("http://HOST:PORT or https://HOST")
@@ -651,7 +660,7 @@ TABLE: Final[tuple[Setting, ...]] = (
     Setting("status_bind", str, "0.0.0.0", "", "address that the status server binds"),  # noqa: S104  # members are other hosts; stated in the README
     Setting(
         "token",
-        str,
+        _token,
         "",
         "",
         "shared secret of the job: members' reports must carry it; never passed to the script",

@@ -149,6 +149,11 @@ def test_a_plain_contract() -> None:
         ({"environ": {"SUPERVISOR_STATUS_PORT": "70000"}}, ["'70000'", "1 to 65535"]),
         ({"environ": {"SUPERVISOR_STOP_LIMIT_S": "-1"}}, ["SUPERVISOR_STOP_LIMIT_S", "'-1'"]),
         ({"environ": {"SUPERVISOR_ACK_TIMEOUT_S": "nan"}}, ["SUPERVISOR_ACK_TIMEOUT_S", "'nan'"]),
+        (
+            {"environ": {"SUPERVISOR_TOKEN": "from-a-file\n"}},
+            ["SUPERVISOR_TOKEN", "not shown", "line"],
+        ),
+        ({"environ": {"SUPERVISOR_TOKEN": "\udcff"}}, ["SUPERVISOR_TOKEN", "printable"]),
         ({"environ": {"SUPERVISOR_LOG_FORMAT": "xml"}}, ["'xml'", "raw, prefix, json"]),
         ({"environ": {"SUPERVISOR_LOG_PREFIX": "{pid}"}}, ["{pid}", "{host}"]),
         (
