@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     import argparse
 
 _DESCRIPTION: Final = "Runs TensorFlow training: parameter servers, the script, and their end."
+
+_PRINTING: Final = frozenset({"plan", "status", "doctor"})
+"""Verbs whose output is all that they do."""
 
 
 class Verb(NamedTuple):
@@ -32,14 +36,19 @@ def main(argv: Sequence[str]) -> int:
             return _train({})
         if argv and argv[0] in VERBS:
             verb = VERBS[argv[0]]
-            return verb.perform(_parser(argv[0], verb).parse_args(argv[1:]))
+            code = verb.perform(_parser(argv[0], verb).parse_args(argv[1:]))
+            sys.stdout.flush()  # a table or a plan that could not be written is none
+            return code
     except ContractError as error:
         return _refuse(error)
     except BrokenPipeError:
         # The reader of a table or a plan went away. The interpreter must not flush at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
-    except Exception:  # noqa: BLE001  # a defect of ours, or no room for us: the code says so
+    except Exception as error:  # noqa: BLE001  # a defect of ours, or no room for us: it is said
+        if argv[0] in _PRINTING and isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            print(f"supervisor {argv[0]}: not printed: {error.strerror}", file=sys.stderr)
+            return 1
         import traceback  # noqa: PLC0415
 
         traceback.print_exc()

@@ -338,6 +338,15 @@ def _directory(text: str) -> str:
     return text
 
 
+def _token(text: str) -> str:
+    """It travels in a header of HTTP, which takes no line break and loses blanks at its ends."""
+    if not text.isprintable() or text != text.strip() or len(text) > 1024:
+        raise ValueError(
+            "one line of at most 1024 printable characters with no blank or line break at its ends"
+        )
+    return text
+
+
 def _endpoint(text: str) -> str:
     if text and not text.lower().startswith(("http://", "https://")):
         raise ValueError("http://HOST:PORT or https://HOST")
@@ -651,7 +660,7 @@ TABLE: Final[tuple[Setting, ...]] = (
     Setting("status_bind", str, "0.0.0.0", "", "address that the status server binds"),  # noqa: S104  # members are other hosts; stated in the README
     Setting(
         "token",
-        str,
+        _token,
         "",
         "",
         "shared secret of the job: members' reports must carry it; never passed to the script",
@@ -1073,14 +1082,13 @@ def _share_out(values: dict[str, Any]) -> list[Fault]:
     values["stop_grace_s"] = max(room_s, 0.0) if grace_s is None else grace_s
     if room_s > 0 and values["stop_grace_s"] <= room_s:
         return []
-    found = "auto" if grace_s is None else f"{grace_s:g}"
-    return [
-        Fault(
-            "settings",
-            "SUPERVISOR_STOP_GRACE_S",
-            found,
-            f"at most {max(room_s, 0):g}: SUPERVISOR_STOP_LIMIT_S {limit_s:g} less {tail_s:g} "
-            "for process groups, servers, SIGKILL, publishing and the report; "
-            "lower the grace or the reserve, or raise the limit",
-        )
-    ]
+    less = (
+        f"SUPERVISOR_STOP_LIMIT_S {limit_s:g} less {tail_s:g} for process groups, servers "
+        f"(SUPERVISOR_SERVER_GRACE_S {values['server_grace_s']:g}), SIGKILL, publishing "
+        f"(SUPERVISOR_PUBLISH_RESERVE_S {values['publish_reserve_s']:g}) and the report"
+    )
+    if room_s <= 0:  # no grace fits, 0 neither: another setting is to be changed
+        expected = f"a limit that leaves the script time: {less}; raise the limit, or lower those"
+        return [Fault("settings", "SUPERVISOR_STOP_LIMIT_S", f"{limit_s:g}", expected)]
+    expected = f"at most {room_s:g}: {less}; lower the grace or those, or raise the limit"
+    return [Fault("settings", "SUPERVISOR_STOP_GRACE_S", f"{grace_s:g}", expected)]

@@ -150,8 +150,17 @@ def test_a_plain_contract() -> None:
         ({"environ": {"SUPERVISOR_STATUS_PORT": "70000"}}, ["'70000'", "1 to 65535"]),
         ({"environ": {"SUPERVISOR_STOP_LIMIT_S": "-1"}}, ["SUPERVISOR_STOP_LIMIT_S", "'-1'"]),
         ({"environ": {"SUPERVISOR_ACK_TIMEOUT_S": "nan"}}, ["SUPERVISOR_ACK_TIMEOUT_S", "'nan'"]),
+        (
+            {"environ": {"SUPERVISOR_TOKEN": "from-a-file\n"}},
+            ["SUPERVISOR_TOKEN", "not shown", "line"],
+        ),
+        ({"environ": {"SUPERVISOR_TOKEN": "\udcff"}}, ["SUPERVISOR_TOKEN", "printable"]),
         ({"environ": {"SUPERVISOR_LOG_FORMAT": "xml"}}, ["'xml'", "raw, prefix, json"]),
         ({"environ": {"SUPERVISOR_LOG_PREFIX": "{pid}"}}, ["{pid}", "{host}"]),
+        (
+            {"environ": {"SUPERVISOR_STOP_GRACE_S": "0", "SUPERVISOR_STOP_LIMIT_S": "5"}},
+            ["SUPERVISOR_STOP_LIMIT_S: found 5;", "less 13.625", "raise the limit"],
+        ),
         (
             {"environ": {"SUPERVISOR_STOP_GRACE_S": "119"}},
             ["SUPERVISOR_STOP_GRACE_S", "119", "at most 92", "raise the limit"],
@@ -430,7 +439,7 @@ def test_the_shares_of_a_stop_follow_the_limit() -> None:
     assert not faults
     assert (settings.publish_reserve_s, settings.stop_grace_s) == (3.75, 13.25)
     _, faults = parse_settings({}, {"SUPERVISOR_STOP_LIMIT_S": "10"}, {})
-    assert "SUPERVISOR_STOP_GRACE_S" in str(faults[0])
+    assert "SUPERVISOR_STOP_LIMIT_S: found 10;" in str(faults[0])
 
 
 @pytest.mark.parametrize(

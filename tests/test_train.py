@@ -346,6 +346,26 @@ def test_the_command_train_is_the_same(tmp_path: pathlib.Path) -> None:
     assert (done.returncode, done.stdout) == (0, b"trained\n")
 
 
+@pytest.mark.parametrize("verb", [("plan",), ("plan", "--json"), ("doctor", "--json")])
+def test_what_could_not_be_printed_is_no_success(
+    tmp_path: pathlib.Path, verb: tuple[str, ...]
+) -> None:
+    """A long one ended in a traceback, a short one in 0: it was lost when all was over."""
+    lay_out(tmp_path, "print('trained')")
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [*COMMAND, *verb],
+            env=environment(SAGEMAKER_BASE_DIR=str(tmp_path)),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 1
+    said = f"supervisor {verb[0]}: not printed: No space left on device\n"
+    assert done.stderr.decode() == said
+
+
 def test_plan_prints_and_starts_nothing(tmp_path: pathlib.Path) -> None:
     secret = "geheim-geheim-geheim"
     lay_out(tmp_path, "open('../model/started', 'w')", {"lr": "0.1", "api_key": secret})
