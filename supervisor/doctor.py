@@ -251,7 +251,8 @@ async def _places(plan: Plan) -> dict[str, str]:
         from supervisor.storage.store import StorageError  # noqa: PLC0415
 
         try:
-            async with asyncio.timeout(3 * _PLACE_S), open_store(location, options) as store:
+            # Opening loads the client: seconds on a busy machine, and not the place's.
+            async with open_store(location, options) as store, asyncio.timeout(3 * _PLACE_S):
                 async for _ in store.entries():
                     break
         except StorageError as error:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import asyncio
 
 IDLE_LOOK_S = 0.5
-"""Between two looks while no orphan dies: no zombie is older than that, for 0.02 % of a core."""
+"""Between two looks while no orphan dies: no zombie is older than that, for two wakes a second."""
 
 BUSY_LOOK_S = 0.02
 """Between two looks while orphans die."""

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.helpers.children import OF_THE_C_LIBRARY
+
 SCRIPT = """
 import os, signal, sys
 from supervisor import process
@@ -54,7 +56,7 @@ def test_ignored_and_blocked_signals_end_with_us() -> None:
     assert first == f"{sorted(map(int, LEFT_BEHIND))} [12, 15] True"
     assert second == "alive True 0"
     assert blocked.split() == ["SigBlk:", "0" * 16]
-    assert ignored.split() == ["SigIgn:", "0" * 16]
+    assert int(ignored.split()[1], 16) & ~OF_THE_C_LIBRARY == 0
 
 
 def test_nothing_left_behind_is_nothing_found() -> None:

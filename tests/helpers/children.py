@@ -13,6 +13,10 @@ import time
 
 PAUSE_S = 3600.0
 
+OF_THE_C_LIBRARY = 0b11 << 31
+"""Signals 32 and 33 in a mask of proc(5). glibc's posix_spawn, which subprocess uses from Python
+3.13 on, leaves them ignored in whatever it starts, and lets nobody set them otherwise."""
+
 
 def command(verb: str, *arguments: object) -> tuple[str, ...]:
     """The command line of a child."""

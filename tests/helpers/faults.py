@@ -112,7 +112,8 @@ class FaultProxy:
                 await self._connection(reader, writer)
 
         def ended(task: asyncio.Task[None]) -> None:
-            tasks.pop(task).transport.abort()
+            writer = tasks.pop(task)  # has a name: it complains when it goes before it is closed
+            writer.transport.abort()
 
         def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             # Not in the task: one that is cancelled before its first step closes nothing.
