@@ -71,7 +71,6 @@ from supervisor.events import (
     TransferFailed,
     Waiting,
 )
-from supervisor.evidence import speaks_of_lost_peer
 from supervisor.model import (
     Cause,
     CauseKind,
@@ -444,6 +443,8 @@ def _failed(state: State, cause: Cause, actions: list[Action]) -> State:
         return _note(state, cause, actions)
     if _tolerable(state, cause):
         return _tolerate(state, cause, actions)
+    from supervisor.evidence import speaks_of_lost_peer  # noqa: PLC0415  # the spawn does not wait
+
     victim = cause.kind is CauseKind.SCRIPT_FAILED and speaks_of_lost_peer(
         f"{cause.message}\n{cause.detail}"
     )

@@ -8,7 +8,6 @@ none can answer, py-spy, if the image has it, looks from outside.
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections.abc import Iterable
 from typing import Final
@@ -43,6 +42,8 @@ def spy(pid: int) -> str:
 
     Blocks, for ``SPY_S`` at most: not for the event loop's thread.
     """
+    import shutil  # noqa: PLC0415  # the script's start does not wait for it
+
     program = shutil.which("py-spy")
     if program is None:
         return ""
