@@ -20,7 +20,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from types import MappingProxyType
 from typing import Any, Final, Self, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
@@ -31,7 +30,8 @@ from aiobotocore.credentials import AioCredentials
 from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import AioSession
 from botocore import UNSIGNED
-from botocore.auth import UNSIGNED_PAYLOAD
+from botocore.auth import UNSIGNED_PAYLOAD, S3SigV4Auth
+from botocore.awsrequest import AWSRequest
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -48,7 +48,6 @@ from botocore.utils import parse_timestamp, percent_encode
 from supervisor.storage.job import Options
 from supervisor.storage.patience import Patience, Waits
 from supervisor.storage.s3_faults import Answer, Cure, Fault, fault_of
-from supervisor.storage.sigv4 import Signer
 from supervisor.storage.store import Reason, StorageError
 
 T = TypeVar("T")
@@ -143,12 +142,7 @@ class _Request:
 class _Bucket:
     """Where a bucket's objects are, and how requests to them are signed."""
 
-    origin: str
-    """Scheme, host and port."""
-    host: str
-    """As the server is told: without a port that goes without saying."""
-    path: str
-    """Empty, or of the bucket: with a slash before it, and none behind."""
+    base: str
     region: str
     service: str
 
@@ -158,6 +152,13 @@ class _Regional:
     api: Any
     http: AIOHTTPSession
     buckets: dict[str, _Bucket] = field(default_factory=dict)
+
+
+class _Signer(S3SigV4Auth):  # type: ignore[misc]
+    """The content's hash is known already, or not needed."""
+
+    def payload(self, request: AWSRequest) -> str:
+        return str(request.context["sha256"])
 
 
 class _Credentials(AioCredentials):  # type: ignore[misc]
@@ -387,7 +388,7 @@ class S3Client:
         bucket: str,
         key: str,
         *,
-        query: Mapping[str, str] = MappingProxyType({}),
+        query: Mapping[str, str] | None = None,
         headers: Mapping[str, str],
         body: Content | bytes | None = None,
         sha256: str = "",
@@ -400,21 +401,18 @@ class S3Client:
         place = regional.buckets.get(bucket)
         if place is None:
             place = regional.buckets[bucket] = await self._place(regional, bucket)
-        path = f"{place.path}/{percent_encode(key, safe='/~')}"
-        words = "&".join(f"{name}={percent_encode(query[name])}" for name in sorted(query))
-        url = f"{place.origin}{path}?{words}" if words else f"{place.origin}{path}"
-        sent = {**headers, "Host": place.host}
+        url = f"{place.base}/{percent_encode(key, safe='/~')}"
+        if query:
+            url += "?" + "&".join(f"{name}={percent_encode(query[name])}" for name in sorted(query))
+        request = AWSRequest(method=method, url=url, headers=dict(headers))
         if self.options.requester_pays:
-            sent["x-amz-request-payer"] = "requester"
+            request.headers["x-amz-request-payer"] = "requester"
         if not self.options.anonymous:
-            content = sha256 or (_EMPTY_SHA256 if not body else UNSIGNED_PAYLOAD)
-            found = await self._credentials.get_frozen_credentials()
-            signer = Signer(
-                found.access_key, found.secret_key, found.token or "", place.region, place.service
-            )
-            sent = signer.signed(method, path, words, sent, content, time.time())
+            credentials = await self._credentials.get_frozen_credentials()
+            request.context["sha256"] = sha256 or (_EMPTY_SHA256 if not body else UNSIGNED_PAYLOAD)
+            _Signer(credentials, place.service, place.region).add_auth(request)
         async with patience:
-            answer = await regional.http.send(_Request(method, url, sent, body))
+            answer = await regional.http.send(_Request(method, url, request.headers, body))
         response: aiohttp.ClientResponse = answer.raw
         try:
             if answer.status_code >= 300:
@@ -443,13 +441,11 @@ class S3Client:
             )
         )
         self.secure = url.scheme == "https"
-        host = url.netloc.removesuffix(":443" if self.secure else ":80")
-        region = service = ""
-        if not self.options.anonymous:
-            scope = parse_qs(url.query)["X-Amz-Credential"][0].split("/")
-            region, service = scope[-3:-1]
-        origin = f"{url.scheme}://{url.netloc}"
-        return _Bucket(origin, host, url.path.removesuffix("/x"), region, service)
+        base = f"{url.scheme}://{url.netloc}{url.path.removesuffix('/x')}"
+        if self.options.anonymous:
+            return _Bucket(base, "", "")
+        scope = parse_qs(url.query)["X-Amz-Credential"][0].split("/")
+        return _Bucket(base, region=scope[-3], service=scope[-2])
 
 
 def _not_redirected(context: dict[str, Any], **_: Any) -> None:
