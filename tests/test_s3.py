@@ -31,10 +31,11 @@ from supervisor.storage.places import open_store
 from supervisor.storage.s3 import S3Store
 from supervisor.storage.s3_client import S3Client
 from supervisor.storage.store import Entry, Reason, StorageError, Store, Sums
-from supervisor.storage.trees import Incoming, Outgoing, fetch_files, send_files
+from supervisor.storage.trees import Incoming, fetch_files
 from tests.helpers.faults import INTERNAL, FaultProxy, Request, fault_proxy, s3_error
 from tests.helpers.job import environment
 from tests.helpers.s3 import BUCKET, KEY, OTHER_KEY, OTHER_SECRET, SECRET, Server, moto, rclone
+from tests.helpers.sending import send_files
 from tests.helpers.waiting import wait_until_async
 
 MIB = 1 << 20
@@ -253,11 +254,9 @@ def test_trees_go_there_and_back(server: Server, place: Location, tmp_path: path
         options = replace(server.options, part_bytes=5 * MIB, in_flight_bytes=12 * MIB)
         client, flow = S3Client(options), Flow(options)
         store = S3Store(place, client, flow)
-        files = [Outgoing(name, str(source / name)) for name in content]
-        outcome = await send_files(store, files, moved=moving)
-        assert outcome.failures == []
+        files = {name: str(source / name) for name in content}
+        sums = await send_files(store, files, moved=moving)
         assert moving.bytes == sum(map(len, content.values()))
-        sums = {each.key: each.sums for each in outcome.sent}
 
         async def incoming() -> AsyncIterator[Incoming]:
             async for entry in store.entries():
@@ -438,10 +437,8 @@ def test_a_bad_network_delays_and_no_more(
             faults.stall = 0.01
             faults.cut_request = faults.cut_answer = 0.04
             there, back = Moving(), Moving()
-            files = [Outgoing(name, str(tmp_path / name)) for name in content]
-            outcome = await send_files(store, files, moved=there)
-            assert outcome.failures == []
-            sums = {each.key: each.sums for each in outcome.sent}
+            files = {name: str(tmp_path / name) for name in content}
+            sums = await send_files(store, files, moved=there)
             incoming = [Incoming(it, it.key, sums[it.key]) async for it in store.entries()]
             await fetch_files(store, incoming, str(target), moved=back)
         assert there.bytes == back.bytes == sum(map(len, content.values()))

@@ -1,9 +1,8 @@
-"""Many files at once, between two directories."""
+"""Many objects at once, of a directory."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import pathlib
 from dataclasses import replace
 
@@ -13,38 +12,10 @@ from supervisor.storage.job import Options
 from supervisor.storage.location import Location
 from supervisor.storage.places import open_store
 from supervisor.storage.store import Reason, StorageError
-from supervisor.storage.trees import Incoming, Outgoing, fetch_files, send_files
+from supervisor.storage.trees import Incoming, fetch_files
 
 
 def silent(_: int) -> None: ...
-
-
-def test_a_file_that_fails_does_not_keep_the_others(tmp_path: pathlib.Path) -> None:
-    """One is not there, one is a pipe, and one is written to while it is sent."""
-    source = tmp_path / "source"
-    source.mkdir()
-    for name in ("a", "b", "written"):
-        (source / name).write_bytes(name.encode())
-    os.mkfifo(source / "pipe")
-    grown = source / "written"
-
-    def moved(_: int) -> None:
-        with grown.open("ab") as file:
-            file.write(b"more")
-
-    async def scenario() -> None:
-        async with open_store(Location.parse(str(tmp_path / "store")), Options()) as store:
-            names = ("missing", "a", "pipe", "written", "b")
-            files = [Outgoing(f"below/{name}", str(source / name)) for name in names]
-            outcome = await send_files(store, files, moved=moved, at_once=1)
-            assert [each.key for each in outcome.sent] == ["below/a", "below/b"]
-            assert [(key, error.reason) for key, error in outcome.failures] == [
-                ("below/missing", Reason.NOT_FOUND),
-                ("below/pipe", Reason.LOCAL),
-                ("below/written", Reason.CHANGED),
-            ]
-
-    asyncio.run(scenario())
 
 
 def test_the_first_failure_ends_a_fetch_and_leaves_no_half_file(tmp_path: pathlib.Path) -> None:

@@ -1,4 +1,4 @@
-"""Many files at once between a directory and a store."""
+"""Many objects at once into files of a directory."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import asyncio
 import contextlib
 import os
 import secrets
-import stat
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from supervisor.storage.files import PARTIAL, raise_local
@@ -19,11 +18,6 @@ T = TypeVar("T")
 
 AT_ONCE: Final = 64
 """Files under way. What they hold in memory is bounded by the store, whatever their number."""
-_FOR_ALL: Final = {
-    Reason.DENIED, Reason.CREDENTIALS, Reason.CLOCK, Reason.NO_BUCKET, Reason.UNREACHABLE,
-    Reason.THROTTLED,
-}  # fmt: skip
-"""What one file failed of, others will: no more are begun."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,32 +31,6 @@ class Incoming:
     mode: int | None = None
     """Permissions; None: as the umask has it."""
     mtime_ns: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Outgoing:
-    """A file that is to become an object."""
-
-    key: str
-    path: str
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    key: str
-    size: int
-    mtime_ns: int
-    mode: int
-    sums: Sums
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What of many files was sent, in the order in which it was."""
-
-    sent: list[Sent] = field(default_factory=list)
-    failures: list[tuple[str, StorageError]] = field(default_factory=list)
-    """Key, and why. After one that others would fail of too, no more are begun."""
 
 
 async def fetch_files(
@@ -85,7 +53,7 @@ async def fetch_files(
     except OSError as error:
         raise_local(f"make {target}", error)
 
-    async def fetch(file: Incoming) -> bool:
+    async def fetch(file: Incoming) -> None:
         nonlocal count
         try:
             with _new_file(root, target, file) as fd:
@@ -93,7 +61,6 @@ async def fetch_files(
         except OSError as error:
             raise_local(f"write {target}/{file.path}", error)
         count += 1
-        return True
 
     try:
         await _each(files, fetch, at_once)
@@ -102,67 +69,21 @@ async def fetch_files(
     return count
 
 
-async def send_files(
-    store: Store,
-    files: Iterable[Outgoing] | AsyncIterable[Outgoing],
-    *,
-    moved: Moved,
-    at_once: int = AT_ONCE,
-) -> Outcome:
-    """Files into objects. One that is written to meanwhile is a failure: ``CHANGED``.
-
-    Raises only what ``files`` raises.
-    """
-    outcome = Outcome()
-
-    async def send(file: Outgoing) -> None:
-        doing = f"send {file.path}"
-        try:
-            fd = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError as error:
-            raise_local(doing, error)
-        try:
-            before = os.fstat(fd)
-            if not stat.S_ISREG(before.st_mode):
-                raise StorageError(Reason.LOCAL, f"{doing}: no regular file")
-            sums = await store.upload(file.key, fd, before.st_size, moved=moved)
-            after = os.fstat(fd)
-        finally:
-            os.close(fd)
-        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-            raise StorageError(Reason.CHANGED, f"{doing}: it was written to meanwhile")
-        mode = stat.S_IMODE(before.st_mode)
-        outcome.sent.append(Sent(file.key, before.st_size, before.st_mtime_ns, mode, sums))
-
-    async def attempt(file: Outgoing) -> bool:
-        try:
-            await send(file)
-        except StorageError as error:
-            outcome.failures.append((file.key, error))
-            return error.reason not in _FOR_ALL
-        return True
-
-    await _each(files, attempt, at_once)
-    return outcome
-
-
 async def _each(
-    items: Iterable[T] | AsyncIterable[T], work: Callable[[T], Awaitable[bool]], at_once: int
+    items: Iterable[T] | AsyncIterable[T], work: Callable[[T], Awaitable[None]], at_once: int
 ) -> None:
-    """Work on items, ``at_once`` at a time, as long as each work says that more makes sense."""
+    """Work on items, ``at_once`` at a time. Raises what the first failure raises."""
     waiting = _async(items)
     turn = asyncio.Lock()  # an asynchronous generator can serve one at a time
-    go_on = True
 
     async def worker() -> None:
-        nonlocal go_on
-        while go_on:
+        while True:
             async with turn:
                 try:
                     item = await anext(waiting)
                 except StopAsyncIteration:
                     return
-            go_on &= await work(item)
+            await work(item)
 
     await together(worker() for _ in range(at_once))
 

@@ -95,7 +95,8 @@ async def drive(way: str, url: str, prefix: str, directory: str) -> None:
     from supervisor.storage.job import Options
     from supervisor.storage.location import Location
     from supervisor.storage.places import open_store
-    from supervisor.storage.trees import Incoming, Outgoing, fetch_files, send_files
+    from supervisor.storage.trees import Incoming, fetch_files
+    from tests.helpers.sending import send_files
 
     options = Options(endpoint=url, region="us-east-1", addressing="path")
     async with open_store(Location.parse(f"s3://{BUCKET}/{prefix}"), options) as store:
@@ -103,10 +104,7 @@ async def drive(way: str, url: str, prefix: str, directory: str) -> None:
             await store.write("one", b"1")
             print(resident_mib(os.getpid()))
         elif way == "up":
-            files = [Outgoing(name, path) for name, path in named_below(directory)]
-            outcome = await send_files(store, files, moved=lambda _: None)
-            if outcome.failures:
-                raise outcome.failures[0][1]
+            await send_files(store, dict(named_below(directory)), moved=lambda _: None)
         else:
 
             async def incoming() -> AsyncIterator[Incoming]:
