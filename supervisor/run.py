@@ -892,9 +892,11 @@ def _make_ready(plan: Plan) -> str | None:
         except OSError as error:
             return f"{directory} cannot be made: {error.strerror or error}"
     if plan.contract.entry_kind is EntryKind.COMMAND:
-        path = os.path.join(plan.contract.code_dir, plan.contract.entry_point)
-        with contextlib.suppress(OSError):  # exec says what is wrong, and better
-            os.chmod(path, os.stat(path).st_mode | 0o111)  # noqa: S103  # the user's own command
+        code = os.path.realpath(plan.contract.code_dir)
+        path = os.path.realpath(os.path.join(code, plan.contract.entry_point))
+        if path.startswith(f"{code}/"):  # whatever else is on this machine stays as it is
+            with contextlib.suppress(OSError):  # exec says what is wrong, and better
+                os.chmod(path, os.stat(path).st_mode | 0o111)  # noqa: S103  # the user's own
     if not plan.listening:
         return None
     # Before TensorFlow starts: its own message for a taken port names neither pid nor command.

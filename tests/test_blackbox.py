@@ -11,6 +11,7 @@ import random
 import re
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -290,6 +291,19 @@ def test_the_script_starts_clean_whatever_we_inherited(tmp_path: pathlib.Path) -
         _, blocked, _, ignored = train.out.split()
         assert blocked == "0" * 16
         assert int(ignored, 16) & ~OF_THE_C_LIBRARY == 0
+
+
+def test_only_the_codes_own_files_are_made_executable(tmp_path: pathlib.Path) -> None:
+    other = tmp_path / "other"
+    other.write_text("#!/bin/sh\n")
+    other.chmod(0o644)
+    base = tmp_path / "ml"
+    base.mkdir()
+    lay_out(base, shell("exit 0"), {"sagemaker_program": str(other)})
+    with Train(base) as train:
+        assert train.wait() == 126
+    assert stat.S_IMODE(other.stat().st_mode) == 0o644
+    assert str(other) in train.failure
 
 
 # ---------------------------------------------------------------------------- every phase
