@@ -25,7 +25,7 @@ from supervisor import orphans, process
 from supervisor.console import HURRIED_PATIENCE_S, PATIENCE_S, SETTLE_S, settle
 from supervisor.contract import Strategy
 from supervisor.engines import absolute
-from supervisor.engines.local import ADDRESS, LocalHost, lay_out
+from supervisor.engines.local import ADDRESS, LocalHost, NoPortsError, lay_out
 from supervisor.faults import ContractError, Fault
 from supervisor.guardian import Guardian
 from supervisor.lifecycle import ECHO_S
@@ -131,6 +131,11 @@ def run(request: Request) -> int:
             request.arguments,
             request.hyperparameters,
         )
+    except NoPortsError as error:
+        expected = f"fewer, or an end to what listens here: {error}"
+        raise ContractError(
+            [Fault("command line", "--hosts", str(request.hosts), expected)]
+        ) from None
     except OSError as error:
         found = error.strerror or str(error)
         raise ContractError(

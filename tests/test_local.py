@@ -9,6 +9,7 @@ import pathlib
 import re
 import signal
 import subprocess
+import sys
 import time
 import urllib.request
 
@@ -449,6 +450,24 @@ def shell(command: str, tmp_path: pathlib.Path, *words: str) -> subprocess.Compl
         check=False,
         timeout=60,
     )
+
+
+def test_too_few_free_ports_are_not_the_run_directorys_fault(tmp_path: pathlib.Path) -> None:
+    program = (
+        "import sys; from supervisor.engines import local; from supervisor.__main__ import main\n"
+        "local._HIGHEST_PORT = local._LOWEST_PORT + 2; main(sys.argv[1:])"
+    )
+    words = ("local", "--run-dir", str(tmp_path / "run"), "--hosts", "3")
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 80
+    assert "--hosts: found 3; expected fewer, or an end to what listens here: only " in done.stderr
 
 
 def test_a_host_that_cannot_be_started_ends_the_job(tmp_path: pathlib.Path, script: str) -> None:

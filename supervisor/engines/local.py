@@ -91,8 +91,12 @@ def lay_out(
     return hosts
 
 
+class NoPortsError(OSError):
+    """Too few ports are free."""
+
+
 def free_ports(count: int) -> list[int]:
-    """Ports of this machine that nobody listens on; raises OSError where there are too few."""
+    """Ports of this machine that nobody listens on; raises NoPortsError where there are too few."""
     found: list[int] = []
     # A random start, so that two runs that begin together do not choose the same.
     candidates = list(range(_LOWEST_PORT, _HIGHEST_PORT))
@@ -105,5 +109,5 @@ def free_ports(count: int) -> list[int]:
             probe.bind(("", port))
             found.append(port)
     if len(found) < count:
-        raise OSError(f"only {len(found)} of {count} ports between 20000 and 32000 are free")
+        raise NoPortsError(f"only {len(found)} of {count} ports between 20000 and 32000 are free")
     return found
