@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor.storage import manifest
-from supervisor.storage.manifest import File, Manifest, ManifestError
+from supervisor.storage.manifest import File, Link, Manifest, ManifestError
 from supervisor.storage.store import Sums
 
 GENERATION = "000007-0badcafe"
@@ -124,6 +124,79 @@ def test_too_many_files_are_refused_when_written() -> None:
     many = tuple(dataclasses.replace(file(), path=str(n)) for n in range(manifest.MOST_FILES + 1))
     with pytest.raises(ManifestError, match="100001 files"):
         manifest.encode(of(*many))
+
+
+# --------------------------------------------------------------------------- links
+
+
+def linked(*links: tuple[Any, Any], **fields: Any) -> bytes:
+    rows = [{"path": path, "target": target} for path, target in links]
+    return changed(links=rows, **fields)
+
+
+@pytest.mark.parametrize(
+    ("path", "target"),
+    [
+        ("a", "b"), ("a", "."), ("a", "b/c"), ("a/b", ".."), ("a/b", "../c"), ("a/b/c", "../.."),
+        ("a", "..b"), ("a", "a"), ("a", "ü"),
+    ],
+)  # fmt: skip
+def test_links_that_stay_inside_are_read_as_they_were_written(path: str, target: str) -> None:
+    whole = dataclasses.replace(of(file()), links=(Link(path, target),))
+    assert manifest.decode(manifest.encode(whole)) == whole
+
+
+@pytest.mark.parametrize(
+    ("links", "why"),
+    [
+        ([("a", "/etc/passwd")], "is absolute"),
+        ([("a", "..")], "leads out"),
+        ([("a", "../../etc")], "leads out"),
+        ([("a/b", "../..")], "leads out"),
+        ([("a", ".."), ("b", "a/etc")], "leads out"),
+        # By its words it leads to x; by the link a, which is the directory itself, to its parent.
+        ([("a", "."), ("b", "a/../x")], "shortest form"),
+        ([("a", "b/../../x")], "shortest form"),
+        ([("a", "b//c")], "shortest form"),
+        ([("a", "./b")], "shortest form"),
+        ([("a", "")], "is empty"),
+        ([("a", "b\0")], "NUL"),
+        ([("a", "x" * 901)], "more than 900 bytes"),
+        ([("a", "\udcff")], "not UTF-8"),
+        ([("../a", "b")], "has an empty part, . or .. in it"),
+        ([("/a", "b")], "is absolute"),
+        ([("ckpt-1.index", "b")], "stands there twice"),
+        ([("a", "b"), ("a", "c")], "stands there twice"),
+        ([("a", "b"), ("a/c", "b")], "'a' is a file and a directory"),
+        ([("ckpt-1.index/x", "b")], "is a file and a directory"),
+        ([("a", 1)], "'target' is int"),
+        ([(None, "b")], "'path' is NoneType"),
+    ],
+)
+def test_links_that_could_lead_elsewhere_are_refused(
+    links: list[tuple[Any, Any]], why: str
+) -> None:
+    with pytest.raises(ManifestError, match=why):
+        manifest.decode(linked(*links))
+
+
+def test_no_file_is_written_through_a_link_of_the_same_manifest() -> None:
+    path = "a/ckpt-1.index"
+    with pytest.raises(ManifestError, match="'a' is a file and a directory"):
+        manifest.decode(linked(("a", "."), path=path, key=f"{GENERATION}/{path}"))
+
+
+@pytest.mark.parametrize("links", [None, {}, ["a"], [None]])
+def test_other_links_are_none(links: object) -> None:
+    with pytest.raises(ManifestError):
+        manifest.decode(changed(links=links))
+
+
+def test_a_manifest_without_links_is_what_it_was() -> None:
+    """Readers of before know of no links: they restore the files, and the version is theirs."""
+    assert "links" not in json.loads(manifest.encode(of(file())))
+    whole = dataclasses.replace(of(file()), links=(Link("a", "b"),))
+    assert json.loads(manifest.encode(whole))["version"] == 1
 
 
 # --------------------------------------------------------------------------- names and order

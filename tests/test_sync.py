@@ -9,18 +9,19 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from supervisor.storage.job import Options
+from supervisor.storage.job import Options, Transfer
 from supervisor.storage.manifest import Manifest, generation_of_object
 from supervisor.storage.notices import Failed, Notice, PublishedAll, Said, State
 from supervisor.storage.places import open_store
@@ -250,9 +251,103 @@ def test_what_is_no_file_is_left_out_and_named_once(place: Place) -> None:
         ("pipe", "no regular file"),
         ("way_out", "a link that leads out of the directory"),
     ]
-    paths = {file.path for file in manifests(place.target)[0].files}
-    assert "inside" in paths
-    assert not paths & {"pipe", "way_out", "file_out", "way_out/secret", "dangling"}
+    dangling = [row["path"] for row in sync.said("transfer.dangling")]
+    assert dangling == ["dangling"], "kept, but a link that leads nowhere is said"
+    newest = manifests(place.target)[0]
+    links = {link.path: link.target for link in newest.links}
+    assert links == {"inside": "checkpoint", "dangling": "nowhere"}
+    paths = {file.path for file in newest.files}
+    assert not paths & {"pipe", "way_out", "file_out", "way_out/secret", "dangling", "inside"}
+
+
+def test_links_that_stay_inside_are_made_again(place: Place) -> None:
+    """``latest -> step-100`` was named and left out: a script that resumed did not find it. Links
+    to files were sent as second copies of them."""
+    (place.source / "step-100" / "deep").mkdir(parents=True)
+    (place.source / "step-100" / "deep" / "w").write_bytes(b"weights")
+    made = {
+        "latest": "step-100",
+        "newest": "latest",
+        "best.w": "step-100/deep/w",
+        "step-100/deep/up": "../..",
+        "step-100/twin": "deep/w",
+        "loop": "loop",
+        "nowhere": "step-200/w",
+    }
+    for path, target in made.items():
+        (place.source / path).symlink_to(target)
+    (place.source / "absolute").symlink_to(place.source / "latest")
+    (place.source / "roundabout").symlink_to("latest/deep/../deep/w")
+    expected = made | {"absolute": "latest", "roundabout": "step-100/deep/w"}
+    with Syncing(sync_job(checkpoints(place.source, str(place.target)), rescan_s=0.2)) as sync:
+        sync.wait_for(lambda: sync.saved() == 1)
+        (place.source / "latest").unlink()
+        (place.source / "latest").symlink_to("step-300")
+        sync.wait_for(lambda: sync.saved() == 2, what="a link that leads elsewhere is a change")
+        assert sync.publish() == PublishedAll(())
+        assert not sync.said("transfer.left_out")
+    into = place.base / "restored"
+    assert restore_now(str(place.target), into)
+    links = {
+        str(path.relative_to(into)): os.readlink(path)
+        for path in into.rglob("*")
+        if path.is_symlink()
+    }
+    assert links == expected | {"latest": "step-300", "roundabout": "step-300/deep/w"}
+    assert (into / "best.w").read_bytes() == b"weights"
+    assert (into / "step-100" / "deep" / "w").is_file()
+    older = manifests(place.target)[1]
+    assert {link.path: link.target for link in older.links} == expected
+    assert [file.path for file in older.files] == ["step-100/deep/w"]
+
+
+def test_the_next_attempt_makes_no_checkpoint_for_links_that_are_the_same(place: Place) -> None:
+    place.save(1)
+    (place.source / "latest").symlink_to("checkpoint")
+    for _ in range(2):
+        with Syncing(sync_job(checkpoints(place.source, str(place.target)))) as sync:
+            sync.wait_for(lambda: manifests(place.target))
+            assert sync.publish() == PublishedAll(())
+    assert len(manifests(place.target)) == 1
+
+
+def test_a_mirror_follows_links_to_files_and_names_the_others(place: Place) -> None:
+    (place.source / "a").mkdir()
+    (place.source / "a" / "file").write_bytes(b"content")
+    (place.source / "twin").symlink_to("a/file")
+    (place.source / "folder").symlink_to("a")
+    (place.source / "dangling").symlink_to("nowhere")
+    with Syncing(sync_job(mirror(place.source, str(place.target)))) as sync:
+        assert sync.publish() == PublishedAll(())
+        named = {row["path"]: row["why"] for row in sync.said("transfer.left_out")}
+    assert named == {"folder": "a link to a directory", "dangling": "a link to nothing"}
+    assert files_of(place.target) == {"a/file": b"content", "twin": b"content"}
+
+
+@pytest.mark.parametrize("kind", [checkpoints, mirror, result])
+def test_a_directory_that_becomes_a_link_to_outside_is_not_sent(
+    place: Place, kind: Callable[..., Transfer]
+) -> None:
+    """What lies outside is nobody's checkpoint. A directory that a link replaced between our look
+    at its parent and our look at itself was read through that link."""
+    (place.source / "kept").write_bytes(b"kept")
+    outside = place.base / "outside"
+    outside.mkdir()
+    (outside / "secret").write_bytes(b"secret")
+    (place.source / "child").mkdir()
+    (place.source / "child" / "mine").write_bytes(b"mine")
+    with Syncing(sync_job(kind(place.source, str(place.target)), rescan_s=0.2)) as sync:
+        if kind is not result:
+            sync.wait_for(lambda: any(b"mine" in each for each in files_of(place.target).values()))
+        shutil.rmtree(place.source / "child")
+        (place.source / "child").symlink_to(outside)
+        (place.source / "more").write_bytes(b"more")
+        assert sync.publish() == PublishedAll(())
+        (row,) = sync.said("transfer.left_out")
+    assert row["path"] == "child"
+    assert row["why"] == "a link that leads out of the directory"
+    assert b"secret" not in files_of(place.target).values()
+    assert b"more" in files_of(place.target).values()
 
 
 def test_a_directory_may_come_later_and_be_replaced(place: Place) -> None:

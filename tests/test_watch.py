@@ -136,3 +136,49 @@ def test_an_earlier_scan_is_believed_of_files_that_are_as_they_were(tmp_path: pa
     with open(tmp_path / "weights.index", "ab") as file:
         file.write(b"torn")
     assert watch.scan(str(tmp_path), first).evidence.tables == frozenset()
+
+
+def test_nothing_is_opened_through_a_link_that_took_a_directorys_place(
+    tmp_path: pathlib.Path,
+) -> None:
+    """A child directory was looked at and opened by its path: one that a link to outside replaced
+    meanwhile (here with the very same file in it) was read through the link, and sent."""
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    (root / "child").mkdir(parents=True)
+    (root / "child" / "a").write_bytes(b"one")
+    (fact,) = watch.scan(str(root)).facts
+    (root / "child").rename(outside)
+    (root / "child").symlink_to(outside)
+    assert (root / "child" / "a").stat().st_ino == fact.inode, "by its path it looks the same"
+    assert watch.open_as(str(root), fact) is None
+    assert watch.still_so(str(root), [fact]) == "child/a"
+    found = watch.scan(str(root))
+    assert found.facts == ()
+    assert found.skipped == {"child": "a link that leads out of the directory"}
+
+
+def test_a_link_is_opened_as_its_file_while_it_is_that_link(tmp_path: pathlib.Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "a").write_bytes(b"one")
+    (root / "z").symlink_to("a")
+    _, link = sorted(watch.scan(str(root)).facts, key=lambda fact: fact.path)
+    assert (link.link, link.hollow) == ("a", "")
+    fd = watch.open_as(str(root), link)
+    assert fd is not None
+    os.close(fd)
+    assert watch.still_so(str(root), [link]) == ""
+    (root / "z").unlink()
+    os.link(root / "a", root / "z")  # the same file, and no link any more
+    assert watch.open_as(str(root), link) is None
+    assert watch.still_so(str(root), [link]) == "z"
+    (root / "z").unlink()
+    (root / "b").symlink_to("a")
+    (root / "z").symlink_to("b")  # the same file by another way
+    assert watch.open_as(str(root), link) is None
+    assert watch.still_so(str(root), [link]) == "z"
+    (root / "z").unlink()
+    (root / "a").rename(tmp_path / "a")
+    (root / "z").symlink_to(tmp_path / "a")
+    assert watch.open_as(str(root), link) is None
+    assert watch.still_so(str(root), [link]) == "z"

@@ -12,6 +12,7 @@ never write to one key.
 from __future__ import annotations
 
 import json
+import posixpath
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -55,6 +56,15 @@ class File:
 
 
 @dataclass(frozen=True, slots=True)
+class Link:
+    """A symbolic link of a checkpoint, to something inside of it or to nothing."""
+
+    path: str
+    target: str
+    """Relative to the link's own directory; see ``link_fault``."""
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """One complete checkpoint."""
 
@@ -65,6 +75,8 @@ class Manifest:
     job: str
     files: tuple[File, ...]
     """By path."""
+    links: tuple[Link, ...] = ()
+    """By path. A reader that knows of none restores the files alone, so the version is the same."""
 
     @property
     def size(self) -> int:
@@ -136,14 +148,38 @@ def unsafe(path: str) -> str:
     return f"has more than {PATH_LIMIT} bytes" if length > PATH_LIMIT else ""
 
 
+def link_fault(path: str, target: str) -> str:
+    """Why a link at ``path`` must not lead to ``target``; empty where it may.
+
+    ``..`` stands only at the beginning, and not more often than the link lies deep. No path of a
+    manifest lies below a link, so these ``..`` lead through real directories; and what comes after
+    them may pass other links, of which the same is true. So none leads out, however they are
+    chained (``a -> .`` with ``b -> a/../x`` would).
+    """
+    if not target or "\0" in target:
+        return "is empty or has a NUL in it"
+    if target.startswith("/"):
+        return "is absolute"
+    if posixpath.normpath(target) != target:
+        return "is not in its shortest form"
+    if f"{posixpath.normpath(posixpath.join(posixpath.dirname(path), target))}/".startswith("../"):
+        return "leads out of the directory"
+    try:
+        length = len(target.encode())
+    except UnicodeEncodeError:
+        return "is not UTF-8"
+    return f"has more than {PATH_LIMIT} bytes" if length > PATH_LIMIT else ""
+
+
 # --------------------------------------------------------------------------- content
 
 
 def encode(manifest: Manifest) -> bytes:
     """Raises ManifestError where it would exceed a limit."""
-    if len(manifest.files) > MOST_FILES:
-        raise ManifestError(f"{len(manifest.files)} files; a checkpoint has at most {MOST_FILES}")
-    body = {
+    count = len(manifest.files) + len(manifest.links)
+    if count > MOST_FILES:
+        raise ManifestError(f"{count} files; a checkpoint has at most {MOST_FILES}")
+    body: dict[str, Any] = {
         "version": VERSION,
         "generation": manifest.generation,
         "saved_at": manifest.saved_at,
@@ -162,6 +198,8 @@ def encode(manifest: Manifest) -> bytes:
             for file in manifest.files
         ],
     }
+    if manifest.links:
+        body["links"] = [{"path": link.path, "target": link.target} for link in manifest.links]
     content = json.dumps(body, separators=(",", ":")).encode()
     if len(content) > SIZE_LIMIT:
         raise ManifestError(f"{len(content)} bytes; a manifest has at most {SIZE_LIMIT}")
@@ -183,16 +221,19 @@ def decode(content: bytes) -> Manifest:
     generation = _typed(body, "generation", str)
     sequence_of(generation)
     rows = _typed(body, "files", list)
-    if not 1 <= len(rows) <= MOST_FILES:
+    linked = _typed(body, "links", list) if "links" in body else []
+    if not rows or len(rows) + len(linked) > MOST_FILES:
         raise ManifestError(f"{len(rows)} files; a checkpoint has 1 to {MOST_FILES}")
     files = tuple(_file(row) for row in rows)
-    _check_tree([file.path for file in files])
+    links = tuple(_link(row) for row in linked)
+    _check_tree([*(file.path for file in files), *(link.path for link in links)])
     return Manifest(
         generation=generation,
         saved_at=float(_typed(body, "saved_at", int, float)),
         host=_typed(body, "host", str),
         job=_typed(body, "job", str),
         files=files,
+        links=links,
     )
 
 
@@ -225,6 +266,17 @@ def _file(row: object) -> File:
     )
 
 
+def _link(row: object) -> Link:
+    if not isinstance(row, dict):
+        raise ManifestError("a link that is no JSON object")
+    path, target = _typed(row, "path", str), _typed(row, "target", str)
+    if fault := unsafe(path):
+        raise ManifestError(f"the path {path[:120]!r} {fault}")
+    if fault := link_fault(path, target):
+        raise ManifestError(f"the target {target[:120]!r} of the link {path[:120]!r} {fault}")
+    return Link(path, target)
+
+
 def _typed(row: Mapping[str, Any], key: str, *kinds: type) -> Any:
     value = row.get(key)
     if type(value) not in kinds:
@@ -233,7 +285,7 @@ def _typed(row: Mapping[str, Any], key: str, *kinds: type) -> Any:
 
 
 def _check_tree(paths: Sequence[str]) -> None:
-    """No path twice, none both a file and a directory."""
+    """No path twice, none both a file (or a link) and a directory."""
     files = set(paths)
     if len(files) != len(paths):
         raise ManifestError("a path stands there twice")

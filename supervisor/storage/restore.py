@@ -13,10 +13,10 @@ from supervisor.storage import manifest, snapshot
 from supervisor.storage.files import raise_local
 from supervisor.storage.flow import in_thread, taken_back
 from supervisor.storage.job import Restore
-from supervisor.storage.manifest import Manifest, ManifestError
+from supervisor.storage.manifest import Link, Manifest, ManifestError
 from supervisor.storage.staging import Staging
 from supervisor.storage.store import Entry, Moved, Reason, StorageError, Store
-from supervisor.storage.trees import Incoming, fetch_files
+from supervisor.storage.trees import Incoming, fetch_files, make_links
 
 AT_ONCE: Final = 32
 """Files that are fetched at the same time."""
@@ -64,7 +64,7 @@ async def restore(store: Store, request: Restore, *, moved: Moved, said: Say) ->
         try:
             content = await _read(store, generation)
             items = [_item(file) for file in content.files]
-            await _fetch(store, place, items, moved)
+            await _fetch(store, place, items, moved, content.links)
         except (ManifestError, StorageError) as error:
             if isinstance(error, StorageError) and error.reason not in _OLDER_HELPS:
                 raise
@@ -137,14 +137,22 @@ async def _plain(store: Store, said: Say) -> list[Incoming]:
 # --------------------------------------------------------------------------- fetching
 
 
-async def _fetch(store: Store, place: Staging, items: Sequence[Incoming], moved: Moved) -> None:
-    """All of ``items`` into the target, or nothing."""
+async def _fetch(
+    store: Store,
+    place: Staging,
+    items: Sequence[Incoming],
+    moved: Moved,
+    links: Sequence[Link] = (),
+) -> None:
+    """All of ``items`` and ``links`` into the target, or nothing."""
     largest_first = sorted(items, key=lambda item: -item.entry.size)
     try:
         try:
             await in_thread(place.__enter__)
             with taken_back(moved) as told:
                 await fetch_files(store, largest_first, place.path, moved=told, at_once=AT_ONCE)
+                named = [(link.path, link.target) for link in links]
+                await in_thread(make_links, named, place.path)
                 await in_thread(place.commit)
         finally:
             await in_thread(place.__exit__)

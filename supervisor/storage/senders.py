@@ -24,7 +24,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 from supervisor.storage import manifest, snapshot, watch
 from supervisor.storage.flow import in_thread
 from supervisor.storage.job import Kind, SyncJob, Transfer
-from supervisor.storage.manifest import File, Manifest, ManifestError
+from supervisor.storage.manifest import File, Link, Manifest, ManifestError
 from supervisor.storage.notices import MOST_NAMES, Failed, Notice, Said, Standing, Unsent
 from supervisor.storage.progress import Progress
 from supervisor.storage.snapshot import Choice, Fact, Memory, Sent
@@ -300,11 +300,19 @@ class Sender(abc.ABC):
             self._name("left_out", path, why)
         if found.cut:
             self._name("left_out", "…", f"more than {watch.MOST_FILES} files")
-        facts = [fact for fact in found.facts if self._unreadable.get(fact.path) != fact]
+        facts = [
+            fact
+            for fact in found.facts
+            if self._unreadable.get(fact.path) != fact and self._takes(fact)
+        ]
         self.memory = snapshot.observe(
             self.memory, facts, found.evidence, now_s=now_s, settle_s=self.job.settle_s
         )
         return found.there
+
+    def _takes(self, fact: Fact) -> bool:  # noqa: ARG002
+        """Whether it can be sent at all."""
+        return True
 
     def _note(self, choice: Choice) -> None:
         """Keep when to look again, and name what is left out."""
@@ -418,7 +426,7 @@ class Sender(abc.ABC):
 
     async def _upload(self, fact: Fact, key: str, fd: int) -> Sums:
         def check() -> None:
-            if not self._unchanged(fact, watch.fact_of(fact.path, os.fstat(fd))):
+            if not self._unchanged(fact, watch.fact_of(fact.path, os.fstat(fd), fact.link)):
                 raise StorageError(Reason.CHANGED, f"send {fact.path}: it was changed meanwhile")
 
         async with self._slots:
@@ -486,6 +494,8 @@ class Checkpoints(Sender):
         """Of our newest manifest."""
         self._sent: dict[str, tuple[Fact, File]] = {}
         """Sent, but in no manifest yet."""
+        self._links: dict[str, str] = {}
+        """Targets by path, as the newest manifest has them."""
         self._orphans: set[str] = set()
         """Keys that we sent for generations that came to nothing."""
         self._contents: dict[str, Manifest] = {}
@@ -512,14 +522,22 @@ class Checkpoints(Sender):
         left_out = {*choice.restless, *choice.incomplete}
         self._await(fact for fact in self._lacking() if fact.path not in left_out)
         # A removal alone makes no checkpoint: somebody may be clearing the directory.
-        if choice.waiting or all(self._there(fact) for fact in choice.files):
+        if choice.waiting or all(self._has(fact) for fact in choice.files):
             return False
+        if all(fact.link for fact in choice.files):
+            return False  # links to nothing: no checkpoint
         await self._publish(choice.files)
         return True
 
     def _lacking(self) -> list[Fact]:
         facts = (seen.fact for seen in self.memory.files.values())
-        return [fact for fact in facts if self._there(fact) is None]
+        return [fact for fact in facts if not self._has(fact)]
+
+    def _has(self, fact: Fact) -> bool:
+        """Whether it stands in the newest manifest, a file as one and a link as one."""
+        if fact.link:
+            return self._links.get(fact.path) == fact.link
+        return self._there(fact) is not None
 
     def _there(self, fact: Fact) -> File | None:
         """As it stands in the newest manifest, if it does."""
@@ -542,7 +560,7 @@ class Checkpoints(Sender):
         generation = manifest.generation_name(
             manifest.next_sequence(self._generations | self._own), secrets.randbits(32)
         )
-        missing = [fact for fact in facts if self._there(fact) is None]
+        missing = [fact for fact in facts if not fact.link and self._there(fact) is None]
         wanted = {fact.path: fact for fact in missing}
         for path, (fact, file) in list(self._sent.items()):
             if not ((now := wanted.get(path)) and now.same(fact)):
@@ -561,13 +579,22 @@ class Checkpoints(Sender):
             if error.reason is Reason.CHANGED:
                 raise _ChangedError(str(error)) from None
             raise
-        files = [self._there(fact) or self._sent[fact.path][1] for fact in facts]
-        await self._conclude(generation, facts, files)
+        plain = [fact for fact in facts if not fact.link]
+        files = [self._there(fact) or self._sent[fact.path][1] for fact in plain]
+        links = tuple(Link(fact.path, fact.link) for fact in facts if fact.link)
+        await self._conclude(generation, plain, files, links)
+        for fact in facts:
+            if fact.hollow == watch.DANGLING:
+                self._name("dangling", fact.path, f"{watch.DANGLING}; it is kept as one")
 
     async def _conclude(
-        self, generation: str, facts: Sequence[Fact], files: Sequence[File]
+        self,
+        generation: str,
+        facts: Sequence[Fact],
+        files: Sequence[File],
+        links: tuple[Link, ...],
     ) -> None:
-        whole = Manifest(generation, time.time(), self.job.host, self.job.job, tuple(files))
+        whole = Manifest(generation, time.time(), self.job.host, self.job.job, tuple(files), links)
         try:
             content = await in_thread(manifest.encode, whole)
         except ManifestError as error:
@@ -581,11 +608,12 @@ class Checkpoints(Sender):
         self._generations.add(generation)
         self._published = {fact.path: (fact, file) for fact, file in zip(facts, files, strict=True)}
         self._known, self._sent = {}, {}
+        self._links = {link.path: link.target for link in links}
         self._newest = str(self.store.location.child(manifest.manifest_key(generation)))
         if self.transfer.keep:
             self._contents[generation] = whole
         self._say("checkpoint.saved", manifest=self._newest, files=len(files), bytes=whole.size)
-        self._await(fact for path, fact in self.pending.items() if self._there(fact) is None)
+        self._await(fact for fact in self.pending.values() if not self._has(fact))
         if not self.final:
             await self._clear_away()
 
@@ -600,6 +628,7 @@ class Checkpoints(Sender):
             except ManifestError:
                 continue
             self._known = await self._still_there(manifest.reusable(newest))
+            self._links = {link.path: link.target for link in newest.links}
         self._listed_at_s = time.monotonic()
 
     async def _still_there(
@@ -636,7 +665,7 @@ class Checkpoints(Sender):
         lost = self._generations - listed
         self._generations = listed
         if lost:
-            self._known, self._published, self._sent = {}, {}, {}
+            self._known, self._published, self._sent, self._links = {}, {}, {}, {}
             raise _ChangedError("manifests that this process built upon are gone")
 
     async def _read(self, generation: str) -> Manifest:
@@ -707,6 +736,12 @@ class Mirror(Sender):
         self._there: dict[str, Sent] = {}
         self._growing: frozenset[str] = frozenset()
         self._compared = False
+
+    def _takes(self, fact: Fact) -> bool:
+        """A link to a file is sent as the file; there are no links at the target."""
+        if fact.hollow:
+            self._name("left_out", fact.path, fact.hollow)
+        return not fact.hollow
 
     async def _round(self) -> bool:
         there = await self._look()

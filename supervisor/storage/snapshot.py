@@ -65,7 +65,9 @@ _ESCAPE: Final = re.compile(r"\\([0-7]{1,3}|.)")
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """A regular file as stat(2) shows it."""
+    """A regular file as stat(2) shows it, or a link that stays inside of the directory.
+
+    Of a link to a file size, time, inode and mode are the file's."""
 
     path: str
     """Relative to the directory, with slashes."""
@@ -74,10 +76,18 @@ class Fact:
     inode: int
     mode: int
     """Permission bits."""
+    link: str = ""
+    """The target of a link, relative to the link's own directory; empty: it is none."""
+    hollow: str = ""
+    """Why there is no file behind the link: ``a link to a directory``."""
 
     def same(self, other: Fact) -> bool:
         """Whether it holds the same content, as far as stat(2) tells."""
-        return (self.size, self.mtime_ns, self.inode) == (other.size, other.mtime_ns, other.inode)
+        return self._identity == other._identity
+
+    @property
+    def _identity(self) -> tuple[int, int, int, str]:
+        return self.size, self.mtime_ns, self.inode, self.link
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +233,8 @@ def bundles(facts: Iterable[Fact], evidence: Evidence) -> dict[str, Bundle]:
     indexes: dict[str, Fact] = {}
     shards: dict[str, list[tuple[int, int, Fact]]] = {}
     for fact in facts:
+        if fact.hollow:
+            continue
         if match := _SHARD.fullmatch(fact.path):
             row = (int(match["shards"]), int(match["shard"]), fact)
             shards.setdefault(match["prefix"], []).append(row)

@@ -69,6 +69,24 @@ async def fetch_files(
     return count
 
 
+def make_links(links: Iterable[tuple[str, str]], target: str) -> None:
+    """Symbolic links, path and what they lead to, below ``target``. Blocks.
+
+    That none leads out is the caller's to know (``manifest.link_fault``); none is made outside.
+    """
+    try:
+        root = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for path, leads_to in links:
+                *folders, name = path.split("/")
+                with _folder(root, folders) as folder:
+                    os.symlink(leads_to, name, dir_fd=folder)
+        finally:
+            os.close(root)
+    except OSError as error:
+        raise_local(f"make links in {target}", error)
+
+
 async def _each(
     items: Iterable[T] | AsyncIterable[T], work: Callable[[T], Awaitable[None]], at_once: int
 ) -> None:

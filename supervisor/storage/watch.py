@@ -8,6 +8,7 @@ until the next scan, never a file.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import stat
@@ -15,13 +16,14 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from supervisor.storage import manifest, snapshot
+from supervisor.storage import below, manifest, snapshot
 from supervisor.storage.snapshot import Evidence, Fact, State
 
 MOST_FILES: Final = 200_000
 """Of one directory; what is more is left out, and said."""
 MISSING_LOOK_S: Final = 2.0
 """How often a directory is looked for that is not there, or is there anew."""
+DANGLING: Final = "a link to nothing"
 _STEP_MS: Final = 400
 """watchfiles looks so often whether the kernel has said anything: its share of the idle CPU."""
 _DEBOUNCE_MS: Final = 800
@@ -48,13 +50,25 @@ class Scan:
 
 
 def scan(root: str, before: Scan | None = None, *, most: int = MOST_FILES) -> Scan:
-    """All regular files below ``root``, and what their ends tell. Blocks.
+    """All regular files and links below ``root``, and what their ends tell. Blocks.
 
     ``before``: an earlier scan; what it tells of files that have not changed is believed.
 
-    Links to files are followed where they stay inside; links to directories never. Raises OSError
-    where ``root`` itself cannot be read.
+    Nothing outside is looked at: a directory is opened below its parent, and not through a link,
+    so that one which a link replaces meanwhile is none any more. Raises OSError where ``root``
+    itself cannot be read.
     """
+    try:
+        top = below.top(root)
+    except (FileNotFoundError, NotADirectoryError):
+        return Scan(there=False)
+    try:
+        return _scan(root, top, before, most)
+    finally:
+        os.close(top)
+
+
+def _scan(root: str, top: int, before: Scan | None, most: int) -> Scan:
     skipped: dict[str, str] = {}
     facts: list[Fact] = []
     inside = os.path.realpath(root)
@@ -62,17 +76,24 @@ def scan(root: str, before: Scan | None = None, *, most: int = MOST_FILES) -> Sc
     while folders:
         folder = folders.pop()
         try:
-            listing = os.scandir(os.path.join(root, folder))
-        except (FileNotFoundError, NotADirectoryError):
-            if not folder:
-                return Scan(there=False)
-            continue
+            fd = below.opened(top, folder, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
-            if not folder:
+            if error.errno in below.GONE:
+                if not folder:
+                    return Scan(there=False)
+            elif not folder:
                 raise
-            skipped[folder] = _why(error)
+            else:
+                skipped[folder] = _why(error)
             continue
-        with listing:
+        try:
+            listing = os.scandir(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        with contextlib.ExitStack() as stack:
+            stack.callback(os.close, fd)
+            stack.enter_context(listing)
             for entry in listing:
                 path = f"{folder}/{entry.name}" if folder else entry.name
                 if fault := manifest.unsafe(path):
@@ -84,18 +105,20 @@ def scan(root: str, before: Scan | None = None, *, most: int = MOST_FILES) -> Sc
                         continue
                     status = entry.stat(follow_symlinks=False)
                     if stat.S_ISLNK(status.st_mode):
-                        status = _linked(entry.path, inside)
+                        fact = _linked(root, inside, top, path)
+                    elif stat.S_ISREG(status.st_mode):
+                        fact = fact_of(path, status)
+                    else:
+                        skipped[path] = "no regular file"
+                        continue
                 except FileNotFoundError:
                     continue  # gone since
                 except (OSError, _NotOursError) as error:
                     skipped[path] = _why(error) if isinstance(error, OSError) else str(error)
                     continue
-                if not stat.S_ISREG(status.st_mode):
-                    skipped[path] = "no regular file"
-                elif len(facts) == most:
+                if len(facts) == most:
                     return _judged(root, before, facts, skipped, cut=True)
-                else:
-                    facts.append(fact_of(path, status))
+                facts.append(fact)
     return _judged(root, before, facts, skipped, cut=False)
 
 
@@ -103,24 +126,55 @@ class _NotOursError(Exception):
     pass
 
 
-def _linked(path: str, inside: str) -> os.stat_result:
-    real = os.path.realpath(path)
+def _linked(root: str, inside: str, top: int, path: str) -> Fact:
+    """The link at ``path``. Raises _NotOursError where it leads out, OSError.
+
+    ``inside``: ``root`` without links, ``top`` a descriptor of it.
+    """
+    link = below.status(top, path)
+    text = below.read_link(top, path)
+    real = os.path.realpath(os.path.join(inside, path))
     if os.path.commonpath((real, inside)) != inside:
         raise _NotOursError("a link that leads out of the directory")
-    status = os.stat(real)
-    if stat.S_ISDIR(status.st_mode):
-        raise _NotOursError("a link to a directory")
-    return status
+    target = _target(root, inside, path, text, real)
+    if fault := manifest.link_fault(path, target):
+        raise _NotOursError(f"a link whose target {fault}")
+    try:
+        status = below.status(top, os.path.relpath(real, inside))
+    except OSError as error:
+        if error.errno not in below.GONE:
+            raise
+        hollow = DANGLING
+    else:
+        if stat.S_ISREG(status.st_mode):
+            return fact_of(path, status, target)
+        hollow = "a link to a directory"
+        if not stat.S_ISDIR(status.st_mode):
+            hollow = "a link to no regular file"
+    mode = stat.S_IMODE(link.st_mode)
+    return Fact(path, 0, link.st_mtime_ns, link.st_ino, mode, target, hollow)
+
+
+def _target(root: str, inside: str, path: str, text: str, real: str) -> str:
+    """Where the link leads, relative to its own directory: as it says, or else as it is."""
+    folder = os.path.dirname(path)
+    for top in (root.rstrip("/"), inside):
+        if text.startswith(f"{top}/"):
+            text = os.path.relpath(text[len(top) + 1 :], folder or ".")
+            break
+    text = text.rstrip("/") or text
+    if manifest.link_fault(path, text):
+        return os.path.relpath(real, os.path.join(inside, folder))
+    return text
 
 
 def _why(error: OSError) -> str:
     return os.strerror(error.errno) if error.errno else str(error)
 
 
-def fact_of(path: str, status: os.stat_result) -> Fact:
-    return Fact(
-        path, status.st_size, status.st_mtime_ns, status.st_ino, stat.S_IMODE(status.st_mode)
-    )
+def fact_of(path: str, status: os.stat_result, link: str = "") -> Fact:
+    mode = stat.S_IMODE(status.st_mode)
+    return Fact(path, status.st_size, status.st_mtime_ns, status.st_ino, mode, link)
 
 
 def _judged(
@@ -134,6 +188,8 @@ def _judged(
         path = fact.path
         is_state = snapshot.is_state(path) and fact.size <= _STATE_BYTES
         if snapshot.temporary(path) or not (is_state or snapshot.interesting(path)):
+            continue
+        if fact.hollow:
             continue
         if (old := known.get(path)) and old.same(fact):
             if path in told.tables:
@@ -183,7 +239,7 @@ def _edges(root: str, fact: Fact, size: int) -> tuple[bytes, bytes] | None:
     try:
         head = os.pread(fd, size, 0)
         tail = os.pread(fd, size, max(0, fact.size - size))
-        return (head, tail) if fact_of(fact.path, os.fstat(fd)).same(fact) else None
+        return (head, tail) if fact_of(fact.path, os.fstat(fd), fact.link).same(fact) else None
     except OSError:
         return None
     finally:
@@ -193,16 +249,29 @@ def _edges(root: str, fact: Fact, size: int) -> tuple[bytes, bytes] | None:
 def open_as(root: str, fact: Fact) -> int | None:
     """A descriptor of the file that ``fact`` tells of; None where another is in its place.
 
-    Raises OSError where it is not permitted, or there are too many.
+    No link is followed but the one that ``fact`` is. Raises OSError where it is not permitted, or
+    there are too many.
     """
     try:
-        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # not to wait for a pipe's other end
-        fd = os.open(os.path.join(root, fact.path), flags)
+        top = below.top(root)
+        try:
+            path = fact.path
+            if fact.link:
+                inside = os.path.realpath(root)
+                if _linked(root, inside, top, path) != fact or fact.hollow:
+                    return None
+                path = os.path.relpath(os.path.realpath(os.path.join(inside, path)), inside)
+            # Not to wait for a pipe's other end.
+            fd = below.opened(top, path, os.O_RDONLY | os.O_NONBLOCK)
+        finally:
+            os.close(top)
+    except _NotOursError:
+        return None
     except OSError as error:
-        if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EISDIR}:
+        if error.errno in {*below.GONE, errno.ENXIO, errno.EISDIR}:
             return None
         raise
-    if fact_of(fact.path, os.fstat(fd)).same(fact):
+    if fact_of(fact.path, os.fstat(fd), fact.link).same(fact):
         return fd
     os.close(fd)
     return None
@@ -210,13 +279,25 @@ def open_as(root: str, fact: Fact) -> int | None:
 
 def still_so(root: str, facts: Iterable[Fact]) -> str:
     """The first path that does not look so any more; empty where all do. Blocks."""
-    for fact in facts:
-        try:
-            now = os.stat(os.path.join(root, fact.path))
-        except OSError:
-            return fact.path
-        if not fact_of(fact.path, now).same(fact):
-            return fact.path
+    path = "."
+    inside = os.path.realpath(root)
+    try:
+        top = below.top(root)
+    except OSError:
+        return path
+    try:
+        for fact in facts:
+            path = fact.path
+            if fact.link:
+                now = _linked(root, inside, top, path)
+            else:
+                now = fact_of(path, below.status(top, path))
+            if not now.same(fact):
+                return path
+    except (OSError, _NotOursError):
+        return path
+    finally:
+        os.close(top)
     return ""
 
 
