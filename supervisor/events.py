@@ -55,6 +55,8 @@ class Replanned:
     """What was fetched calls for further steps: the code is here, and its requirements."""
 
     steps: tuple[str, ...]
+    holds: str | None = None
+    """What the checkpoint directory holds now, see ``agreement.Held``; None: what it held."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +138,8 @@ class MemberReported:
     phase: Phase
     script_ended: bool
     cause: Cause | None
+    holds: str = ""
+    """What its checkpoint directory holds; empty where it says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +159,8 @@ class JobChanged:
     verdict: Verdict | None
     missing: tuple[str, ...] = ()
     """While joining: the hosts that have not joined yet."""
+    restore: str = ""
+    """While joining: the generation that every host is to hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +299,15 @@ class Announce:
     verdict: Verdict | None = None
     missing: tuple[str, ...] = ()
     """While joining: the hosts that have not joined yet."""
+    restore: str = ""
+    """While joining: the generation that every host is to hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """Make a step that restores this generation; ``Prepared`` has it started."""
+
+    generation: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +317,7 @@ class Report:
     phase: Phase
     script_ended: bool
     cause: Cause | None
+    holds: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,6 +349,7 @@ Action = (
     | Arm
     | Disarm
     | Announce
+    | Restore
     | Report
     | Publish
     | Record

@@ -8,7 +8,8 @@ processes are gone, so publish; …). The two together are the whole life cycle:
     preparing → joining → running → draining → killing → publishing → done
 
 Preparing may have steps, processes such as an installation: one after the other, each to its end.
-A step is stopped like a script and counts as none.
+A step is stopped like a script and counts as none. Joining may have one too: hosts that hold other
+checkpoints than the rest restore theirs (``agreement.py``) before anything runs.
 
 How a host comes down (the rungs of ``draining``):
 
@@ -60,6 +61,7 @@ from supervisor.events import (
     Record,
     Replanned,
     Report,
+    Restore,
     Resume,
     Say,
     Send,
@@ -153,6 +155,8 @@ class Member:
     script_ended: bool = False
     down: bool = False
     """Its processes are gone and it said so; or it is lost and will say nothing more."""
+    holds: str = ""
+    """What its checkpoint directory holds, as it says; see ``agreement.Held``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +179,10 @@ class Setup:
     """A host whose script nobody waits for, and which has a share of its own at the end."""
     scriptless: tuple[str, ...] = ()
     """Hosts that run servers alone: no script of theirs is waited for."""
+    agreement: str = "say"
+    """What follows where hosts hold different checkpoints: ``same``, ``say`` or ``fail``."""
+    own_lines: bool = False
+    """Each host keeps checkpoints of its own."""
 
     @property
     def training(self) -> tuple[str, ...]:
@@ -220,6 +228,10 @@ class State:
     """On the master: nobody is waited for any more."""
     waiting: tuple[tuple[str, str], ...] = ()
     """While joining: who is missing and why, as last seen."""
+    holds: str = ""
+    """What the checkpoint directory holds, see ``agreement.Held``."""
+    restore: str = ""
+    """The generation that all hosts are to hold, once the master has said so."""
     suspect: Cause | None = None
     """A failure that may be the consequence of another, while that is being found out."""
     tolerated: tuple[Cause, ...] = ()
@@ -276,14 +288,14 @@ def step(state: State, event: Event) -> tuple[State, tuple[Action, ...]]:
     return reacted, tuple(actions)
 
 
-def _told(state: State) -> tuple[Phase, bool, Cause | None]:
+def _told(state: State) -> tuple[Phase, bool, Cause | None, str]:
     """What a member tells the master: whenever it changes, and nothing else."""
     status = state.script_status
     ended = status is not None and status.ok
     for cause in (state.cause, state.suspect, *state.tolerated):
         if cause is not None and cause.host == state.setup.host:
-            return state.phase, ended, cause
-    return state.phase, ended, None
+            return state.phase, ended, cause, state.holds
+    return state.phase, ended, None, state.holds
 
 
 # --------------------------------------------------------------------------- what an event means
@@ -295,7 +307,8 @@ def _react(state: State, event: Event, actions: list[Action]) -> State:
             return _prepared(state, actions)
         case PrepareFailed(message, at):
             return _end(state, _own(state, CauseKind.PREPARE_FAILED, message, at), actions)
-        case Replanned(names):
+        case Replanned(names, holds):
+            state = replace(state, holds=state.holds if holds is None else holds)
             known = {process.name for process in state.processes}
             more = [Process(name, server=False, step=True) for name in names if name not in known]
             return replace(state, processes=(*state.processes, *more))
@@ -329,7 +342,9 @@ def _react(state: State, event: Event, actions: list[Action]) -> State:
             return _member_reported(state, event, actions)
         case MemberLost(host, evidence, at):
             return _member_lost(state, host, evidence, at, actions)
-        case JobChanged(job, verdict):
+        case JobChanged(job, verdict, _, generation):
+            if generation and job is JobState.JOINING:
+                return _restore(replace(state, master_heard=True), generation, actions)
             return _job_changed(state, job, verdict, actions)
         case Waiting(reasons):
             return _waiting(state, reasons, actions)
@@ -354,7 +369,7 @@ def _react(state: State, event: Event, actions: list[Action]) -> State:
 
 def _prepared(state: State, actions: list[Action]) -> State:
     """Start the next step, or go on to the barrier where none is left."""
-    if state.phase is not Phase.PREPARING or state.alive:
+    if state.phase not in {Phase.PREPARING, Phase.JOINING} or state.alive:
         return state  # a stop came first, or a step is under way
     step = next((each for each in state.processes if each.step and each.life is Life.PLANNED), None)
     if step is not None:
@@ -363,13 +378,67 @@ def _prepared(state: State, actions: list[Action]) -> State:
             state = _arm(state, Deadline.PREPARE, state.setup.budgets.prepare_s, actions)
         return _with_process(state, step.name, life=Life.ALIVE)
     state = _disarm(state, actions, Deadline.PREPARE)
-    state = replace(state, phase=Phase.JOINING)
+    before, state = state.phase, replace(state, phase=Phase.JOINING)
     if len(state.setup.hosts) == 1:
         return _run(state, actions)
     if state.setup.is_member and state.job is not JobState.JOINING:
         return _run(state, actions)  # a late host: the others have gone on
+    if before is Phase.JOINING:
+        return state  # it has restored what all hosts are to hold
     margin_s = JOIN_MARGIN_S if state.setup.is_member else 0.0
-    return _arm(state, Deadline.JOIN, state.setup.budgets.join_s + margin_s, actions)
+    state = _arm(state, Deadline.JOIN, state.setup.budgets.join_s + margin_s, actions)
+    return _restore_now(state, actions) if state.restore else state
+
+
+def _restore(state: State, generation: str, actions: list[Action]) -> State:
+    """Once in a life, before the job runs: the checkpoint with which all hosts begin."""
+    if state.restore or state.phase not in {Phase.PREPARING, Phase.JOINING}:
+        return state
+    state = replace(state, restore=generation)
+    if state.phase is Phase.PREPARING:
+        return state  # a master that was started anew; asked for when this host has joined
+    return _restore_now(state, actions)
+
+
+def _restore_now(state: State, actions: list[Action]) -> State:
+    from supervisor import agreement  # noqa: PLC0415  # the spawn does not wait
+
+    if not agreement.differing({state.setup.host: state.holds}, state.restore):
+        return state
+    actions.append(Restore(state.restore))
+    return state
+
+
+def _agree(state: State, actions: list[Action]) -> State:
+    """On the master, when all have joined: run, if they begin from the same checkpoint."""
+    setup = state.setup
+    told = {host: state.members[host].holds for host in setup.training if host != setup.host}
+    told[setup.host] = state.holds
+    if not any(told.values()):
+        return _run(state, actions)
+    from supervisor import agreement  # noqa: PLC0415  # for jobs of several hosts that restore
+
+    if state.restore:
+        return state if agreement.differing(told, state.restore) else _run(state, actions)
+    found = agreement.compare(told, own_lines=setup.own_lines)
+    if found.same:
+        return _run(state, actions)
+    if setup.agreement == "fail":
+        message = (
+            f"the hosts would begin from different checkpoints: {found.words} "
+            "(SUPERVISOR_RESTORE_AGREEMENT=fail); empty the directories that differ, or set "
+            "SUPERVISOR_RESTORE_AGREEMENT=same"
+        )
+        return _end(state, _own(state, CauseKind.PREPARE_FAILED, message, 0.0), actions)
+    wanted = found.restore if setup.agreement == "same" else ""
+    fields = (("hosts", found.words), ("restore", wanted or "none"))
+    level = "info" if setup.agreement == "say" else "warning"
+    actions.append(Say("checkpoints.differ", fields, level))
+    if not wanted:
+        return _run(state, actions)
+    state = replace(state, restore=wanted)
+    actions.append(Announce(JobState.JOINING, restore=wanted))
+    return _restore_now(state, actions)
 
 
 def _waiting(state: State, reasons: tuple[tuple[str, str], ...], actions: list[Action]) -> State:
@@ -383,14 +452,32 @@ def _waiting(state: State, reasons: tuple[tuple[str, str], ...], actions: list[A
 def _who_is_missing(state: State) -> str:
     """``algo-3 (DNS), algo-7 (no answer on 2224) and 3 more``."""
     reasons = dict(state.waiting)
-    names = state.missing if state.setup.is_master else tuple(reasons) or (state.setup.master,)
+    if state.setup.is_master:
+        names = state.missing or _restoring(state)
+        reasons |= dict.fromkeys(_restoring(state), f"restoring checkpoint {state.restore}")
+    else:
+        names = tuple(reasons) or (state.setup.master,)
     shown = [f"{name} ({reasons.get(name, 'not heard from')})" for name in names[:_SHOWN]]
     more = len(names) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
+def _restoring(state: State) -> tuple[str, ...]:
+    """On the master: who has joined, but does not hold the checkpoint yet that it is to hold."""
+    if not state.restore:
+        return ()
+    from supervisor import agreement  # noqa: PLC0415
+
+    told = {
+        host: state.members[host].holds for host in state.setup.training if host in state.members
+    }
+    return tuple(agreement.differing(told, state.restore))
+
+
 def _run(state: State, actions: list[Action]) -> State:
-    """Start everything, all at once."""
+    """Start everything, all at once; what is still being restored comes first."""
+    if state.alive:
+        return state
     state = _disarm(state, actions, Deadline.JOIN)
     state = replace(state, phase=Phase.RUNNING, job=JobState.RUNNING)
     if state.members:
@@ -418,7 +505,8 @@ def _exited(state: State, event: Exited, actions: list[Action]) -> State:
     )
     if process.step and event.status.ok:
         return _prepared(state, actions)
-    if state.phase is not (Phase.PREPARING if process.step else Phase.RUNNING):
+    before_the_job = {Phase.PREPARING, Phase.JOINING}
+    if state.phase not in (before_the_job if process.step else {Phase.RUNNING}):
         return state
     if process.step:
         kind = CauseKind.PREPARE_FAILED
@@ -550,7 +638,7 @@ def _expired(state: State, deadline: Deadline, at: float, actions: list[Action])
     budgets = state.setup.budgets
     match deadline:
         case Deadline.PREPARE:
-            if state.phase is not Phase.PREPARING:
+            if not any(process.step for process in state.alive):
                 return state
             message = (
                 f"not prepared within {budgets.prepare_s:g} s (SUPERVISOR_PREPARE_TIMEOUT_S, and "
@@ -636,6 +724,7 @@ def _member_reported(state: State, event: MemberReported, actions: list[Action])
         heard=True,
         script_ended=member.script_ended or event.script_ended,
         down=member.down or event.phase in {Phase.PUBLISHING, Phase.DONE},
+        holds=event.holds,
     )
     if updated != member:
         state = replace(state, members={**state.members, event.host: updated})
@@ -817,7 +906,7 @@ def _kill(state: State, actions: list[Action]) -> State:
 def _settle(state: State, actions: list[Action]) -> State:
     """Draw every conclusion that needs no further event."""
     if state.phase is Phase.JOINING and state.members and not state.missing:
-        state = _run(state, actions)
+        state = _agree(state, actions)
     if state.phase is Phase.RUNNING and (finished := _finished(state)) is not None:
         state = _end(state, finished, actions)
     if state.phase in {Phase.DRAINING, Phase.KILLING}:

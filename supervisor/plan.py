@@ -29,6 +29,8 @@ PS_PORT: Final = 2223
 MWMS_PORT: Final = 8890
 FETCH: Final = "fetch"
 """The step after which the plan is made again."""
+RESTORE: Final = "restore"
+"""The step that brings a host to the checkpoint of all, where it held another."""
 
 
 class SuccessPolicy(enum.StrEnum):
@@ -115,6 +117,8 @@ class Plan:
     """Ports that they will open: to be free before the start."""
     budgets: Budgets
     paths: Paths
+    restore_agreement: str
+    """What follows where hosts hold different checkpoints: ``same``, ``say`` or ``fail``."""
     notes: tuple[str, ...]
     """What a person should know: things that were ignored, or not done by this version."""
 
@@ -174,8 +178,18 @@ def make_plan(contract: Contract) -> Plan:
         listening=_listening(contract, training, processes),
         budgets=_budgets(contract, fetches=fetch is not None),
         paths=paths,
+        restore_agreement=_restore_agreement(contract),
         notes=_notes(contract),
     )
+
+
+def _restore_agreement(contract: Contract) -> str:
+    """Of the strategies only MultiWorkerMirroredStrategy has every host restore: with parameter
+    servers the chief does, with MPI the first rank, which broadcasts."""
+    wish = contract.settings.restore_agreement
+    if wish == "auto":
+        wish = "same" if contract.strategy is Strategy.MWMS else "say"
+    return wish
 
 
 def evaluator_of(contract: Contract) -> str | None:

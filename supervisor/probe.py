@@ -196,17 +196,16 @@ class MasterLink:
 
     # ----------------------------------------------------------------- reports
 
-    def report(self, phase: Phase, *, script_ended: bool, cause: Cause | None) -> None:
+    def report(
+        self, phase: Phase, *, script_ended: bool, cause: Cause | None, holds: str = ""
+    ) -> None:
         """Tell the master where this host stands: at once, and until it is acknowledged.
 
         A later report replaces one that is still on its way.
         """
         last = self._report
-        if last is not None and (last.phase, last.script_ended, last.cause) == (
-            phase,
-            script_ended,
-            cause,
-        ):
+        told = (phase, script_ended, cause, holds)
+        if last is not None and (last.phase, last.script_ended, last.cause, last.holds) == told:
             return
         self._report = HostReport(
             instance=self._instance,
@@ -215,6 +214,7 @@ class MasterLink:
             cause=cause,
             heard=0,
             seq=next(self._numbers),
+            holds=holds,
         )
         self._unsent.set()
 
@@ -328,6 +328,7 @@ class MasterLink:
                     report.cause,
                     heard,
                     report.seq,
+                    report.holds,
                 )
             ),
             timeout_s=2 * self._slack_s,
@@ -445,7 +446,7 @@ class MasterLink:
             self._acknowledged = 0
             self._unsent.set()
         self._document = document
-        self._post(JobChanged(document.state, document.verdict, document.missing))
+        self._post(JobChanged(document.state, document.verdict, document.missing, document.restore))
 
     def _observe(self, observation: Observation) -> None:
         finding = self._liveness.observe(observation, self._clock.advance(time.monotonic()))

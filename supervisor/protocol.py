@@ -5,12 +5,15 @@ Two documents travel, each a JSON object in UTF-8 of at most 64 KiB with the key
 ``GET /v1/job?after=R&instance=I&wait=S&host=H`` on the master answers with the **job document**::
 
     {"v": 1, "instance": "8c…", "revision": 7, "state": "ended",
-     "verdict": {"outcome": "failed", "exit_code": 1, "cause": {…}}, "missing": []}
+     "verdict": {"outcome": "failed", "exit_code": 1, "cause": {…}}, "missing": [],
+     "restore": ""}
 
 - ``instance`` names this run of the master's supervisor, ``revision`` counts up within it from 1.
   The request says with ``instance`` and ``after`` what the member knows already. The answer comes
   at once when the master's document is another one, else as soon as it changes, else after ``wait``
   seconds (at most 30) unchanged.
+- ``restore``, while joining: the generation of checkpoints that every host is to hold before the
+  job runs; a host that holds another one restores it and reports again.
 - ``host`` (optional) makes the request a sign of life of that member, and ``after`` its
   acknowledgement of that revision. It is then accepted on the same terms as a report.
 
@@ -18,12 +21,14 @@ Two documents travel, each a JSON object in UTF-8 of at most 64 KiB with the key
 document::
 
     {"v": 1, "instance": "f0…", "seq": 3, "phase": "running", "script_ended": false,
-     "cause": null, "heard": 6}
+     "cause": null, "heard": 6, "holds": "generation 000012-3fa9c1d2 -"}
 
 - ``instance`` names this run of the member's supervisor, ``seq`` counts its reports. A report is
   the whole of what the member has to say, so sending it again changes nothing; one with a lower
   ``seq`` of the same instance, or of an instance that was followed by another, arrived late and
   is answered and ignored.
+- ``holds`` is what the host's checkpoint directory holds (``agreement.Held``), empty where nothing
+  is restored.
 - ``heard`` is the revision of the job document that the member knows, 0 for none.
 - Accepted from the named host's own addresses only, and with ``Authorization: Bearer TOKEN``
   where the job has a token.
@@ -92,6 +97,8 @@ class JobDocument:
     verdict: Verdict | None = None
     missing: tuple[str, ...] = ()
     """While joining: the first `MAX_MISSING` of the hosts that have not joined yet."""
+    restore: str = ""
+    """While joining: the generation that every host is to hold; empty: as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +111,8 @@ class HostReport:
     cause: Cause | None
     heard: int
     seq: int = 0
+    holds: str = ""
+    """What the checkpoint directory holds, see ``agreement.Held``; empty: nothing is said."""
 
 
 # --------------------------------------------------------------------------- encoding
@@ -142,6 +151,7 @@ def encode_job(document: JobDocument) -> bytes:
             "state": document.state.value,
             "verdict": None if document.verdict is None else encode_verdict(document.verdict),
             "missing": _fitting(document.missing[:MAX_MISSING]),
+            "restore": _clean(document.restore)[:MAX_NAME_CHARS],
         }
     )
 
@@ -156,6 +166,7 @@ def encode_report(report: HostReport) -> bytes:
             "script_ended": report.script_ended,
             "cause": None if report.cause is None else encode_cause(report.cause),
             "heard": report.heard,
+            "holds": _clean(report.holds)[:MAX_NAME_CHARS],
         }
     )
 
@@ -225,6 +236,7 @@ def decode_job(body: bytes) -> JobDocument:
         state=_member(JobState, fields, "state"),
         verdict=None if verdict is None else decode_verdict(verdict),
         missing=tuple(_as_text("missing", name, MAX_NAME_CHARS) for name in names),
+        restore=_text(fields, "restore", MAX_NAME_CHARS) if "restore" in fields else "",
     )
 
 
@@ -244,6 +256,7 @@ def decode_report(body: bytes) -> HostReport:
         cause=None if cause is None else decode_cause(cause),
         heard=_integer(fields, "heard", 0, MAX_NUMBER),
         seq=_integer(fields, "seq", 0, MAX_NUMBER) if "seq" in fields else 0,
+        holds=_text(fields, "holds", MAX_NAME_CHARS) if "holds" in fields else "",
     )
 
 

@@ -49,6 +49,7 @@ from supervisor.events import (
     Record,
     Replanned,
     Report,
+    Restore,
     Resume,
     Say,
     Send,
@@ -67,7 +68,7 @@ from supervisor.logs import Log
 from supervisor.masking import Masker
 from supervisor.model import ExitStatus, Outcome, Phase, ProcessSpec, Role, signal_name
 from supervisor.outcome import failure_text
-from supervisor.plan import FETCH, Plan
+from supervisor.plan import FETCH, RESTORE, Plan
 from supervisor.process import (
     DYING_S,
     ChildEnd,
@@ -356,12 +357,16 @@ class _Host:
                 self._timers[deadline] = self._loop.call_later(seconds, self._expire, deadline)
             case Disarm(deadline):
                 self._disarm(deadline)
-            case Announce(state, verdict, missing):
+            case Announce(state, verdict, missing, generation):
                 if self._board is not None:
-                    self._board.announce(state, verdict, missing)
-            case Report(phase, script_ended, cause):
+                    self._board.announce(state, verdict, missing, generation)
+            case Restore(generation):
+                self._restore_as_all(generation)
+            case Report(phase, script_ended, cause, holds):
                 if self._account.link is not None:
-                    self._account.link.report(phase, script_ended=script_ended, cause=cause)
+                    self._account.link.report(
+                        phase, script_ended=script_ended, cause=cause, holds=holds
+                    )
             case Publish():
                 self._publishing.set()
                 self._serve("publish", self._publish())
@@ -398,7 +403,7 @@ class _Host:
 
     def _for_this_terminal(self, spec: ProcessSpec) -> ProcessSpec:
         """A transfer's progress is drawn in place where that is seen."""
-        transfers = spec.name == FETCH or spec.role is Role.STORAGE
+        transfers = spec.name in {FETCH, RESTORE} or spec.role is Role.STORAGE
         wish = self.plan.contract.settings.log_progress
         if not transfers or wish != "auto" or not self._outputs.err.terminal:
             return spec
@@ -454,7 +459,7 @@ class _Host:
         running.end, running.ended_at = end, time.time()
         if self._has_failed(running.spec, end):
             self._outputs.reveal(running.spec.name)
-        elif running.spec.name == FETCH and end.status.ok:
+        elif running.spec.name in {FETCH, RESTORE} and end.status.ok:
             self._plan_again()
         message, detail = str(end.status), ""
         try:
@@ -484,7 +489,15 @@ class _Host:
 
     def _plan_again(self) -> None:
         """Everything is fetched: the contract is read again, with the code that is here now."""
-        fetched = record.fetched(self.plan.paths)
+        fetched, before = record.fetched(self.plan.paths), self.plan.contract.fetched
+        if before is not None:  # a restore alone, after all was fetched
+            fetched = replace(
+                before,
+                resumed_from=fetched.resumed_from or before.resumed_from,
+                holds=fetched.holds,
+                files=fetched.files,
+                bytes=fetched.bytes,
+            )
         told = ("files", "bytes", "resumed_from", "bucket_region")
         fields = {name: value for name in told if (value := getattr(fetched, name))}
         self._account.say("info", "storage.fetched", **fields)
@@ -495,7 +508,17 @@ class _Host:
             return
         self.plan = plan
         self._account.replan(plan)
-        self._post(Replanned(tuple(spec.name for spec in plan.steps)))
+        self._post(Replanned(tuple(spec.name for spec in plan.steps), fetched.holds))
+
+    def _restore_as_all(self, generation: str) -> None:
+        """One more step: the checkpoint with which all hosts of the job begin."""
+        from supervisor import storage_plan  # noqa: PLC0415
+
+        spec = storage_plan.restore_step(self.plan.contract, self.plan.paths, generation)
+        spec = replace(spec, name=RESTORE)
+        self._account.running[spec.name] = Running(spec)
+        self._post(Replanned((spec.name,)))
+        self._post(Prepared())
 
     def _explained(self, running: Running, end: ChildEnd) -> tuple[str, str]:
         """Why a process ended: a sentence, and the detail."""
@@ -821,7 +844,9 @@ class _Host:
             await stop()
 
     def _on_report(self, host: str, report: HostReport) -> None:
-        self._post(MemberReported(host, report.phase, report.script_ended, report.cause))
+        self._post(
+            MemberReported(host, report.phase, report.script_ended, report.cause, report.holds)
+        )
 
     def _ready(self) -> tuple[bool, str]:
         state = self._state
@@ -865,6 +890,8 @@ def _initial_state(plan: Plan) -> State:
         tolerated_failures=plan.tolerated_failures,
         evaluator=plan.evaluator,
         scriptless=plan.scriptless,
+        agreement=plan.restore_agreement,
+        own_lines=plan.contract.settings.checkpoint_hosts == "all",
     )
     return initial(
         setup,

@@ -109,6 +109,7 @@ class Settings(NamedTuple):
     checkpoint_keep: int
     checkpoint_settle_s: float
     restore: str
+    restore_agreement: str
     model_dir_mirror: str
     intermediate_s3_uri: str
     log_s3_uri: str
@@ -821,6 +822,15 @@ TABLE: Final[tuple[Setting, ...]] = (
         "",
         "whether the newest complete checkpoint is fetched: where the directory is empty, always "
         "in place of what is there, or never",
+    ),
+    Setting(
+        "restore_agreement",
+        _one_of("auto", "same", "say", "fail"),
+        "auto",
+        "",
+        "what follows where the hosts of a job would begin from different checkpoints: same (all "
+        "restore the newest, and what a host held otherwise is moved aside), say, or fail; auto: "
+        "same with MultiWorkerMirroredStrategy, else say",
     ),
     Setting(
         "model_dir_mirror",

@@ -23,7 +23,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NoReturn, NotRequired, TypedDict
 
 from aiohttp import web
@@ -174,6 +174,7 @@ class JobBoard:
         self._changed = asyncio.Event()
         self._gather_s = gather_s
         self._gathered: tuple[str, ...] = missing
+        self._restore = ""
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -185,7 +186,11 @@ class JobBoard:
         return self._body
 
     def announce(
-        self, state: JobState, verdict: Verdict | None = None, missing: tuple[str, ...] = ()
+        self,
+        state: JobState,
+        verdict: Verdict | None = None,
+        missing: tuple[str, ...] = (),
+        restore: str = "",
     ) -> int:
         """Publish the job's state and wake everybody who waits; return its revision.
 
@@ -196,7 +201,8 @@ class JobBoard:
         old = self._document
         missing = missing[:MAX_MISSING]
         self._gathered = missing
-        if (old.state, old.verdict) != (state, verdict):
+        if (old.state, old.verdict, old.restore) != (state, verdict, restore):
+            self._restore = restore
             self._publish(state, verdict)
         elif old.missing != missing and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(
@@ -209,8 +215,10 @@ class JobBoard:
             self._timer.cancel()
             self._timer = None
         old = self._document
-        new = JobDocument(old.instance, old.revision + 1, state, verdict, self._gathered)
-        if (old.state, old.verdict, old.missing) != (new.state, new.verdict, new.missing):
+        new = JobDocument(
+            old.instance, old.revision + 1, state, verdict, self._gathered, self._restore
+        )
+        if replace(old, revision=new.revision) != new:
             self._document = new
             self._body = encode_job(new)
             self.wake()

@@ -76,7 +76,10 @@ def fetch_job(contract: Contract, paths: Paths) -> FetchJob | None:
         place = Location.parse(contract.model_dir_uri)
         trees.append(Tree("model_dir", place, paths.model_dir, may_be_empty=True, optional=True))
     if settings.checkpoint_s3_uri and settings.restore != "never":
-        restore = Restore(_checkpoints(contract), paths.checkpoints, settings.restore)
+        several = len(contract.distribution_hosts) > 1
+        restore = Restore(
+            _checkpoints(contract), paths.checkpoints, settings.restore, compared=several
+        )
     bucket = contract.model_dir_bucket
     region_of = Location.parse(bucket) if bucket else None
     if not (source or trees or restore or region_of):
@@ -147,6 +150,17 @@ def sync_job(contract: Contract, paths: Paths) -> SyncJob | None:
         rescan_s=settings.sync_rescan_s,
         lag_warn_s=settings.sync_lag_warn_s,
     )
+
+
+def restore_step(contract: Contract, paths: Paths, generation: str) -> ProcessSpec:
+    """What brings this host's directory to one checkpoint of the place."""
+    work = FetchJob(
+        result=paths.fetched,
+        options=options(contract),
+        live=contract.settings.log_progress == "live",
+        restore=Restore(_checkpoints(contract), paths.checkpoints, "exact", generation),
+    )
+    return process(contract, paths, work)
 
 
 def process(contract: Contract, paths: Paths, work: FetchJob | SyncJob) -> ProcessSpec:

@@ -660,7 +660,8 @@ def test_a_mount_point_gets_its_content_too(tmp_path: pathlib.Path) -> None:
         "assert not Staging(target).holds_files, 'half'\n"
         "with Staging(target) as staging:\n"
         " assert os.path.dirname(staging.path) == target\n"
-        " os.makedirs(staging.path + '/half/new'); staging.commit()\n"
+        " os.makedirs(staging.path + '/half/new'); open(staging.path + '/half/new/f', 'x')\n"
+        " staging.commit()\n"
         "assert Staging(target).holds_files\n"
         "print(os.listdir(target), os.listdir(target + '/half'))\n"
     )

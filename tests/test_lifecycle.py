@@ -35,6 +35,7 @@ from supervisor.events import (
     Record,
     Replanned,
     Report,
+    Restore,
     Resume,
     Say,
     Send,
@@ -131,6 +132,7 @@ def joined(host: str, phase: Phase = Phase.JOINING, **more: object) -> MemberRep
         phase,
         bool(more.get("script_ended")),
         more.get("cause"),  # type: ignore[arg-type]
+        str(more.get("holds", "")),
     )
 
 
@@ -788,6 +790,114 @@ def _code(state: State) -> int:
     )
 
 
+# --------------------------------------------------------------------------- one checkpoint for all
+
+NEW, OLD = "generation 000008-0badcafe -", "generation 000007-0badcafe -"
+SAME = {"agreement": "same"}
+
+
+def decisions(actions: Iterable[Action]) -> list[Action]:
+    return [a for a in actions if isinstance(a, Start | Announce | Restore | Report)]
+
+
+def prepared(state: State, holds: str) -> State:
+    return play(state, [Replanned((), holds), Prepared()])[0]
+
+
+def test_hosts_that_hold_the_same_checkpoint_run() -> None:
+    state = prepared(with_policy(master(), **SAME), NEW)
+    _, actions = play(state, [joined("algo-2", holds=NEW), joined("algo-3", holds=NEW)])
+    assert decisions(actions)[0] == Announce(JobState.RUNNING)
+
+
+def test_hosts_that_differ_restore_what_the_newest_holds_before_any_script_starts() -> None:
+    """The chief resumed at epoch 3, the worker began at 0, and the collectives mismatched."""
+    state = prepared(with_policy(master(), **SAME), NEW)
+    events = [joined("algo-2", holds="nothing - -"), joined("algo-3", holds=OLD)]
+    state, actions = play(state, events)
+    assert decisions(actions) == [Announce(JobState.JOINING, restore="000008-0badcafe")]
+    assert said(actions)["checkpoints.differ"] == (
+        "algo-2: no checkpoint; algo-3: checkpoint 000007-0badcafe; "
+        "algo-1: checkpoint 000008-0badcafe"
+    )
+    state, actions = play(state, [joined("algo-2", holds=NEW)])
+    assert not essentials(actions), "algo-3 is not there yet"
+    _, actions = play(state, [joined("algo-3", holds=NEW)])
+    assert decisions(actions)[0] == Announce(JobState.RUNNING)
+
+
+def test_the_master_restores_too_where_another_holds_a_newer_one() -> None:
+    """A straggler of an earlier attempt published one between their looks."""
+    state = prepared(with_policy(master(), **SAME), OLD)
+    state, actions = play(state, [joined("algo-2", holds=NEW), joined("algo-3", holds=NEW)])
+    assert decisions(actions) == [
+        Announce(JobState.JOINING, restore="000008-0badcafe"),
+        Restore("000008-0badcafe"),
+    ]
+    state, actions = play(state, [Replanned(("restore",)), Prepared()])
+    assert essentials(actions) == [Start("restore")]
+    assert state.phase is Phase.JOINING
+    state, actions = play(state, [Replanned((), NEW)])
+    assert not essentials(actions), "no script beside the step"
+    _, actions = play(state, [Exited("restore", OK, 2.0)])
+    assert essentials(actions) == [Announce(JobState.RUNNING), Start("ps"), Start("chief")]
+
+
+def test_a_member_restores_what_the_master_names_and_reports_it() -> None:
+    state = prepared(member(), OLD)
+    state, actions = play(state, [JobChanged(JobState.JOINING, None, (), "000008-0badcafe")])
+    assert decisions(actions) == [Restore("000008-0badcafe")]
+    state, actions = play(state, [Replanned(("restore",)), Prepared()])
+    assert decisions(actions) == [Start("restore")]
+    # The master may hear of it, and run, before the end of the step is seen here.
+    state, actions = play(state, [Replanned((), NEW)])
+    assert decisions(actions) == [Report(Phase.JOINING, script_ended=False, cause=None, holds=NEW)]
+    state, actions = play(state, [JobChanged(JobState.RUNNING, None)])
+    assert not essentials(actions)
+    state, actions = play(state, [Exited("restore", OK, 2.0)])
+    assert essentials(actions) == [Start("ps"), Start("worker")]
+
+
+def test_a_member_that_holds_it_does_nothing_when_it_is_named() -> None:
+    state = prepared(member(), NEW)
+    _, actions = play(state, [JobChanged(JobState.JOINING, None, (), "000008-0badcafe")])
+    assert not decisions(actions)
+
+
+def test_a_checkpoint_that_cannot_be_restored_fails_the_job_before_it_runs() -> None:
+    state = prepared(with_policy(master(), **SAME), NEW)
+    state, _ = play(state, [joined("algo-2", holds=OLD), joined("algo-3", holds=NEW)])
+    cause = Cause(CauseKind.PREPARE_FAILED, "algo-2", "checkpoints: gone", "restore", ONE)
+    state, _ = play(state, [joined("algo-2", Phase.DRAINING, holds=OLD, cause=cause)])
+    assert state.cause == cause
+
+
+def test_a_host_that_never_comes_to_hold_it_is_named_when_joining_times_out() -> None:
+    state = prepared(with_policy(master(), **SAME), NEW)
+    state, _ = play(state, [joined("algo-2", holds=OLD), joined("algo-3", holds=NEW)])
+    state, _ = play(state, [Expired(Deadline.JOIN, 9.0)])
+    state, _ = play(state, [Expired(Deadline.JOIN, 19.0)])
+    assert state.cause is not None
+    assert "algo-2 (restoring checkpoint 000008-0badcafe)" in state.cause.message
+    assert "algo-3" not in state.cause.message
+
+
+def test_where_one_restores_for_all_a_difference_is_only_said() -> None:
+    state = prepared(master(), NEW)
+    _, actions = play(state, [joined("algo-2", holds=OLD), joined("algo-3", holds="nothing - -")])
+    assert "algo-3: no checkpoint" in str(said(actions)["checkpoints.differ"])
+    assert decisions(actions)[0] == Announce(JobState.RUNNING)
+
+
+def test_a_difference_fails_the_job_where_that_is_asked_for() -> None:
+    state = prepared(with_policy(master(), agreement="fail"), NEW)
+    state, actions = play(state, [joined("algo-2", holds=OLD), joined("algo-3", holds=NEW)])
+    assert state.cause is not None
+    assert state.cause.kind is CauseKind.PREPARE_FAILED
+    assert "algo-2: checkpoint 000007-0badcafe" in state.cause.message
+    assert not [a for a in actions if isinstance(a, Start)]
+
+
 # --------------------------------------------------------------------------- properties
 
 _statuses = st.sampled_from([OK, ONE, TERMED, KILLED, ExitStatus(code=42)])
@@ -804,21 +914,37 @@ _verdicts = st.builds(
     lambda cause, code: Verdict(outcome_of(cause), cause, code), _causes, st.none() | st.just(0)
 )
 _others = st.sampled_from(["algo-2", "algo-3", "stranger"])
+_holds = st.sampled_from(
+    ["", "nothing - -", "generation 000007-0badcafe -", "files 1f 000007-0badcafe", "nonsense"]
+)
 _free = st.one_of(
     st.just(Prepared()),
     st.just(PrepareFailed("no space", 1.0)),
     st.just(TransferFailed("checkpoints: denied", 1.0)),
     st.just(Replanned(("requirements", "package"))),
+    st.just(Replanned(("restore",))),
+    st.builds(Replanned, st.just(()), _holds),
     st.builds(
         Signalled,
         st.sampled_from([1, 2, 3, 10, 12, 15, 18, 20, 28]),
         st.sampled_from([1.0, 1.01, 9.0]),
     ),
     st.builds(
-        MemberReported, _others, st.sampled_from(list(Phase)), st.booleans(), st.none() | _causes
+        MemberReported,
+        _others,
+        st.sampled_from(list(Phase)),
+        st.booleans(),
+        st.none() | _causes,
+        _holds,
     ),
     st.builds(MemberLost, _others, st.just("silent"), st.just(1.0)),
-    st.builds(JobChanged, st.sampled_from(list(JobState)), st.none() | _verdicts),
+    st.builds(
+        JobChanged,
+        st.sampled_from(list(JobState)),
+        st.none() | _verdicts,
+        st.just(()),
+        st.sampled_from(["", "000007-0badcafe"]),
+    ),
     st.builds(MasterSeen, st.booleans()),
     st.builds(MasterLost, st.sampled_from(["crashed", "unreachable"]), st.just("x"), st.just(1.0)),
     st.builds(MasterEnded, st.just("x"), st.just(1.0)),
@@ -832,6 +958,8 @@ _unprepared = [
     with_policy(master(SuccessPolicy.ALL), straggler_s=60, tolerated_failures=1),
     with_policy(master(SuccessPolicy.SHARE), success_share=0.6, tolerated_failures=2),
     with_policy(master(), evaluator="algo-3", evaluator_grace_s=60, tolerated_failures=1),
+    with_policy(master(), agreement="same"),
+    with_policy(master(), agreement="fail"),
     member(),
     with_policy(member(), tolerated_failures=1),
     evaluator(),

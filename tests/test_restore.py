@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from supervisor.agreement import Held, Kind
 from supervisor.storage import restore as restoring
 from supervisor.storage.job import Options, Restore
 from supervisor.storage.location import Location
@@ -24,6 +25,7 @@ from supervisor.storage.manifest import (
     manifest_key,
 )
 from supervisor.storage.places import open_store
+from supervisor.storage.restore import Restored
 from supervisor.storage.snapshot import INCOMPLETE
 from supervisor.storage.staging import NO_FILES
 from supervisor.storage.store import Reason, StorageError
@@ -79,7 +81,7 @@ class Shelf:
             async with open_store(location, Options()) as store:
                 request = Restore(location, str(self.target), mode)
                 done = await restoring.restore(
-                    store, request, moved=self._moved, said=self.said.append
+                    store, request, moved=self.count, said=self.said.append
                 )
             files = sum(path.is_file() for path in self.target.rglob("*")) if done.place else 0
             assert done.files == files
@@ -87,7 +89,7 @@ class Shelf:
 
         return asyncio.run(work())
 
-    def _moved(self, count: int) -> None:
+    def count(self, count: int) -> None:
         self.moved += count
 
     @property
@@ -191,6 +193,136 @@ def test_a_directory_that_holds_files_is_believed(shelf: Shelf) -> None:
     assert shelf.restore() == ""
     assert shelf.content == {"mine": b"mine"}
     assert shelf.said == [f"{shelf.target} holds files already: nothing is restored"]
+
+
+@pytest.mark.parametrize(
+    "leftover",
+    ["", "deep/.supervisor-partial-1", "x_temp/part-00000-of-00001", "w.h5.tmp", "pipe"],
+)
+def test_a_directory_without_any_file_is_empty(shelf: Shelf, leftover: str) -> None:
+    """BackupAndRestore leaves ``backup/workertemp_1`` on every host but the chief: it counted as a
+    file, nothing was restored there, and the collectives of the hosts did not match."""
+    where = shelf.put(1, {"backup/weights": b"one"})
+    (shelf.target / "backup" / "workertemp_1").mkdir(parents=True)
+    if leftover == "pipe":
+        os.mkfifo(shelf.target / leftover)
+    elif leftover:
+        (shelf.target / leftover).parent.mkdir(exist_ok=True)
+        (shelf.target / leftover).write_bytes(b"half")
+    assert shelf.restore() == where
+    assert shelf.content == {"backup/weights": b"one"}
+
+
+@pytest.mark.parametrize("what", ["deep/er/file", "deep/link", "deep/dangling"])
+def test_one_file_anywhere_is_something(shelf: Shelf, what: str) -> None:
+    shelf.put(1, {"a": b"one"})
+    path = shelf.target / what
+    path.parent.mkdir(parents=True)
+    if what.endswith("file"):
+        path.write_bytes(b"")
+    else:
+        path.symlink_to(".." if what.endswith("link") else "nowhere")
+    assert shelf.restore() == ""
+    assert os.path.lexists(path)
+
+
+# --------------------------------------------------------------------------- as all hosts
+
+
+def exactly(shelf: Shelf, sequence: int) -> Restored:
+    async def work() -> Restored:
+        location = Location.parse(str(shelf.place))
+        async with open_store(location, Options()) as store:
+            request = Restore(location, str(shelf.target), "exact", generation_name(sequence, 0))
+            return await restoring.restore(
+                store, request, moved=shelf.count, said=shelf.said.append
+            )
+
+    return asyncio.run(work())
+
+
+def held(shelf: Shelf) -> Held | None:
+    """What a host says that finds what is there."""
+
+    async def work() -> Held | None:
+        location = Location.parse(str(shelf.place))
+        async with open_store(location, Options()) as store:
+            request = Restore(location, str(shelf.target), compared=True)
+            done = await restoring.restore(store, request, moved=shelf.count, said=lambda _: None)
+        return Held.parse(done.holds)
+
+    return asyncio.run(work())
+
+
+def kept_beside(shelf: Shelf) -> dict[str, bytes]:
+    """What was moved aside; it is taken away, as a person would."""
+    (aside,) = shelf.target.parent.glob("checkpoints.kept-*")
+    found = {str(p.relative_to(aside)): p.read_bytes() for p in aside.rglob("*") if p.is_file()}
+    assert shelf.said[-1] == f"what {shelf.target} held beside is in {aside}"
+    shutil.rmtree(aside)
+    return found
+
+
+def test_what_a_host_holds_is_told(shelf: Shelf) -> None:
+    assert held(shelf) == Held(Kind.NOTHING)
+    shelf.put(1, {"a": b"one"})
+    newest = generation_name(2, 0)
+    shelf.put(2, {"a": b"two", "b": b""})
+    assert held(shelf) == Held(Kind.GENERATION, newest), "restored"
+    assert held(shelf) == Held(Kind.GENERATION, newest), "found"
+    (shelf.target / "c").write_bytes(b"mine")
+    mine = held(shelf)
+    assert mine is not None
+    assert (mine.kind, mine.newest) == (Kind.FILES, newest)
+    assert held(shelf) == mine, "the same again"
+    os.utime(shelf.target / "c", ns=(1, 1))
+    assert held(shelf) != mine, "a file of the same size that was written at another time"
+    shutil.rmtree(shelf.place)
+    shelf.place.write_bytes(b"not a directory")
+    assert (found := held(shelf)) is not None, "what cannot be listed costs nothing"
+    assert (found.kind, found.newest) == (Kind.FILES, "")
+
+
+def test_the_checkpoint_of_all_takes_the_place_of_another_and_nothing_is_lost(
+    shelf: Shelf,
+) -> None:
+    where = shelf.put(3, {"ckpt-3": b"three", "old/ckpt-2": b"two"})
+    shelf.put(4, {"ckpt-4": b"of a straggler"})
+    (shelf.target / "old").mkdir(parents=True)
+    (shelf.target / "old" / "ckpt-2").write_bytes(b"two")
+    os.utime(shelf.target / "old" / "ckpt-2", ns=(MTIME_NS, MTIME_NS))
+    (shelf.target / "ckpt-9").write_bytes(b"mine")
+    (shelf.target / "latest").symlink_to("ckpt-9")
+    inode = (shelf.target / "old" / "ckpt-2").stat().st_ino
+    done = exactly(shelf, 3)
+    assert (done.place, done.files) == (where, 1)
+    assert Held.parse(done.holds) == Held(Kind.GENERATION, generation_name(3, 0))
+    assert shelf.content == {"ckpt-3": b"three", "old/ckpt-2": b"two"}
+    assert (shelf.target / "old" / "ckpt-2").stat().st_ino == inode, "not fetched again"
+    assert kept_beside(shelf) == {"ckpt-9": b"mine", "latest": b"mine"}
+    assert exactly(shelf, 3).place == "", "it is there"
+
+
+def test_what_leaves_nothing_beside_leaves_no_directory(shelf: Shelf) -> None:
+    shelf.put(1, {"a": b"one"})
+    shelf.put(2, {"a": b"one", "b": b"two"})
+    shelf.object(2, "b").rename(shelf.place / "b")
+    with pytest.raises(StorageError):
+        exactly(shelf, 2)
+    assert shelf.content == {}
+    (shelf.place / "b").rename(shelf.object(2, "b"))
+    exactly(shelf, 1)
+    exactly(shelf, 2)
+    assert shelf.content == {"a": b"one", "b": b"two"}
+
+
+def test_a_checkpoint_of_all_that_is_gone_leaves_all_as_it_is(shelf: Shelf) -> None:
+    shelf.put(1, {"a": b"one"})
+    shelf.target.mkdir()
+    (shelf.target / "mine").write_bytes(b"mine")
+    with pytest.raises(StorageError, match=r"manifests/000002-00000000\.json"):
+        exactly(shelf, 2)
+    assert shelf.content == {"mine": b"mine"}
 
 
 def test_always_replaces_what_is_there(shelf: Shelf) -> None:
@@ -417,3 +549,18 @@ def test_a_restore_that_is_cancelled_leaves_nothing(shelf: Shelf) -> None:
 
     asyncio.run(work())
     assert shelf.content == {}
+
+
+def test_what_a_mount_point_held_is_kept_in_it(mounted: Shelf) -> None:
+    mounted.put(1, {"a": b"one", "b": b"two"})
+    (mounted.target / "mine").write_bytes(b"mine")
+    (mounted.target / "a").write_bytes(b"one")
+    os.utime(mounted.target / "a", ns=(MTIME_NS, MTIME_NS))
+    exactly(mounted, 1)
+    (aside,) = mounted.target.glob(".supervisor-kept-*")
+    assert [path.name for path in aside.iterdir()] == ["mine"]
+    assert names(mounted) == {"a", "b", aside.name}
+    assert held(mounted) == Held(Kind.GENERATION, generation_name(1, 0))
+    mounted.put(2, {"a": b"three"})
+    exactly(mounted, 2)
+    assert (aside / "mine").read_bytes() == b"mine", "not cleared away as a leftover"

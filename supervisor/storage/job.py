@@ -85,7 +85,11 @@ class Restore:
     origin: Location
     target: str
     mode: str = "auto"
-    """``auto``: unless the directory holds files already; ``always``: it is emptied first."""
+    """``auto``: unless the directory holds files already; ``always``: it is emptied first;
+    ``exact``: ``generation``, and what is there otherwise is moved aside."""
+    generation: str = ""
+    compared: bool = False
+    """Other hosts restore from the same place: it is of interest what a directory holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,8 @@ class Fetched:
     """The manifest's place; empty: nothing was there to resume from, or the directory had it."""
     bucket_region: str = ""
     """Of the bucket that was asked; empty: it did not say."""
+    holds: str = ""
+    """What the checkpoint directory holds now, see ``agreement.Held``."""
     files: int = 0
     bytes: int = 0
     seconds: float = 0.0

@@ -5,19 +5,25 @@ Files are fetched aside and checked; see ``staging`` for how they appear.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-from supervisor.storage import manifest, snapshot
+from supervisor.agreement import Held, Kind
+from supervisor.storage import manifest, snapshot, watch
 from supervisor.storage.files import raise_local
 from supervisor.storage.flow import in_thread, taken_back
 from supervisor.storage.job import Restore
 from supervisor.storage.manifest import Link, Manifest, ManifestError
+from supervisor.storage.snapshot import Fact
 from supervisor.storage.staging import Staging
 from supervisor.storage.store import Entry, Moved, Reason, StorageError, Store
 from supervisor.storage.trees import Incoming, fetch_files, make_links
 
+LOOK_S: Final = 20.0
+"""How long it is looked for what the files that are here already may be."""
 AT_ONCE: Final = 32
 """Files that are fetched at the same time."""
 _OLDER_HELPS: Final = frozenset({Reason.NOT_FOUND, Reason.CORRUPT, Reason.CHANGED})
@@ -35,6 +41,8 @@ class Restored(NamedTuple):
     """Of the manifest, or of the store where there is none but there are objects; empty where
     nothing was restored."""
     files: int = 0
+    holds: str = ""
+    """What the directory holds now, as ``agreement.Held`` says it; empty: nobody asks."""
 
 
 async def restore(store: Store, request: Restore, *, moved: Moved, said: Say) -> Restored:
@@ -43,20 +51,23 @@ async def restore(store: Store, request: Restore, *, moved: Moved, said: Say) ->
     Raises StorageError. The target is then as it was, or has its marker.
     """
     try:
-        place = await in_thread(Staging, request.target)
+        place = await in_thread(lambda: Staging(request.target, passed_over=snapshot.temporary))
     except OSError as error:
         raise_local(f"look at {request.target}", error)
+    if request.mode == "exact":
+        return await _restore_exactly(store, request, place, moved=moved, said=said)
     if request.mode == "auto" and place.holds_files:
         said(f"{request.target} holds files already: nothing is restored")
-        return Restored()
+        return Restored(holds=str(await _held(store, request)) if request.compared else "")
     names = await _generations(store)
     if not names:
         items = await _plain(store, said)
         if not items:
-            return Restored()
+            return Restored(holds=str(Held(Kind.NOTHING)))
         await _fetch(store, place, items, moved)
         said(f"restored {len(items)} files from {store.location}, without a manifest")
-        return Restored(str(store.location), len(items))
+        digest = _digest((item.path, item.entry.size) for item in items)
+        return Restored(str(store.location), len(items), str(Held(Kind.OBJECTS, digest)))
     tried: dict[str, str] = {}
     while untried := [name for name in names if name not in tried]:
         generation = untried[0]
@@ -74,13 +85,95 @@ async def restore(store: Store, request: Restore, *, moved: Moved, said: Say) ->
             names = await _generations(store)
         else:
             said(f"restored {len(items)} files from {where}")
-            return Restored(where, len(items))
+            return Restored(where, len(items), str(Held(Kind.GENERATION, generation)))
     first = next(iter(tried.values()), "they were removed")
     raise StorageError(
         Reason.CORRUPT,
         f"restore {store.location}: none of {len(tried)} checkpoints can be restored ({first}); "
         "repair or remove them, or set SUPERVISOR_RESTORE=never",
     )
+
+
+async def _restore_exactly(
+    store: Store, request: Restore, place: Staging, *, moved: Moved, said: Say
+) -> Restored:
+    """One checkpoint in place of what is there, which is kept beside it: other hosts begin from
+    that one. What is there of it already is not fetched again."""
+    generation = request.generation
+    where = str(store.location.child(manifest.manifest_key(generation)))
+    try:
+        content = await _read(store, generation)
+    except ManifestError as error:
+        raise StorageError(Reason.CORRUPT, f"restore {where}: {error}") from None
+    holds = str(Held(Kind.GENERATION, generation))
+    if not place.incomplete and await _is_at(request.target, content):
+        return Restored(holds=holds)
+    try:
+        try:
+            await in_thread(place.__enter__)
+            had = () if place.incomplete else content.files
+            there = await in_thread(
+                place.reuse, [(file.path, file.size, file.mtime_ns) for file in had]
+            )
+            items = [_item(file) for file in content.files if file.path not in there]
+            await _make(store, place, items, moved, content.links)
+            aside = await in_thread(lambda: place.commit(keep=True))
+        finally:
+            await in_thread(place.__exit__)
+    except OSError as error:
+        raise_local(f"restore into {place.target}", error)
+    found = f", {len(there)} more were there" if there else ""
+    said(f"restored {len(items)} files from {where}{found}, as all hosts of the job")
+    if aside:
+        said(f"what {request.target} held beside is in {aside}")
+    return Restored(where, len(items), holds)
+
+
+# --------------------------------------------------------------------------- what is here
+
+
+async def _held(store: Store, request: Restore) -> Held:
+    """What the files of the directory are. Whoever cannot be asked for it in short time is not
+    asked: nothing has to be restored."""
+    newest = ""
+    with suppress(StorageError, TimeoutError):
+        async with asyncio.timeout(LOOK_S):
+            for generation in await _generations(store):
+                newest = newest or generation
+                with suppress(ManifestError):
+                    if await _is_at(request.target, await _read(store, generation)):
+                        return Held(Kind.GENERATION, generation)
+                    newest = generation
+                    break
+    try:
+        facts = await in_thread(_facts, request.target)
+    except OSError as error:
+        raise_local(f"look at {request.target}", error)
+    rows = ((fact.path, fact.size, fact.mtime_ns, fact.link) for fact in facts)
+    return Held(Kind.FILES, _digest(rows), newest)
+
+
+async def _is_at(directory: str, content: Manifest) -> bool:
+    """Whether it holds a checkpoint and nothing else: by size and time, as a sender judges it."""
+    try:
+        facts = await in_thread(_facts, directory)
+    except OSError:
+        return False
+    files = {(fact.path, fact.size, fact.mtime_ns) for fact in facts if not fact.link}
+    links = {(fact.path, fact.link) for fact in facts if fact.link}
+    return files == {(file.path, file.size, file.mtime_ns) for file in content.files} and (
+        links == {(link.path, link.target) for link in content.links}
+    )
+
+
+def _facts(directory: str) -> list[Fact]:
+    """Blocks."""
+    found = watch.scan(directory).facts
+    return [fact for fact in found if not snapshot.temporary(fact.path)]
+
+
+def _digest(rows: Iterable[tuple[str | int, ...]]) -> str:
+    return hashlib.sha256(repr(sorted(rows)).encode("utf-8", "replace")).hexdigest()[:16]
 
 
 # --------------------------------------------------------------------------- what there is
@@ -145,16 +238,21 @@ async def _fetch(
     links: Sequence[Link] = (),
 ) -> None:
     """All of ``items`` and ``links`` into the target, or nothing."""
-    largest_first = sorted(items, key=lambda item: -item.entry.size)
     try:
         try:
             await in_thread(place.__enter__)
-            with taken_back(moved) as told:
-                await fetch_files(store, largest_first, place.path, moved=told, at_once=AT_ONCE)
-                named = [(link.path, link.target) for link in links]
-                await in_thread(make_links, named, place.path)
-                await in_thread(place.commit)
+            await _make(store, place, items, moved, links)
+            await in_thread(place.commit)
         finally:
             await in_thread(place.__exit__)
     except OSError as error:
         raise_local(f"restore into {place.target}", error)
+
+
+async def _make(
+    store: Store, place: Staging, items: Sequence[Incoming], moved: Moved, links: Sequence[Link]
+) -> None:
+    largest_first = sorted(items, key=lambda item: -item.entry.size)
+    with taken_back(moved) as told:
+        await fetch_files(store, largest_first, place.path, moved=told, at_once=AT_ONCE)
+        await in_thread(make_links, [(link.path, link.target) for link in links], place.path)
