@@ -69,6 +69,10 @@ class Account:
         """What publishing left behind."""
         self.stop_at: float | None = None
         """When the platform kills us, ``time.monotonic()``; None while no stop was asked for."""
+        self.unused_servers: tuple[str, ...] = ()
+        """Servers of this host that nobody ever connected to."""
+        self.resumed_from = ""
+        """The checkpoint that the script found or was given, as far as it is known."""
         self._plan = plan
         self._outputs = outputs
         self._log = log
@@ -254,6 +258,8 @@ class Account:
             "processes": [self._process_record(process) for process in state.processes],
             "members": [row for row in self._host_rows(state) if row["state"] != "self"],
             "publish_error": state.publish_error,
+            "resumed_from": self.resumed_from,
+            "unused_servers": list(self.unused_servers),
             "transfers": self._transfer_rows(),
             "unsent": [
                 {

@@ -151,8 +151,13 @@ class Outputs:
         if not settings.log_files:
             return None
         path = os.path.join(self.log_dir, f"{name}.log")
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        heading = f"──── supervisor: a new run, {now}, {self.host}, pid {os.getpid()} ────\n"
         target = RotatingFile(
-            path, max_bytes=settings.log_file_max_bytes, keep=settings.log_file_keep
+            path,
+            max_bytes=settings.log_file_max_bytes,
+            keep=settings.log_file_keep,
+            heading=heading.encode(),
         )
         sink = Sink(target, name=path, policy=self.out.policy, on_broken=self._on_broken)
         self._files.append(sink)

@@ -122,6 +122,9 @@ def read_request(
 def run(request: Request) -> int:
     """Run the job to its end; returns the job's exit code."""
     inherited = process.reset_inherited_signals(hold=process.STOP_SIGNALS)
+    if os.path.isdir(os.path.join(request.run_dir, "algo-1")):
+        place = request.run_dir
+        print(f"supervisor: the run in {place} is continued", file=sys.stderr, flush=True)
     try:
         hosts = lay_out(
             request.run_dir,
@@ -425,7 +428,25 @@ def _summary(request: Request, results: Sequence[Result]) -> str:
         console_out.print(f"model  {model}", soft_wrap=True, markup=False)
     logs = os.path.join(request.run_dir, "*", "output", "supervisor", "logs")
     console_out.print(f"logs   {logs}", soft_wrap=True, markup=False)
+    for text_of_note in _notes(results):
+        console_out.print(f"note   {text_of_note}", soft_wrap=True, markup=False)
     return text.getvalue()
+
+
+def _notes(results: Sequence[Result]) -> Iterator[str]:
+    """What the table does not show."""
+    reports = [(result.host.name, result.report or {}) for result in results]
+    resumed = {
+        name: report["resumed_from"] for name, report in reports if report.get("resumed_from")
+    }
+    if resumed:
+        places = ", ".join(dict.fromkeys(resumed.values()))
+        yield f"{', '.join(resumed)} resumed from {places}"
+    unused = [name for name, report in reports if report.get("unused_servers")]
+    if unused:
+        from supervisor.contacts import REMEDY  # noqa: PLC0415
+
+        yield f"nobody ever connected to the servers of {', '.join(unused)}: {REMEDY}"
 
 
 def _exit_text(row: Mapping[str, Any]) -> str:

@@ -23,9 +23,10 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, assert_never
 
-from supervisor import orphans, procfs, record, stacks
+from supervisor import beat, orphans, procfs, record, stacks
 from supervisor.account import Account, Running
 from supervisor.console import HURRIED_PATIENCE_S, PATIENCE_S, SETTLE_S, Outputs
+from supervisor.contacts import LATE_S, LEAST_S, Servers, rest_s, words
 from supervisor.contract import EntryKind, Strategy
 from supervisor.events import (
     Action,
@@ -193,6 +194,7 @@ class _Host:
         self._service_tasks: list[asyncio.Task[None]] = []
         self._child_tasks: set[asyncio.Task[None]] = set()
         self._board: JobBoard | None = None
+        self._servers: Servers | None = None
         self._reported_output: list[dict[str, object]] = []
         outputs.say = self._account.say
 
@@ -328,14 +330,20 @@ class _Host:
             self._account.stop_at = self._account.stop_at or time.monotonic() + limit_s
             if self._account.agent is not None:
                 self._account.agent.hurry(self._publish_budget_s())
+        if before.phase is Phase.RUNNING and self._state.phase is not Phase.RUNNING:
+            self._look_at_servers()
         for action in actions:
             self._perform(action)
         if self._state.phase is not before.phase:
             self._account.enter(self._state.phase)
             if self._state.phase is Phase.RUNNING:
                 self._ran = True
+                self._serve("resumed", self._say_resumed(time.time_ns()))
                 if self.plan.storage is not None:
                     self._serve("storage", self._keep(self.plan.storage))
+                if ports := _server_ports(self.plan):
+                    self._servers = Servers(ports)
+                    self._serve("servers", self._watch_servers(self._servers))
 
     def _perform(self, action: Action) -> None:
         match action:
@@ -717,17 +725,48 @@ class _Host:
         link.report(Phase.PREPARING, script_ended=False, cause=None)
         return link
 
+    async def _watch_servers(self, servers: Servers) -> None:
+        """Look now and then whether anybody speaks to the servers of this host."""
+        began = time.monotonic()
+        while not servers.settled:
+            await asyncio.sleep(beat.rest_s(rest_s(time.monotonic() - began)))
+            servers.look(time.monotonic())
+            self._say_unused(servers, LATE_S)
+
+    def _look_at_servers(self) -> None:
+        """The last look, before they are stopped. Of a job that failed another cause is told."""
+        if self._servers and self._account.verdict(self._state).outcome is Outcome.SUCCEEDED:
+            self._servers.look(time.monotonic())
+            self._say_unused(self._servers, LEAST_S)
+
+    def _say_unused(self, servers: Servers, least_s: float) -> None:
+        names = servers.unused(time.monotonic(), least_s)
+        if names and not self._account.unused_servers:
+            self._account.unused_servers = tuple(names)
+            self._account.say("warning", "servers.unused", text=words(names, servers.ports))
+
+    async def _say_resumed(self, began_ns: int) -> None:
+        """From which checkpoint the script goes on, as far as it can be seen from outside."""
+        fetched = self.plan.contract.fetched
+        place = fetched.resumed_from if fetched else ""
+        if not place:
+            await asyncio.sleep(SERVE_ALONE_AFTER_S)  # the script's start is not to wait for it
+            place = await _found(self.plan.paths.checkpoints, began_ns)
+        if place:
+            self._account.resumed_from = place
+            self._account.say("info", "job.resumed", **{"from": place})
+
     async def _watch_resources(self) -> None:
         """Say early what would end the job later."""
         await asyncio.sleep(SERVE_ALONE_AFTER_S)  # the script's start is not to wait for it
-        from supervisor.resources import EVERY_S, Watch  # noqa: PLC0415
+        from supervisor import resources  # noqa: PLC0415
 
         paths = self.plan.paths
-        watch = Watch((paths.model, paths.checkpoints, paths.output, "/tmp", "/dev/shm"))  # noqa: S108
+        watch = resources.Watch((paths.model, paths.checkpoints, paths.output, "/tmp", "/dev/shm"))  # noqa: S108
         while True:
             for text in watch.warnings():
                 self._account.say("warning", "resource.low", text=text)
-            await asyncio.sleep(EVERY_S)
+            await asyncio.sleep(resources.EVERY_S)
 
     async def _keep(self, spec: ProcessSpec) -> None:
         """Have directories kept elsewhere, from the script's start on to the end of publishing."""
@@ -856,6 +895,41 @@ class _Host:
         return state.phase is Phase.RUNNING, reason
 
     # ------------------------------------------------------------------ what is said
+
+
+async def _found(directory: str, before_ns: int) -> str:
+    """The newest checkpoint there, looked for on a thread of its own; see ``_imported``."""
+    loop = asyncio.get_running_loop()
+    found: asyncio.Future[str] = loop.create_future()
+
+    def tell(place: str) -> None:
+        if not found.done():
+            found.set_result(place)
+
+    def look() -> None:
+        from supervisor import resumed  # noqa: PLC0415
+
+        place = resumed.newest(directory, before_ns)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+            loop.call_soon_threadsafe(tell, place)
+
+    try:
+        threading.Thread(target=look, name="resumed", daemon=True).start()
+    except RuntimeError:
+        return ""  # no thread is to be had: it is only for people
+    return await found
+
+
+def _server_ports(plan: Plan) -> dict[str, int]:
+    """Of the servers that this host runs for a script of its own cluster, by process."""
+    if plan.strategy is not Strategy.PS:
+        return {}
+    here = plan.endpoints[plan.host]
+    return {
+        spec.name: here.ps.port if spec.role is Role.PS else here.train.port
+        for spec in plan.processes
+        if spec.essential
+    }
 
 
 async def _imported(name: str) -> None:

@@ -497,3 +497,86 @@ def test_a_working_directory_that_was_removed_is_said(
     assert done.stderr.startswith("supervisor: working directory: found ")
     assert "cd to another directory" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+RESUMING = """
+import os
+place = os.environ["SUPERVISOR_CHECKPOINT_DIR"]
+print("found", sorted(os.listdir(place)), os.environ.get("SUPERVISOR_RESUMED_FROM"), flush=True)
+step = len(os.listdir(place)) + 1
+open(os.path.join(place, f"step-{step}.npy"), "w").close()
+import time
+time.sleep(1)
+"""
+
+
+def test_a_run_that_is_continued_is_announced(tmp_path: pathlib.Path) -> None:
+    """``--run-dir`` of an earlier run went on from its checkpoints without a word, and its log
+    files had nothing between the two runs."""
+    path = tmp_path / "resuming.py"
+    path.write_text(RESUMING)
+    outputs = []
+    for _ in range(2):
+        with Job(tmp_path / "run", "--hosts", "1", str(path)) as job:
+            assert job.wait() == 0, job.output
+            outputs.append(job.output)
+    first, second = outputs
+    assert "is continued" not in first
+    assert "resumed" not in first
+    assert f"supervisor: the run in {tmp_path}/run is continued" in second
+    place = tmp_path / "run" / "algo-1" / "checkpoints" / "step-1.npy"
+    assert f"job.resumed from={place}" in second
+    assert f"note   algo-1 resumed from {place}" in second.replace("\n", "")
+    (log,) = (tmp_path / "run" / "algo-1").glob("output/supervisor/logs/[cw]*.log")
+    lines = log.read_text().splitlines()
+    (heading,) = [number for number, line in enumerate(lines) if "supervisor: a new run" in line]
+    assert [line.split()[0] for line in lines] == ["found", "────", "found"]
+    assert heading == 1
+
+
+AGREEING = """
+import os, sys, time
+place, host = os.environ["SUPERVISOR_CHECKPOINT_DIR"], os.environ["SM_CURRENT_HOST"]
+found = sorted(name for name in os.listdir(place) if not name.startswith("."))
+print("begins with", found, flush=True)
+if not found and host == "algo-1":
+    open(os.path.join(place, "step-1"), "w").write("1")
+if not found and host == "algo-2":
+    os.makedirs(os.path.join(place, "backup", "workertemp_1"))
+time.sleep(0.3)
+"""
+
+
+def test_hosts_begin_from_the_same_checkpoint_whatever_they_find(tmp_path: pathlib.Path) -> None:
+    """The chief resumed at its checkpoint and the worker at 0: an empty directory had stopped its
+    restore. And a host that is started in place has files of its own, a new machine has none."""
+    path = tmp_path / "agreeing.py"
+    path.write_text(AGREEING)
+    arguments = ["--hosts", "2", "--strategy", "mwms", "--checkpoints", str(tmp_path / "kept")]
+
+    def begun(**env: str) -> tuple[list[str], str]:
+        with Job(tmp_path / "run", *arguments, str(path), **QUICK, **env) as job:
+            job.wait()
+            found = [re.search(rf"{host} \w+ │ begins with (.*)", job.output) for host in HOSTS[:2]]
+            return [match[1] if match else "" for match in found], job.output
+
+    places = [tmp_path / "run" / host / "checkpoints" for host in HOSTS[:2]]
+    assert begun()[0] == ["[]", "[]"]
+    assert begun()[0] == ["['step-1']"] * 2, "an empty directory is empty"
+    (places[1] / "mine").write_text("of an attempt that nobody sent")
+    found, output = begun(SUPERVISOR_RESTORE_AGREEMENT="fail")
+    assert found == ["", ""]
+    assert "the hosts would begin from different checkpoints: " in output
+    found, output = begun()
+    assert found == ["['step-1']"] * 2
+    assert "checkpoints.differ" in output
+    (aside,) = places[1].parent.glob("checkpoints.kept-*")
+    assert [each.name for each in aside.iterdir()] == ["mine"], "nothing is deleted"
+    assert (places[1] / "step-1").exists()
+    (places[0] / "step-1").unlink()
+    (places[0] / "step-1").mkdir()
+    (places[0] / "step-1" / "unsent").write_text("2")
+    (places[1] / "step-1").unlink()
+    found, output = begun()
+    assert found == ["['step-1']"] * 2, output
+    assert (places[0] / "step-1").is_file(), "the master restores what its members hold"

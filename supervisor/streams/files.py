@@ -16,12 +16,16 @@ class RotatingFile:
 
     instant = False
 
-    def __init__(self, path: str, *, max_bytes: int = 64 << 20, keep: int = 4) -> None:
+    def __init__(
+        self, path: str, *, max_bytes: int = 64 << 20, keep: int = 4, heading: bytes = b""
+    ) -> None:
+        """``heading``: a line that is written first where an existing file is continued."""
         if max_bytes < 1 or keep < 0:
             raise ValueError("max_bytes must be 1 or more and keep 0 or more")
         self.path = path
         self._max = max_bytes
         self._keep = keep
+        self._heading = heading
         self._fd = -1
         self._size = 0
 
@@ -32,6 +36,9 @@ class RotatingFile:
         """
         if self._fd < 0:
             self._open()
+            heading, self._heading = self._heading, b""
+            if heading and self._size:
+                self._size += os.write(self._fd, _line_end(self.path) + heading)
         part = parts[0]
         room = self._max - self._size
         if len(part) > room:
@@ -72,3 +79,18 @@ class RotatingFile:
         else:
             os.unlink(self.path)
         self._open()
+
+
+def _line_end(path: str) -> bytes:
+    """What is missing to the last line of a file: a run that was killed left half of one."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        end = os.lseek(fd, 0, os.SEEK_END)
+        return b"\n" if end and os.pread(fd, 1, end - 1) != b"\n" else b""
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
