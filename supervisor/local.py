@@ -428,12 +428,12 @@ def _summary(request: Request, results: Sequence[Result]) -> str:
         console_out.print(f"model  {model}", soft_wrap=True, markup=False)
     logs = os.path.join(request.run_dir, "*", "output", "supervisor", "logs")
     console_out.print(f"logs   {logs}", soft_wrap=True, markup=False)
-    for text_of_note in _notes(results):
-        console_out.print(f"note   {text_of_note}", soft_wrap=True, markup=False)
+    for note in _notes(request.strategy, results):
+        console_out.print(f"note   {note}", soft_wrap=True, markup=False)
     return text.getvalue()
 
 
-def _notes(results: Sequence[Result]) -> Iterator[str]:
+def _notes(strategy: Strategy, results: Sequence[Result]) -> Iterator[str]:
     """What the table does not show."""
     reports = [(result.host.name, result.report or {}) for result in results]
     resumed = {
@@ -444,9 +444,13 @@ def _notes(results: Sequence[Result]) -> Iterator[str]:
         yield f"{', '.join(resumed)} resumed from {places}"
     unused = [name for name, report in reports if report.get("unused_servers")]
     if unused:
-        from supervisor.contacts import REMEDY  # noqa: PLC0415
+        from supervisor.contacts import REMEDY, REMEDY_OWN  # noqa: PLC0415
 
-        yield f"nobody ever connected to the servers of {', '.join(unused)}: {REMEDY}"
+        hosts = ", ".join(unused)
+        if strategy is Strategy.MWMS:
+            yield f"the script never opened its port on {hosts}: {REMEDY_OWN}"
+        else:
+            yield f"nobody ever connected to the servers of {hosts}: {REMEDY}"
 
 
 def _exit_text(row: Mapping[str, Any]) -> str:

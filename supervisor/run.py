@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Final, assert_never
 from supervisor import beat, orphans, procfs, record, stacks
 from supervisor.account import Account, Running
 from supervisor.console import HURRIED_PATIENCE_S, PATIENCE_S, SETTLE_S, Outputs
-from supervisor.contacts import LATE_S, LEAST_S, Servers, rest_s, words
+from supervisor.contacts import Servers, rest_s
 from supervisor.contract import EntryKind, Strategy
 from supervisor.events import (
     Action,
@@ -341,8 +341,8 @@ class _Host:
                 self._serve("resumed", self._say_resumed(time.time_ns()))
                 if self.plan.storage is not None:
                     self._serve("storage", self._keep(self.plan.storage))
-                if ports := _server_ports(self.plan):
-                    self._servers = Servers(ports)
+                self._servers = _servers(self.plan)
+                if self._servers is not None:
                     self._serve("servers", self._watch_servers(self._servers))
 
     def _perform(self, action: Action) -> None:
@@ -702,6 +702,8 @@ class _Host:
         heard = self._account.link.document
         if self._account.link.problem or heard is None:
             return {self.plan.master: self._account.link.evidence}
+        if heard.restore and not heard.missing:
+            return {self.plan.master: f"hosts restore checkpoint {heard.restore}"}
         return dict.fromkeys(
             (name for name in heard.missing if name != self.plan.host), "not heard from"
         )
@@ -731,19 +733,19 @@ class _Host:
         while not servers.settled:
             await asyncio.sleep(beat.rest_s(rest_s(time.monotonic() - began)))
             servers.look(time.monotonic())
-            self._say_unused(servers, LATE_S)
+            self._say_unused(servers, ended=False)
 
     def _look_at_servers(self) -> None:
         """The last look, before they are stopped. Of a job that failed another cause is told."""
         if self._servers and self._account.verdict(self._state).outcome is Outcome.SUCCEEDED:
             self._servers.look(time.monotonic())
-            self._say_unused(self._servers, LEAST_S)
+            self._say_unused(self._servers, ended=True)
 
-    def _say_unused(self, servers: Servers, least_s: float) -> None:
-        names = servers.unused(time.monotonic(), least_s)
+    def _say_unused(self, servers: Servers, *, ended: bool) -> None:
+        names = servers.unused(time.monotonic(), ended=ended)
         if names and not self._account.unused_servers:
             self._account.unused_servers = tuple(names)
-            self._account.say("warning", "servers.unused", text=words(names, servers.ports))
+            self._account.say("warning", "servers.unused", text=servers.words(names))
 
     async def _say_resumed(self, began_ns: int) -> None:
         """From which checkpoint the script goes on, as far as it can be seen from outside."""
@@ -920,16 +922,19 @@ async def _found(directory: str, before_ns: int) -> str:
     return await found
 
 
-def _server_ports(plan: Plan) -> dict[str, int]:
-    """Of the servers that this host runs for a script of its own cluster, by process."""
+def _servers(plan: Plan) -> Servers | None:
+    """The ports by which it is seen whether the script takes part in its cluster."""
+    if plan.strategy is Strategy.MWMS and plan.listening:  # an evaluator opens none
+        return Servers({plan.processes[-1].name: plan.listening[-1]}, own=True)
     if plan.strategy is not Strategy.PS:
-        return {}
+        return None
     here = plan.endpoints[plan.host]
-    return {
+    ports = {
         spec.name: here.ps.port if spec.role is Role.PS else here.train.port
         for spec in plan.processes
         if spec.essential
     }
+    return Servers(ports) if ports else None
 
 
 async def _imported(name: str) -> None:

@@ -64,12 +64,14 @@ def test_a_connection_of_before_is_remembered_and_our_own_check_of_a_port_is_non
             each.listen()
         servers = Servers({"ps": server.getsockname()[1], "worker": other.getsockname()[1]})
         servers.look(0.0)
-        assert servers.unused(10.0, 5.0) == ["ps", "worker"]
-        assert servers.unused(1.0, 5.0) == []
+        assert servers.unused(10.0, ended=True) == ["ps", "worker"]
+        assert servers.unused(1.0, ended=True) == []
+        assert servers.unused(10.0, ended=False) == [], "a chief may be reading its data"
+        assert servers.unused(1000.0, ended=False) == ["ps", "worker"]
         with socket.create_connection(server.getsockname()):
             servers.look(1.0)
         servers.look(2.0)
-        assert servers.unused(10.0, 5.0) == ["worker"]
+        assert servers.unused(10.0, ended=True) == ["worker"]
         assert not servers.settled
         with socket.create_connection(other.getsockname()):
             servers.look(3.0)
@@ -80,7 +82,26 @@ def test_where_the_kernel_does_not_tell_nothing_is_claimed(tmp_path: pathlib.Pat
     servers = Servers({"ps": 2223}, tables=(str(tmp_path / "none"),))
     servers.look(0.0)
     assert servers.settled
-    assert servers.unused(1000.0, 5.0) == []
+    assert servers.unused(1000.0, ended=True) == []
+    servers = Servers({"worker": 2223}, own=True, tables=(str(tmp_path / "none"),))
+    servers.look(0.0)
+    assert servers.unused(1000.0, ended=True) == []
+
+
+def test_a_script_of_collectives_opens_its_port() -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        servers = Servers({"worker": server.getsockname()[1]}, own=True)
+        servers.look(0.0)
+        assert servers.unused(5.0, ended=True) == [], "a script of a moment"
+        assert servers.unused(20.0, ended=True) == ["worker"]
+        assert servers.unused(1000.0, ended=False) == []
+        assert "MultiWorkerMirroredStrategy" in servers.words(["worker"])
+        server.listen()
+        servers.look(20.0)
+        assert servers.settled
+    servers.look(21.0)
+    assert servers.unused(40.0, ended=True) == []
 
 
 PLAIN = """

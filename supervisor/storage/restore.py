@@ -63,7 +63,8 @@ async def restore(store: Store, request: Restore, *, moved: Moved, said: Say) ->
     if not names:
         items = await _plain(store, said)
         if not items:
-            return Restored(holds=str(Held(Kind.NOTHING)))
+            there = await _held(store, request) if place.holds_files else Held(Kind.NOTHING)
+            return Restored(holds=str(there))
         await _fetch(store, place, items, moved)
         said(f"restored {len(items)} files from {store.location}, without a manifest")
         digest = _digest((item.path, item.entry.size) for item in items)

@@ -189,8 +189,8 @@ def _judged(
         is_state = snapshot.is_state(path) and fact.size <= _STATE_BYTES
         if snapshot.temporary(path) or not (is_state or snapshot.interesting(path)):
             continue
-        if fact.hollow:
-            continue
+        if fact.hollow or (fact.link and is_state):
+            continue  # a state file names what lies beside it, and not beside a link to it
         if (old := known.get(path)) and old.same(fact):
             if path in told.tables:
                 tables.add(path)
