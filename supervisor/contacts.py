@@ -21,10 +21,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 _CLOSE_S: Final = 60.0
-LEAST_S: Final = 5.0
+LEAST_S: Final = 2.0
 """A server that has listened for less at the job's end is not spoken of: a script that trains with
 it has been connected for as long as it trained, one of a moment trained nothing."""
-LEAST_RUN_S: Final = 10.0
+LEAST_RUN_S: Final = 5.0
 """A script that ran for less is not asked for a port of its own: it may have done without."""
 LATE_S: Final = 600.0
 """While the job runs, it is said after so long. Until then a chief may well be reading its data."""
@@ -69,16 +69,22 @@ class Contact:
 
 
 def seen(rows: Iterable[str], ports: frozenset[int]) -> tuple[set[int], set[int]]:
-    """Which of ``ports`` listen, and which have or had a connection, by the kernel's table."""
+    """Which of ``ports`` listen, and which have or had a connection, by the kernel's table.
+
+    At either end: of one that its client ended, only the client's end is left (TIME_WAIT), if it
+    was a process of this host. And who connects to that port of another host uses the cluster too.
+    """
     listening: set[int] = set()
     connected: set[int] = set()
     for row in rows:
         words = row.split(None, 4)
         if len(words) < 4 or words[0] == "sl":
             continue
-        port = int(words[1].rpartition(":")[2], 16)
-        if port in ports:
-            (listening if words[3] == _LISTEN else connected).add(port)
+        here, there = (int(word.rpartition(":")[2], 16) for word in words[1:3])
+        if words[3] == _LISTEN:
+            listening |= ports & {here}
+        else:
+            connected |= ports & {here, there}
     return listening, connected
 
 

@@ -294,6 +294,29 @@ def test_channels_arrive_whole_and_once(place: Place, tmp_path: pathlib.Path) ->
     assert (tmp_path / "training" / "part-001").stat().st_ino == before
 
 
+def test_what_is_no_file_of_a_directory_is_named(tmp_path: pathlib.Path) -> None:
+    """A linked directory was left out of a channel in silence, and its data with it."""
+    source = tmp_path / "data"
+    (source / "real").mkdir(parents=True)
+    (source / "real" / "x").write_bytes(b"x")
+    (source / "twin").symlink_to("real/x")
+    (source / "linked").symlink_to("real")
+    (source / "dangling").symlink_to("nowhere")
+    os.mkfifo(source / "pipe")
+    tree = Tree("channel train", Location.parse(str(source)), str(tmp_path / "target"))
+    done = fetch(tmp_path, FetchJob("", trees=(tree,)))
+    assert done.code == 0
+    files = [path for path in (tmp_path / "target").rglob("*") if path.is_file()]
+    assert sorted(path.name for path in files) == ["twin", "x"]
+    assert {path.read_bytes() for path in files} == {b"x"}
+    for name, why in (
+        ("linked", "a link to a directory"),
+        ("dangling", "a link to nothing"),
+        ("pipe", "no regular file"),
+    ):
+        assert done.stderr.count(f"channel train: {name!r} is left out: {why}") == 1
+
+
 def test_hosts_share_a_channel(place: Place, tmp_path: pathlib.Path) -> None:
     files = make_channel(place.path / "train", 11)
     seen: dict[str, bytes] = {}

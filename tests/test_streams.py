@@ -1055,6 +1055,19 @@ async def test_existing_file_is_continued_and_a_long_line_is_cut(tmp_path: Path)
 
 
 @on_loop
+async def test_a_line_stands_between_two_runs_in_one_file(tmp_path: Path) -> None:
+    """An earlier run's file was continued as if it were one; a run that was killed had left half a
+    line, to which the next one's first was added."""
+    path = tmp_path / "worker.log"
+    for number in range(3):
+        target = RotatingFile(str(path), max_bytes=1000, keep=2, heading=b"-- run\n")
+        async with sink_on(target) as sink:
+            sink.offer(b"line %d" % number)
+            assert await sink.drain(10) == 0
+    assert path.read_bytes() == b"line 0\n-- run\nline 1\n-- run\nline 2"
+
+
+@on_loop
 async def test_no_old_files(tmp_path: Path) -> None:
     path = tmp_path / "worker.log"
     async with sink_on(RotatingFile(str(path), max_bytes=100, keep=0)) as sink:

@@ -27,7 +27,7 @@ from supervisor import prctl
 from supervisor.faults import shown
 from supervisor.storage import job as jobs
 from supervisor.storage import progress
-from supervisor.storage.files import PARTIAL
+from supervisor.storage.files import PARTIAL, FileStore
 from supervisor.storage.flow import in_thread, together
 from supervisor.storage.job import Fetched, FetchJob, Options, Restore, Source, Tree
 from supervisor.storage.location import Location, Scheme
@@ -43,6 +43,8 @@ T = TypeVar("T")
 
 OPTIONAL_S: Final = 20.0
 """How long an operation is tried for what is optional."""
+_NAMED: Final = 10
+"""Of what a place holds and is no file, so many are named."""
 _LONGEST: Final = 1000
 """Characters of a sentence."""
 
@@ -211,6 +213,7 @@ class Fetch:
         """What there is, and below which place; None where nothing is and nothing need be."""
         async with open_store(tree.origin, options) as store:
             entries = await _entries(store)
+            _say_left_out(tree.name, store)
         if entries:
             return tree.origin, entries
         single = await _head(tree.origin, options)
@@ -420,6 +423,16 @@ def _later(loop: asyncio.AbstractEventLoop, text: str) -> None:
 
 async def _entries(store: Store) -> list[Entry]:
     return [entry async for entry in store.entries()]
+
+
+def _say_left_out(name: str, store: Store) -> None:
+    if not isinstance(store, FileStore):
+        return
+    rows = sorted(store.left_out.items())
+    for key, why in rows[:_NAMED]:
+        progress.say(f"{name}: {shown(key)} is left out: {why}")
+    if len(rows) > _NAMED:
+        progress.say(f"{name}: {len(rows) - _NAMED} more are left out")
 
 
 async def _head(location: Location, options: Options) -> Entry | None:

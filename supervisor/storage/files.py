@@ -48,6 +48,8 @@ class FileStore:
         self._location = location
         self._flow = flow
         self._part_bytes = part_bytes
+        self.left_out: dict[str, str] = {}
+        """Keys that are no objects, as far as the place was listed, and why."""
 
     @property
     def location(self) -> Location:
@@ -178,10 +180,16 @@ class FileStore:
                 continue
             path = os.path.join(self._location.key, key)
             # A linked folder is not gone into: it may lead out, or in circles.
-            if os.path.isdir(path) and not os.path.islink(path):
+            folder_there, linked = os.path.isdir(path), os.path.islink(path)
+            if folder_there and not linked:
                 rows.append((os.fsencode(f"{key}/"), key))
             elif key.startswith(prefix) and (entry := self._entry(key)) is not None:
                 rows.append((os.fsencode(key), entry))
+            elif folder_there:
+                self.left_out[key] = "a link to a directory"
+            elif os.path.lexists(path):
+                there = os.path.exists(path)
+                self.left_out[key] = "no regular file" if there else "a link to nothing"
         return iter([row for _, row in sorted(rows, key=lambda row: row[0])])
 
     def _check_same(self, entry: Entry, status: os.stat_result) -> None:

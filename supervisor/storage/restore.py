@@ -85,7 +85,8 @@ async def restore(store: Store, request: Restore, *, moved: Moved, said: Say) ->
             # Its writer may have made a newer one, and cleared this one away, meanwhile.
             names = await _generations(store)
         else:
-            said(f"restored {len(items)} files from {where}")
+            links = f" and {len(content.links)} links" if content.links else ""
+            said(f"restored {len(items)} files{links} from {where}")
             return Restored(where, len(items), str(Held(Kind.GENERATION, generation)))
     first = next(iter(tried.values()), "they were removed")
     raise StorageError(
