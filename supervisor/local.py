@@ -61,6 +61,8 @@ class Request:
     settings: Settings
     flags: Mapping[str, str]
     environ: Mapping[str, str]
+    continued: bool
+    """There was a run in this directory before."""
 
 
 def read_request(
@@ -116,15 +118,13 @@ def read_request(
         settings=settings,
         flags=flags,
         environ=environ,
+        continued=os.path.isdir(os.path.join(directory, "algo-1")),
     )
 
 
 def run(request: Request) -> int:
     """Run the job to its end; returns the job's exit code."""
     inherited = process.reset_inherited_signals(hold=process.STOP_SIGNALS)
-    if os.path.isdir(os.path.join(request.run_dir, "algo-1")):
-        place = request.run_dir
-        print(f"supervisor: the run in {place} is continued", file=sys.stderr, flush=True)
     try:
         hosts = lay_out(
             request.run_dir,
@@ -226,6 +226,8 @@ class _Fleet:
             f"supervisor: {len(self._hosts)} hosts, {os.path.basename(self._request.script)}, "
             f"in {self._request.run_dir}\n".encode()
         )
+        if self._request.continued:
+            self._err.offer_line(b"supervisor: the run in this directory is continued\n")
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._own(host)) for host in self._hosts]
