@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import tempfile
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supervisor.storage import manifest
 from supervisor.storage.manifest import File, Link, Manifest, ManifestError
 from supervisor.storage.store import Sums
+from supervisor.storage.trees import make_links
 
 GENERATION = "000007-0badcafe"
 
@@ -184,6 +187,30 @@ def test_no_file_is_written_through_a_link_of_the_same_manifest() -> None:
     path = "a/ckpt-1.index"
     with pytest.raises(ManifestError, match="'a' is a file and a directory"):
         manifest.decode(linked(("a", "."), path=path, key=f"{GENERATION}/{path}"))
+
+
+_parts = st.sampled_from(["a", "b", "c", "..", "."])
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.dictionaries(
+        st.lists(st.sampled_from("abc"), min_size=1, max_size=3).map("/".join),
+        st.lists(_parts, min_size=1, max_size=5).map("/".join),
+        max_size=6,
+    )
+)
+def test_no_links_lead_out_however_they_are_chained(links: dict[str, str]) -> None:
+    try:
+        content = manifest.decode(linked(*links.items()))
+    except ManifestError:
+        return
+    with tempfile.TemporaryDirectory() as base:
+        root = os.path.join(os.path.realpath(base), "x", "root")
+        os.makedirs(root)
+        make_links([(link.path, link.target) for link in content.links], root)
+        for link in content.links:
+            assert os.path.realpath(os.path.join(root, link.path)).startswith(root)
 
 
 @pytest.mark.parametrize("links", [None, {}, ["a"], [None]])

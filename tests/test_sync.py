@@ -301,6 +301,22 @@ def test_links_that_stay_inside_are_made_again(place: Place) -> None:
     assert [file.path for file in older.files] == ["step-100/deep/w"]
 
 
+def test_a_file_becomes_a_link_and_a_link_a_file(place: Place) -> None:
+    (place.source / "a").write_bytes(b"a")
+    (place.source / "b").write_bytes(b"b")
+    (place.source / "c").symlink_to("a")
+    with Syncing(sync_job(checkpoints(place.source, str(place.target)), rescan_s=0.2)) as sync:
+        sync.wait_for(lambda: sync.saved() == 1)
+        (place.source / "b").unlink()
+        (place.source / "b").symlink_to("a")
+        (place.source / "c").unlink()
+        (place.source / "c").write_bytes(b"c")
+        assert sync.publish() == PublishedAll(())
+    newest = manifests(place.target)[0]
+    assert [file.path for file in newest.files] == ["a", "c"]
+    assert [(link.path, link.target) for link in newest.links] == [("b", "a")]
+
+
 def test_the_next_attempt_makes_no_checkpoint_for_links_that_are_the_same(place: Place) -> None:
     place.save(1)
     (place.source / "latest").symlink_to("checkpoint")
