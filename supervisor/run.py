@@ -734,6 +734,9 @@ class _Host:
             await asyncio.sleep(beat.rest_s(rest_s(time.monotonic() - began)))
             servers.look(time.monotonic())
             self._say_unused(servers, ended=False)
+        if self._account.unused_servers:
+            self._account.unused_servers = ()
+            self._account.say("info", "servers.used")
 
     def _look_at_servers(self) -> None:
         """The last look, before they are stopped. Of a job that failed another cause is told."""
@@ -909,9 +912,13 @@ async def _found(directory: str, before_ns: int) -> str:
             found.set_result(place)
 
     def look() -> None:
-        from supervisor import resumed  # noqa: PLC0415
+        place = ""
+        try:
+            from supervisor import resumed  # noqa: PLC0415
 
-        place = resumed.newest(directory, before_ns)
+            place = resumed.newest(directory, before_ns)
+        except Exception:  # noqa: BLE001, S110  # it is only for people
+            pass
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
             loop.call_soon_threadsafe(tell, place)
 
