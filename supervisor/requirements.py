@@ -173,8 +173,10 @@ _WHY: Final = tuple(
         r"fatal: |ssh: |remote: ERROR|Host key verification failed",  # git's
         r"\S*command not found|.*: command not found$",
         _RAISED.pattern,  # by a setup.py
-        rf"(?:ERROR|error): (?!{_HEADLINE}|[Cc]ommand |metadata-generation-failed"
-        r"|Failed building|Could not build)",
+        (
+            rf"(?:ERROR|error): (?!{_HEADLINE}|[Cc]ommand |metadata-generation-failed"
+            r"|Failed building|Could not build)"
+        ),
         r"(?:ERROR|error): [Cc]ommand ",
     )
 )
