@@ -27,7 +27,7 @@ DETAIL_LIMIT = 4096
 """Characters of ``Evidence.detail``."""
 
 STARTUP_S = 5.0
-"""A failure earlier than this is called one of start-up."""
+"""A failure earlier than this is called one of start-up, unless a step was spoken of."""
 
 RESTART_CODES = frozenset({42, 143})
 """With these TensorFlow's PreemptionCheckpointHandler asks to be started again: 42 by default, 143
@@ -69,7 +69,40 @@ _LOG_LINE = re.compile(
     r"|(?:DEBUG|INFO|WARNING|WARN|ERROR|CRITICAL|FATAL)\b[:\s]"
     r"|\[[^\]]{0,80}\] (?:DEBUG|INFO|WARNING|WARN)"
 )
-_LOGGED_ERROR = re.compile(r"(?:\b|_)(?:ERROR|CRITICAL|FATAL)\b|^E\d{4}|: E ")
+_LOGGED_ERROR = re.compile(r"(?:\b|_)(?:ERROR|CRITICAL|FATAL)\b|^E\d{4}[^\]]*\.py:\d+\]")
+"""A record after which a logger prints a traceback. C++ code logs none: its errors are no records
+of what follows them."""
+_HEADER = r"(?:\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: (?:[%s]) |(?:[%s])\d{4} \d\d:\d\d:[\d.]+ +\d+ )"
+_USUAL = (
+    r"[^\n]*(?:cuda|cudnn|cublas|cufft|oneDNN|TF-TRT|NUMA|numa_node|gpu_device|computation_placer"
+    r"|cpu_feature|failed call to cuInit"
+    r"|[Rr]endezvous[^\n]*(?:Shutdown|End of sequence|OUT_OF_RANGE))"
+)
+_CHATTER = re.compile(
+    rf"^(?:{_HEADER % ('I', 'I')}|{_HEADER % ('WE', 'WE')}(?={_USUAL})"
+    r"|WARNING: All log messages before absl::InitializeLog\(\) is called)[^\n]*"
+    r"(?:\n(?:To enable the following instructions: "
+    r"|[ \t]*(?:(?!error|fatal|warning|usage)[a-z_][a-z0-9_]*(?:: | \{)|[\]})]))[^\n]*|\n(?=\n|$))*"
+    r"(?:\n|$)",
+    re.MULTILINE,
+)
+"""What TensorFlow says at every start, with the lines that belong to it: no last words."""
+_STEPS = re.compile(
+    r"(?i)\b(?:step|epoch|iter|iteration|batch)s?\b\W{0,3}\d|\d+/\d+ [━\[]", re.MULTILINE
+)
+_GRAPH_NOTE = re.compile(
+    r"\s*$|\s*File \"|\s*<stack traces unavailable>|Detected at node|\d+ root error\(s\) found"
+    r"|The error could be from a previous operation|Additional GRPC error information"
+    r"|Hint: |:?\s*:?\{?\"?(?:UNKNOWN|created)\b|:\{|Error received from peer|\s*\[\[\{\{node"
+)
+"""Lines of TensorFlow's graph errors that are its notes and its fixed advice."""
+_ROOT_NUMBER = re.compile(r"\(\d+\)\s+")
+_DECORATION = re.compile(
+    r"\{\{function_node [^}]*\}\} ?| ?\[Op:[^\]]*\](?: name:)?\s*$|\[_XlaMustCompile[^\]]*\]"
+)
+"""What TensorFlow puts around a message: where in a graph, which op."""
+_USER_CODE = "in user code:"
+_CALLING = "Exception encountered when calling "
 _NOISE = re.compile(
     r"Exception ignored in|terminate called|Aborted|Segmentation fault|sys:1: "
     r"|.{0,400}Warning: |  warnings\.warn|During handling|Error in atexit"
@@ -78,6 +111,7 @@ _LOST_PEER = re.compile(
     r"UnavailableError|UNAVAILABLE|AbortedError|Connection(?:Reset|Refused|Aborted)Error"
     r"|BrokenPipeError|Connection re(?:set by peer|fused)|Socket closed|Broken pipe"
     r"|failed to connect to all addresses|[Hh]eartbeat|RPC (?:failed|error)|GOAWAY"
+    r"|current incarnation doesn't match"
 )
 """What gRPC, TensorFlow's coordination service and sockets say of a peer that is gone."""
 _LIBRARY = re.compile(r"(?:^|/)(?:site-packages|dist-packages)/([^/.]+)")
@@ -168,7 +202,7 @@ class _Raised:
     def sentence(self) -> str:
         """``RuntimeError: loss is NaN (train.py:88)``."""
         kind = self.kind.rpartition(".")[2]
-        text = _one_line(self.text)
+        text = _DECORATION.sub("", _one_line(self.text))
         said = f"{kind}: {text}" if text and kind else kind or text
         if self.inner:
             said = f"{said}: {self.inner[0].sentence}"
@@ -203,7 +237,8 @@ def read(
 
     """
     errors, output = _decode(stderr), _decode(stdout)
-    ending = _ending(status, run_s, stopped_because)
+    trained = _STEPS.search(output) or _STEPS.search(errors)
+    ending = _ending(status, run_s, stopped_because, trained=trained is not None)
     if status.ok:
         return Evidence(_compose("", ending))
     kills = memory.oom_kills_between(memory_before, memory_after)
@@ -269,13 +304,13 @@ def _two(big: int, big_unit: str, small: int, small_unit: str) -> str:
 # ---------------------------------------------------------------------------- the sentence
 
 
-def _ending(status: ExitStatus, run_s: float, stopped_because: str) -> str:
+def _ending(status: ExitStatus, run_s: float, stopped_because: str, *, trained: bool) -> str:
     said = f"{status} after {format_duration(run_s)}"
     if stopped_because:
         if status.signum is not None:
             return f"{said}, sent by the supervisor because {_clean(stopped_because)}"
         return f"{said}, stopped because {_clean(stopped_because)}"
-    if not status.ok and run_s < STARTUP_S:
+    if not status.ok and run_s < STARTUP_S and not trained:
         said += " (start-up failure)"
     if status.code is not None and 128 < status.code <= 128 + 64:
         said += f"; a shell says that for {signal_name(status.code - 128)}"
@@ -459,6 +494,13 @@ def _parse_exception(
     blanks = 0
     if first.startswith(_GRAPH_ERROR) and (said := _graph_error(text, at, stop)) is not None:
         return _Raised(kind, (first, said[0]), frames, start, said[1], message_at)
+    if first == _USER_CODE and (told := _user_code(text, at, stop)) is not None:
+        return _Raised(kind, (told[0],), (*frames, *told[1]), start, told[2], message_at)
+    if first.startswith(_CALLING):  # Keras; the error itself stands between blank lines
+        at = _skip_blanks(text, at, stop)
+        lines = [_line_at(text, at, stop).strip(), first]
+        end = _next_line(text, at, stop)
+        return _Raised(kind, tuple(lines), frames, start, end, message_at)
     for _ in range(_MESSAGE_LINES):
         if at >= stop:
             break
@@ -483,17 +525,51 @@ def _parse_exception(
 def _graph_error(text: str, at: int, stop: int) -> tuple[str, int] | None:
     """What went wrong in a TensorFlow graph, and where that ends.
 
-    "Graph execution error:" is followed by where the node was defined, tracebacks included; what
-    went wrong is the line before the one that names the node.
+    "Graph execution error:" is followed by where the node was defined, tracebacks included, by what
+    went wrong, in one line or in many, and by the name of the node. Of many the first that is no
+    note says it: those after it are gRPC's words about the same and TensorFlow's fixed advice.
     """
     node = text.find("[[{{node", at, stop)
-    if node < 0:
-        return None
-    line = text.rfind("\n", at, node)
-    if line < at:
-        return None
-    begin = text.rfind("\n", at, line) + 1
-    return _line_at(text, max(begin, at), line).strip(), _next_line(text, node, stop)
+    end = _next_line(text, node, stop) if node >= 0 else stop
+    for _ in range(_BLOCK_LINES):
+        if at >= end:
+            break
+        line = _line_at(text, at, end)
+        after = _next_line(text, at, end)
+        if node < 0 and (_HEAD in line or _LOG_LINE.match(line)):
+            break
+        if _HEAD in line:  # of a Python function in the graph: what it raised follows
+            raised = _parse_block(text, at, "", end)
+            if raised is not None:
+                return raised.sentence, end
+        if not _GRAPH_NOTE.match(line):
+            return _ROOT_NUMBER.sub("", line.strip(), count=1), end if node >= 0 else after
+        at = after
+    return None
+
+
+def _user_code(text: str, at: int, stop: int) -> tuple[str, tuple[_Frame, ...], int] | None:
+    """What was raised in a function that AutoGraph had rewritten: an indented traceback without a
+    head, and the error below it. The words, the user's frames and where it ends."""
+    said, frames, end = "", list[_Frame](), at
+    for _ in range(_BLOCK_LINES):
+        line = _line_at(text, at, stop)
+        if at >= stop or (line.strip() and not line.startswith("    ")):
+            break
+        at = _next_line(text, at, stop)
+        line = line.removeprefix("    ")
+        if (found := _FRAME.match(line)) is not None or (found := _FRAME.match("  " + line)):
+            function = (found[3] or "").removesuffix("*").strip()
+            frames.append(_Frame(found[1], found[2], function, ()))
+        elif not line.startswith(" ") and (raised := _EXCEPTION.fullmatch(line)) and raised[2]:
+            said, end = raised[2], at
+    return (said, tuple(frames), end) if said else None
+
+
+def _skip_blanks(text: str, at: int, stop: int) -> int:
+    while at < stop and not _line_at(text, at, stop).strip():
+        at = _next_line(text, at, stop)
+    return at
 
 
 def _chain(text: str, last: _Raised) -> tuple[_Raised, ...]:
@@ -691,7 +767,7 @@ def _decode(tail: bytes) -> str:
     text = data.decode("utf-8", "replace")
     if "\r" in text:
         text = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
-    return text
+    return _CHATTER.sub("", text)
 
 
 def _line_at(text: str, at: int, stop: int | None = None) -> str:

@@ -290,13 +290,14 @@ class _Fleet:
         return replace(self._unstarted, host=result.host, seconds=result.seconds)
 
     def _pump(self, fd: int, host: LocalHost, stream: str) -> Pump:
-        """Whole lines only: the hosts' lines have their prefixes and must not tear each other."""
+        """Whole lines only: the hosts' lines have their prefixes and must not tear each other, also
+        where a host is held up in the middle of one."""
         sink = self._out if stream == "stdout" else self._err
         wish = self._request.settings.log_progress
         carriage = Carriage.LIVE if sink.terminal else Carriage.COLLAPSE
         if wish == "keep":
             carriage = Carriage.KEEP
-        merged = Prefix(Label(host.name, "host", stream), "", carriage=carriage)
+        merged = Prefix(Label(host.name, "host", stream), "", carriage=carriage, halves=False)
         pump = Pump(fd, [Branch(merged, sink)])
         pump.start()
         return pump

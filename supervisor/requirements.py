@@ -149,9 +149,60 @@ def diagnosis(lines: Sequence[str], *, offline: bool = False) -> str:
     if missing is not None:
         where = "the directory wheels has" if offline else "the index has"
         return f"{where} no distribution for {missing[1]} that fits this Python and machine"
+    demanded = map(_WRONG_HASH.match, _after(lines, _HASHES))
+    if (wrong := next(filter(None, demanded), None)) is not None:
+        return f"{wrong[1]} does not have the hash that the requirements demand"
+    if (told := _said_below(lines)) is not None:
+        return told
     errors = [line for line in lines if re.match(r"\s*(ERROR|error):", line)]
     said = errors or [line for line in lines if line.strip()] or ["pip said nothing"]
-    return re.sub(r"^\s*(ERROR|error):\s*", "", said[-1]).strip()[:_LONGEST]
+    text = re.sub(r"^\s*(ERROR|error):\s*", "", said[-1])
+    return re.sub(r"\[Errno -?\d+\] ", "", text).strip()[:_LONGEST]
+
+
+_HASHES: Final = "DO NOT MATCH THE HASHES"
+_WRONG_HASH: Final = re.compile(r"\s+(\S+) from ")
+_HEADLINE: Final = "subprocess-exited-with-error"
+_STEP: Final = re.compile("\\s*\N{MULTIPLICATION SIGN} (.+?) did not run successfully")
+_RAISED: Final = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception|Exit): \S")
+_WHY: Final = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"\S+:\d+(?::\d+)?: (?:fatal )?error: ",  # a compiler's
+        r"(?:\S*/)?ld: cannot find |CMake Error|undefined reference to |error\[E\d+\]: ",
+        r"fatal: |ssh: |remote: ERROR|Host key verification failed",  # git's
+        r"\S*command not found|.*: command not found$",
+        _RAISED.pattern,  # by a setup.py
+        (
+            rf"(?:ERROR|error): (?!{_HEADLINE}|[Cc]ommand |metadata-generation-failed"
+            r"|Failed building|Could not build)"
+        ),
+        r"(?:ERROR|error): [Cc]ommand ",
+    )
+)
+"""What says why a program that pip called has failed, the best first."""
+
+
+def _after(lines: Sequence[str], words: str) -> Sequence[str]:
+    at = next((number for number, line in enumerate(lines) if words in line), len(lines))
+    return lines[at + 1 :]
+
+
+def _said_below(lines: Sequence[str]) -> str | None:
+    """Why a program that pip called has failed: git, a compiler, a ``setup.py``. pip's own headline
+    (``error: subprocess-exited-with-error``) says only that one did."""
+    if not any(_HEADLINE in line for line in lines):
+        return None
+    step = next((found[1] for line in lines if (found := _STEP.match(line))), "")
+    words = [line.strip(" │\t") for line in lines]
+    for pattern in _WHY:
+        # Of exceptions the last is what ended it, of a compiler's errors the first.
+        matching = [line for line in words if pattern.match(line)]
+        if matching:
+            said = matching[-1 if pattern is _RAISED else 0]
+            said = re.sub(r"^(?:ERROR|error): |\[Errno -?\d+\] ", "", said)[:_LONGEST]
+            return f"{said} ({step[:80]})" if step else said
+    return None
 
 
 def _unreachable(lines: Sequence[str]) -> str | None:

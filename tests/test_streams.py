@@ -46,7 +46,7 @@ from supervisor.streams import (
     console,
     quiet_tensorflow,
 )
-from supervisor.streams.decode import decode_json, decode_prefix
+from supervisor.streams.decode import DecodeWarning, decode_json, decode_prefix
 from supervisor.streams.formats import IDLE_S, PROGRESS_S, Lines, json_escaped
 
 LABEL = Label("algo-1", "chief", "stdout")
@@ -483,6 +483,79 @@ def test_tensorflow_chatter_is_hidden_and_errors_are_not() -> None:
     assert b"deprecated" in run_formatter(warnings, [chatter])
     everything = Prefix(LABEL, "", only=quiet_tensorflow("I"))
     assert run_formatter(everything, [chatter]) == chatter
+
+
+FIRST_RUN = (
+    b"WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\n"
+    b"I0000 00:00:1795871030.542305   27707 cpu_feature_guard.cc:227] This TensorFlow binary is\n"
+    b"To enable the following instructions: AVX2 FMA, in other operations, rebuild TensorFlow\n"
+    b"E0000 00:00:1795871030.935000   27707 cuda_platform.cc:52] failed call to cuInit: INTERNAL\n"
+    b"I0000 00:00:1795871035.442468   27924 eager_service_impl.cc:349] Creating sync eager\n"
+    b"I0000 00:00:1795871035.442523   27924 eager_service_impl.cc:355] SessionOptions: \n"
+    b"device_count {\n"
+    b'  key: "CPU"\n'
+    b"  value: 1\n"
+    b"}\n"
+    b"allow_soft_placement: true\n"
+    b"experimental {\n"
+    b'  collective_group_leader: "/job:ps/replica:0/task:0"\n'
+    b"}\n"
+    b"\n"
+)
+"""Recorded from TensorFlow 2.21's parameter server, shortened."""
+
+
+def test_a_hidden_message_is_hidden_with_all_its_lines() -> None:
+    """The first run of a new user showed 63 lines of a message whose first line was hidden."""
+    ours = b"parameter server: ps 0 of 2 listens on port 30536 (light import, 1.5 s)\n"
+    for size in (7, 50, 10_000):
+        formatter = Prefix(LABEL, "", only=quiet_tensorflow("E"))
+        assert run_formatter(formatter, pieces(FIRST_RUN + ours + FIRST_RUN, size)) == ours
+    warnings = Prefix(LABEL, "", only=quiet_tensorflow("W"))
+    assert run_formatter(warnings, [FIRST_RUN]).startswith(b"WARNING: All log messages")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        b'Traceback (most recent call last):\n  File "x.py", line 1, in <module>\nOSError: no\n',
+        b"tensorflow.python.framework.errors_impl.UnknownError: Could not start gRPC server\n",
+        b"Fatal Python error: Segmentation fault\n\nCurrent thread 0x1 (most recent call first):\n",
+        b"terminate called after throwing an instance of 'std::bad_alloc'\n  what():  bad\n",
+        b"E0000 00:00:1795871030.935000   27707 x.cc:1] port taken\nand more of it\n",
+        b"F0000 00:00:1795871030.935000   27707 x.cc:1] check failed\n    @ 0x7f0000000000 main\n",
+        b"/usr/lib/x.py:12: UserWarning: odd\n  warnings.warn('odd')\n",
+        b"*** SIGSEGV received at time=1 on cpu 0 ***\nPC: @ 0x7f (unknown)\n",
+        b"free(): invalid pointer\n",
+    ],
+)  # fmt: skip
+def test_what_follows_a_hidden_message_and_is_none_of_it_is_shown(words: bytes) -> None:
+    formatter = Prefix(LABEL, "", only=quiet_tensorflow("E"))
+    assert run_formatter(formatter, [FIRST_RUN + words + FIRST_RUN]) == words
+
+
+def test_a_host_that_pauses_in_mid_line_does_not_tear_it() -> None:
+    """Where whole lines of several hosts are merged, half a line was given out after a quarter of a
+    second: its rest stood there without a prefix, and no decoder took the whole file."""
+    merged = Prefix(Label("algo-2", "host", "stdout"), "", halves=False)
+    assert merged.feed("algo-2 chief │ step 1, lo".encode(), 0.0) == b""
+    assert merged.due_s(0.1) is None
+    assert merged.tick(60.0) == b""
+    whole = merged.feed(b"ss 0.5\n", 61.0)
+    assert decode_prefix(whole) == {Label("algo-2", "chief", ""): b"step 1, loss 0.5\n"}
+    assert merged.feed(b"half", 62.0) == b""
+    assert merged.flush(63.0).startswith(b"half")
+
+
+def test_a_decoder_says_where_it_does_not_know_further_and_goes_on() -> None:
+    label = Label("algo-1", "chief", "")
+    torn = "algo-1 chief │ one\nthe rest of a line ┆\nalgo-1 chief │ two\nalgo".encode()
+    with pytest.warns(DecodeWarning) as said:
+        assert decode_prefix(torn) == {label: b"one\ntwo\n"}
+    assert [str(each.message).partition(", b")[0] for each in said] == ["line 2", "line 4"]
+    good = b'{"host":"a","role":"chief","stream":"stdout","text":"x"}\n'
+    with pytest.warns(DecodeWarning, match=r"line 2, b'\[\]', is no object of this format"):
+        assert decode_json(good + b"[]\n" + good) == {Label("a", "chief", "stdout"): b"x\nx\n"}
 
 
 def test_repeated_lines_are_counted() -> None:

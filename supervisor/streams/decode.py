@@ -10,6 +10,8 @@ import base64
 import json
 import re
 import string
+import warnings
+from collections.abc import Iterator
 
 from supervisor.streams.formats import DEFAULT_TEMPLATE, Label, Mark, template_fields
 
@@ -17,17 +19,22 @@ from supervisor.streams.formats import DEFAULT_TEMPLATE, Label, Mark, template_f
 def decode_json(output: bytes) -> dict[Label, bytes]:
     """The bytes of each stream in an output of `Json`.
 
-    Raises ValueError for what is not such an output.
+    A line that is none of such an output is left out, with a warning (``DecodeWarning``) that says
+    where it is.
     """
     streams: dict[Label, bytearray] = {}
-    for line in _lines(output):
-        record = json.loads(line)
-        if record.get("note") or "event" in record:  # words of the supervisor
+    for number, line in _lines(output):
+        try:
+            record = json.loads(line)
+            if record.get("note") or "event" in record:  # words of the supervisor
+                continue
+            label = Label(record["host"], record["role"], record["stream"])
+            text = record["text"].encode()
+            if "base64" in record:
+                text = base64.b64decode(record["base64"])
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+            _left_out(number, line, "is no object of this format")
             continue
-        label = Label(record["host"], record["role"], record["stream"])
-        text = record["text"].encode()
-        if "base64" in record:
-            text = base64.b64decode(record["base64"])
         stream = streams.setdefault(label, bytearray())
         stream += text if record.get("partial") else text + b"\n"
     return {label: bytes(stream) for label, stream in streams.items()}
@@ -36,8 +43,10 @@ def decode_json(output: bytes) -> dict[Label, bytes]:
 def decode_prefix(output: bytes, template: str = DEFAULT_TEMPLATE) -> dict[Label, bytes]:
     """The bytes of each stream in an output of `Prefix`, coloured or not.
 
-    Fields that the template does not name are empty in the labels. Raises ValueError for a
-    template without ``{mark}`` and for a line that does not fit the template.
+    Fields that the template does not name are empty in the labels. A line that does not fit the
+    template is left out, with a warning (``DecodeWarning``) that says where it is.
+
+    Raises ValueError for a template without ``{mark}``.
     """
     if "mark" not in template_fields(template):
         raise ValueError(f"the template {template!r} has no {{mark}}: its output has no way back")
@@ -45,14 +54,15 @@ def decode_prefix(output: bytes, template: str = DEFAULT_TEMPLATE) -> dict[Label
     pattern = _pattern(template)
     streams: dict[Label, bytearray] = {}
     text, prefix, ending = bytearray(), b"", b""
-    for line in _lines(output):
+    for number, line in _lines(output):
         # most lines have the prefix of the line before them, and a match is slow
         if prefix and line.startswith(prefix):
             text += line[len(prefix) :] + ending
             continue
         found = pattern.match(line)
         if found is None:
-            raise ValueError(f"the line {line[:80]!r} does not begin with {template!r}")
+            _left_out(number, line, f"does not begin with {template!r}")
+            continue
         groups = found.groupdict()
         mark = marks[groups["mark"]]
         if mark is Mark.NOTE:
@@ -67,12 +77,21 @@ def decode_prefix(output: bytes, template: str = DEFAULT_TEMPLATE) -> dict[Label
     return {label: bytes(text) for label, text in streams.items()}
 
 
-def _lines(output: bytes) -> list[bytes]:
-    if not output:
-        return []
-    if not output.endswith(b"\n"):
-        raise ValueError("the output ends in the middle of a line")
-    return output[:-1].split(b"\n")
+class DecodeWarning(UserWarning):
+    """A line that could not be given back to the stream that it came from."""
+
+
+def _left_out(number: int, line: bytes, why: str) -> None:
+    text = f"line {number}, {line[:80]!r}, {why}: it is left out"
+    warnings.warn(text, DecodeWarning, stacklevel=3)
+
+
+def _lines(output: bytes) -> Iterator[tuple[int, bytes]]:
+    """Every line, without its newline, and its number. A last one without a newline was cut."""
+    *lines, rest = output.split(b"\n")
+    yield from enumerate(lines, 1)
+    if rest:
+        _left_out(len(lines) + 1, rest, "was cut")
 
 
 def _pattern(template: str) -> re.Pattern[bytes]:

@@ -13,32 +13,56 @@ _LEVELS = "IWEF"
 
 
 def quiet_tensorflow(show_from: Literal["I", "W", "E", "F"] = "E") -> LineFilter:
-    """Hide TensorFlow's own messages below a level; whatever else is written stays.
+    """Hide messages of TensorFlow below a level, with all their lines; whatever else is written
+    stays. One filter for one stream: it remembers what the line before was part of.
 
     Known are the two headers that TensorFlow's C++ code writes (its own,
     ``2025-01-31 12:00:00.000000: I tensorflow/…``, and absl's,
-    ``I0000 00:00:1738324800.000000   12345 file.cc:1] …``), the Python logger's
-    ``INFO:tensorflow:…``, and the two lines that come without a header of their own.
+    ``I0000 00:00:1738324800.000000   12345 file.cc:1] …``), and the Python logger's
+    ``INFO:tensorflow:…``. A line without a level belongs to the message before it, unless it begins
+    something of its own: a traceback, a warning of Python's, the last words of a crash.
     """
     hidden = _LEVELS[: _LEVELS.index(show_from)]
     if not hidden:
         return _everything
-    python = b"|".join([b"INFO", b"WARNING", b"ERROR"][: len(hidden)])
-    pattern = re.compile(
-        rb"^(?:"
-        rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: [" + hidden.encode() + rb"] "
-        rb"|[" + hidden.encode() + rb"]\d{4} \d\d:\d\d:[\d.]+ +\d+ "
-        rb"|(?:" + python + rb"):tensorflow:"
-        rb"|WARNING: All log messages before absl::InitializeLog\(\) is called"
-        rb"|To enable the following instructions: "
-        rb")[^\n]*\n",
-        re.MULTILINE,
-    )
+    hiding = False
 
     def keep(lines: bytes) -> bytes:
-        return pattern.sub(b"", lines)
+        nonlocal hiding
+        kept = []
+        for line in _whole(lines):
+            if (header := _HEADER.match(line)) is not None:
+                level = next(filter(None, header.groups()), b"W")[:1].decode()
+                hiding = level in hidden or _GPU_HIDDEN.search(line) is not None
+            elif hiding and _OWN_BEGINNING.match(line):
+                hiding = False
+            if not hiding:
+                kept.append(line)
+        return b"".join(kept)
 
     return keep
+
+
+def _whole(lines: bytes) -> list[bytes]:
+    return [line + b"\n" for line in lines.removesuffix(b"\n").split(b"\n")]
+
+
+_HEADER = re.compile(
+    rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: ([IWEF]) "
+    rb"|([IWEF])\d{4} \d\d:\d\d:[\d.]+ +\d+ "
+    rb"|(INFO|WARNING|ERROR|FATAL|CRITICAL|DEBUG):(?:tensorflow|absl):"
+    rb"|WARNING: All log messages before absl::InitializeLog\(\) is called"
+)
+_GPU_HIDDEN = re.compile(rb"failed call to cuInit: ")
+"""An error to TensorFlow: a parameter server is to see no GPU, and we hide them from it."""
+_OWN_BEGINNING = re.compile(
+    rb"Traceback \(most recent call last\)|Fatal Python error|Exception |Current thread |Thread 0x"
+    rb"|parameter server: |worker server: |\S+:\d+: \w*Warning: "
+    rb"|[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit)(?::|\s|$)"
+    rb"|terminate called|Segmentation fault|Aborted|Bus error|Killed|Illegal instruction|\*\*\* "
+    rb"|(?:free|malloc|munmap_chunk|realloc)\(\)|double free|corrupted "
+    rb"|python[\d.]*: |\[libprotobuf (?:ERROR|FATAL)|\S+: error while loading"
+)
 
 
 def _everything(lines: bytes) -> bytes:

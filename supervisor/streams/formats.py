@@ -143,6 +143,10 @@ class Raw:
 class Lines:
     """The part that `Prefix` and `Json` share: whole, half and long lines, carriage returns.
 
+    ``halves``: an unfinished line that nothing follows for ``IDLE_S`` is given out as it is. Not
+    where outputs are merged that are whole lines with prefixes: another's line would tear this
+    one, and its rest would stand there without a prefix.
+
     ``carriage_in_text``: the format can hold a carriage return inside a text, so that keeping
     them needs no lines of their own.
     """
@@ -155,6 +159,7 @@ class Lines:
         *,
         carriage: Carriage = Carriage.COLLAPSE,
         max_line_bytes: int = LINE_BYTES,
+        halves: bool = True,
         only: LineFilter | None = None,
         repeats: Repeats | None = None,
         clock: Callable[[], float] = time.time,
@@ -167,6 +172,7 @@ class Lines:
         self._split_carriage = not (self.carriage_in_text and carriage is Carriage.KEEP)
         self._max = max_line_bytes
         self._window = max_line_bytes // 2
+        self._halves = halves
         self._only = only
         self._repeats = repeats
         self._clock = clock
@@ -220,7 +226,7 @@ class Lines:
         if self._progress:
             if now - self._state_at >= PROGRESS_S:
                 out += b"".join(self._show_state(now))
-        elif idle:
+        elif idle and self._halves:
             out += b"".join(self._give_half())
         return out
 
@@ -246,8 +252,8 @@ class Lines:
             if _last_state(self._held) == self._state_out:
                 return due
             wait = self._state_at + PROGRESS_S - now
-        elif _unfinished(self._held) == len(self._held):
-            return due  # half a character: only more input, or the end, makes it worth a line
+        elif not self._halves or _unfinished(self._held) == len(self._held):
+            return due  # only more input, or the end, makes it worth a line
         else:
             wait = self._fed_at + IDLE_S - now
         wait = max(0.0, wait)
@@ -408,6 +414,7 @@ class Prefix(Lines):
         colour: int | None = None,
         carriage: Carriage = Carriage.COLLAPSE,
         max_line_bytes: int | None = None,
+        halves: bool = True,
         only: LineFilter | None = None,
         repeats: Repeats | None = None,
         clock: Callable[[], float] = time.time,
@@ -419,6 +426,7 @@ class Prefix(Lines):
             label,
             carriage=carriage,
             max_line_bytes=max_line_bytes,
+            halves=halves,
             only=only,
             repeats=repeats,
             clock=clock,
