@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -144,6 +144,8 @@ class Account:
 
         now = time.monotonic()
         verdict = state.verdict
+        # Others' words too: a host may print what is a secret here.
+        mask: Callable[[Any], Any] = self._masker.tree
         return {
             "version": __version__,
             "host": self._plan.host,
@@ -158,11 +160,11 @@ class Account:
                 "limit_s": self._plan.budgets.stop_limit_s if self.stop_at else None,
                 "left_s": max(0.0, self.stop_at - now) if self.stop_at else None,
             },
-            "cause": None if state.cause is None else encode_cause(state.cause),
-            "verdict": None if verdict is None else encode_verdict(verdict),
-            "waiting": dict(state.waiting) if state.phase is Phase.JOINING else {},
-            "tolerated": [encode_cause(cause) for cause in state.tolerated],
-            "also": [encode_cause(cause) for cause in state.also],
+            "cause": None if state.cause is None else mask(encode_cause(state.cause)),
+            "verdict": None if verdict is None else mask(encode_verdict(verdict)),
+            "waiting": mask(dict(state.waiting)) if state.phase is Phase.JOINING else {},
+            "tolerated": [mask(encode_cause(cause)) for cause in state.tolerated],
+            "also": [mask(encode_cause(cause)) for cause in state.also],
             "timeline": list(self._timeline),
             "probe_latency_s": self.link.latency_s if self.link else None,
             "transfers": self._transfer_rows(),
@@ -236,6 +238,7 @@ class Account:
         from supervisor.protocol import encode_cause  # noqa: PLC0415
 
         verdict = self.verdict(state)
+        mask = self._masker.tree
         return {
             "version": 1,
             "supervisor": __version__,
@@ -247,9 +250,9 @@ class Account:
             "outcome": verdict.outcome.value,
             "exit_code": exit_code,
             "job_exit_code": verdict.exit_code,
-            "cause": encode_cause(verdict.cause),
-            "tolerated": [encode_cause(cause) for cause in state.tolerated],
-            "also": [encode_cause(cause) for cause in state.also],
+            "cause": mask(encode_cause(verdict.cause)),
+            "tolerated": [mask(encode_cause(cause)) for cause in state.tolerated],
+            "also": [mask(encode_cause(cause)) for cause in state.also],
             "phases": [
                 {"phase": span.phase.value, "at": span.at, "seconds": span.seconds}
                 for span in self._phases
@@ -257,7 +260,7 @@ class Account:
             "seconds": time.monotonic() - self._began,
             "processes": [self._process_record(process) for process in state.processes],
             "members": [row for row in self._host_rows(state) if row["state"] != "self"],
-            "publish_error": state.publish_error,
+            "publish_error": mask(state.publish_error),
             "resumed_from": self.resumed_from,
             "unused_servers": list(self.unused_servers),
             "transfers": self._transfer_rows(),
@@ -296,7 +299,7 @@ class Account:
             "output_bytes": running.output_bytes,
             "descendants_swept": end.swept if end else None,
             "left": self._left(process),
-            "message": process.message,
+            "message": self._masker.text(process.message),
             "log": running.log_file or None,
         }
 

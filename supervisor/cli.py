@@ -6,10 +6,10 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 from supervisor import __version__
-from supervisor.faults import ContractError
+from supervisor.faults import ContractError, safe, safe_json, safe_lines
 from supervisor.outcome import EXIT_CONTRACT, EXIT_INTERNAL
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
             return 1
         import traceback  # noqa: PLC0415
 
-        traceback.print_exc()
+        print(safe_lines(traceback.format_exc()), end="", file=sys.stderr)
         return EXIT_INTERNAL
     _overview().parse_args(argv)  # help, the version, or an error: it exits
     return 0
@@ -74,7 +74,11 @@ def _overview() -> argparse.ArgumentParser:
 def _parser(name: str, verb: Verb) -> argparse.ArgumentParser:
     import argparse  # noqa: PLC0415
 
-    parser = argparse.ArgumentParser(
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            super().error(safe(message))
+
+    parser = Parser(
         prog=f"supervisor {name}", description=verb.description or None, allow_abbrev=False
     )
     verb.define(parser)
@@ -110,7 +114,7 @@ def setting_flags(arguments: argparse.Namespace) -> dict[str, str]:
 
 
 def _refuse(error: ContractError) -> int:
-    lines = [f"supervisor: {fault}" for fault in error.faults]
+    lines = [f"supervisor: {safe(str(fault))}" for fault in error.faults]
     print("\n".join(lines), file=sys.stderr)
     return EXIT_CONTRACT
 
@@ -196,7 +200,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     from supervisor.entry import plan_of  # noqa: PLC0415
 
     plan = plan_of(dict(os.environ), setting_flags(arguments))
-    print(plan_text.as_json(plan) if arguments.json else plan_text.as_text(plan))
+    print(safe_json(plan_text.as_json(plan)) if arguments.json else plan_text.as_text(plan))
     return 0
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
 from supervisor import beat
+from supervisor.faults import safe
 from supervisor.model import Role
 from supervisor.settings import Settings
 from supervisor.streams import (
@@ -122,7 +123,7 @@ class Outputs:
         if self.settings.log_format != "prefix":
             return ""
         text = self.settings.log_prefix.format(
-            host=self.host, role="supervisor", stream="stderr", time="", mark="│"
+            host=safe(self.host), role="supervisor", stream="stderr", time="", mark="│"
         )
         return f"\x1b[0;{colour_of(self.host)}m{text}\x1b[0m" if self.color and text else text
 
@@ -165,7 +166,7 @@ class Outputs:
 
     def _stream(self, role: Role, which: str, fd: int, file_sink: Sink | None) -> _Stream:
         settings = self.settings
-        label = Label(self.host, role.value, which)
+        label = Label(safe(self.host), role.value, which)
         sink = self._sink_of(role, which)
         # A parameter server's output is TensorFlow's chatter.
         only = _Hiding(quiet_tensorflow(_LEVELS[settings.log_ps_level]))

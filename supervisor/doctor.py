@@ -26,8 +26,9 @@ from typing import Final
 from supervisor.contract import CONFIG_FILES, EntryKind, Facts, Strategy, read_contract
 from supervisor.engines import absolute, sagemaker
 from supervisor.engines.local import free_ports
-from supervisor.faults import ContractError, Fault
+from supervisor.faults import ContractError, Fault, safe, safe_json
 from supervisor.installation import ALLOW, FILE, installed_versions, read_file
+from supervisor.masking import Masker
 from supervisor.net import NoAddress, Resolver
 from supervisor.paths import paths_below
 from supervisor.plan import FETCH, Plan, make_plan
@@ -133,11 +134,17 @@ class Sight:
 
 def run(environ: Mapping[str, str], flags: Mapping[str, str], *, as_json: bool) -> int:
     """Look, print, and return 1 if anything is red."""
-    checks = diagnose(look(environ, flags))
+    sight = look(environ, flags)
+    facts = sight.facts
+    mask = Masker.before_the_contract(facts.environ, facts.flags, facts.files).text
+    checks = [
+        replace(each, check=mask(each.check), found=mask(each.found), remedy=mask(each.remedy))
+        for each in diagnose(sight)
+    ]
     red = any(check.state is State.RED for check in checks)
     if as_json:
         document = {"ok": not red, "checks": [asdict(check) for check in checks]}
-        print(json.dumps(document, indent=2, ensure_ascii=False))
+        print(safe_json(json.dumps(document, indent=2, ensure_ascii=False)))
     else:
         _print_table(checks)
     return int(red)
@@ -679,6 +686,7 @@ def _print_table(checks: Sequence[Check]) -> None:
         table.add_column(column, overflow="fold")
     for each in checks:
         state = Text(each.state.value, style=styles[each.state])
-        table.add_row(each.check, state, Text(each.found), Text(each.remedy))
+        words = (Text(safe(text)) for text in (each.check, each.found, each.remedy))
+        table.add_row(next(words), state, *words)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
     console.print(table)

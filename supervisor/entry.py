@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from supervisor import process, record
 from supervisor.console import Outputs
-from supervisor.contract import read_contract
+from supervisor.contract import Facts, read_contract
 from supervisor.engines import sagemaker
 from supervisor.faults import ContractError
 from supervisor.guardian import Guardian
 from supervisor.logs import Log
 from supervisor.masking import Masker
-from supervisor.outcome import FAILURE_LIMIT
+from supervisor.outcome import cut
 from supervisor.paths import paths_below
 from supervisor.plan import Plan, make_plan
 from supervisor.run import LAST_OUTPUT_S, run_host
@@ -33,13 +34,33 @@ def plan_of(
     ``fetched``: what was done about it, once everything is fetched. The code is here then, and the
     plan is made again from what it says.
     """
-    return make_plan(read_contract(sagemaker.gather(environ, flags, fetched)))
+    facts = sagemaker.gather(environ, flags, fetched)
+    try:
+        return make_plan(read_contract(facts))
+    except ContractError as error:
+        raise _masked(error, facts) from None
+
+
+def _masked(error: ContractError, facts: Facts) -> ContractError:
+    """The same faults without the secrets that the platform's files and variables have."""
+    mask = Masker.before_the_contract(facts.environ, facts.flags, facts.files).text
+    return ContractError(
+        [
+            replace(each, found=mask(each.found), expected=mask(each.expected))
+            for each in error.faults
+        ]
+    )
 
 
 def masker_of(plan: Plan) -> Masker:
     """Knows every secret that the job was given."""
     contract = plan.contract
-    return Masker.of(contract.environ, contract.hyperparameters, contract.platform_hyperparameters)
+    return Masker.of(
+        contract.environ,
+        contract.hyperparameters,
+        contract.platform_hyperparameters,
+        argvs=[spec.argv for spec in plan.processes],
+    )
 
 
 def train(environ: Mapping[str, str], flags: Mapping[str, str], guardian: Guardian) -> int:
@@ -68,7 +89,7 @@ def _record_failure(environ: Mapping[str, str], text: str, *, anew: bool) -> Non
     if os.path.isdir(base):  # not on a laptop that has no such thing
         if anew:
             record.clear(paths_below(base))
-        record.write_failure(paths_below(base), text[:FAILURE_LIMIT])
+        record.write_failure(paths_below(base), cut(Masker.of(environ).text(text)))
 
 
 async def _train(

@@ -8,6 +8,48 @@ from dataclasses import dataclass
 _FOUND_LIMIT = 120
 
 
+_SPACES = "\u00a0\u1680\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
+"""Blanks that ``str.isprintable`` refuses."""
+
+
+def safe(text: str) -> str:
+    r"""``text`` as one line that a terminal shows and does not obey.
+
+    What is no printable character is written as Python escapes it, ``\x1b``, ``\n``,
+    ``\u202e``: controls of both ranges (C0, C1), line ends of every kind, and the format
+    characters of Unicode, which hide or reorder text (Trojan Source, CVE-2021-42574).
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c in _SPACES else c.encode("unicode_escape").decode() for c in text
+    )
+
+
+def safe_lines(text: str) -> str:
+    """The same for a text of several lines; tabs stay too."""
+    if text.isprintable():
+        return text
+    return "\n".join("\t".join(map(safe, line.split("\t"))) for line in text.split("\n"))
+
+
+def safe_json(document: str) -> str:
+    """The same for a JSON document, as JSON escapes it: its meaning stays."""
+    if document.isprintable():
+        return document
+    return "".join(
+        c if c.isprintable() or c == "\n" or c in _SPACES else _json_escape(c) for c in document
+    )
+
+
+def _json_escape(character: str) -> str:
+    code = ord(character)
+    if code < 0x10000:
+        return f"\\u{code:04x}"
+    code -= 0x10000
+    return f"\\u{0xD800 + (code >> 10):04x}\\u{0xDC00 + (code & 0x3FF):04x}"
+
+
 def shown(value: object) -> str:
     """``value`` as it stands in a message: its repr, bounded."""
     text = repr(value)

@@ -20,6 +20,8 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from supervisor.faults import safe
+from supervisor.masking import Masker
 from supervisor.requirements import (
     CodeArtifact,
     Conflict,
@@ -90,7 +92,8 @@ def _install(what: str, path: str, wheels: str | None, *, replace: bool) -> None
     command = [sys.executable, "-P", "-m", "pip", "install", *options, *words]
     code, lines = _run(command, env, secret)
     if code:
-        why = diagnosis(lines, offline=wheels is not None)
+        mask = Masker.of(os.environ).text
+        why = diagnosis([mask(line) for line in lines], offline=wheels is not None)
         hint = f"; {ALLOW}" if "and the image has" in why else ""
         raise InstallationError(f"{subject} cannot be installed: {why}{hint}")
 
@@ -196,7 +199,8 @@ async def _ask_code_artifact(repository: CodeArtifact) -> tuple[str, str]:
 
 
 def _say_why(message: str) -> None:
-    print(f"supervisor: {message}", file=sys.stderr, flush=True)
+    message = Masker.of(os.environ).text(message)
+    print(f"supervisor: {safe(message)}", file=sys.stderr, flush=True)
     path = os.environ.get("SUPERVISOR_ERROR_FILE")
     if path:
         try:

@@ -26,9 +26,10 @@ from supervisor.console import HURRIED_PATIENCE_S, PATIENCE_S, SETTLE_S, settle
 from supervisor.contract import Strategy
 from supervisor.engines import absolute
 from supervisor.engines.local import ADDRESS, LocalHost, NoPortsError, lay_out
-from supervisor.faults import ContractError, Fault
+from supervisor.faults import ContractError, Fault, safe
 from supervisor.guardian import Guardian
 from supervisor.lifecycle import ECHO_S
+from supervisor.masking import Masker
 from supervisor.model import ProcessSpec, Role
 from supervisor.settings import PREFIX, Settings, parse_settings
 from supervisor.signals import SignalPipe
@@ -223,8 +224,11 @@ class _Fleet:
         orphans.adopt()
         self._collector.start()
         self._err.offer_line(
-            f"supervisor: {len(self._hosts)} hosts, {os.path.basename(self._request.script)}, "
-            f"in {self._request.run_dir}\n".encode()
+            safe(
+                f"supervisor: {len(self._hosts)} hosts, {os.path.basename(self._request.script)}, "
+                f"in {self._request.run_dir}"
+            ).encode()
+            + b"\n"
         )
         if self._request.continued:
             self._err.offer_line(b"supervisor: the run in this directory is continued\n")
@@ -390,6 +394,12 @@ def _summary(request: Request, results: Sequence[Result]) -> str:
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
+    mask = Masker.of(request.environ, request.hyperparameters, argvs=[request.arguments]).text
+
+    def cell(text: object, style: str = "") -> Text:
+        """Nothing that a script wrote is markup, or moves a cursor."""
+        return Text(safe(mask(str(text))), style=style)
+
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in ("HOST", "ROLE", "EXIT", "CAUSE", "TIME"):
         table.add_column(column, justify="right" if column == "TIME" else "left", overflow="fold")
@@ -401,18 +411,18 @@ def _summary(request: Request, results: Sequence[Result]) -> str:
             seconds = row["seconds"]
             note = "tolerated" if (result.host.name, row["name"]) in tolerated else ""
             table.add_row(
-                result.host.name,
-                row["role"],
-                _exit_text(row),
+                cell(result.host.name),
+                cell(row["role"]),
+                cell(_exit_text(row)),
                 note,
                 "" if seconds is None else f"{seconds:.1f} s",
             )
         style = "green" if result.exit_code == 0 else "red"
         table.add_row(
-            result.host.name,
+            cell(result.host.name),
             "supervisor",
-            Text(f"exit {result.exit_code}", style=style),
-            Text(cause),
+            cell(f"exit {result.exit_code}", style),
+            cell(cause),
             f"{result.seconds:.1f} s",
         )
     # Where nobody looks at it now, nothing is gained by folding it.
@@ -426,13 +436,13 @@ def _summary(request: Request, results: Sequence[Result]) -> str:
     master = results[0].host.base_dir
     model = os.path.join(master, "model")
     console_out.print()
-    console_out.print(f"run    {request.run_dir}", soft_wrap=True, markup=False)
+    console_out.print(safe(f"run    {request.run_dir}"), soft_wrap=True, markup=False)
     if os.path.isdir(model) and os.listdir(model):
-        console_out.print(f"model  {model}", soft_wrap=True, markup=False)
+        console_out.print(safe(f"model  {model}"), soft_wrap=True, markup=False)
     logs = os.path.join(request.run_dir, "*", "output", "supervisor", "logs")
-    console_out.print(f"logs   {logs}", soft_wrap=True, markup=False)
+    console_out.print(safe(f"logs   {logs}"), soft_wrap=True, markup=False)
     for note in _notes(request.strategy, results):
-        console_out.print(f"note   {note}", soft_wrap=True, markup=False)
+        console_out.print(safe(f"note   {note}"), soft_wrap=True, markup=False)
     return text.getvalue()
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from supervisor.faults import safe, safe_json
 from supervisor.masking import Masker
 
 _ORDER: Final = {"debug": 0, "info": 1, "warning": 2, "error": 3}
@@ -35,7 +36,7 @@ class Log:
         color: bool = False,
     ) -> None:
         self._write = write
-        self._host = host
+        self._host = safe(host)
         self._level = _ORDER[level]
         self._style = style
         self._masker = masker
@@ -83,7 +84,7 @@ class Log:
             "event": event,
         }
         values = {key: self._bounded(value) for key, value in fields.items()}
-        return json.dumps({**record, **values}, ensure_ascii=False)
+        return safe_json(json.dumps({**record, **values}, ensure_ascii=False))
 
     def _bounded(self, value: object) -> object:
         if value is None or isinstance(value, int | float):
@@ -95,7 +96,7 @@ class Log:
         text = str(self._bounded(value))
         if text and not any(c.isspace() or c in "\"'=" or not c.isprintable() for c in text):
             return text
-        return json.dumps(text, ensure_ascii=False)
+        return safe_json(json.dumps(text, ensure_ascii=False))
 
 
 def timestamp(at: float | None = None) -> str:

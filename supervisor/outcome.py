@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
+from supervisor.faults import safe_lines
 from supervisor.model import Cause, CauseKind, ExitStatus, Outcome, Verdict
 
 EXIT_CONTRACT: Final = 80
@@ -113,10 +114,17 @@ def host_exit_code(
             return EXIT_ELSEWHERE
 
 
-def failure_text(host: str, verdict: Verdict, ends: Iterable[str] = ()) -> str:
+def failure_text(
+    host: str,
+    verdict: Verdict,
+    ends: Iterable[str] = (),
+    *,
+    mask: Callable[[str], str] = str,
+) -> str:
     """What goes into the failure file: at most 1024 characters, those that count first.
 
     ``ends`` are sentences about how processes of this host ended that the cause does not speak of.
+    ``mask`` takes secrets out; that comes before the cut, which would leave the rest of one.
     """
     cause = verdict.cause
     if verdict.outcome is Outcome.STOPPED:
@@ -126,4 +134,9 @@ def failure_text(host: str, verdict: Verdict, ends: Iterable[str] = ()) -> str:
     else:
         who = f"{cause.host} {cause.process}" if cause.process else cause.host
         head = f"stopped because {who} failed: {cause.message}"
-    return "\n".join(filter(None, (head, *ends, cause.detail)))[:FAILURE_LIMIT].rstrip()
+    return cut(mask("\n".join(filter(None, (head, *ends, cause.detail)))))
+
+
+def cut(text: str) -> str:
+    """As much of a text as the platform shows, safe to be shown on a terminal."""
+    return safe_lines(text)[:FAILURE_LIMIT].rstrip()

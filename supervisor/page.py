@@ -30,6 +30,10 @@ const size = n => { if (n == null) return "";
   const u = ["B","KiB","MiB","GiB","TiB"]; let i = 0;
   while (n >= 1024 && i < 4) { n /= 1024; i++; }
   return n.toFixed(i ? 1 : 0) + " " + u[i]; };
+const unsafe = new RegExp("[\\\\x00-\\\\x09\\\\x0b-\\\\x1f\\\\x7f-\\\\x9f\\\\xad\\\\u061c"
+  + "\\\\u200b-\\\\u200f\\\\u2028-\\\\u202e\\\\u2060-\\\\u206f\\\\ufeff]", "g");
+const plain = v => v == null ? "" : String(v).replace(unsafe,
+  c => "\\\\u" + c.charCodeAt(0).toString(16).padStart(4, "0"));
 const secs = s => { if (s == null) return ""; s = Math.max(0, Math.round(s));
   const h = Math.floor(s / 3600), m = Math.floor(s % 3600 / 60);
   return (h ? h + " h " : "") + (h || m ? m + " min " : "") + s % 60 + " s"; };
@@ -37,7 +41,7 @@ const clock = t => t == null ? "" : new Date(t * 1000).toLocaleTimeString();
 function fill(id, rows) {
   const body = $(id); body.replaceChildren();
   for (const row of rows) { const tr = body.insertRow();
-    for (const cell of row) tr.insertCell().textContent = cell ?? ""; }
+    for (const cell of row) tr.insertCell().textContent = plain(cell); }
 }
 function entry(e) {
   const rest = Object.entries(e).filter(([k]) => k !== "at" && k !== "event")
@@ -49,20 +53,21 @@ async function refresh() {
     const answer = await fetch("status", {cache: "no-store", signal: AbortSignal.timeout(5000)});
     if (!answer.ok) throw new Error("HTTP " + answer.status);
     const s = await answer.json();
-    document.title = s.host + " · " + s.phase;
-    $("host").textContent = s.host; $("phase").textContent = s.phase;
-    $("about").textContent = [s.job, "master " + s.master, "up " + secs(s.uptime_s),
+    document.title = plain(s.host + " · " + s.phase);
+    $("host").textContent = plain(s.host); $("phase").textContent = plain(s.phase);
+    $("about").textContent = plain([s.job, "master " + s.master, "up " + secs(s.uptime_s),
       s.budget.left_s == null ? "" : secs(s.budget.left_s) + " left to stop"]
-      .filter(Boolean).join(" · ");
+      .filter(Boolean).join(" · "));
     const cause = s.cause;
     $("cause").hidden = !cause;
-    if (cause) { $("message").textContent = cause.host + (cause.process ? " " + cause.process : "")
-      + ": " + cause.message; $("detail").textContent = cause.detail || "";
+    if (cause) { $("message").textContent = plain(cause.host
+      + (cause.process ? " " + cause.process : "") + ": " + cause.message);
+      $("detail").textContent = plain(cause.detail);
       $("detail").hidden = !cause.detail; }
     const others = Object.entries(s.waiting || {}).map(e => "waiting for " + e.join(": ")).concat(
       ["tolerated", "also"].flatMap(w => (s[w] || []).map(c => w + ": " + c.host
         + (c.process ? " " + c.process : "") + ": " + c.message)));
-    $("others").hidden = !others.length; $("others").textContent = others.join("\\n");
+    $("others").hidden = !others.length; $("others").textContent = plain(others.join("\\n"));
     $("verdict").textContent = s.verdict ? s.verdict.outcome : "";
     fill("processes", s.processes.map(p => [p.name, p.role, p.pid, p.exit || p.state,
       clock(p.started_at), p.cpu_s == null ? "" : secs(p.cpu_s), size(p.rss_bytes),

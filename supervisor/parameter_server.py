@@ -37,6 +37,7 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn, Protocol
 
+from supervisor.faults import safe
 from supervisor.prctl import die_with_parent
 
 IMPORT_VARIABLE = "SUPERVISOR_PS_IMPORT"
@@ -260,7 +261,7 @@ def _start_over_with_full_import(reason: BaseException) -> NoReturn:
 def _say(message: str) -> None:
     # Whoever reads stderr may be gone; that must not end the server.
     with contextlib.suppress(OSError, ValueError):
-        print(f"parameter server: {message}", file=sys.stderr, flush=True)
+        print(safe(f"parameter server: {message}"), file=sys.stderr, flush=True)
 
 
 def serve(environ: MutableMapping[str, str]) -> NoReturn:

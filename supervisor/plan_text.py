@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from supervisor.entry import masker_of
+from supervisor.faults import safe
 from supervisor.plan import FETCH, Plan, SuccessPolicy
 from supervisor.storage import job
 
@@ -17,7 +18,7 @@ def as_json(plan: Plan) -> str:
 
 
 def as_text(plan: Plan) -> str:
-    return "\n".join(_lines(_document(plan)))
+    return "\n".join(map(safe, _lines(_document(plan))))
 
 
 def _document(plan: Plan) -> dict[str, Any]:
@@ -42,7 +43,7 @@ def _document(plan: Plan) -> dict[str, Any]:
                 "removed_env": sorted(set(inherited) - set(spec.env)),
             }
         )
-    return {
+    document = {
         "version": 1,
         "job": plan.contract.job_name,
         "host": plan.host,
@@ -67,6 +68,7 @@ def _document(plan: Plan) -> dict[str, Any]:
         "paths": asdict(plan.paths),
         "notes": list(plan.notes),
     }
+    return {key: masker.tree(value) for key, value in document.items()}
 
 
 def _fetched(plan: Plan) -> list[dict[str, str]]:

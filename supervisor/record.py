@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from supervisor.faults import safe_json
 from supervisor.paths import Paths
 
 if TYPE_CHECKING:
@@ -46,19 +47,21 @@ def write_failure(paths: Paths, text: str) -> str | None:
     return _write(paths.failure, text)
 
 
-def own_words(paths: Paths) -> str | None:
+def own_words(paths: Paths, mask: Callable[[str], str] = str) -> str | None:
     """Why the script failed, where it said so itself; None where it did not.
 
     Its failure file, whose first line counts, or its error file: JSON whose ``message`` is a text,
-    or an object that has one (as torch.distributed.elastic writes it).
+    or an object that has one (as torch.distributed.elastic writes it). ``mask`` takes secrets out
+    of the whole text, of which one line may be told.
     """
-    failure = _start_of(paths.failure).strip()
+    failure = mask(_start_of(paths.failure)).strip()
     if failure:
         return failure.splitlines()[0]
     try:
         error = json.loads(_start_of(paths.error))
         message = error["message"]
-        return str(message["message"] if isinstance(message, dict) else message).strip() or None
+        words = str(message["message"] if isinstance(message, dict) else message)
+        return mask(words).strip() or None
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
@@ -105,7 +108,7 @@ def write_success(paths: Paths) -> str | None:
 
 def write_report(paths: Paths, report: Mapping[str, object]) -> str | None:
     """``report.json``, whole or not at all."""
-    return _write(paths.report, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    return _write(paths.report, safe_json(json.dumps(report, indent=2, ensure_ascii=False)) + "\n")
 
 
 def _write(path: str, text: str) -> str | None:

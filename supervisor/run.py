@@ -62,7 +62,7 @@ from supervisor.events import (
     TransferFailed,
     Waiting,
 )
-from supervisor.faults import ContractError
+from supervisor.faults import ContractError, safe, safe_lines
 from supervisor.guardian import Guardian
 from supervisor.lifecycle import Process, Setup, State, initial, step
 from supervisor.logs import Log
@@ -88,6 +88,7 @@ if TYPE_CHECKING:  # not needed before the script's start: loaded when they are 
     from supervisor.storage.agent import Agent
     from supervisor.storage.job import Fetched
     from supervisor.storage.notices import Failed, Unsent
+    from supervisor.streams import Pump
     from supervisor.watchdog import Signs
 
 SWEEP_TERM_S: Final = 2.0
@@ -252,7 +253,7 @@ class _Host:
             problem = record.write_success(paths)
         elif self.exit_code != 0:
             ends = (self._state.publish_error or "", *self._account.ends(self._state))
-            text = self._masker.text(failure_text(self.plan.host, verdict, ends))
+            text = failure_text(self.plan.host, verdict, ends, mask=self._masker.text)
             problem = record.write_failure(paths, text)
         if problem:
             self._account.say("error", "record.failed", error=problem)
@@ -489,8 +490,8 @@ class _Host:
                 running.spec.name,
                 end.status,
                 running.ended_at,
-                self._masker.text(message),
-                self._masker.text(detail),
+                safe(self._masker.text(message)),
+                safe_lines(self._masker.text(detail)),
                 end.left,
             )
         )
@@ -512,7 +513,7 @@ class _Host:
         try:
             plan = self._replan(fetched)
         except ContractError as error:
-            self._post(PrepareFailed(str(error), time.time()))
+            self._post(PrepareFailed(self._masker.text(str(error)), time.time()))
             return
         self.plan = plan
         self._account.replan(plan)
@@ -532,7 +533,8 @@ class _Host:
         """Why a process ended: a sentence, and the detail."""
         from supervisor import cgroup, evidence, mpi_words  # noqa: PLC0415
 
-        stdout, stderr = (pump.tail() for pump in running.pumps)
+        # Secrets go first: whatever is cut or picked out of the text later is masked by then.
+        stdout, stderr = map(self._masked_tail, running.pumps)
         who, status, checkpoint = "", end.status, ""
         if running.spec.role is Role.LAUNCHER and not end.status.ok:
             words = mpi_words.read(stdout, stderr, end.status.code)
@@ -551,9 +553,9 @@ class _Host:
             checkpoint=checkpoint,
         )
         if not end.status.ok and not running.spec.essential:
-            own_words = record.own_words(self.plan.paths)
+            own_words = record.own_words(self.plan.paths, self._masker.text)
             if own_words is not None:
-                return f"{own_words[:300]}; {end.status}", known.detail
+                return f"{safe(own_words)[:300]}; {end.status}", known.detail
         return f"{who}: {known.message}" if who else known.message, known.detail
 
     def _stopped_by_us(self, process: str) -> bool:
@@ -627,10 +629,15 @@ class _Host:
             elif running.child is not None:
                 words = await asyncio.to_thread(stacks.spy, running.child.pid)
                 self._account.say("info", "process.seen", process=running.spec.name, stacks=words)
-            words = words or running.pumps[1].tail().decode("utf-8", "replace")
-            detail = self._masker.text(words[-evidence.DETAIL_LIMIT :])
+            last = self._masked_tail(running.pumps[1]).decode("utf-8", "replace")
+            words = self._masker.text(words) or last
+            detail = safe_lines(words)[-evidence.DETAIL_LIMIT :]
             self._post(Hung(running.spec.name, stillness.idle_s, time.time(), detail))
             return
+
+    def _masked_tail(self, pump: Pump) -> bytes:
+        tail = pump.tail()
+        return self._masker.tail(tail, whole=pump.bytes_read <= len(tail))
 
     def _signs_of_life(self, running: Running) -> Signs:
         from supervisor.watchdog import Signs  # noqa: PLC0415
@@ -659,7 +666,8 @@ class _Host:
             self._broke(name, error)
 
     def _broke(self, name: str, error: Exception) -> None:
-        self._post(Broke(f"{name}: {type(error).__name__}: {error}", time.time()))
+        text = self._masker.text(f"{name}: {type(error).__name__}: {error}")
+        self._post(Broke(text, time.time()))
 
     def _serve(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         task = self._services.create_task(self._watched(name, work), name=name)

@@ -16,6 +16,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from supervisor.faults import safe, safe_json
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -116,7 +118,7 @@ def run(url: str, *, as_json: bool = False, watch: bool = False, interval_s: flo
             else:
                 _print_table(url, watch=watch, interval_s=interval_s)
         except StatusError as error:
-            print(f"supervisor status: {error}", file=sys.stderr)
+            print(f"supervisor status: {safe(str(error))}", file=sys.stderr)
             return 1
         except BrokenPipeError:
             return 0  # `supervisor status | head`
@@ -125,7 +127,7 @@ def run(url: str, *, as_json: bool = False, watch: bool = False, interval_s: flo
 
 def _print_json(url: str, *, watch: bool, interval_s: float) -> None:
     while True:
-        print(json.dumps(fetch(url), indent=None if watch else 2), flush=True)
+        print(safe_json(json.dumps(fetch(url), indent=None if watch else 2)), flush=True)
         if not watch:
             return
         time.sleep(interval_s)
@@ -281,8 +283,7 @@ def _who(cause: Mapping[str, Any]) -> str:
 
 def _plain(value: object) -> str:
     """As one line without control characters, which a terminal would obey."""
-    text = "" if value is None else str(value)
-    return "".join(letter if letter.isprintable() else " " for letter in text)[:2000]
+    return "" if value is None else safe(str(value)[:2000])
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

@@ -157,7 +157,7 @@ def test_an_answer_cannot_draw_on_the_terminal(capsys: pytest.CaptureFixture[str
     with server(lambda to: to.sendall(b"HTTP/1.1 500 \x1b[31mred\r\n\r\n")) as address:
         assert status_cli.run(address) == 1
     said = capsys.readouterr().err
-    assert "answered 500  [31mred" in said
+    assert "answered 500 \\x1b[31mred" in said
     assert "\x1b" not in said
 
 

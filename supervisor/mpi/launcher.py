@@ -26,6 +26,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
+from supervisor.faults import safe
+
 IDLE_S = 1.0
 """A line without an end is passed on, with one, when its rank has been silent for so long."""
 LINE_LIMIT = 64 * 1024
@@ -304,7 +306,7 @@ def end_as(status: int) -> NoReturn:
 
 def fail(text: str) -> NoReturn:
     """One line, and the exit code of what could not begin."""
-    print(f"MPI: {text}", file=sys.stderr, flush=True)
+    print(safe(f"MPI: {text}"), file=sys.stderr, flush=True)
     sys.exit(EXIT_START)
 
 

@@ -23,6 +23,8 @@ import signal
 import sys
 from typing import NoReturn
 
+from supervisor.faults import safe
+
 ENVIRONMENT = "SUPERVISOR_MPI_ENVIRONMENT"
 """A JSON file: what this host's ranks have in place of the master's variables."""
 
@@ -105,7 +107,7 @@ def end_as(status: int) -> NoReturn:
 def say(text: str) -> None:
     """A line of ours in the rank's output; ``mpi_words.py`` reads it."""
     rank, host = os.environ.get("OMPI_COMM_WORLD_RANK", "?"), os.environ.get("SM_CURRENT_HOST", "?")
-    print(f"supervisor: rank {rank} on {host}: {text}", file=sys.stderr, flush=True)
+    print(safe(f"supervisor: rank {rank} on {host}: {text}"), file=sys.stderr, flush=True)
 
 
 def _is_installed(package: str) -> bool:

@@ -18,6 +18,8 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
+from supervisor.faults import safe
+
 EXIT_START = 81
 """As for any failure before the job."""
 
@@ -92,7 +94,7 @@ def make_key(path: str) -> None:
 
 def fail(text: str) -> NoReturn:
     """One line, and the exit code of what could not begin."""
-    print(f"MPI: {text}", file=sys.stderr, flush=True)
+    print(safe(f"MPI: {text}"), file=sys.stderr, flush=True)
     sys.exit(EXIT_START)
 
 
