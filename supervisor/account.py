@@ -41,6 +41,10 @@ class Running:
     log_file: str = ""
     suspended: bool = False
     stop_sent_at: float | None = None
+    asked: bool = False
+    """Our stop signal reached the leader while it lived."""
+    outlived_by: int = 0
+    """Its leader is dead, and so many descendants are not."""
     memory_before: MemoryReading | None = None
 
     @property
@@ -189,11 +193,14 @@ class Account:
             cpu_s = running.end.cpu_s
         elif running.child is not None:
             cpu_s, rss_bytes = procfs.usage(running.child.pid)
+        state = "exited" if ended else "running" if running.child else "planned"
+        if running.outlived_by:
+            state = f"outlived by {running.outlived_by}"
         return {
             "name": process.name,
             "role": running.spec.role.value,
             "pid": running.child.pid if running.child else None,
-            "state": "exited" if ended else "running" if running.child else "planned",
+            "state": state,
             "exit": str(process.status) if process.status else None,
             "started_at": running.started_at,
             "cpu_s": cpu_s,

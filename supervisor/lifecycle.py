@@ -78,6 +78,7 @@ from supervisor.model import (
     JobState,
     Outcome,
     Phase,
+    Respite,
     Role,
     Verdict,
     signal_name,
@@ -90,6 +91,8 @@ SETTLE_S: Final = 2.0
 a second to be proven, and it, not its victim, is then the cause."""
 JOIN_MARGIN_S: Final = 2.0
 """A member waits this much longer than the master, which can say better who is missing."""
+SWEEP_S: Final = 2.0
+"""What outlived a leader that ended of its own accord has this long after SIGTERM."""
 _SHOWN: Final = 10
 """Missing hosts that are named in a message."""
 _MOST_NOTED: Final = 32
@@ -130,6 +133,8 @@ class Process:
     step: bool = False
     """Runs to its end while preparing, before anything else of the plan is started."""
     stop_signal: int = signal.SIGTERM
+    shelters_scripts: bool = False
+    """A server below which scripts run (sshd, the ranks of an MPI job): its share is theirs."""
     life: Life = Life.PLANNED
     status: ExitStatus | None = None
     ended_at: float = 0.0
@@ -794,6 +799,8 @@ def _climb(state: State, rung: Rung, actions: list[Action]) -> State:
     if rung is Rung.GROUPS:
         return _arm(state, Deadline.GROUP, budgets.group_s, actions)
     grace_s = budgets.server_grace_s if servers else _grace_s(state)
+    if any(process.shelters_scripts for process in targets):
+        grace_s = max(grace_s, _grace_s(state))
     return _arm(state, Deadline.GRACE, grace_s, actions)
 
 
@@ -809,6 +816,21 @@ def _kill(state: State, actions: list[Action]) -> State:
     if state.alive and Deadline.KILL not in state.armed:
         return _arm(state, Deadline.KILL, state.setup.budgets.kill_s, actions)
     return state
+
+
+def respite(state: State, name: str, death: ExitStatus | None, *, asked: bool) -> Respite:
+    """What those have that outlive the leader of a process.
+
+    ``death`` is how the leader ended and ``asked`` whether our stop signal reached it before. Then
+    they may be what it stood for: the training below a shell, which dies of SIGTERM at once and
+    passes nothing on. They have what is left of the rung's time, and ``_kill`` ends that. A whole
+    container may get the signal from the platform (``scancel``), and a leader die before ours.
+    """
+    process = _process(state, name)
+    deadly = death is not None and death.signum in {process.stop_signal, *STOP_SIGNALS}
+    if process.stopped_by_us and (asked or (deadly and state.stop_signals > 0)):
+        return Respite(math.inf, process.stop_signal, asked=True)
+    return Respite(SWEEP_S)
 
 
 # --------------------------------------------------------------------------- conclusions

@@ -86,6 +86,18 @@ class ExitStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Respite:
+    """What the descendants of a dead leader have until SIGKILL."""
+
+    seconds: float
+    """From the leader's end. Infinite: as long as the one who asked the leader to stop waits."""
+    signum: int = signal.SIGTERM
+    """How they are asked."""
+    asked: bool = False
+    """The leader had been asked to stop: they may be what it stood for, and save."""
+
+
+@dataclass(frozen=True, slots=True)
 class ProcessSpec:
     """One process of the plan, ready to be executed as it stands.
 

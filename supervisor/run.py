@@ -14,13 +14,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import math
 import os
 import shlex
 import signal
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, assert_never
 
 from supervisor import orphans, procfs, record, stacks
@@ -62,16 +64,27 @@ from supervisor.events import (
 )
 from supervisor.faults import ContractError
 from supervisor.guardian import Guardian
-from supervisor.lifecycle import Process, Setup, State, initial, step
+from supervisor.lifecycle import Process, Rung, Setup, State, initial, respite, step
 from supervisor.logs import Log
 from supervisor.masking import Masker
-from supervisor.model import ExitStatus, Outcome, Phase, ProcessSpec, Role, signal_name
+from supervisor.model import (
+    ExitStatus,
+    Outcome,
+    Phase,
+    ProcessSpec,
+    Respite,
+    Role,
+    signal_name,
+)
 from supervisor.outcome import failure_text
 from supervisor.plan import FETCH, Plan
 from supervisor.process import (
     DYING_S,
+    NAMED,
+    Child,
     ChildEnd,
     InheritedSignals,
+    Patience,
     SpawnError,
     kill_everything,
     spawn,
@@ -88,9 +101,12 @@ if TYPE_CHECKING:  # not needed before the script's start: loaded when they are 
     from supervisor.storage.notices import Failed, Unsent
     from supervisor.watchdog import Signs
 
-SWEEP_TERM_S: Final = 2.0
-"""What outlived its leader has this long after SIGTERM."""
 SWEEP_KILL_S: Final = 2.0
+OUTLIVED_AFTER_S: Final = 0.25
+"""Descendants that are still there so long after their leader's end are worth a message: helpers
+of Python's multiprocessing take a moment to notice."""
+_COMMAND_LENGTH: Final = 160
+"""Characters of a command line in a message."""
 _LOOK_AGAIN_S: Final = 0.2
 DRAIN_S: Final = 1.0
 """After the leader's end a grandchild may hold the pipes; they are read for this long."""
@@ -447,11 +463,22 @@ class _Host:
         child = running.child
         assert child is not None
         end = await child.run_to_end(
-            running.pumps, term_s=SWEEP_TERM_S, kill_s=SWEEP_KILL_S, drain_s=DRAIN_S
+            running.pumps,
+            term_s=self._patience(running, child),
+            kill_s=SWEEP_KILL_S,
+            drain_s=DRAIN_S,
         )
         if self._guardian is not None:
             self._guardian.forget(child.pid)
-        running.end, running.ended_at = end, time.time()
+        running.end, running.ended_at, running.outlived_by = end, time.time(), 0
+        if end.killed:
+            self._account.say(
+                "warning",
+                "process.descendants_killed",
+                process=running.spec.name,
+                signal="SIGKILL",
+                who=self._named(end.killed),
+            )
         if self._has_failed(running.spec, end):
             self._outputs.reveal(running.spec.name)
         elif running.spec.name == FETCH and end.status.ok:
@@ -481,6 +508,53 @@ class _Host:
                 end.left,
             )
         )
+
+    def _patience(self, running: Running, child: Child) -> Patience:
+        """What the descendants that outlive a leader have; and say that they do."""
+        began: float | None = None
+        said = False
+
+        def ask(alive: Sequence[procfs.Process]) -> Respite:
+            nonlocal began, said
+            now = time.monotonic()
+            began = began or now
+            name = running.spec.name
+            given = respite(self._state, name, child.death(), asked=running.asked)
+            running.outlived_by = len(alive)
+            if alive and not said and now - began >= OUTLIVED_AFTER_S:
+                said = True
+                self._account.say(
+                    "info",
+                    "process.outlived",
+                    process=name,
+                    exit=str(child.death() or "unknown"),
+                    count=len(alive),
+                    who=self._named((each.pid, procfs.arguments(each.pid)) for each in alive),
+                    signal=signal_name(given.signum),
+                    left_s=round(min(began + given.seconds - now, self._until_kill_s()), 1),
+                )
+            return given
+
+        return ask
+
+    def _until_kill_s(self) -> float:
+        """On the way down: until SIGKILL ends what is alive now."""
+        servers = self._state.rung is Rung.SERVERS
+        group_s = 0.0 if servers else self.plan.budgets.group_s
+        ends = [
+            timer.when() + (group_s if deadline is Deadline.GRACE else 0.0)
+            for deadline, timer in self._timers.items()
+            if deadline in {Deadline.GRACE, Deadline.GROUP, Deadline.LIMIT}
+        ]
+        return max(0.0, min(ends, default=math.inf) - self._loop.time())
+
+    def _named(self, processes: Iterable[tuple[int, Sequence[str]]]) -> str:
+        """``python3 t.py (pid 12), sleep 9 (pid 13)``."""
+        named = [
+            f"{shlex.join(self._masker.argv(words))[:_COMMAND_LENGTH]} (pid {pid})"
+            for pid, words in islice(processes, NAMED)
+        ]
+        return ", ".join(named)
 
     def _plan_again(self) -> None:
         """Everything is fetched: the contract is read again, with the code that is here now."""
@@ -541,9 +615,12 @@ class _Host:
         child = running.child
         if child is None:
             return
-        if signum == running.spec.stop_signal and self._state.cause is not None:
+        stops = signum == running.spec.stop_signal and self._state.cause is not None
+        if stops:
             running.stop_sent_at = running.stop_sent_at or time.time()
-        child.signal(signum, group=whole_group)
+        lived = not child.exited()
+        reached = child.signal(signum, group=whole_group)
+        running.asked = running.asked or (stops and lived and reached)
         self._account.say(
             "info",
             "process.signalled",
@@ -874,6 +951,7 @@ def _initial_state(plan: Plan) -> State:
                 server=spec.essential,
                 step=spec.role is Role.PREPARE,
                 stop_signal=spec.stop_signal,
+                shelters_scripts=spec.role is Role.SSHD,
             )
             for spec in (*plan.steps, *plan.processes)
         ),
