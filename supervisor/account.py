@@ -121,6 +121,8 @@ class Account:
                 yield f"{who}: not even SIGKILL ended pid {pids} (uninterruptible sleep); left"
             elif stopped and process.message and not process.server:
                 yield f"{who}: {process.message}"
+            elif stopped and process.script and process.life is Life.PLANNED:
+                yield f"{who}: not started before the stop"
 
     def _left(self, process: Process) -> list[int]:
         """The pids of a process's tree that could not be killed."""

@@ -534,7 +534,9 @@ def _signalled(state: State, signum: int, at: float, actions: list[Action]) -> S
     )
     if _before_draining(state):
         message = f"received {signal_name(signum)}"
-        return _end(state, _own(state, CauseKind.STOP_REQUESTED, message, at), actions)
+        asked = ExitStatus(signum=signum)
+        cause = _own(state, CauseKind.STOP_REQUESTED, message, at, status=asked)
+        return _end(state, cause, actions)
     if state.stop_signals > 1:
         if state.phase is Phase.PUBLISHING:
             return _give_up_publishing(state, "before a second stop signal")

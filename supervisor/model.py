@@ -157,6 +157,7 @@ class Cause:
     process: str | None = None
     """The name of the process it happened to, if it happened to one."""
     exit: ExitStatus | None = None
+    """How that process ended. Of a stop: the signal that asked for it, as an end by it."""
     detail: str = ""
     """Traceback and last stderr lines of the user's script, bounded, masked."""
     at: float = 0.0
