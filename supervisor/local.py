@@ -29,7 +29,7 @@ from supervisor.engines.local import ADDRESS, LocalHost, NoPortsError, lay_out
 from supervisor.faults import ContractError, Fault
 from supervisor.guardian import Guardian
 from supervisor.lifecycle import ECHO_S
-from supervisor.model import ProcessSpec, Role
+from supervisor.model import OOM_RAISE_OF_HELPERS, ProcessSpec, Role
 from supervisor.settings import PREFIX, Settings, parse_settings
 from supervisor.signals import SignalPipe
 from supervisor.streams import Branch, Carriage, Label, Policy, Prefix, Pump, console
@@ -326,6 +326,7 @@ class _Fleet:
             argv=(sys.executable, "-P", "-m", "supervisor", "train"),
             env=env,
             cwd=host.base_dir,
+            oom_raise=OOM_RAISE_OF_HELPERS,
         )
 
     def _on_signal(self, signum: int) -> None:

@@ -21,7 +21,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -83,6 +83,9 @@ BLIND_TERM_S = 0.2
 
 DRAIN_SLACK_S = 0.5
 """A pump ends within its own bound; this much later it is left whatever it does."""
+
+_OOM_SCORE_ADJ = "/proc/self/oom_score_adj"
+_MOST_OOM_SCORE_ADJ = 1000
 
 _STOPPING = frozenset(
     {signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCONT}
@@ -202,17 +205,18 @@ def spawn(spec: ProcessSpec, *, stdin: int = subprocess.DEVNULL) -> Child:
         masked = signal.pthread_sigmask(signal.SIG_SETMASK, ())
         started_at = time.monotonic()
         try:
-            popen = subprocess.Popen(
-                spec.argv,
-                stdin=stdin,
-                stdout=out_write,
-                stderr=err_write,
-                cwd=spec.cwd,
-                env=environ,
-                close_fds=True,
-                start_new_session=True,
-                restore_signals=True,
-            )
+            with _likelier_to_be_killed(spec.oom_raise):
+                popen = subprocess.Popen(
+                    spec.argv,
+                    stdin=stdin,
+                    stdout=out_write,
+                    stderr=err_write,
+                    cwd=spec.cwd,
+                    env=environ,
+                    close_fds=True,
+                    start_new_session=True,
+                    restore_signals=True,
+                )
         finally:
             if masked:
                 signal.pthread_sigmask(signal.SIG_SETMASK, masked)
@@ -224,6 +228,29 @@ def spawn(spec: ProcessSpec, *, stdin: int = subprocess.DEVNULL) -> Child:
     os.close(out_write)
     os.close(err_write)
     return Child(spec, popen, mark, (out_read, err_read), started_at)
+
+
+@contextlib.contextmanager
+def _likelier_to_be_killed(more: int) -> Iterator[None]:
+    """Raise our own ``oom_score_adj`` for the time of a spawn, so that the child inherits it.
+
+    A value that the child got from us only after its exec would come too late for what it forks
+    first. Raising needs no privilege, nor does going back to what a privileged process had set
+    (__set_oom_adj() in the kernel's fs/proc/base.c). Where it is refused, all stays as it was.
+    """
+    before: int | None = None
+    with contextlib.suppress(OSError, ValueError):
+        found = int(procfs.read(_OOM_SCORE_ADJ) or b"")
+        raised = min(found + more, _MOST_OOM_SCORE_ADJ)
+        if raised > found:
+            procfs.write(_OOM_SCORE_ADJ, b"%d" % raised)
+            before = found
+    try:
+        yield
+    finally:
+        if before is not None:
+            with contextlib.suppress(OSError):
+                procfs.write(_OOM_SCORE_ADJ, b"%d" % before)
 
 
 class Child:

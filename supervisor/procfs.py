@@ -71,6 +71,15 @@ def read(path: str, limit: int = 4096) -> bytes | None:
         os.close(fd)
 
 
+def write(path: str, data: bytes) -> None:
+    """Write a setting; the one thing here that raises OSError."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, data)
+    finally:
+        os.close(fd)
+
+
 def read_all(path: str, limit: int) -> bytes | None:
     """The whole file up to ``limit`` bytes; /proc hands out long files a page at a time."""
     try:
