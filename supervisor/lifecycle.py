@@ -470,6 +470,8 @@ def _tolerable(state: State, cause: Cause) -> bool:
     match cause.kind:
         case CauseKind.SCRIPT_FAILED | CauseKind.START_FAILED if cause.process != Role.PS:
             pass
+        case CauseKind.ESSENTIAL_DIED if cause.process == Role.WORKER:
+            pass  # a worker server: the coordinator gives its work to the others
         case CauseKind.MEMBER_LOST if not setup.chief_first or cause.host == setup.evaluator:
             pass  # with parameter servers a host takes variables with it
         case _:

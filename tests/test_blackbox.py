@@ -570,7 +570,12 @@ def test_the_kernel_takes_the_scripts_processes_first(
     own = "sh -c 'echo 1000 >/proc/self/oom_score_adj; cat /proc/self/oom_score_adj'"
     lay_out(tmp_path, shell(f"cat /proc/self/oom_score_adj\n{own}\necho ready\nexec sleep 300"))
     unprivileged = ("setpriv", "--bounding-set", "-sys_resource", "--inh-caps", "-sys_resource")
-    before = ("sh", "-c", f'echo {inherited} >/proc/self/oom_score_adj && exec "$@"', "sh")
+    before: tuple[str, ...] = (
+        "sh",
+        "-c",
+        f'echo {inherited} >/proc/self/oom_score_adj && exec "$@"',
+        "sh",
+    )
     if shutil.which("setpriv") and os.geteuid() == 0:
         before = (*before, *unprivileged)
     with Train(tmp_path, before=before) as train:

@@ -492,6 +492,30 @@ def test_a_tolerated_worker_keeps_its_server_and_leaves_the_end_to_the_master() 
     assert state.phase is Phase.DRAINING, "a parameter server is never tolerated"
 
 
+def test_a_worker_server_counts_as_a_worker() -> None:
+    """It ended the job as a parameter server does, though TensorFlow's coordinator goes on without
+    it: it holds no variables."""
+    setup = replace(member().setup, tolerated_failures=1, scriptless=("algo-2", "algo-3"))
+    servers = (Process("ps", server=True), Process("worker", server=True))
+    state, actions = play(
+        initial(setup, servers), [*RUNNING_MEMBER, Exited("worker", KILLED, 1.0, "killed")]
+    )
+    assert (state.phase, essentials(actions)) == (Phase.RUNNING, [])
+    (cause,) = state.tolerated
+    assert cause.kind is CauseKind.ESSENTIAL_DIED
+    chief = with_policy(master(), tolerated_failures=1, scriptless=("algo-2", "algo-3"))
+    report = joined("algo-2", Phase.RUNNING, cause=cause)
+    chief, actions = play(chief, [*RUNNING_MASTER, report])
+    assert chief.phase is Phase.RUNNING
+    assert said(actions)["failure.tolerated"] == "algo-2"
+    second = joined("algo-3", Phase.RUNNING, cause=replace(cause, host="algo-3"))
+    assert play(chief, [second])[0].phase is Phase.DRAINING
+    strict = with_policy(master(), scriptless=("algo-2", "algo-3"))
+    assert play(strict, [*RUNNING_MASTER, report])[0].cause == cause
+    sshd = replace(cause, process="sshd")
+    assert play(chief, [joined("algo-2", Phase.RUNNING, cause=sshd)])[0].phase is Phase.DRAINING
+
+
 def test_as_many_workers_as_the_policy_says_may_fail() -> None:
     state = with_policy(master(), tolerated_failures=1)
     report = joined("algo-2", Phase.RUNNING, cause=WORKER_FAILED)
