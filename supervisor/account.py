@@ -43,6 +43,7 @@ class Running:
     stop_sent_at: float | None = None
     asked: bool = False
     """Our stop signal reached the leader while it lived."""
+    heartbeat_before: int | None = None
     outlived_by: int = 0
     """Its leader is dead, and so many descendants are not."""
     memory_before: MemoryReading | None = None

@@ -95,6 +95,7 @@ SWEEP_S: Final = 2.0
 """What outlived a leader that ended of its own accord has this long after SIGTERM."""
 _SHOWN: Final = 10
 """Missing hosts that are named in a message."""
+_NO_SIGN: Final = "no output, no CPU time and no heartbeat"
 _MOST_NOTED: Final = 32
 """Further failures that are kept for the report."""
 
@@ -321,10 +322,11 @@ def _react(state: State, event: Event, actions: list[Action]) -> State:
             return _exited(state, event, actions)
         case Signalled(signum, at):
             return _signalled(state, signum, at, actions)
-        case Hung(process, idle_s, at, detail):
+        case Hung(process, idle_s, at, detail, beats):
             if state.phase is not Phase.RUNNING:
                 return state
-            message = f"hung: no output, no CPU time and no heartbeat for {idle_s:.0f} s"
+            what = "its heartbeat file was not touched" if beats else _NO_SIGN
+            message = f"hung: {what} for {idle_s:.0f} s"
             cause = _own(state, CauseKind.HANG, message, at, process, detail=detail)
             return _end(state, cause, actions)
         case Expired(deadline, at):

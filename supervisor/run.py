@@ -424,6 +424,7 @@ class _Host:
 
     def _start(self, running: Running) -> None:
         spec = self._for_this_terminal(running.spec)
+        running.heartbeat_before = record.heartbeat(self.plan.paths)
         try:
             child = spawn(spec)
         except SpawnError as error:
@@ -651,12 +652,12 @@ class _Host:
         from supervisor import evidence  # noqa: PLC0415
         from supervisor.watchdog import Stillness  # noqa: PLC0415
 
-        stillness = Stillness.begin(self._signs_of_life(running))
+        stillness = Stillness.begin(self._signs_of_life(running), running.heartbeat_before)
         while running.end is None:
             await asyncio.sleep(min(5.0, timeout_s / 10))
             # A script that waits for a stalled reader of its output is held, and does not hang.
             if running.suspended or any(pump.held for pump in running.pumps):
-                stillness = Stillness.begin(self._signs_of_life(running))
+                stillness = stillness.excuse(self._signs_of_life(running))
                 continue
             stillness = stillness.look(self._signs_of_life(running))
             if stillness.idle_s < timeout_s:
@@ -675,7 +676,9 @@ class _Host:
                 self._account.say("info", "process.seen", process=running.spec.name, stacks=words)
             words = words or running.pumps[1].tail().decode("utf-8", "replace")
             detail = self._masker.text(words[-evidence.DETAIL_LIMIT :])
-            self._post(Hung(running.spec.name, stillness.idle_s, time.time(), detail))
+            self._post(
+                Hung(running.spec.name, stillness.idle_s, time.time(), detail, stillness.beats)
+            )
             return
 
     def _signs_of_life(self, running: Running) -> Signs:
@@ -684,15 +687,11 @@ class _Host:
         child = running.child
         assert child is not None
         pids = (child.pid, *child.descendants())
-        try:
-            heartbeat: float | None = os.stat(self.plan.paths.heartbeat).st_mtime
-        except OSError:
-            heartbeat = None
         return Signs(
             at=time.monotonic(),
             output_bytes=running.output_bytes,
             cpu_s=sum(procfs.usage(pid)[0] or 0.0 for pid in pids),
-            heartbeat=heartbeat,
+            heartbeat=record.heartbeat(self.plan.paths),
         )
 
     # ------------------------------------------------------------------ services

@@ -647,7 +647,8 @@ TABLE: Final[tuple[Setting, ...]] = (
         _seconds,
         "0",
         "s",
-        "stop the job when the script shows no output, CPU time or heartbeat for so long; 0: never",
+        "stop the job when the script shows no output, CPU time or heartbeat for so long, or, once "
+        "it has touched its heartbeat file, no heartbeat; 0: never",
     ),
     Setting(
         "stacks",
