@@ -179,9 +179,11 @@ def reset_inherited_signals(*, hold: Iterable[int] = ()) -> InheritedSignals:
     return InheritedSignals(frozenset(ignored), blocked)
 
 
-def spawn(spec: ProcessSpec, *, stdin: int = subprocess.DEVNULL) -> Child:
+def spawn(spec: ProcessSpec, *, stdin: int = subprocess.DEVNULL, one_pipe: bool = False) -> Child:
     """Execute ``spec`` in a session of its own, stdout and stderr piped, stdin ``/dev/null`` or the
     descriptor ``stdin``, which stays the caller's to close.
+
+    ``one_pipe`` for both streams, as a shell's ``2>&1``: what is written to them comes in order.
 
     The child starts with default dispositions and an empty signal mask, no descriptor of ours,
     and ``SUPERVISOR_PROCESS_MARK`` added to its environment. Blocks until the exec has succeeded
@@ -196,12 +198,11 @@ def spawn(spec: ProcessSpec, *, stdin: int = subprocess.DEVNULL) -> Child:
     environ[MARK_VARIABLE] = mark_value(mark, os.environ.get(MARK_VARIABLE))
     ends: list[int] = []
     try:
-        for _ in range(2):
+        for _ in range(1 if one_pipe else 2):
             ends += os.pipe()
-        out_read, out_write, err_read, err_write = ends
-        # Ours only: each end is an open file description of its own.
-        os.set_blocking(out_read, False)
-        os.set_blocking(err_read, False)
+        reads, writes = tuple(ends[::2]), ends[1::2]
+        for read in reads:  # ours only: each end is an open file description of its own
+            os.set_blocking(read, False)
         masked = signal.pthread_sigmask(signal.SIG_SETMASK, ())
         started_at = time.monotonic()
         try:
@@ -209,8 +210,8 @@ def spawn(spec: ProcessSpec, *, stdin: int = subprocess.DEVNULL) -> Child:
                 popen = subprocess.Popen(
                     spec.argv,
                     stdin=stdin,
-                    stdout=out_write,
-                    stderr=err_write,
+                    stdout=writes[0],
+                    stderr=writes[-1],
                     cwd=spec.cwd,
                     env=environ,
                     close_fds=True,
@@ -225,9 +226,9 @@ def spawn(spec: ProcessSpec, *, stdin: int = subprocess.DEVNULL) -> Child:
             os.close(fd)
         raise execution.explain(spec, error) from None
     orphans.register(popen.pid)
-    os.close(out_write)
-    os.close(err_write)
-    return Child(spec, popen, mark, (out_read, err_read), started_at)
+    for write in writes:
+        os.close(write)
+    return Child(spec, popen, mark, reads, started_at)
 
 
 @contextlib.contextmanager
@@ -261,12 +262,13 @@ class Child:
         spec: ProcessSpec,
         popen: subprocess.Popen[bytes],
         mark: str,
-        pipes: tuple[int, int],
+        pipes: tuple[int, ...],
         started_at: float,
     ) -> None:
         self.spec = spec
         self.pid: int = popen.pid
-        self.stdout_fd, self.stderr_fd = pipes
+        self._pipes = pipes
+        self.stdout_fd, self.stderr_fd = pipes[0], pipes[-1]
         self.started_at = started_at
         self.swept = 0
         self._popen = popen
@@ -297,10 +299,11 @@ class Child:
         """Whether the pid is still this child's: not reaped, not given up."""
         return self._popen.returncode is None
 
-    def take_pipes(self) -> tuple[int, int]:
-        """Hand the read ends of stdout and stderr over; whoever takes them closes them."""
+    def take_pipes(self) -> tuple[int, ...]:
+        """Hand the read ends of stdout and stderr over, or the one that they share; whoever takes
+        them closes them."""
         self._fds_open = False
-        return self.stdout_fd, self.stderr_fd
+        return self._pipes
 
     # ------------------------------------------------------------------ signals
 
@@ -549,8 +552,8 @@ class Child:
             pump.close()
         if self._fds_open:
             self._fds_open = False
-            os.close(self.stdout_fd)
-            os.close(self.stderr_fd)
+            for fd in self._pipes:
+                os.close(fd)
 
     # ------------------------------------------------------------------ inside
 

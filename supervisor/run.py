@@ -426,7 +426,8 @@ class _Host:
         spec = self._for_this_terminal(running.spec)
         running.heartbeat_before = record.heartbeat(self.plan.paths)
         try:
-            child = spawn(spec)
+            one_pipe = self.plan.contract.settings.log_streams == "merge"
+            child = spawn(spec, one_pipe=one_pipe)
         except SpawnError as error:
             message = self._masker.text(error.message)
             self._post(StartFailed(spec.name, error.code, message, time.time()))
@@ -576,7 +577,8 @@ class _Host:
         """Why a process ended: a sentence, and the detail."""
         from supervisor import cgroup, evidence, mpi_words  # noqa: PLC0415
 
-        stdout, stderr = (pump.tail() for pump in running.pumps)
+        *first, stderr = (pump.tail() for pump in running.pumps)
+        stdout = first[0] if first else b""  # one pipe: all of it may be what an error says
         who, status, checkpoint = "", end.status, ""
         if running.spec.role is Role.LAUNCHER and not end.status.ok:
             words = mpi_words.read(stdout, stderr, end.status.code)
@@ -674,7 +676,7 @@ class _Host:
             elif running.child is not None:
                 words = await asyncio.to_thread(stacks.spy, running.child.pid)
                 self._account.say("info", "process.seen", process=running.spec.name, stacks=words)
-            words = words or running.pumps[1].tail().decode("utf-8", "replace")
+            words = words or running.pumps[-1].tail().decode("utf-8", "replace")
             detail = self._masker.text(words[-evidence.DETAIL_LIMIT :])
             self._post(
                 Hung(running.spec.name, stillness.idle_s, time.time(), detail, stillness.beats)
