@@ -480,9 +480,8 @@ class Child:
         self._killpg(signal.SIGKILL)
         deadline = time.monotonic() + kill_s
         last = deadline + DYING_S
-        killer = _Killer(self.pid)
+        killer = _Killer(self.pid, self._doom)
         while not await self._is_gone(killer, deadline):
-            self._doom(killer.alive)
             self.swept = len(terminator.seen | killer.seen)
             if (now := time.monotonic()) >= deadline:
                 if now >= last or (killer.alive and not any(map(_is_dying, killer.alive))):
@@ -846,9 +845,13 @@ class _Killer(_Visitor):
 
     hunts = True
 
-    def __init__(self, leader: int) -> None:
+    def __init__(
+        self, leader: int, before: Callable[[Sequence[Process]], None] = lambda _: None
+    ) -> None:
+        """``before`` is told of each that is met, before its end."""
         super().__init__(leader)
         self.killed: dict[tuple[int, int], None] = {}
+        self._before = before
         self._us = os.getpgrp()
 
     def __call__(self, process: Process) -> None:
@@ -859,6 +862,7 @@ class _Killer(_Visitor):
         super().__call__(process)
 
     def meet(self, process: Process) -> None:
+        self._before((process,))
         self.killed[process.pid, process.start] = None
         if process.pgrp not in (0, 1, self._us):
             # A group never spans two sessions, and the session belongs to this tree.
