@@ -19,6 +19,7 @@ import pytest
 
 from supervisor.local import Standing, is_over
 from tests.helpers.job import COMMAND, Job, environment
+from tests.helpers.waiting import wait_until
 
 HOSTS = ("algo-1", "algo-2", "algo-3")
 QUICK = {
@@ -554,7 +555,10 @@ def test_one_that_does_not_act_on_its_end_is_killed_with_its_children(
 def test_a_stop_reaches_a_stopped_supervisor_too(tmp_path: pathlib.Path) -> None:
     """Ctrl-C while one of them is stopped."""
     with job_of_sleepers(tmp_path, 2) as job:
-        os.kill(job.supervisor_of("algo-2"), signal.SIGSTOP)
+        pid = job.supervisor_of("algo-2")
+        os.kill(pid, signal.SIGSTOP)
+        stat = pathlib.Path(f"/proc/{pid}/stat")
+        wait_until(lambda: stat.read_text().rsplit(") ", 1)[1][0] == "T")
         job.process.send_signal(signal.SIGINT)
         assert job.wait(30) == 143
         assert "was stopped (SIGSTOP)" not in job.output
