@@ -550,7 +550,7 @@ def test_of_many_small_processes_one_is_killed_and_not_the_supervisor(
         with Train(tmp_path, before=before) as train:
             assert train.wait() in {9, 137}
             first = train.failure.splitlines()[0]
-            assert re.search(r"out of memory|processes killed for lack of memory", first)
+            assert "out of memory" in first
             assert train.report["cause"]["kind"] == "script_failed"
     finally:
         wait_until(lambda: not (cgroup / "cgroup.procs").read_text(), 5)
