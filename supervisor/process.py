@@ -618,7 +618,7 @@ class Child:
     def _below(self) -> list[Process]:
         """Some of the leader's descendants, found quickly: not those whose parents are gone."""
         found: list[Process] = []
-        queue = [self.pid]
+        queue = [self.pid] if procfs.usable() else []
         while queue and len(found) < NAMED:
             for pid in procfs.children(queue.pop(0)):
                 if (process := procfs.stat(pid)) is not None:
