@@ -41,6 +41,11 @@ class Running:
     log_file: str = ""
     suspended: bool = False
     stop_sent_at: float | None = None
+    asked: bool = False
+    """Our stop signal reached the leader while it lived."""
+    heartbeat_before: int | None = None
+    outlived_by: int = 0
+    """Its leader is dead, and so many descendants are not."""
     memory_before: MemoryReading | None = None
 
     @property
@@ -121,6 +126,8 @@ class Account:
                 yield f"{who}: not even SIGKILL ended pid {pids} (uninterruptible sleep); left"
             elif stopped and process.message and not process.server:
                 yield f"{who}: {process.message}"
+            elif stopped and process.script and process.life is Life.PLANNED:
+                yield f"{who}: not started before the stop"
 
     def _left(self, process: Process) -> list[int]:
         """The pids of a process's tree that could not be killed."""
@@ -195,11 +202,14 @@ class Account:
             cpu_s = running.end.cpu_s
         elif running.child is not None:
             cpu_s, rss_bytes = procfs.usage(running.child.pid)
+        state = "exited" if ended else "running" if running.child else "planned"
+        if running.outlived_by:
+            state = f"outlived by {running.outlived_by}"
         return {
             "name": process.name,
             "role": running.spec.role.value,
             "pid": running.child.pid if running.child else None,
-            "state": "exited" if ended else "running" if running.child else "planned",
+            "state": state,
             "exit": str(process.status) if process.status else None,
             "started_at": running.started_at,
             "cpu_s": cpu_s,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -127,17 +127,17 @@ class Outputs:
         )
         return f"\x1b[0;{colour_of(self.host)}m{text}\x1b[0m" if self.color and text else text
 
-    def attach(self, name: str, role: Role, fds: tuple[int, int]) -> tuple[tuple[Pump, Pump], str]:
+    def attach(self, name: str, role: Role, fds: Sequence[int]) -> tuple[tuple[Pump, ...], str]:
         """Pumps for the stdout and stderr of a process, started, and its log file (or ``""``).
 
-        The pumps own the descriptors from here on.
+        The pumps own the descriptors from here on. A single one is both, and called stdout.
         """
         file_sink = self._file_of(name)
         streams = self._streams[name] = [
             self._stream(role, which, fd, file_sink)
-            for fd, which in zip(fds, ("stdout", "stderr"), strict=True)
+            for fd, which in zip(fds, ("stdout", "stderr"), strict=False)
         ]
-        return (streams[0].pump, streams[1].pump), file_sink.name if file_sink else ""
+        return tuple(stream.pump for stream in streams), file_sink.name if file_sink else ""
 
     def attach_stderr(self, name: str, role: Role, fd: int) -> Pump:
         """The same for a process whose stdout is not for people. May be called again for a
@@ -201,7 +201,7 @@ class Outputs:
     def _sink_of(self, role: Role, stream: str) -> Sink:
         if role in _OURS:
             return self.err  # stdout is the script's alone
-        return self.out if stream == "stdout" or self.settings.log_streams == "stdout" else self.err
+        return self.out if stream == "stdout" or self.settings.log_streams != "split" else self.err
 
     def _formatter(
         self, label: Label, role: Role, sink: Sink, only: LineFilter | None, *, last: bool = False

@@ -122,6 +122,8 @@ class Hung:
     at: float
     detail: str = ""
     """The end of its output, stacks included."""
+    beats: bool = False
+    """It uses its heartbeat file, and that alone counted."""
 
 
 @dataclass(frozen=True, slots=True)

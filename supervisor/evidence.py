@@ -261,7 +261,7 @@ def read(
         cause = _cause(status, (errors, output), source, chain, ours=bool(stopped_because))
         if kills and memory_after is not None:
             ending += (
-                f"; {kills} of its processes killed for lack of memory"
+                f"; out of memory: {kills} of its processes killed by the kernel"
                 f" ({memory.limit_and_peak(memory_after)})"
             )
         elif no_space and not any(words in cause for words in _NO_SPACE):

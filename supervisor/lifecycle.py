@@ -80,6 +80,7 @@ from supervisor.model import (
     JobState,
     Outcome,
     Phase,
+    Respite,
     Role,
     Verdict,
     signal_name,
@@ -92,8 +93,11 @@ SETTLE_S: Final = 2.0
 a second to be proven, and it, not its victim, is then the cause."""
 JOIN_MARGIN_S: Final = 2.0
 """A member waits this much longer than the master, which can say better who is missing."""
+SWEEP_S: Final = 2.0
+"""What outlived a leader that ended of its own accord has this long after SIGTERM."""
 _SHOWN: Final = 10
 """Missing hosts that are named in a message."""
+_NO_SIGN: Final = "no output, no CPU time and no heartbeat"
 _MOST_NOTED: Final = 32
 """Further failures that are kept for the report."""
 
@@ -132,6 +136,8 @@ class Process:
     step: bool = False
     """Runs to its end while preparing, before anything else of the plan is started."""
     stop_signal: int = signal.SIGTERM
+    shelters_scripts: bool = False
+    """A server below which scripts run (sshd, the ranks of an MPI job): its share is theirs."""
     life: Life = Life.PLANNED
     status: ExitStatus | None = None
     ended_at: float = 0.0
@@ -329,10 +335,11 @@ def _react(state: State, event: Event, actions: list[Action]) -> State:
             return _exited(state, event, actions)
         case Signalled(signum, at):
             return _signalled(state, signum, at, actions)
-        case Hung(process, idle_s, at, detail):
+        case Hung(process, idle_s, at, detail, beats):
             if state.phase is not Phase.RUNNING:
                 return state
-            message = f"hung: no output, no CPU time and no heartbeat for {idle_s:.0f} s"
+            what = "its heartbeat file was not touched" if beats else _NO_SIGN
+            message = f"hung: {what} for {idle_s:.0f} s"
             cause = _own(state, CauseKind.HANG, message, at, process, detail=detail)
             return _end(state, cause, actions)
         case Expired(deadline, at):
@@ -553,6 +560,8 @@ def _tolerable(state: State, cause: Cause) -> bool:
     match cause.kind:
         case CauseKind.SCRIPT_FAILED | CauseKind.START_FAILED if cause.process != Role.PS:
             pass
+        case CauseKind.ESSENTIAL_DIED if cause.process == Role.WORKER:
+            pass  # a worker server: the coordinator gives its work to the others
         case CauseKind.MEMBER_LOST if not setup.chief_first or cause.host == setup.evaluator:
             pass  # with parameter servers a host takes variables with it
         case _:
@@ -617,7 +626,9 @@ def _signalled(state: State, signum: int, at: float, actions: list[Action]) -> S
     )
     if _before_draining(state):
         message = f"received {signal_name(signum)}"
-        return _end(state, _own(state, CauseKind.STOP_REQUESTED, message, at), actions)
+        asked = ExitStatus(signum=signum)
+        cause = _own(state, CauseKind.STOP_REQUESTED, message, at, status=asked)
+        return _end(state, cause, actions)
     if state.stop_signals > 1:
         if state.phase is Phase.PUBLISHING:
             return _give_up_publishing(state, "before a second stop signal")
@@ -883,6 +894,8 @@ def _climb(state: State, rung: Rung, actions: list[Action]) -> State:
     if rung is Rung.GROUPS:
         return _arm(state, Deadline.GROUP, budgets.group_s, actions)
     grace_s = budgets.server_grace_s if servers else _grace_s(state)
+    if any(process.shelters_scripts for process in targets):
+        grace_s = max(grace_s, _grace_s(state))
     return _arm(state, Deadline.GRACE, grace_s, actions)
 
 
@@ -898,6 +911,21 @@ def _kill(state: State, actions: list[Action]) -> State:
     if state.alive and Deadline.KILL not in state.armed:
         return _arm(state, Deadline.KILL, state.setup.budgets.kill_s, actions)
     return state
+
+
+def respite(state: State, name: str, death: ExitStatus | None, *, asked: bool) -> Respite:
+    """What those have that outlive the leader of a process.
+
+    ``death`` is how the leader ended and ``asked`` whether our stop signal reached it before. Then
+    they may be what it stood for: the training below a shell, which dies of SIGTERM at once and
+    passes nothing on. They have what is left of the rung's time, and ``_kill`` ends that. A whole
+    container may get the signal from the platform (``scancel``), and a leader die before ours.
+    """
+    process = _process(state, name)
+    deadly = death is not None and death.signum in {process.stop_signal, *STOP_SIGNALS}
+    if process.stopped_by_us and (asked or (deadly and state.stop_signals > 0)):
+        return Respite(math.inf, process.stop_signal, asked=True)
+    return Respite(SWEEP_S)
 
 
 # --------------------------------------------------------------------------- conclusions

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from supervisor import orphans, process
+from supervisor import orphans, process, procfs
 from supervisor.console import HURRIED_PATIENCE_S, PATIENCE_S, SETTLE_S, settle
 from supervisor.contract import Strategy
 from supervisor.engines import absolute
@@ -30,8 +30,8 @@ from supervisor.faults import ContractError, Fault, safe
 from supervisor.guardian import Guardian
 from supervisor.lifecycle import ECHO_S
 from supervisor.masking import Masker
-from supervisor.model import ProcessSpec, Role
-from supervisor.settings import PREFIX, Settings, parse_settings
+from supervisor.model import OOM_RAISE_OF_HELPERS, ProcessSpec, Role
+from supervisor.settings import GROUP_S, KILL_S, PREFIX, Settings, parse_settings
 from supervisor.signals import SignalPipe
 from supervisor.streams import Branch, Carriage, Label, Policy, Prefix, Pump, console
 
@@ -45,6 +45,11 @@ _EXAMPLES: Final = {
 _SSH_KEY: Final = "id_ed25519"
 _MARGIN_S: Final = 5.0
 """Beyond a host's own limit: a supervisor that is still there then is killed."""
+_LOOK_S: Final = 0.5
+STOPPED_S: Final = 5.0
+"""A supervisor that is stopped (SIGSTOP) has so long to be continued once the job is over."""
+END_S: Final = 5.0
+"""What it has from SIGTERM to SIGKILL beyond the shares of its processes."""
 _WIDE: Final = 200
 """Columns of the table where the output is not a terminal."""
 
@@ -183,6 +188,8 @@ class Result:
     seconds: float
     report: Mapping[str, Any] | None
     """Its ``report.json``; None where it left none."""
+    given_up: str = ""
+    """Why we ended it, where it did not end with the job."""
 
 
 async def _run_fleet(
@@ -193,6 +200,38 @@ async def _run_fleet(
     ssh_dir: str,
 ) -> list[Result]:
     return await _Fleet(request, hosts, guardian, ssh_dir).run(inherited)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A host's supervisor at one look."""
+
+    ended: bool
+    stopped: bool = False
+    """By a signal (SIGSTOP), so that it does not know what became of the job."""
+
+
+def is_over(hosts: Sequence[Standing]) -> bool:
+    """Whether the job is, though supervisors are left: the master, the first of ``hosts``, has
+    ended, or all have whose supervisors can act. If none has, they are all somebody's to continue.
+    """
+    left = [host for host in hosts if not host.ended]
+    if not left or len(left) == len(hosts):
+        return False
+    return hosts[0].ended or all(host.stopped for host in left)
+
+
+def longest_s(settings: Settings, *, keeps: bool) -> float:
+    """The longest that a supervisor in order needs after the master's: to notice, to stop its
+    processes, and where something is kept elsewhere to send it."""
+    shares_s = settings.end_grace_s + GROUP_S + settings.server_grace_s + KILL_S
+    return (
+        settings.master_lease_s
+        + max(settings.stop_limit_s, shares_s)
+        + settings.evaluator_grace_s
+        + (settings.publish_timeout_s if keeps else 0.0)
+        + _MARGIN_S
+    )
 
 
 class _Fleet:
@@ -206,6 +245,12 @@ class _Fleet:
         self._guardian = guardian
         self._ssh_dir = ssh_dir
         self._children: list[process.Child] = []
+        self._living: dict[str, process.Child] = {}
+        """The same, by host."""
+        self._ended: set[str] = set()
+        self._one_ended = asyncio.Event()
+        self._given_up: dict[str, str] = {}
+        """Hosts that we end because they do not end with the job, and why."""
         self._collector = orphans.Collector()
         self._stop_timer: asyncio.TimerHandle | None = None
         self._last_stop: tuple[int, float] | None = None
@@ -232,6 +277,7 @@ class _Fleet:
         )
         if self._request.continued:
             self._err.offer_line(b"supervisor: the run in this directory is continued\n")
+        watch = asyncio.create_task(self._watch_the_last())
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._own(host)) for host in self._hosts]
@@ -239,6 +285,7 @@ class _Fleet:
             self._out.offer(_summary(self._request, results).encode(errors="replace"))
             return results
         finally:
+            watch.cancel()
             for child in self._children:
                 child.close()
             process.kill_everything()
@@ -276,6 +323,7 @@ class _Fleet:
             self._kill()
             return self._unstarted
         self._children.append(child)
+        self._living[host.name] = child
         self._guardian.watch(child.pid)
         pumps = [
             self._pump(fd, host, stream)
@@ -284,14 +332,69 @@ class _Fleet:
         end = await child.run_to_end(pumps, term_s=2.0, kill_s=2.0, drain_s=1.0)
         self._guardian.forget(child.pid)
         self._children.remove(child)
+        del self._living[host.name]
+        self._ended.add(host.name)
+        self._one_ended.set()
         seconds = time.monotonic() - began
-        result = Result(host, end.status.shell_code, str(end.status), seconds, _report_of(host))
+        result = Result(
+            host,
+            end.status.shell_code,
+            str(end.status),
+            seconds,
+            _report_of(host),
+            self._given_up.get(host.name, ""),
+        )
         return self._unless_given_up(result)
 
     def _unless_given_up(self, result: Result) -> Result:
         if self._unstarted is None:
             return result
         return replace(self._unstarted, host=result.host, seconds=result.seconds)
+
+    async def _watch_the_last(self) -> None:
+        """End the supervisors that do not end with the job: first in order, then for good.
+
+        One that is stopped hears of nothing. Its master gives it up after a lease; here it would
+        be waited for without end.
+        """
+        settings = self._request.settings
+        kill_s = settings.end_grace_s + GROUP_S + settings.server_grace_s + KILL_S + END_S
+        late_s = longest_s(settings, keeps=_keeps_elsewhere(self._request))
+        since: dict[str, float] = {}
+        """Host → since when it is late in this way: stopped, or not ended."""
+        was_stopped: dict[str, bool] = {}
+        told_at: dict[str, float] = {}
+        await self._one_ended.wait()
+        while self._living or len(self._ended) < len(self._hosts):
+            await asyncio.sleep(_LOOK_S)
+            now = time.monotonic()
+            stopped = {name: _is_stopped(child.pid) for name, child in self._living.items()}
+            standings = [
+                Standing(host.name in self._ended, stopped.get(host.name, False))
+                for host in self._hosts
+            ]
+            if not is_over(standings):
+                since.clear()
+                continue
+            for name, child in list(self._living.items()):
+                if name in told_at:
+                    if now - told_at[name] >= kill_s:
+                        child.kill_tree()
+                    continue
+                if was_stopped.get(name) != stopped[name] or name not in since:
+                    since[name], was_stopped[name] = now, stopped[name]
+                if now - since[name] < (STOPPED_S if stopped[name] else late_s):
+                    continue
+                why = "was stopped (SIGSTOP)" if stopped[name] else f"did not end in {late_s:g} s"
+                self._given_up[name] = f"its supervisor {why}, and was ended after the job"
+                told_at[name] = now
+                self._err.offer_line(
+                    f"supervisor: the job is over, and the supervisor of {name} "
+                    f"(pid {child.pid}) {why}: SIGCONT and SIGTERM now, SIGKILL in "
+                    f"{kill_s:g} s\n".encode()
+                )
+                child.signal(signal.SIGTERM)
+                child.signal(signal.SIGCONT)
 
     def _pump(self, fd: int, host: LocalHost, stream: str) -> Pump:
         """Whole lines only: the hosts' lines have their prefixes and must not tear each other, also
@@ -336,6 +439,7 @@ class _Fleet:
             argv=(sys.executable, "-P", "-m", "supervisor", "train"),
             env=env,
             cwd=host.base_dir,
+            oom_raise=OOM_RAISE_OF_HELPERS,
         )
 
     def _on_signal(self, signum: int) -> None:
@@ -369,6 +473,21 @@ class _Fleet:
             child.kill_tree()
 
 
+def _is_stopped(pid: int) -> bool:
+    found = procfs.stat(pid)
+    return found is not None and found.stopped
+
+
+def _keeps_elsewhere(request: Request) -> bool:
+    """Whether anything may have to be sent at the end."""
+    settings = request.settings._asdict().items()
+    return (
+        any(value for name, value in settings if name.endswith("_uri"))
+        or any("://" in str(value) for value in request.hyperparameters.values())
+        or "SAGEMAKER_S3_OUTPUT" in request.environ
+    )
+
+
 def _report_of(host: LocalHost) -> dict[str, Any] | None:
     path = os.path.join(host.base_dir, "output", "supervisor", "report.json")
     try:
@@ -380,12 +499,14 @@ def _report_of(host: LocalHost) -> dict[str, Any] | None:
 
 
 def _job_code(results: Sequence[Result]) -> int:
-    """The job's exit code as its master said it; else the worst that a host said."""
-    for result in results:
+    """The job's exit code as its master said it; else the worst that a host said. What one says
+    that was ended after the job comes last: it knows nothing of it."""
+    in_order = sorted(results, key=lambda result: bool(result.given_up))
+    for result in in_order:
         code = (result.report or {}).get("job_exit_code")
-        if code is not None:
+        if code is not None and not result.given_up:
             return int(code)
-    return next((result.exit_code for result in results if result.exit_code), 0)
+    return next((result.exit_code for result in in_order if result.exit_code), 0)
 
 
 def _summary(request: Request, results: Sequence[Result]) -> str:
@@ -406,6 +527,8 @@ def _summary(request: Request, results: Sequence[Result]) -> str:
     for result in results:
         report = result.report or {}
         cause = _cause_text(report.get("cause")) if report else f"no report: {result.how}"
+        if result.given_up:
+            cause = f"{result.given_up}; {cause}"
         tolerated = {(each["host"], each["process"]) for each in report.get("tolerated", [])}
         for row in report.get("processes", []):
             seconds = row["seconds"]

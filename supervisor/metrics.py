@@ -72,7 +72,10 @@ def _of_snapshot(snapshot: Snapshot) -> Iterator[Sample]:
     for process in snapshot["processes"]:
         labels = {"process": process["name"], "role": process["role"]}
         yield Sample(
-            "process_running", "1 while it runs.", float(process["state"] == "running"), labels
+            "process_running",
+            "1 while it, or what outlived it, runs.",
+            float(process["state"] not in {"planned", "exited"}),
+            labels,
         )
         if process["cpu_s"] is not None:
             yield Sample(

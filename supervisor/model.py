@@ -43,6 +43,15 @@ class Phase(enum.StrEnum):
     DONE = "done"
 
 
+OOM_RAISE = 500
+"""Thousandths of the memory that there is, by which a process counts as larger than it is when the
+kernel runs out of it and chooses whom to kill (proc_pid_oom_score_adj(5)). Half of it is more than
+a supervisor, which must live to say what happened, in any container that a training fits into."""
+OOM_RAISE_OF_HELPERS = 250
+"""For what works beside the script and is not what the memory is needed for: after the script's
+processes, before the supervisor."""
+
+
 def signal_name(signum: int) -> str:
     """``SIGTERM`` for 15, ``SIGRTMIN+3`` and the bare number for what has no name."""
     try:
@@ -86,6 +95,18 @@ class ExitStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Respite:
+    """What the descendants of a dead leader have until SIGKILL."""
+
+    seconds: float
+    """From the leader's end. Infinite: as long as the one who asked the leader to stop waits."""
+    signum: int = signal.SIGTERM
+    """How they are asked."""
+    asked: bool = False
+    """The leader had been asked to stop: they may be what it stood for, and save."""
+
+
+@dataclass(frozen=True, slots=True)
 class ProcessSpec:
     """One process of the plan, ready to be executed as it stands.
 
@@ -102,6 +123,8 @@ class ProcessSpec:
     stop_signal: int = signal.SIGTERM
     essential: bool = False
     """A server: it must outlive the script, and its end while the job runs fails the job."""
+    oom_raise: int = OOM_RAISE
+    """Added to our own ``oom_score_adj``."""
 
 
 class CauseKind(enum.StrEnum):
@@ -145,6 +168,7 @@ class Cause:
     process: str | None = None
     """The name of the process it happened to, if it happened to one."""
     exit: ExitStatus | None = None
+    """How that process ended. Of a stop: the signal that asked for it, as an end by it."""
     detail: str = ""
     """Traceback and last stderr lines of the user's script, bounded, masked."""
     at: float = 0.0

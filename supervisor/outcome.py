@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -33,6 +34,8 @@ EXIT_CODES: Final = {
 }
 """Our own codes. They keep clear of 64 to 78 (sysexits) and of 126 to 165 (shells)."""
 
+_TERMINATED: Final = ExitStatus(signum=signal.SIGTERM)
+
 FAILURE_LIMIT: Final = 1024
 """Characters of the failure file that the platform shows."""
 
@@ -51,13 +54,14 @@ def job_exit_code(cause: Cause, chief: ExitStatus | None) -> int:
     """The exit code of the job: that of the host where it ended first.
 
     A job that was stopped has the chief's: 0 where the chief saved and left with 0. ``chief`` is
-    how the master's script ended, None where it never ran.
+    how the master's script ended. Where it never ran nobody answered the stop, and the job has
+    trained nothing: 128 + N, as if the signal had ended it.
     """
     match outcome_of(cause):
         case Outcome.SUCCEEDED:
             return 0
         case Outcome.STOPPED:
-            return 0 if chief is None else chief.shell_code
+            return (chief or cause.exit or _TERMINATED).shell_code
         case Outcome.FAILED:
             return _failure_code(cause)
 

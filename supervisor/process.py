@@ -21,13 +21,13 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from supervisor import execution, orphans, procfs
 from supervisor.execution import SpawnError
-from supervisor.model import ExitStatus, ProcessSpec
+from supervisor.model import ExitStatus, ProcessSpec, Respite
 from supervisor.procfs import Process
 from supervisor.tree import MARK_VARIABLE, Tree, mark_value, new_mark
 
@@ -35,6 +35,7 @@ __all__ = [
     "Child",
     "ChildEnd",
     "InheritedSignals",
+    "Patience",
     "PumpLike",
     "SpawnError",
     "kill_everything",
@@ -54,6 +55,12 @@ OVERTIME_S = 1.0
 
 HUNT_S = 0.25
 """Longest time of quick looks between two surveys."""
+
+PATIENT_S = 1.0
+"""Between two surveys while descendants save; whether they are gone is looked at more often."""
+
+NAMED = 10
+"""Descendants that are named when they are killed."""
 
 SAMPLE = 16
 """Processes looked at between two surveys: when all are gone, few of the others can be left."""
@@ -77,11 +84,19 @@ BLIND_TERM_S = 0.2
 DRAIN_SLACK_S = 0.5
 """A pump ends within its own bound; this much later it is left whatever it does."""
 
+_OOM_SCORE_ADJ = "/proc/self/oom_score_adj"
+_MOST_OOM_SCORE_ADJ = 1000
+
 _STOPPING = frozenset(
     {signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCONT}
 )
 _PENDING = (b"SigPnd:", b"ShdPnd:")
 _ENDING = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP})
+
+
+Patience = Callable[[Sequence[Process]], Respite]
+"""What the descendants of a dead leader have, asked again and again while they live. Given those
+that were found last; none at the first time."""
 
 
 class PumpLike(Protocol):
@@ -113,6 +128,8 @@ class ChildEnd:
     """CPU time, user and system, of the leader and of the descendants it waited for."""
     peak_rss_bytes: int
     """Largest resident set of any single one of those."""
+    killed: tuple[tuple[int, tuple[str, ...]], ...] = ()
+    """Descendants that had to be ended by SIGKILL, the first few: pid and command line."""
     pump_errors: tuple[str, ...] = ()
     """What pumps raised; it must not cost the exit status."""
 
@@ -162,9 +179,11 @@ def reset_inherited_signals(*, hold: Iterable[int] = ()) -> InheritedSignals:
     return InheritedSignals(frozenset(ignored), blocked)
 
 
-def spawn(spec: ProcessSpec, *, stdin: int = subprocess.DEVNULL) -> Child:
+def spawn(spec: ProcessSpec, *, stdin: int = subprocess.DEVNULL, one_pipe: bool = False) -> Child:
     """Execute ``spec`` in a session of its own, stdout and stderr piped, stdin ``/dev/null`` or the
     descriptor ``stdin``, which stays the caller's to close.
+
+    ``one_pipe`` for both streams, as a shell's ``2>&1``: what is written to them comes in order.
 
     The child starts with default dispositions and an empty signal mask, no descriptor of ours,
     and ``SUPERVISOR_PROCESS_MARK`` added to its environment. Blocks until the exec has succeeded
@@ -179,26 +198,26 @@ def spawn(spec: ProcessSpec, *, stdin: int = subprocess.DEVNULL) -> Child:
     environ[MARK_VARIABLE] = mark_value(mark, os.environ.get(MARK_VARIABLE))
     ends: list[int] = []
     try:
-        for _ in range(2):
+        for _ in range(1 if one_pipe else 2):
             ends += os.pipe()
-        out_read, out_write, err_read, err_write = ends
-        # Ours only: each end is an open file description of its own.
-        os.set_blocking(out_read, False)
-        os.set_blocking(err_read, False)
+        reads, writes = tuple(ends[::2]), ends[1::2]
+        for read in reads:  # ours only: each end is an open file description of its own
+            os.set_blocking(read, False)
         masked = signal.pthread_sigmask(signal.SIG_SETMASK, ())
         started_at = time.monotonic()
         try:
-            popen = subprocess.Popen(
-                spec.argv,
-                stdin=stdin,
-                stdout=out_write,
-                stderr=err_write,
-                cwd=spec.cwd,
-                env=environ,
-                close_fds=True,
-                start_new_session=True,
-                restore_signals=True,
-            )
+            with _likelier_to_be_killed(spec.oom_raise):
+                popen = subprocess.Popen(
+                    spec.argv,
+                    stdin=stdin,
+                    stdout=writes[0],
+                    stderr=writes[-1],
+                    cwd=spec.cwd,
+                    env=environ,
+                    close_fds=True,
+                    start_new_session=True,
+                    restore_signals=True,
+                )
         finally:
             if masked:
                 signal.pthread_sigmask(signal.SIG_SETMASK, masked)
@@ -207,9 +226,32 @@ def spawn(spec: ProcessSpec, *, stdin: int = subprocess.DEVNULL) -> Child:
             os.close(fd)
         raise execution.explain(spec, error) from None
     orphans.register(popen.pid)
-    os.close(out_write)
-    os.close(err_write)
-    return Child(spec, popen, mark, (out_read, err_read), started_at)
+    for write in writes:
+        os.close(write)
+    return Child(spec, popen, mark, reads, started_at)
+
+
+@contextlib.contextmanager
+def _likelier_to_be_killed(more: int) -> Iterator[None]:
+    """Raise our own ``oom_score_adj`` for the time of a spawn, so that the child inherits it.
+
+    A value that the child got from us only after its exec would come too late for what it forks
+    first. Raising needs no privilege, nor does going back to what a privileged process had set
+    (__set_oom_adj() in the kernel's fs/proc/base.c). Where it is refused, all stays as it was.
+    """
+    before: int | None = None
+    with contextlib.suppress(OSError, ValueError):
+        found = int(procfs.read(_OOM_SCORE_ADJ) or b"")
+        raised = min(found + more, _MOST_OOM_SCORE_ADJ)
+        if raised > found:
+            procfs.write(_OOM_SCORE_ADJ, b"%d" % raised)
+            before = found
+    try:
+        yield
+    finally:
+        if before is not None:
+            with contextlib.suppress(OSError):
+                procfs.write(_OOM_SCORE_ADJ, b"%d" % before)
 
 
 class Child:
@@ -220,12 +262,13 @@ class Child:
         spec: ProcessSpec,
         popen: subprocess.Popen[bytes],
         mark: str,
-        pipes: tuple[int, int],
+        pipes: tuple[int, ...],
         started_at: float,
     ) -> None:
         self.spec = spec
         self.pid: int = popen.pid
-        self.stdout_fd, self.stderr_fd = pipes
+        self._pipes = pipes
+        self.stdout_fd, self.stderr_fd = pipes[0], pipes[-1]
         self.started_at = started_at
         self.swept = 0
         self._popen = popen
@@ -236,6 +279,9 @@ class Child:
         self._status: ExitStatus | None = None
         self._usage = (0.0, 0)
         self._killed = False
+        self._doomed: dict[int, tuple[str, ...]] = {}
+        """Descendants that get SIGKILL: pid → command line; ``NAMED`` at most."""
+        self._sweeping: _Terminator | None = None
         self._fds_open = True
         self._sent: set[int] = set()
         """Ending signals that the leader alone has had."""
@@ -253,10 +299,11 @@ class Child:
         """Whether the pid is still this child's: not reaped, not given up."""
         return self._popen.returncode is None
 
-    def take_pipes(self) -> tuple[int, int]:
-        """Hand the read ends of stdout and stderr over; whoever takes them closes them."""
+    def take_pipes(self) -> tuple[int, ...]:
+        """Hand the read ends of stdout and stderr over, or the one that they share; whoever takes
+        them closes them."""
         self._fds_open = False
-        return self.stdout_fd, self.stderr_fd
+        return self._pipes
 
     # ------------------------------------------------------------------ signals
 
@@ -284,11 +331,15 @@ class Child:
                 if process is not None and process.stopped:
                     self._send(signal.SIGCONT)
             return True
+        if self._sweeping is not None and signum in _ENDING | {self._sweeping.signum}:
+            # The leader is dead. Who was there then has had it; this is for who came since.
+            self._sweeping.include_all()
+            return True
         if signum in self._sent and not self.exited():
             done = self._signal_group_but_leader(signum)
         else:
             done = self._killpg(signum)
-        if signum in _ENDING:
+        if signum not in _STOPPING:
             self._group_sent[signum] = procfs.now_ticks()
         if signum not in _STOPPING and signum != signal.SIGKILL:
             self._killpg(signal.SIGCONT)
@@ -313,7 +364,10 @@ class Child:
         A leader that not even SIGKILL ends (uninterruptible sleep) keeps ``run_to_end`` waiting;
         whoever counts the time cancels that.
         """
+        self._doom(self._sweeping.alive if self._sweeping else self._below())
         self._killed = True
+        if self._sweeping is not None:
+            self._sweeping.hurry()
         return self.signal(signal.SIGKILL, group=True)
 
     def kill_tree(self, *, limit_s: float = KILL_TREE_S) -> tuple[int, ...]:
@@ -348,12 +402,13 @@ class Child:
     # ------------------------------------------------------------------ the life of a child
 
     async def run_to_end(
-        self, pumps: Sequence[PumpLike], *, term_s: float, kill_s: float, drain_s: float
+        self, pumps: Sequence[PumpLike], *, term_s: float | Patience, kill_s: float, drain_s: float
     ) -> ChildEnd:
         """Wait for the leader, bring down what it left behind, reap, drain, close.
 
-        Takes at most ``term_s + kill_s + drain_s`` and a little after the leader's exit. However
-        it is left, cancelled included, the tree is killed and the descriptors are closed.
+        Takes at most ``term_s + kill_s + drain_s`` and a little after the leader's exit, unless a
+        ``Patience`` gives the descendants more. However it is left, cancelled included, the tree
+        is killed and the descriptors are closed.
         """
         try:
             await self.leader_exit()
@@ -370,6 +425,7 @@ class Child:
                 drained=drained,
                 cpu_s=self._usage[0],
                 peak_rss_bytes=self._usage[1],
+                killed=tuple(self._doomed.items()),
                 pump_errors=errors,
             )
         finally:
@@ -390,33 +446,41 @@ class Child:
             return True
         return False
 
-    async def sweep(self, *, term_s: float, kill_s: float) -> tuple[int, ...]:
+    async def sweep(self, *, term_s: float | Patience, kill_s: float) -> tuple[int, ...]:
         """End every descendant that outlived the leader; the pids that would not go.
 
         SIGTERM and SIGCONT once to each, SIGKILL after ``term_s``, given up ``kill_s`` later, or up
         to ``DYING_S`` after that while there are some who only have to get round to dying.
         Returns the moment all are gone. The leader must be dead and not reaped: its zombie keeps
         the numbers of its group and session from being given to others.
+
+        Where the leader was asked to stop (``Respite.asked``) its descendants are asked as it was,
+        and only those that were there when it died: what they start now, they start to save.
         """
         if not self.pinned:
             return ()
+        patience = term_s if callable(term_s) else _fixed(term_s)
         if not procfs.usable():
-            return await self._sweep_blindly(term_s)
-        deadline = time.monotonic() + term_s
-        terminator = _Terminator(self.pid, self._group_sent.get(signal.SIGTERM))
+            return await self._sweep_blindly(patience)
+        began = time.monotonic()
+        terminator = self._sweeping = _Terminator(self.pid, self._group_sent)
         while not self._killed:
+            respite = terminator.respite = patience(terminator.alive)
+            deadline = began + respite.seconds
             if await self._is_gone(terminator, deadline):
                 # It costs nothing, and no fork in the group escapes it.
                 self._killpg(signal.SIGKILL)
                 return ()
+            terminator.tell()
             self.swept = len(terminator.seen)
             if time.monotonic() >= deadline:
                 break
             await terminator.pause(deadline)
+        self._doom(terminator.alive)
         self._killpg(signal.SIGKILL)
         deadline = time.monotonic() + kill_s
         last = deadline + DYING_S
-        killer = _Killer(self.pid)
+        killer = _Killer(self.pid, self._doom)
         while not await self._is_gone(killer, deadline):
             self.swept = len(terminator.seen | killer.seen)
             if (now := time.monotonic()) >= deadline:
@@ -425,6 +489,20 @@ class Child:
                 deadline = min(last, now + kill_s)
             await killer.pause(deadline)
         return ()
+
+    def death(self) -> ExitStatus | None:
+        """How the leader died, before it is reaped; None while it lives or where it is unknown."""
+        if self._status is not None:
+            return self._status
+        try:
+            seen = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+        except ChildProcessError:
+            return None
+        if seen is None:
+            return None
+        if seen.si_code == os.CLD_EXITED:
+            return ExitStatus(code=seen.si_status)
+        return ExitStatus(signum=seen.si_status, core_dumped=seen.si_code == os.CLD_DUMPED)
 
     def dying(self) -> bool:
         """After a SIGKILL: whether the leader is dead, or will be when it gets the processor."""
@@ -473,8 +551,8 @@ class Child:
             pump.close()
         if self._fds_open:
             self._fds_open = False
-            os.close(self.stdout_fd)
-            os.close(self.stderr_fd)
+            for fd in self._pipes:
+                os.close(fd)
 
     # ------------------------------------------------------------------ inside
 
@@ -521,12 +599,40 @@ class Child:
             pass
         return count
 
-    async def _sweep_blindly(self, term_s: float) -> tuple[int, ...]:
-        """Without ``/proc`` nobody can tell whether the group has members but the zombie."""
-        if not self._killed and self.signal(signal.SIGTERM, group=True):
-            await asyncio.sleep(min(term_s, BLIND_TERM_S))
+    async def _sweep_blindly(self, patience: Patience) -> tuple[int, ...]:
+        """Without ``/proc``, only the group can be seen, and of it whether any child of ours lives:
+        as subreaper we are the parent of whatever the leader leaves there."""
+        respite = patience(())
+        began = time.monotonic()
+        if not self._killed:
+            self.signal(respite.signum, group=True)
+        while _group_lives(self.pid):
+            respite = patience(())
+            term_s = respite.seconds if respite.asked else min(respite.seconds, BLIND_TERM_S)
+            if self._killed or time.monotonic() - began >= term_s:
+                break
+            await asyncio.sleep(LAST_LOOK_S)
         self._killpg(signal.SIGKILL)
         return ()
+
+    def _below(self) -> list[Process]:
+        """Some of the leader's descendants, found quickly: not those whose parents are gone."""
+        found: list[Process] = []
+        queue = [self.pid] if procfs.usable() else []
+        while queue and len(found) < NAMED:
+            for pid in procfs.children(queue.pop(0)):
+                if (process := procfs.stat(pid)) is not None:
+                    found.append(process)
+                    queue.append(pid)
+        return found
+
+    def _doom(self, processes: Iterable[Process]) -> None:
+        """Remember the names of who gets SIGKILL, while they can be read."""
+        for process in processes:
+            if len(self._doomed) >= NAMED:
+                return
+            if process.pid not in self._doomed and _lives(process):
+                self._doomed[process.pid] = procfs.arguments(process.pid)
 
     async def _is_gone(self, visitor: _Visitor, deadline: float) -> bool:
         """One survey in slices, and one collection of the zombies that it leaves to us.
@@ -630,6 +736,7 @@ class _Visitor:
         self.seen: set[tuple[int, int]] = set()
         self.cost_s = 0.0
         self._pause_s = FIRST_LOOK_S
+        self._until = 0.0
 
     def __call__(self, process: Process) -> None:
         if process.pid == self.leader:
@@ -645,19 +752,21 @@ class _Visitor:
         raise NotImplementedError
 
     def hurry(self) -> None:
-        """The next pauses are the shortest again."""
+        """The next pauses are the shortest again, and the one under way is over."""
         self._pause_s = FIRST_LOOK_S
         self.cost_s = 0.0
+        self._until = 0.0
 
-    async def pause(self, deadline: float) -> None:
+    async def pause(self, deadline: float, *, least_s: float = 0.0) -> None:
         """Sleep until another survey is worth it, at most until ``deadline``.
 
         That is when a sample of those seen alive is gone, for until then the tree cannot be; or
-        after three times what a survey takes, for what has been made meanwhile.
+        after three times what a survey takes, or ``least_s``, for what has been made meanwhile.
         """
-        until = min(deadline, time.monotonic() + max(self._pause_s, 3 * self.cost_s))
+        rest_s = max(self._pause_s, 3 * self.cost_s, least_s)
+        self._until = min(deadline, time.monotonic() + rest_s)
         sample = self.alive[:: max(1, len(self.alive) // SAMPLE)]
-        while (rest := until - time.monotonic()) > 0:
+        while (rest := self._until - time.monotonic()) > 0:
             await asyncio.sleep(min(self._pause_s, rest))
             self._pause_s = min(2 * self._pause_s, LAST_LOOK_S)
             while sample and not _lives(sample[-1]):
@@ -667,20 +776,67 @@ class _Visitor:
 
 
 class _Terminator(_Visitor):
-    """SIGTERM and SIGCONT, once to each process."""
+    """The respite's signal and SIGCONT, once to each process."""
 
-    def __init__(self, leader: int, group_sent_at: int | None) -> None:
+    def __init__(self, leader: int, group_sent: Mapping[int, int]) -> None:
         super().__init__(leader)
-        self._group_sent_at = group_sent_at
+        self.respite = Respite(0.0)
+        self._group_sent = group_sent
+        self._told: set[tuple[int, int]] = set()
+        self._untold: list[Process] = []
+        self._everybody = False
+        self._first_survey_at: int | None = None
+        """When it was over (``procfs.now_ticks``)."""
+
+    @property
+    def signum(self) -> int:
+        return self.respite.signum
+
+    def include_all(self) -> None:
+        """From the next survey on those are asked as well that came after the leader's end."""
+        self._everybody = True
+        self.hurry()
+
+    def __call__(self, process: Process) -> None:
+        super().__call__(process)
+        key = (process.pid, process.start)
+        if process.pid == self.leader or key in self._told:
+            return
+        if not self.respite.asked:
+            self._told.add(key)
+            self._send(process)
+        elif (
+            self._everybody
+            or self._first_survey_at is None
+            or process.start < self._first_survey_at
+        ):
+            self._told.add(key)
+            self._untold.append(process)
 
     def meet(self, process: Process) -> None:
+        pass
+
+    def tell(self) -> None:
+        """Ask those that were found, all of them found first: a process that is asked may start
+        another to save, and that one is not to be taken for one that was there before."""
+        if self._first_survey_at is None:
+            self._first_survey_at = procfs.now_ticks()
+        untold, self._untold = self._untold, []
+        for process in untold:
+            self._send(process)
+
+    async def pause(self, deadline: float, *, least_s: float = 0.0) -> None:
+        await super().pause(deadline, least_s=PATIENT_S if self.respite.asked else least_s)
+
+    def _send(self, process: Process) -> None:
+        group_sent_at = self._group_sent.get(self.signum)
         had_it = (
-            self._group_sent_at is not None
+            group_sent_at is not None
             and process.pgrp == self.leader
-            and process.start < self._group_sent_at
+            and process.start < group_sent_at
         )
         if not had_it:
-            _send_exactly(process, signal.SIGTERM)
+            _send_exactly(process, self.signum)
         _send_exactly(process, signal.SIGCONT)
 
 
@@ -689,9 +845,13 @@ class _Killer(_Visitor):
 
     hunts = True
 
-    def __init__(self, leader: int) -> None:
+    def __init__(
+        self, leader: int, before: Callable[[Sequence[Process]], None] = lambda _: None
+    ) -> None:
+        """``before`` is told of each that is met, before its end."""
         super().__init__(leader)
         self.killed: dict[tuple[int, int], None] = {}
+        self._before = before
         self._us = os.getpgrp()
 
     def __call__(self, process: Process) -> None:
@@ -702,6 +862,7 @@ class _Killer(_Visitor):
         super().__call__(process)
 
     def meet(self, process: Process) -> None:
+        self._before((process,))
         self.killed[process.pid, process.start] = None
         if process.pgrp not in (0, 1, self._us):
             # A group never spans two sessions, and the session belongs to this tree.
@@ -709,6 +870,23 @@ class _Killer(_Visitor):
                 os.killpg(process.pgrp, signal.SIGKILL)
                 return
         _send_exactly(process, signal.SIGKILL)
+
+
+def _fixed(term_s: float) -> Patience:
+    return lambda _: Respite(term_s)
+
+
+def _group_lives(group: int) -> bool:
+    """Whether a child of ours in the group is alive.
+
+    Asking for stopped children alone passes zombies over: ECHILD says that there is no other
+    (wait_consider_task() in the kernel's exit.c).
+    """
+    try:
+        os.waitid(os.P_PGID, group, os.WSTOPPED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
 
 
 def _is_dying(process: Process) -> bool:

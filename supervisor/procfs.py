@@ -6,6 +6,7 @@ is gone. Field numbers are those of proc(5).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterator
@@ -66,6 +67,15 @@ def read(path: str, limit: int = 4096) -> bytes | None:
         return os.read(fd, limit)
     except OSError:  # ESRCH: the process ended between open and read
         return None
+    finally:
+        os.close(fd)
+
+
+def write(path: str, data: bytes) -> None:
+    """Write a setting; the one thing here that raises OSError."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, data)
     finally:
         os.close(fd)
 
@@ -166,6 +176,26 @@ def own_children() -> list[int] | None:
             continue
         found.extend(map(int, data.split()))
     return found
+
+
+def children(pid: int) -> list[int]:
+    """The children of any process, as far as the kernel lists them; see ``own_children``."""
+    found: list[int] = []
+    with contextlib.suppress(OSError, ValueError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            data = read_all(f"/proc/{pid}/task/{thread}/children", 1 << 16) or b""
+            found.extend(map(int, data.split()))
+    return found
+
+
+def arguments(pid: int, limit: int = 4096) -> tuple[str, ...]:
+    """The command line of a process, its first ``limit`` bytes; its name in brackets where it has
+    none (as ps(1) shows it), nothing where it is gone. Not masked."""
+    words = (read(f"/proc/{pid}/cmdline", limit) or b"").rstrip(b"\0").decode("utf-8", "replace")
+    if words:
+        return tuple(words.split("\0"))
+    name = (read(f"/proc/{pid}/comm") or b"").decode("utf-8", "replace").strip()
+    return (f"[{name}]",) if name else ()
 
 
 def now_ticks() -> int:

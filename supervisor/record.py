@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -64,6 +65,16 @@ def own_words(paths: Paths, mask: Callable[[str], str] = str) -> str | None:
         return mask(words).strip() or None
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
+
+
+def heartbeat(paths: Paths) -> int | None:
+    """The modification time of the heartbeat file in nanoseconds; None unless it is a regular file:
+    a link, a pipe or a device says nothing about the script."""
+    try:
+        found = os.lstat(paths.heartbeat)
+    except OSError:
+        return None
+    return found.st_mtime_ns if stat.S_ISREG(found.st_mode) else None
 
 
 def fetched(paths: Paths) -> Fetched:

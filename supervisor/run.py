@@ -14,13 +14,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import math
 import os
 import shlex
 import signal
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, assert_never
 
 from supervisor import beat, orphans, procfs, record, stacks
@@ -64,16 +66,27 @@ from supervisor.events import (
 )
 from supervisor.faults import ContractError, safe, safe_lines
 from supervisor.guardian import Guardian
-from supervisor.lifecycle import Process, Setup, State, initial, step
+from supervisor.lifecycle import Process, Rung, Setup, State, initial, respite, step
 from supervisor.logs import Log
 from supervisor.masking import Masker
-from supervisor.model import ExitStatus, Outcome, Phase, ProcessSpec, Role, signal_name
+from supervisor.model import (
+    ExitStatus,
+    Outcome,
+    Phase,
+    ProcessSpec,
+    Respite,
+    Role,
+    signal_name,
+)
 from supervisor.outcome import failure_text
 from supervisor.plan import FETCH, RESTORE, Plan
 from supervisor.process import (
     DYING_S,
+    NAMED,
+    Child,
     ChildEnd,
     InheritedSignals,
+    Patience,
     SpawnError,
     kill_everything,
     spawn,
@@ -91,9 +104,12 @@ if TYPE_CHECKING:  # not needed before the script's start: loaded when they are 
     from supervisor.streams import Pump
     from supervisor.watchdog import Signs
 
-SWEEP_TERM_S: Final = 2.0
-"""What outlived its leader has this long after SIGTERM."""
 SWEEP_KILL_S: Final = 2.0
+OUTLIVED_AFTER_S: Final = 0.25
+"""Descendants that are still there so long after their leader's end are worth a message: helpers
+of Python's multiprocessing take a moment to notice."""
+_COMMAND_LENGTH: Final = 160
+"""Characters of a command line in a message."""
 _LOOK_AGAIN_S: Final = 0.2
 DRAIN_S: Final = 1.0
 """After the leader's end a grandchild may hold the pipes; they are read for this long."""
@@ -422,8 +438,10 @@ class _Host:
 
     def _start(self, running: Running) -> None:
         spec = self._for_this_terminal(running.spec)
+        running.heartbeat_before = record.heartbeat(self.plan.paths)
         try:
-            child = spawn(spec)
+            one_pipe = self.plan.contract.settings.log_streams == "merge"
+            child = spawn(spec, one_pipe=one_pipe)
         except SpawnError as error:
             message = self._masker.text(error.message)
             self._post(StartFailed(spec.name, error.code, message, time.time()))
@@ -461,11 +479,22 @@ class _Host:
         child = running.child
         assert child is not None
         end = await child.run_to_end(
-            running.pumps, term_s=SWEEP_TERM_S, kill_s=SWEEP_KILL_S, drain_s=DRAIN_S
+            running.pumps,
+            term_s=self._patience(running, child),
+            kill_s=SWEEP_KILL_S,
+            drain_s=DRAIN_S,
         )
         if self._guardian is not None:
             self._guardian.forget(child.pid)
-        running.end, running.ended_at = end, time.time()
+        running.end, running.ended_at, running.outlived_by = end, time.time(), 0
+        if end.killed:
+            self._account.say(
+                "warning",
+                "process.descendants_killed",
+                process=running.spec.name,
+                signal="SIGKILL",
+                who=self._named(end.killed),
+            )
         if self._has_failed(running.spec, end):
             self._outputs.reveal(running.spec.name)
         elif running.spec.name in {FETCH, RESTORE} and end.status.ok:
@@ -495,6 +524,53 @@ class _Host:
                 end.left,
             )
         )
+
+    def _patience(self, running: Running, child: Child) -> Patience:
+        """What the descendants that outlive a leader have; and say that they do."""
+        began: float | None = None
+        said = False
+
+        def ask(alive: Sequence[procfs.Process]) -> Respite:
+            nonlocal began, said
+            now = time.monotonic()
+            began = began or now
+            name = running.spec.name
+            given = respite(self._state, name, child.death(), asked=running.asked)
+            running.outlived_by = len(alive)
+            if alive and not said and now - began >= OUTLIVED_AFTER_S:
+                said = True
+                self._account.say(
+                    "info",
+                    "process.outlived",
+                    process=name,
+                    exit=str(child.death() or "unknown"),
+                    count=len(alive),
+                    who=self._named((each.pid, procfs.arguments(each.pid)) for each in alive),
+                    signal=signal_name(given.signum),
+                    left_s=round(min(began + given.seconds - now, self._until_kill_s()), 1),
+                )
+            return given
+
+        return ask
+
+    def _until_kill_s(self) -> float:
+        """On the way down: until SIGKILL ends what is alive now."""
+        servers = self._state.rung is Rung.SERVERS
+        group_s = 0.0 if servers else self.plan.budgets.group_s
+        ends = [
+            timer.when() + (group_s if deadline is Deadline.GRACE else 0.0)
+            for deadline, timer in self._timers.items()
+            if deadline in {Deadline.GRACE, Deadline.GROUP, Deadline.LIMIT}
+        ]
+        return max(0.0, min(ends, default=math.inf) - self._loop.time())
+
+    def _named(self, processes: Iterable[tuple[int, Sequence[str]]]) -> str:
+        """``python3 t.py (pid 12), sleep 9 (pid 13)``."""
+        named = [
+            f"{shlex.join(self._masker.argv(words))[:_COMMAND_LENGTH]} (pid {pid})"
+            for pid, words in islice(processes, NAMED)
+        ]
+        return ", ".join(named)
 
     def _plan_again(self) -> None:
         """Everything is fetched: the contract is read again, with the code that is here now."""
@@ -534,7 +610,8 @@ class _Host:
         from supervisor import cgroup, evidence, mpi_words  # noqa: PLC0415
 
         # Secrets go first: whatever is cut or picked out of the text later is masked by then.
-        stdout, stderr = map(self._masked_tail, running.pumps)
+        *first, stderr = map(self._masked_tail, running.pumps)
+        stdout = first[0] if first else b""  # one pipe: all of it may be what an error says
         who, status, checkpoint = "", end.status, ""
         if running.spec.role is Role.LAUNCHER and not end.status.ok:
             words = mpi_words.read(stdout, stderr, end.status.code)
@@ -574,9 +651,12 @@ class _Host:
         child = running.child
         if child is None:
             return
-        if signum == running.spec.stop_signal and self._state.cause is not None:
+        stops = signum == running.spec.stop_signal and self._state.cause is not None
+        if stops:
             running.stop_sent_at = running.stop_sent_at or time.time()
-        child.signal(signum, group=whole_group)
+        lived = not child.exited()
+        reached = child.signal(signum, group=whole_group)
+        running.asked = running.asked or (stops and lived and reached)
         self._account.say(
             "info",
             "process.signalled",
@@ -607,12 +687,12 @@ class _Host:
         from supervisor import evidence  # noqa: PLC0415
         from supervisor.watchdog import Stillness  # noqa: PLC0415
 
-        stillness = Stillness.begin(self._signs_of_life(running))
+        stillness = Stillness.begin(self._signs_of_life(running), running.heartbeat_before)
         while running.end is None:
             await asyncio.sleep(min(5.0, timeout_s / 10))
             # A script that waits for a stalled reader of its output is held, and does not hang.
             if running.suspended or any(pump.held for pump in running.pumps):
-                stillness = Stillness.begin(self._signs_of_life(running))
+                stillness = stillness.excuse(self._signs_of_life(running))
                 continue
             stillness = stillness.look(self._signs_of_life(running))
             if stillness.idle_s < timeout_s:
@@ -629,10 +709,12 @@ class _Host:
             elif running.child is not None:
                 words = await asyncio.to_thread(stacks.spy, running.child.pid)
                 self._account.say("info", "process.seen", process=running.spec.name, stacks=words)
-            last = self._masked_tail(running.pumps[1]).decode("utf-8", "replace")
+            last = self._masked_tail(running.pumps[-1]).decode("utf-8", "replace")
             words = self._masker.text(words) or last
             detail = safe_lines(words)[-evidence.DETAIL_LIMIT :]
-            self._post(Hung(running.spec.name, stillness.idle_s, time.time(), detail))
+            self._post(
+                Hung(running.spec.name, stillness.idle_s, time.time(), detail, stillness.beats)
+            )
             return
 
     def _masked_tail(self, pump: Pump) -> bytes:
@@ -645,15 +727,11 @@ class _Host:
         child = running.child
         assert child is not None
         pids = (child.pid, *child.descendants())
-        try:
-            heartbeat: float | None = os.stat(self.plan.paths.heartbeat).st_mtime
-        except OSError:
-            heartbeat = None
         return Signs(
             at=time.monotonic(),
             output_bytes=running.output_bytes,
             cpu_s=sum(procfs.usage(pid)[0] or 0.0 for pid in pids),
-            heartbeat=heartbeat,
+            heartbeat=record.heartbeat(self.plan.paths),
         )
 
     # ------------------------------------------------------------------ services
@@ -995,6 +1073,7 @@ def _initial_state(plan: Plan) -> State:
                 server=spec.essential,
                 step=spec.role is Role.PREPARE,
                 stop_signal=spec.stop_signal,
+                shelters_scripts=spec.role is Role.SSHD,
             )
             for spec in (*plan.steps, *plan.processes)
         ),

@@ -489,11 +489,11 @@ TABLE: Final[tuple[Setting, ...]] = (
     ),
     Setting(
         "log_streams",
-        _one_of("split", "stdout"),
+        _one_of("split", "stdout", "merge"),
         "split",
         "",
-        "where the script's output goes: its stdout to stdout and its stderr to stderr, "
-        "or both to stdout",
+        "where the script's output goes: its stdout to stdout and its stderr to stderr; both to "
+        "stdout; or both there through one pipe, in the order in which they are written (2>&1)",
     ),
     Setting(
         "log_console_roles",
@@ -648,7 +648,8 @@ TABLE: Final[tuple[Setting, ...]] = (
         _seconds,
         "0",
         "s",
-        "stop the job when the script shows no output, CPU time or heartbeat for so long; 0: never",
+        "stop the job when the script shows no output, CPU time or heartbeat for so long, or, once "
+        "it has touched its heartbeat file, no heartbeat; 0: never",
     ),
     Setting(
         "stacks",

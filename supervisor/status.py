@@ -56,7 +56,7 @@ class ProcessRow(TypedDict):
     role: str
     pid: int | None
     state: str
-    """``planned``, ``running`` or ``exited``."""
+    """``planned``, ``running``, ``exited``; ``outlived by 2``: it ended, descendants did not."""
     exit: str | None
     """As people say it: ``exit 1``, ``killed by SIGKILL``."""
     started_at: float | None

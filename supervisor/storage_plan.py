@@ -11,7 +11,7 @@ import sys
 from supervisor.contract import Contract, is_sharded
 from supervisor.environment import inherited
 from supervisor.faults import ContractError, Fault
-from supervisor.model import ProcessSpec, Role
+from supervisor.model import OOM_RAISE_OF_HELPERS, ProcessSpec, Role
 from supervisor.paths import Paths, channel_below
 from supervisor.settings import TRANSFERS
 from supervisor.storage.job import (
@@ -176,6 +176,7 @@ def process(contract: Contract, paths: Paths, work: FetchJob | SyncJob) -> Proce
         argv=(sys.executable, "-P", "-m", f"supervisor.storage.{name}"),
         env=env,
         cwd=contract.base_dir,
+        oom_raise=OOM_RAISE_OF_HELPERS,
     )
 
 

@@ -1,7 +1,9 @@
 """Does it still do something? Pure: counts for how long nothing has moved.
 
 Output, CPU time and a touched heartbeat file are signs of life. CPU time counts only at a rate: a
-process that waits for ever still wakes up a few times a second.
+process that waits for ever still wakes up a few times a second. Once the script has touched its
+heartbeat file, that alone counts: it says itself when it makes progress, and neither the CPU time
+of a loop that spins nor the output of one that fails and tries again says so.
 """
 
 from __future__ import annotations
@@ -21,8 +23,9 @@ class Signs:
     output_bytes: int
     cpu_s: float
     """Of the whole tree; it falls when a member ends."""
-    heartbeat: float | None
-    """The file's modification time; None where there is none."""
+    heartbeat: int | None
+    """The file's modification time as it stands there; None where there is none. Whether it has
+    changed counts and not what it says: clocks jump, and those of a file server are others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,23 +34,32 @@ class Stillness:
 
     last: Signs
     moved_at: float
+    beats: bool
+    """The script has touched its heartbeat file."""
 
     @classmethod
-    def begin(cls, signs: Signs) -> Stillness:
-        return cls(signs, signs.at)
+    def begin(cls, signs: Signs, heartbeat_before: int | None = None) -> Stillness:
+        """``heartbeat_before``: what stood there before the script was started."""
+        return cls(signs, signs.at, _touched(heartbeat_before, signs.heartbeat))
 
     def look(self, signs: Signs) -> Stillness:
         elapsed_s = max(signs.at - self.last.at, 1e-9)
+        touched = _touched(self.last.heartbeat, signs.heartbeat)
         busy = signs.cpu_s < self.last.cpu_s or (
             (signs.cpu_s - self.last.cpu_s) / elapsed_s >= BUSY
         )
-        moved = (
-            busy
-            or signs.output_bytes != self.last.output_bytes
-            or signs.heartbeat != self.last.heartbeat
-        )
-        return Stillness(signs, signs.at if moved else self.moved_at)
+        beats = self.beats or touched
+        moved = touched or (not beats and (busy or signs.output_bytes != self.last.output_bytes))
+        return Stillness(signs, signs.at if moved else self.moved_at, beats)
+
+    def excuse(self, signs: Signs) -> Stillness:
+        """It could not have moved since the last look: its time begins anew."""
+        return Stillness(signs, signs.at, self.look(signs).beats)
 
     @property
     def idle_s(self) -> float:
         return self.last.at - self.moved_at
+
+
+def _touched(before: int | None, now: int | None) -> bool:
+    return now is not None and now != before

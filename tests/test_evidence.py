@@ -635,7 +635,7 @@ def test_out_of_memory_is_not_guessed() -> None:
 
 def test_another_process_killed_for_memory_is_mentioned() -> None:
     found = with_memory(ExitStatus(code=1), AFTER)
-    assert "1 of its processes killed for lack of memory (limit 64 MiB" in found.message
+    assert "out of memory: 1 of its processes killed by the kernel (limit 64 MiB" in found.message
     ours = with_memory(ExitStatus(signum=9), AFTER, because="its grace was over")
     assert not ours.message.startswith("out of memory")
 

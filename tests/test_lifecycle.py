@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import signal
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -47,7 +48,17 @@ from supervisor.events import (
     TransferFailed,
     Waiting,
 )
-from supervisor.lifecycle import Life, Process, Rung, Setup, State, initial, step
+from supervisor.lifecycle import (
+    SWEEP_S,
+    Life,
+    Process,
+    Rung,
+    Setup,
+    State,
+    initial,
+    respite,
+    step,
+)
 from supervisor.model import Cause, CauseKind, ExitStatus, JobState, Outcome, Phase, Verdict
 from supervisor.outcome import host_exit_code, outcome_of
 from supervisor.plan import Budgets, SuccessPolicy
@@ -481,6 +492,30 @@ def test_a_tolerated_worker_keeps_its_server_and_leaves_the_end_to_the_master() 
     with_server = play(with_policy(member(), tolerated_failures=1), RUNNING_MEMBER)[0]
     state, _ = play(with_server, [Exited("ps", KILLED, 1.0)])
     assert state.phase is Phase.DRAINING, "a parameter server is never tolerated"
+
+
+def test_a_worker_server_counts_as_a_worker() -> None:
+    """It ended the job as a parameter server does, though TensorFlow's coordinator goes on without
+    it: it holds no variables."""
+    setup = replace(member().setup, tolerated_failures=1, scriptless=("algo-2", "algo-3"))
+    servers = (Process("ps", server=True), Process("worker", server=True))
+    state, actions = play(
+        initial(setup, servers), [*RUNNING_MEMBER, Exited("worker", KILLED, 1.0, "killed")]
+    )
+    assert (state.phase, essentials(actions)) == (Phase.RUNNING, [])
+    (cause,) = state.tolerated
+    assert cause.kind is CauseKind.ESSENTIAL_DIED
+    chief = with_policy(master(), tolerated_failures=1, scriptless=("algo-2", "algo-3"))
+    report = joined("algo-2", Phase.RUNNING, cause=cause)
+    chief, actions = play(chief, [*RUNNING_MASTER, report])
+    assert chief.phase is Phase.RUNNING
+    assert said(actions)["failure.tolerated"] == "algo-2"
+    second = joined("algo-3", Phase.RUNNING, cause=replace(cause, host="algo-3"))
+    assert play(chief, [second])[0].phase is Phase.DRAINING
+    strict = with_policy(master(), scriptless=("algo-2", "algo-3"))
+    assert play(strict, [*RUNNING_MASTER, report])[0].cause == cause
+    sshd = replace(cause, process="sshd")
+    assert play(chief, [joined("algo-2", Phase.RUNNING, cause=sshd)])[0].phase is Phase.DRAINING
 
 
 def test_as_many_workers_as_the_policy_says_may_fail() -> None:
@@ -1040,3 +1075,56 @@ def test_once_draining_the_timers_alone_lead_to_the_end(state: State, draw: st.D
         assert state.armed, f"stuck in {state.phase}"
         state, _ = step(state, Expired(draw.draw(st.sampled_from(sorted(state.armed))), 9.0))
     pytest.fail(f"still {state.phase} after 20 expired deadlines")
+
+
+# --------------------------------------------------------------------------- what outlives a leader
+
+TERM = Signalled(signal.SIGTERM, 100.0)
+
+
+@pytest.mark.parametrize(
+    ("host", "events", "process", "death", "asked", "seconds"),
+    [
+        (alone, (), "chief", TERMED, False, SWEEP_S),
+        (alone, (TERM,), "chief", TERMED, True, math.inf),
+        (alone, (TERM,), "chief", OK, True, math.inf),
+        # The whole container got the signal: the leader died of it before ours came.
+        (alone, (TERM,), "chief", TERMED, False, math.inf),
+        # It had ended before, and what it left is none of the stop's business.
+        (alone, (TERM,), "chief", OK, False, SWEEP_S),
+        # On a member that keeps its worker for the chief's checkpoint nothing was asked of it.
+        (member, (TERM,), "worker", TERMED, False, SWEEP_S),
+        (master, (TERM,), "ps", KILLED, False, SWEEP_S),
+    ],
+)
+def test_what_outlives_a_leader_has_the_rest_of_what_the_leader_had(
+    host: Callable[[], State],
+    events: tuple[Event, ...],
+    process: str,
+    death: ExitStatus,
+    asked: bool,
+    seconds: float,
+) -> None:
+    """Whatever outlived its leader had 2 s, though the leader was a shell and the grace 92 s."""
+    running = (Prepared(), JobChanged(JobState.RUNNING, None))
+    reports = [MemberReported(name, Phase.JOINING, False, None) for name in ("algo-2", "algo-3")]
+    state, _ = play(host(), [*running, *(reports if host is master else ()), *events])
+    given = respite(state, process, death, asked=asked)
+    assert given.seconds == seconds
+    assert given.asked == (seconds == math.inf)
+
+
+def test_a_step_that_is_stopped_leaves_its_descendants_the_grace() -> None:
+    state, actions = play(with_steps(alone()), [Prepared(), TERM])
+    assert Arm(Deadline.GRACE, BUDGETS.stop_grace_s) in actions
+    assert respite(state, "requirements", TERMED, asked=True).seconds == math.inf
+
+
+def test_ranks_below_an_sshd_have_a_scripts_share() -> None:
+    """They had a server's, and with the sshd's end 2 s."""
+    setup = replace(member().setup, scriptless=("algo-2", "algo-3"))
+    state = initial(setup, (Process("sshd", server=True, shelters_scripts=True),))
+    lost = MasterLost("crashed", "connection refused", 100.0)
+    _, actions = play(state, [Prepared(), JobChanged(JobState.RUNNING, None), lost])
+    assert Send("sshd", signal.SIGTERM) in actions
+    assert Arm(Deadline.GRACE, BUDGETS.end_grace_s) in actions

@@ -3,6 +3,7 @@ the scripts, so that each takes seconds. The parameter servers are real."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
@@ -12,10 +13,13 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
 
 import pytest
 
+from supervisor.local import Standing, is_over
 from tests.helpers.job import COMMAND, Job, environment
+from tests.helpers.waiting import wait_until
 
 HOSTS = ("algo-1", "algo-2", "algo-3")
 QUICK = {
@@ -580,3 +584,83 @@ def test_hosts_begin_from_the_same_checkpoint_whatever_they_find(tmp_path: pathl
     found, output = begun()
     assert found == ["['step-1']"] * 2, output
     assert (places[0] / "step-1").is_file(), "the master restores what its members hold"
+
+
+# --------------------------------------------------------------------------- stopped supervisors
+
+SHORT = ("--master-lease-s", "2", "--ack-timeout-s", "1", "--end-grace-s", "2")
+
+
+@contextlib.contextmanager
+def job_of_sleepers(tmp_path: pathlib.Path, hosts: int, text: str = "") -> Iterator[Job]:
+    """All scripts are up, and would sleep on."""
+    path = tmp_path / "sleeper.py"
+    path.write_text(f"import signal, time\n{text}\nprint('up', flush=True)\ntime.sleep(600)\n")
+    words = ("--hosts", str(hosts), "--strategy", "none", *SHORT, str(path))
+    with Job(tmp_path / "run", *words) as job:
+        for number in range(1, hosts + 1):
+            job.wait_for(rf"algo-{number} \w+ │ up")
+        yield job
+
+
+@pytest.mark.parametrize(
+    ("stopped", "code"),
+    [(("algo-2",), 84), (("algo-1",), 83), (("algo-2", "algo-3"), 84), (("algo-1", "algo-3"), 83)],
+)
+def test_a_stopped_supervisor_does_not_hold_the_job(
+    tmp_path: pathlib.Path, stopped: tuple[str, ...], code: int
+) -> None:
+    """The others had ended it, and ``local`` waited for the stopped one without end."""
+    with job_of_sleepers(tmp_path, 3) as job:
+        for host in stopped:
+            os.kill(job.supervisor_of(host), signal.SIGSTOP)
+        assert job.wait(60) == code
+        table = job.output[job.output.rindex("HOST") :]
+        for host in ("algo-1", "algo-2", "algo-3"):
+            named = re.search(rf"{host} +supervisor .*was stopped \(SIGSTOP\)", table)
+            assert bool(named) == (host in stopped), table
+        assert re.search(rf"the supervisor of {stopped[0]} \(pid \d+\) was stopped", job.output)
+
+
+def test_one_that_does_not_act_on_its_end_is_killed_with_its_children(
+    tmp_path: pathlib.Path,
+) -> None:
+    with job_of_sleepers(tmp_path, 2, "signal.signal(signal.SIGTERM, signal.SIG_IGN)") as job:
+        pid = job.supervisor_of("algo-2")
+        os.kill(pid, signal.SIGSTOP)
+        job.wait_for(r"the supervisor of algo-2 \(pid \d+\) was stopped", 60)
+        job.wait_for(r"algo-2 supervisor │ .*signal\.received", 10)
+        os.kill(pid, signal.SIGSTOP)  # again
+        assert job.wait(60) == 84
+        assert re.search(r"algo-2 +supervisor +exit 137 .*was stopped", job.output)
+
+
+def test_a_stop_reaches_a_stopped_supervisor_too(tmp_path: pathlib.Path) -> None:
+    """Ctrl-C while one of them is stopped."""
+    with job_of_sleepers(tmp_path, 2) as job:
+        pid = job.supervisor_of("algo-2")
+        os.kill(pid, signal.SIGSTOP)
+        stat = pathlib.Path(f"/proc/{pid}/stat")
+        wait_until(lambda: stat.read_text().rsplit(") ", 1)[1][0] == "T")
+        job.process.send_signal(signal.SIGINT)
+        assert job.wait(30) == 143
+        assert "was stopped (SIGSTOP)" not in job.output
+
+
+@pytest.mark.parametrize(
+    ("hosts", "over"),
+    [
+        ("..", False),
+        ("T.", False),
+        ("TT", False),  # nobody ended anything: they are somebody's to continue
+        ("e.", True),
+        ("eT", True),
+        (".e", False),  # a member may be first; its master tells the others
+        ("Te", True),
+        ("T.e", False),
+        ("TTe", True),
+        ("ee", False),
+    ],
+)
+def test_when_a_job_is_over(hosts: str, over: bool) -> None:
+    assert is_over([Standing(each == "e", each == "T") for each in hosts]) == over

@@ -113,13 +113,17 @@ class Cluster:
         self.network = network
         self.hosts: list[Host] = []
 
-    def start(self, count: int, mode: str, **more: object) -> list[Host]:
+    def start(self, count: int, mode: str, *, below: str = "", **more: object) -> list[Host]:
+        """``below``: a script of sh(1) that is the entry point and runs the program."""
         names = [f"algo-{number}" for number in range(1, count + 1)]
         for name in names:
             host = Host(self.network, name, self._directory)
             host.lay_out(names, "none", "", [mode])
             shutil.copy(self._program, host.base / "code" / "ring")
-            values = {"sagemaker_program": "ring", "sagemaker_mpi_enabled": True, **more}
+            (host.base / "code" / "run.sh").write_text(f"#!/bin/sh\n{below}\n")
+            (host.base / "code" / "run.sh").chmod(0o755)
+            entry = "run.sh" if below else "ring"
+            values = {"sagemaker_program": entry, "sagemaker_mpi_enabled": True, **more}
             hyper = {key: json.dumps(value) for key, value in values.items()}
             (host.base / "input/config/hyperparameters.json").write_text(json.dumps(hyper))
             host.start(**self._env)
@@ -198,6 +202,20 @@ def test_a_stop_reaches_every_rank_and_leaves_it_its_grace(cluster: Cluster) -> 
     saved = re.findall(r"rank (\d) saved after signal 15$", hosts[0].log, re.MULTILINE)
     assert sorted(saved) == ["0", "1", "2", "3"]
     assert hosts[1].report["outcome"] == "stopped"
+    for host in hosts:
+        assert not cluster.network.pids(host.name)
+
+
+@needs_network
+def test_ranks_below_a_shell_have_their_grace_on_every_host(cluster: Cluster) -> None:
+    """The shell dies of the signal at once. mpirun took that for the end of the rank, and killed
+    what all of them still did."""
+    hosts = cluster.start(2, "wait", below='./ring "$@"; true')
+    wait_until(lambda: len(ranks(hosts[0].log)) == 2, 40, "not all ranks")
+    hosts[0].signal(signal.SIGTERM)
+    assert [host.wait() for host in hosts] == [143, 143], cluster.logs
+    saved = re.findall(r"rank (\d) saved after signal 15$", hosts[0].log, re.MULTILINE)
+    assert sorted(saved) == ["0", "1"], cluster.logs
     for host in hosts:
         assert not cluster.network.pids(host.name)
 

@@ -70,6 +70,37 @@ def test_exit_codes_of_stops_and_successes() -> None:
     assert host_exit_code("algo-3", success, died, left=True, publish_error=None) == 86
 
 
+@pytest.mark.parametrize(
+    ("signum", "chief", "code"),
+    [
+        (15, ExitStatus(code=0), 0),
+        (15, ExitStatus(code=42), 42),
+        (15, ExitStatus(signum=15), 143),
+        (15, ExitStatus(signum=9), 137),
+        (15, None, 143),
+        (2, None, 130),
+        (None, None, 143),
+    ],
+)
+def test_the_code_of_a_stop_is_the_chiefs_answer_to_it(
+    signum: int | None, chief: ExitStatus | None, code: int
+) -> None:
+    """A job that was stopped before its script ran left with 0, and a platform took it for done."""
+    asked = ExitStatus(signum=signum) if signum else None
+    stopped = cause(CauseKind.STOP_REQUESTED if signum else CauseKind.MAX_RUNTIME, asked)
+    assert job_exit_code(stopped, chief) == code
+    # Every host has it, one that runs no script as well; and by itself where the master is silent.
+    told, untold = Verdict(Outcome.STOPPED, stopped, code), Verdict(Outcome.STOPPED, stopped)
+    own = ExitStatus(signum=9)
+    assert host_exit_code("algo-3", told, own, left=False, publish_error=None) == code
+    assert host_exit_code("algo-3", told, None, left=False, publish_error=None) == code
+    assert host_exit_code("algo-3", untold, own, left=False, publish_error=None) == 137
+    alone = 128 + (signum or 15)
+    assert host_exit_code("algo-3", untold, None, left=False, publish_error=None) == alone
+    error = host_exit_code("algo-1", told, chief, left=False, publish_error="403")
+    assert error == (code or 87)
+
+
 def test_our_own_codes_keep_clear_of_sysexits_and_shells() -> None:
     assert not set(EXIT_CODES) & {*range(64, 79), *range(126, 166)}
 

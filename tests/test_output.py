@@ -156,6 +156,51 @@ def test_both_streams_to_stdout(tmp_path: pathlib.Path) -> None:
         assert b"process.started" in others, "our own words stay on stderr"
 
 
+IN_TURN = """
+    import os, sys
+    for number in range(2000):
+        os.write(1, b"out %d\\n" % number)
+        os.write(2, b"err %d\\n" % number)
+    raise RuntimeError("loss is NaN")
+"""
+
+
+@pytest.mark.parametrize("kind", ["raw", "prefix", "json"])
+def test_one_pipe_keeps_the_order_between_the_streams(tmp_path: pathlib.Path, kind: str) -> None:
+    """They came through two pipes, and what was read from them first was anybody's guess, even
+    where both went to one place. The error's last words are found in the one pipe as well."""
+    env = {
+        "SUPERVISOR_LOG_STREAMS": "merge",
+        "SUPERVISOR_LOG_FORMAT": kind,
+        "SUPERVISOR_LOG_FILES": "true",
+    }
+    wanted = b"".join(b"out %d\nerr %d\n" % (number, number) for number in range(2000))
+    with train(tmp_path, IN_TURN, env) as host:
+        written, others = host.outputs()
+        label = Label("algo-1", "chief", "stdout")
+        if kind == "json":
+            written = decode_json(written)[label]
+        elif kind == "prefix":
+            written = decode_prefix(written)[Label("algo-1", "chief", "")]
+        assert written.startswith(wanted)
+        assert b"RuntimeError: loss is NaN" in written[len(wanted) :]
+        assert b"err 1\n" not in others
+        assert b"process.started" in others, "our own words stay on stderr"
+        first, *detail = host.failure.splitlines()
+        assert first.startswith("algo-1 chief: RuntimeError: loss is NaN (script.py:6); exit 1")
+        assert "Traceback (most recent call last):" in detail
+        assert host.log_file().read_bytes().startswith(wanted)
+
+
+def test_one_pipe_is_as_whole_as_two(tmp_path: pathlib.Path) -> None:
+    out, err = payloads()
+    env = {**QUIET, "SUPERVISOR_LOG_STREAMS": "merge"}
+    with copying(tmp_path / "a", out, err, 1 << 20, env) as host:
+        written, others = host.outputs()
+        assert (len(written), others) == (len(out) + len(err), b"")
+        assert host.report["processes"][0]["output_bytes"] == len(written)
+
+
 def test_the_last_words_before_sigkill_are_there(tmp_path: pathlib.Path) -> None:
     script = """
         import os, signal
@@ -789,7 +834,7 @@ def test_off_a_terminal_a_bar_is_a_line_with_its_last_state(tmp_path: pathlib.Pa
         ("LOG_PREFIX", "{pid} ", "one line"),
         ("LOG_PREFIX", "a\nb", "one line"),
         ("LOG_PREFIX", "{host.upper} ", "one line"),
-        ("LOG_STREAMS", "both", "split, stdout"),
+        ("LOG_STREAMS", "both", "split, stdout, merge"),
         ("LOG_OVERFLOW", "lose", "block, drop"),
         ("LOG_CONSOLE_ROLES", "chief,boss", "chief"),
         ("LOG_PS_LEVEL", "2", "fatal"),

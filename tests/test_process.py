@@ -580,6 +580,25 @@ def test_kill_soon_takes_the_whole_tree() -> None:
     assert end.swept == 1
 
 
+@pytest.mark.parametrize("kind", ["group-stubborn", "session-stubborn", "daemon-stubborn"])
+@pytest.mark.parametrize("how", ["kill", "sweep"])
+def test_whoever_is_killed_below_a_leader_is_named(kind: str, how: str) -> None:
+    """Nobody said whom it hit."""
+
+    async def body() -> None:
+        running = start("keeps", kind, term_s=0.2)
+        (pid,) = map(int, await running.out.line())
+        if how == "kill":
+            running.child.kill_soon()
+        else:
+            running.child.signal(signal.SIGTERM)
+        (killed,) = (await running.end(10)).killed
+        assert killed[0] == pid
+        assert killed[1][-2:] == ("keeps", kind)
+
+    run(body)
+
+
 @pytest.mark.parametrize(("count", "pause_s"), [(1, 0), (1, 0.002), (16, 0.002)])
 def test_what_keeps_forking_is_caught_up_with(count: int, pause_s: float) -> None:
     """Processes that fork, leave group and session and exit all the time, racing the kill."""

@@ -153,19 +153,72 @@ def test_a_hanging_script_that_cannot_answer_is_looked_at_from_outside(
     assert "wait_for_ever (train.py:3)" in failure(tmp_path)
 
 
-def test_a_script_that_works_prints_or_touches_its_heartbeat_does_not_hang(
-    tmp_path: pathlib.Path,
-) -> None:
+def test_a_script_that_works_or_prints_does_not_hang(tmp_path: pathlib.Path) -> None:
     lay_out(
         tmp_path,
-        "import os, pathlib, time\n"
-        "beat = pathlib.Path(os.environ['SUPERVISOR_HEARTBEAT_FILE'])\n"
-        "for _ in range(10): beat.touch(); time.sleep(0.2)\n"
+        "import time\n"
         "for _ in range(10): print('x', flush=True); time.sleep(0.2)\n"
         "end = time.monotonic() + 2\n"
         "while time.monotonic() < end: pass\n",
     )
     code, _, _ = run(tmp_path, SUPERVISOR_HANG_TIMEOUT_S="1.5")
+    assert code == 0
+
+
+BEATS = """
+import os, pathlib, time
+beat = pathlib.Path(os.environ["SUPERVISOR_HEARTBEAT_FILE"])
+"""
+
+
+@pytest.mark.parametrize(
+    "touch",
+    [
+        "beat.touch()",
+        "os.utime(beat, ns=(0, 10**9 - step)) if beat.exists() else beat.touch()",  # clocks jump
+        "new = beat.with_name('new'); new.write_text('x'); new.rename(beat)",
+        "beat.unlink(missing_ok=True); beat.touch()",
+    ],
+)
+def test_a_script_that_touches_its_heartbeat_does_not_hang(
+    tmp_path: pathlib.Path, touch: str
+) -> None:
+    lay_out(tmp_path, f"{BEATS}for step in range(15):\n    {touch}\n    time.sleep(0.2)\n")
+    code, _, _ = run(tmp_path, SUPERVISOR_HANG_TIMEOUT_S="1.5")
+    assert code == 0
+
+
+@pytest.mark.parametrize(
+    "spin",
+    [
+        "pass",  # CPU time
+        "time.sleep(0.05); print('trying again', flush=True)",
+        "os.wait() if os.fork() else os._exit(0)",  # the tree's CPU time falls again and again
+    ],
+)
+def test_a_script_that_spins_hangs_once_it_uses_its_heartbeat(
+    tmp_path: pathlib.Path, spin: str
+) -> None:
+    """The heartbeat was one sign of life beside the others, and so it was no use to a script that
+    is busy for ever or says for ever that it tries again."""
+    lay_out(tmp_path, f"{BEATS}beat.touch()\nwhile True: {spin}\n")
+    code, _, _ = run(tmp_path, SUPERVISOR_HANG_TIMEOUT_S="1")
+    assert code == 88
+    first = failure(tmp_path).splitlines()[0]
+    assert first.startswith("algo-1 chief: hung: its heartbeat file was not touched for ")
+
+
+@pytest.mark.parametrize("kind", ["fifo", "link", "directory"])
+def test_what_is_no_regular_file_is_no_heartbeat(tmp_path: pathlib.Path, kind: str) -> None:
+    """Nor may it block us. The script works, so it does not hang."""
+    make = {
+        "fifo": "os.mkfifo(beat)",
+        "link": "beat.symlink_to('/proc/uptime')",
+        "directory": "beat.mkdir()",
+    }[kind]
+    spin = "end = time.monotonic() + 2.5\nwhile time.monotonic() < end: pass\n"
+    lay_out(tmp_path, f"{BEATS}{make}\n{spin}")
+    code, _, _ = run(tmp_path, SUPERVISOR_HANG_TIMEOUT_S="1")
     assert code == 0
 
 

@@ -87,6 +87,23 @@ def test_worker_servers_of_ours_and_a_master_without_a_parameter_server(
         assert roles == {"algo-1": ["chief"], "algo-2": ["ps", "worker"]}
 
 
+def test_the_chief_trains_on_without_a_worker_server(tmp_path: pathlib.Path) -> None:
+    """A worker server holds no variables: its death is a worker's, and may be tolerated."""
+    layout = {"SUPERVISOR_WORKER": "server", "SUPERVISOR_PS_HOSTS": "1"}
+    words = ("--hosts", "3", "--failure-policy", "tolerate:1", EXAMPLE, "--steps", "3000")
+    with Job(tmp_path / "run", *words, **layout) as job:
+        training(job)
+        os.kill(job.pid_of("algo-2", "worker"), signal.SIGKILL)
+        job.wait_for(r"algo-1 supervisor │ .* failure.tolerated host=algo-2", 30)
+        told = len(losses(job.output))
+        job.wait_for(r"algo-1 supervisor │ .* process.exited process=chief .*exit=.exit 0", 240)
+        assert len(losses(job.output)) > told, "not one step after it"
+        assert job.wait(60) == 0
+        assert job.exit_codes(*HOSTS) == [0, 0, 0]
+        (failed,) = job.report("algo-1")["tolerated"]
+        assert (failed["host"], failed["process"]) == ("algo-2", "worker")
+
+
 def test_an_evaluator_reads_the_checkpoints_and_judges_the_last_one_after_the_verdict(
     tmp_path: pathlib.Path,
 ) -> None:

@@ -4,6 +4,8 @@ Runs the command as its child and ends as it ends. What it is for:
 
 - SIGPWR, passed on by mpirun, becomes the stop signal SIGNUM, once, to the command alone. mpirun's
   own way to stop a rank leaves it one second;
+- where the command is a shell that the stop signal ends, what it had started gets the signal too,
+  and is waited for: mpirun takes the end of a rank for the end of its work;
 - the variables of the host that the rank is on replace the master's (see ``sshd.py``);
 - a rank that fails says on which host that was, which mpirun does not;
 - ``--mpi4py``: where mpi4py is installed, a Python script runs under it. Then an exception in one
@@ -16,17 +18,20 @@ taken and dropped.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import resource
 import signal
 import sys
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from supervisor.faults import safe
 
 ENVIRONMENT = "SUPERVISOR_MPI_ENVIRONMENT"
 """A JSON file: what this host's ranks have in place of the master's variables."""
+
+PR_SET_CHILD_SUBREAPER: Final = 36
 
 _DROPPED = (
     signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2,
@@ -43,6 +48,8 @@ def main(arguments: list[str]) -> NoReturn:
     if under_mpi4py and _is_installed("mpi4py"):
         command[1:1] = ["-m", "mpi4py"]
     take_environment_of_host()
+    # What the command leaves behind becomes our child (prctl(2)); nothing here may import ours.
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1), 0, 0, 0)
     # Nothing may arrive between the fork and the moment when each side is ready for it.
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     child = os.fork()
@@ -61,8 +68,38 @@ def main(arguments: list[str]) -> NoReturn:
         signal.signal(signum, lambda *_: None)
     signal.signal(signal.SIGPWR, stop)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    _, status = os.waitpid(child, 0)
+    status = wait_for(child)
+    if stopping:
+        outlast(stop_signal)
     end_as(status)
+
+
+def wait_for(child: int) -> int:
+    """The wait status of a child; orphans that die meanwhile are collected."""
+    while True:
+        pid, status = os.waitpid(-1, 0)
+        if pid == child:
+            return status
+
+
+def outlast(stop_signal: int) -> None:
+    """Ask what the command left to stop, and wait until it is gone: whoever stops us bounds it."""
+    asked = set()
+    queue = [os.getpid()]
+    while queue:
+        parent = queue.pop()
+        with contextlib.suppress(OSError, ValueError):
+            for thread in os.listdir(f"/proc/{parent}/task"):
+                with open(f"/proc/{parent}/task/{thread}/children", encoding="ascii") as file:
+                    queue += [pid for pid in map(int, file.read().split()) if pid not in asked]
+        asked.add(parent)
+    for pid in asked - {os.getpid()}:
+        for signum in (stop_signal, signal.SIGCONT):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signum)
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            os.waitpid(-1, 0)
 
 
 def _execute(command: list[str]) -> NoReturn:
