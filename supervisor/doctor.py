@@ -408,8 +408,8 @@ def _newest(facts: Facts) -> float:
 def diagnose(sight: Sight) -> list[Check]:
     """The checks, in the order of the table. Pure."""
     sections: tuple[Callable[[Sight], Iterator[Check]], ...] = (
-        _contract, _entry, _requirements, _mpi, _hosts, _ports, _writable, _space, _versions,
-        _devices, _clock, _credentials, _storage,
+        _contract, _entry, _requirements, _mpi, _hosts, _proxies, _ports, _writable, _space,
+        _versions, _devices, _clock, _credentials, _storage,
     )  # fmt: skip
     return [check for section in sections for check in section(sight)]
 
@@ -500,6 +500,13 @@ def _hosts(sight: Sight) -> Iterator[Check]:
     good = len(sight.addresses) - len(bad)
     if good:
         yield Check("host names", State.OK, f"{good} of {len(sight.addresses)} resolve")
+
+
+def _proxies(sight: Sight) -> Iterator[Check]:
+    if sight.plan is not None and sight.plan.proxies:
+        names = ", ".join(sight.plan.proxies)
+        found = f"{names}, but not for the job's own hosts: they are in no_grpc_proxy and no_proxy"
+        yield Check("proxy", State.OK, found)
 
 
 def _ports(sight: Sight) -> Iterator[Check]:

@@ -15,6 +15,7 @@ from typing import Any, Final
 from supervisor.arguments import script_arguments
 from supervisor.contract import TUNING_METRIC, Contract
 from supervisor.paths import channel_below
+from supervisor.proxies import exceptions
 from supervisor.settings import PREFIX
 
 STACKS_SIGNUM: Final = int(signal.SIGRTMAX) - 1
@@ -66,8 +67,14 @@ def user_arguments(contract: Contract) -> tuple[str, ...]:
 
 
 def inherited(contract: Contract) -> dict[str, str]:
-    """Our own environment as a child gets it: without our settings, the token above all."""
-    return {key: value for key, value in contract.environ.items() if not key.startswith(PREFIX)}
+    """Our own environment as a child gets it: without our settings, the token above all.
+
+    Where a proxy is set, the job's own hosts are excepted from it.
+    """
+    env = {key: value for key, value in contract.environ.items() if not key.startswith(PREFIX)}
+    addresses = (overlay.address for overlay in contract.overlays.values())
+    env.update(exceptions(env, (*contract.hosts, *addresses)))
+    return env
 
 
 def script_environment(contract: Contract) -> dict[str, str]:

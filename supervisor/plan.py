@@ -21,6 +21,7 @@ from supervisor.environment import STACKS_SIGNUM, inherited, script_environment,
 from supervisor.faults import ContractError, Fault, shown
 from supervisor.model import ProcessSpec, Role
 from supervisor.paths import Paths, paths_below
+from supervisor.proxies import proxies_in
 from supervisor.settings import GROUP_S, KILL_S, RECORD_S
 
 TRAIN_PORT: Final = 2222
@@ -115,6 +116,8 @@ class Plan:
     """Ports that they will open: to be free before the start."""
     budgets: Budgets
     paths: Paths
+    proxies: tuple[str, ...]
+    """Variables that name a proxy: not for the job's own hosts, see ``proxies.py``."""
     notes: tuple[str, ...]
     """What a person should know: things that were ignored, or not done by this version."""
 
@@ -174,6 +177,7 @@ def make_plan(contract: Contract) -> Plan:
         listening=_listening(contract, training, processes),
         budgets=_budgets(contract, fetches=fetch is not None),
         paths=paths,
+        proxies=proxies_in(contract.environ),
         notes=_notes(contract),
     )
 

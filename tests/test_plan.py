@@ -460,7 +460,7 @@ _LAYERS = [
     {"storage.location"},
     {"storage.job", "storage.notices", "storage.snapshot"},
     {"events", "settings"},
-    {"contract", "protocol", "evidence", "liveness", "arguments", "mpi_words"},
+    {"contract", "protocol", "evidence", "liveness", "arguments", "mpi_words", "proxies"},
     {"environment", "outcome", "mpi_job"},
     {"storage_plan"},
     {"plan"},
