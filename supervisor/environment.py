@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from supervisor.arguments import script_arguments
-from supervisor.contract import TUNING_METRIC, Contract
+from supervisor.contract import SWITCHES, TUNING_METRIC, UNSUPPORTED, Contract
 from supervisor.paths import channel_below
 from supervisor.proxies import exceptions
 from supervisor.settings import PREFIX
@@ -25,15 +25,7 @@ STACKS_DIRECTORY: Final = posixpath.join(posixpath.dirname(__file__), "injected"
 
 _LOG_LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
-_DISTRIBUTIONS: Final = (
-    "sagemaker_mpi_enabled",
-    "sagemaker_parameter_server_enabled",
-    "sagemaker_distributed_dataparallel_enabled",
-    "sagemaker_pytorch_ddp_enabled",
-    "sagemaker_pytorch_xla_multi_worker_enabled",
-    "sagemaker_multi_worker_mirrored_strategy_enabled",
-    "sagemaker_torch_distributed_enabled",
-)
+_DISTRIBUTIONS: Final = (*SWITCHES, *UNSUPPORTED)
 """Any of them makes the current group one of the distribution, where none is named."""
 
 _KNOWN_TO_PLATFORM: Final = frozenset(

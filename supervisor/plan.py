@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from supervisor import mpi_job
-from supervisor.contract import RESOURCES, Contract, EntryKind, Strategy
+from supervisor.contract import HYPERPARAMETERS, RESOURCES, Contract, EntryKind, Strategy
 from supervisor.environment import STACKS_SIGNUM, inherited, script_environment, user_arguments
 from supervisor.faults import ContractError, Fault, shown
 from supervisor.model import ProcessSpec, Role
@@ -156,6 +156,7 @@ def make_plan(contract: Contract) -> Plan:
     training = {host: endpoints[host] for host in contract.distribution_hosts if host != evaluator}
     if contract.strategy in {Strategy.PS, Strategy.MWMS}:
         config = tf_config(contract, training, chief, contract.current_host, role)
+    differing = _differing_tf_config(contract, config)
     paths = paths_below(contract.base_dir, contract.settings.checkpoint_local_dir)
     fetch, storage = _transfers(contract, paths)
     processes = _processes(contract, training, paths, chief, role, config)
@@ -178,7 +179,7 @@ def make_plan(contract: Contract) -> Plan:
         budgets=_budgets(contract, fetches=fetch is not None),
         paths=paths,
         proxies=proxies_in(contract.environ),
-        notes=_notes(contract),
+        notes=(*_notes(contract), *differing),
     )
 
 
@@ -280,6 +281,34 @@ def tf_config(
     if role is Role.EVALUATOR:
         task = {"type": role.value, "index": 0}
     return {"cluster": cluster, "task": task, "environment": "cloud"}
+
+
+def _differing_tf_config(contract: Contract, ours: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """A note on the ``TF_CONFIG`` in our environment that contradicts the contract, where that is
+    allowed; raises ``ContractError`` where it is not."""
+    text = contract.environ.get("TF_CONFIG", "")
+    if not text:
+        return ()
+    from supervisor.given_config import contradiction  # noqa: PLC0415  # where there is one
+
+    hosts = {
+        host: contract.overlays[host].address if host in contract.overlays else host
+        for host in contract.hosts
+    }
+    mpi = contract.strategy is Strategy.MPI
+    found = contradiction(text, ours, hosts, contract.current_host, mpi=mpi)
+    if not found:
+        return ()
+    if contract.settings.tf_config_mismatch == "ignore":
+        what = "the script is given another" if ours else "the script is given it as it is"
+        return (f"TF_CONFIG in the environment contradicts the contract, {found}: {what}",)
+    job = "one host" if len(hosts) == 1 else f"{len(hosts)} hosts"
+    expected = (
+        f"none, or one that agrees with {RESOURCES} and {HYPERPARAMETERS}, by which this is "
+        f"{contract.current_host} of {job} with strategy {contract.strategy.value}: unset it, or "
+        "correct those; SUPERVISOR_TF_CONFIG_MISMATCH=ignore lets it pass"
+    )
+    raise ContractError([Fault("environment", "TF_CONFIG", found, expected)])
 
 
 def _script_role(contract: Contract, chief: Role) -> Role:
@@ -573,7 +602,7 @@ def _server(contract: Contract, role: Role, config: Mapping[str, Any]) -> Proces
 
 
 def _notes(contract: Contract) -> tuple[str, ...]:
-    notes = []
+    notes = list(contract.notes)
     if contract.ps_ignored:
         notes.append(
             "sagemaker_parameter_server_enabled is ignored: one host has no parameter server, "

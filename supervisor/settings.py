@@ -94,6 +94,9 @@ class Settings(NamedTuple):
     ps_hosts: str
     worker: str
     outside: str
+    unsupported_distribution: str
+    tf_config_mismatch: str
+    strict_settings: bool
     mpi_ssh_port: int
     mpi_ssh_key: str
     mpi_sshd: str
@@ -742,6 +745,30 @@ TABLE: Final[tuple[Setting, ...]] = (
         "",
         "hosts outside sagemaker_distribution_instance_groups run their script alone: each ends "
         "by itself, or with the job",
+    ),
+    Setting(
+        "unsupported_distribution",
+        _one_of("error", "ignore"),
+        "error",
+        "",
+        "what follows where a hyperparameter asks for a distribution that is not run here, such as "
+        "torchrun: an error, or every host runs its script alone",
+    ),
+    Setting(
+        "tf_config_mismatch",
+        _one_of("error", "ignore"),
+        "error",
+        "",
+        "what follows where a TF_CONFIG in our own environment contradicts the contract: an error, "
+        "or the script of a distribution is given ours, any other the one that is there",
+    ),
+    Setting(
+        "strict_settings",
+        _switch,
+        "false",
+        "",
+        "any unknown SUPERVISOR_ variable is an error; else only one that is within two letters "
+        "of a setting, and others are warned of",
     ),
     Setting("mpi_ssh_port", _port, "22", "", "MPI: port of the members' sshd"),
     Setting(
