@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from supervisor.faults import ContractError, Fault, shown
 from supervisor.paths import model_dir_below
-from supervisor.settings import Settings, parse_settings
+from supervisor.settings import Settings, parse_settings, strangers_in, warnings_on
 
 if TYPE_CHECKING:
     from supervisor.storage.job import Fetched
@@ -186,6 +186,8 @@ class Contract:
     fetched: Fetched | None
     notes: tuple[str, ...]
     """What a person should know of what the platform said."""
+    variables_of_others: tuple[str, ...]
+    """``SUPERVISOR_…`` variables that other programs set: they are no settings."""
 
     @property
     def master(self) -> str:
@@ -237,6 +239,8 @@ class _Reader:
         settings, setting_faults = parse_settings(facts.flags, facts.environ, platform)
         for fault in setting_faults:
             self.fault_in_words(fault.source, fault.key, fault.found, fault.expected)
+        foreign = strangers_in(facts.environ)
+        self.notes += warnings_on(foreign.unknown)
         resources = self._object(RESOURCES, required=True)
         channels = self._channels()
         hosts, current = self._hosts(resources)
@@ -322,6 +326,7 @@ class _Reader:
             intermediate_uri=intermediate_uri,
             fetched=facts.fetched,
             notes=tuple(self.notes),
+            variables_of_others=foreign.others,
         )
 
     # ------------------------------------------------------------------ files

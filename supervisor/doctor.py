@@ -33,7 +33,7 @@ from supervisor.paths import paths_below
 from supervisor.plan import FETCH, Plan, make_plan
 from supervisor.ports import check_free
 from supervisor.requirements import Conflict, conflicts
-from supervisor.settings import parse_settings
+from supervisor.settings import parse_settings, strangers_in, warnings_on
 from supervisor.storage.job import VARIABLE, Options, decode_fetch, decode_sync
 from supervisor.storage.location import Location
 
@@ -416,6 +416,10 @@ def diagnose(sight: Sight) -> list[Check]:
 
 def _contract(sight: Sight) -> Iterator[Check]:
     base = sight.facts.base_dir
+    if sight.plan is None:
+        for note in warnings_on(strangers_in(sight.facts.environ).unknown):
+            found, _, remedy = note.partition(": ")
+            yield Check("contract", State.WARN, found, remedy)
     for fault in sight.faults:
         where = f"{fault.source}: {fault.key}" if fault.key else fault.source
         yield Check("contract", State.RED, f"{where}: {fault.found}", f"expected {fault.expected}")

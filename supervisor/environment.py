@@ -16,7 +16,8 @@ from supervisor.arguments import script_arguments
 from supervisor.contract import SWITCHES, TUNING_METRIC, UNSUPPORTED, Contract
 from supervisor.paths import channel_below
 from supervisor.proxies import exceptions
-from supervisor.settings import PREFIX
+from supervisor.settings import is_ours
+from supervisor.strangers import PREFIX
 
 STACKS_SIGNUM: Final = int(signal.SIGRTMAX) - 1
 """Asks a Python process for its stacks. Neither the C library, Python nor TensorFlow uses it."""
@@ -59,11 +60,17 @@ def user_arguments(contract: Contract) -> tuple[str, ...]:
 
 
 def inherited(contract: Contract) -> dict[str, str]:
-    """Our own environment as a child gets it: without our settings, the token above all.
+    """Our own environment as a child gets it: without our settings, the token above all. What
+    other programs call ``SUPERVISOR_…`` stays.
 
     Where a proxy is set, the job's own hosts are excepted from it.
     """
-    env = {key: value for key, value in contract.environ.items() if not key.startswith(PREFIX)}
+    others = contract.variables_of_others
+    env = {
+        key: value
+        for key, value in contract.environ.items()
+        if not key.startswith(PREFIX) or key in others or not is_ours(key)
+    }
     addresses = (overlay.address for overlay in contract.overlays.values())
     env.update(exceptions(env, (*contract.hosts, *addresses)))
     return env

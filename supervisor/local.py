@@ -30,8 +30,9 @@ from supervisor.faults import ContractError, Fault
 from supervisor.guardian import Guardian
 from supervisor.lifecycle import ECHO_S
 from supervisor.model import ProcessSpec, Role
-from supervisor.settings import PREFIX, Settings, parse_settings
+from supervisor.settings import Settings, parse_settings
 from supervisor.signals import SignalPipe
+from supervisor.strangers import PREFIX
 from supervisor.streams import Branch, Carriage, Label, Policy, Prefix, Pump, console
 
 _MOST_HOSTS: Final = 64

@@ -212,6 +212,8 @@ class _Host:
         self._services, self._children = services, children
         for note in self.plan.notes:
             self._account.say("warning", "plan.note", text=note)
+        if others := self.plan.contract.variables_of_others:
+            self._account.say("debug", "settings.of_others", ignored=", ".join(others[:20]))
         self._serve("prepare", self._prepare())
         self._serve("resources", self._watch_resources())
 

@@ -456,7 +456,7 @@ def test_bad_mpi_options_are_refused(key: str, value: str, message: str) -> None
 # --------------------------------------------------------------------------- layers
 
 _LAYERS = [
-    {"model", "faults", "masking", "memory", "watchdog", "requirements", "paths"},
+    {"model", "faults", "masking", "memory", "watchdog", "requirements", "paths", "strangers"},
     {"storage.location"},
     {"storage.job", "storage.notices", "storage.snapshot"},
     {"events", "settings"},
