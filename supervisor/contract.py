@@ -27,6 +27,10 @@ HYPERPARAMETERS: Final = "hyperparameters.json"
 RESOURCES: Final = "resourceconfig.json"
 CHANNELS: Final = "inputdataconfig.json"
 OVERLAY: Final = "supervisorconfig.json"
+_MAY_BE_EMPTY: Final = frozenset({HYPERPARAMETERS, CHANNELS})
+"""One that is empty counts as none. The others would lose what they are there for: hosts."""
+ALONE: Final = "localhost"
+"""The name of the only host where nobody has given it one: one that always resolves."""
 CONFIG_FILES: Final = (HYPERPARAMETERS, RESOURCES, CHANNELS, OVERLAY)
 
 ENVIRONMENT_TWINS: Final = {
@@ -241,7 +245,7 @@ class _Reader:
             self.fault_in_words(fault.source, fault.key, fault.found, fault.expected)
         foreign = strangers_in(facts.environ)
         self.notes += warnings_on(foreign.unknown)
-        resources = self._object(RESOURCES, required=True)
+        resources = self._resources()
         channels = self._channels()
         hosts, current = self._hosts(resources)
         wanted, unsupported = self._wanted(platform)
@@ -331,22 +335,20 @@ class _Reader:
 
     # ------------------------------------------------------------------ files
 
-    def _object(self, name: str, *, required: bool) -> dict[str, Any]:
-        """The JSON object in a config file; ``{}`` and a fault where there is none."""
+    def _object(self, name: str) -> dict[str, Any]:
+        """The JSON object in a config file; ``{}`` where there is none, and a fault besides where
+        there should be."""
         facts = self.facts
         if name in facts.unreadable:
             self.fault_in_words(
                 name, "", f"an unreadable file ({facts.unreadable[name]})", "a JSON object"
             )
             return {}
-        if name not in facts.files:
-            if required:
-                self.fault_in_words(
-                    name, "", "no such file", "a JSON object written by the platform"
-                )
+        content = facts.files.get(name)
+        if content is None or (name in _MAY_BE_EMPTY and not content.strip()):
             return {}
         try:
-            value = json.loads(facts.files[name])
+            value = json.loads(content)
         except (ValueError, RecursionError) as error:
             self.fault_in_words(name, "", f"malformed JSON ({error})"[:200], "a JSON object")
             return {}
@@ -354,6 +356,16 @@ class _Reader:
             self.fault_in_words(name, "", f"{type(value).__name__} {shown(value)}", "a JSON object")
             return {}
         return value
+
+    def _resources(self) -> dict[str, Any]:
+        """Without the file one host: ``docker run IMAGE train`` on a desk has no platform."""
+        if RESOURCES in self.facts.files or RESOURCES in self.facts.unreadable:
+            return self._object(RESOURCES)
+        self.notes.append(
+            f"{self._path(RESOURCES)} is missing, so this host is taken for the only one: where "
+            "there are others, the platform has to write it"
+        )
+        return {"current_host": ALONE, "hosts": [ALONE]}
 
     def _object_is_bad(self, name: str) -> bool:
         return any(fault.source == self._path(name) and not fault.key for fault in self.faults)
@@ -368,7 +380,7 @@ class _Reader:
         for twin, name in ENVIRONMENT_TWINS.items():
             if self.facts.environ.get(name):
                 platform[twin] = self.facts.environ[name]
-        for key, raw in self._object(HYPERPARAMETERS, required=False).items():
+        for key, raw in self._object(HYPERPARAMETERS).items():
             mine = key.startswith("sagemaker_") or key in _RESERVED
             if key == "sagemaker_program" and key in platform:
                 continue  # as in the predecessor, the image's word counts
@@ -380,7 +392,7 @@ class _Reader:
         return user, platform
 
     def _channels(self) -> dict[str, Any]:
-        channels = self._object(CHANNELS, required=False)
+        channels = self._object(CHANNELS)
         for name, value in channels.items():
             if not isinstance(value, dict):
                 self.fault(CHANNELS, name, value, "an object such as {TrainingInputMode, …}")
@@ -693,7 +705,7 @@ class _Reader:
     # ------------------------------------------------------------------ our own addition
 
     def _overlay(self, hosts: tuple[str, ...]) -> tuple[dict[str, HostOverlay], tuple[str, ...]]:
-        overlay = self._object(OVERLAY, required=False)
+        overlay = self._object(OVERLAY)
         for key in sorted(set(overlay) - {"hosts", "arguments"}):
             self.fault(OVERLAY, key, overlay[key], "only the keys hosts and arguments")
         arguments = overlay.get("arguments", [])

@@ -149,8 +149,9 @@ def run(environ: Mapping[str, str], flags: Mapping[str, str], *, as_json: bool) 
 def look(environ: Mapping[str, str], flags: Mapping[str, str]) -> Sight:
     """Gather everything; what cannot be seen is a fact too. Takes some seconds at most."""
     facts = sagemaker.gather(environ, flags)
-    # A base directory that somebody named is meant to hold a contract; /opt/ml may just not exist.
-    has_contract = bool(facts.files or facts.unreadable or environ.get("SAGEMAKER_BASE_DIR"))
+    # Who names a base directory or an entry point means a job; /opt/ml may just not exist.
+    named = environ.get("SAGEMAKER_BASE_DIR") or environ.get("SAGEMAKER_PROGRAM")
+    has_contract = bool(facts.files or facts.unreadable or named)
     plan, faults = _plan_of(facts) if has_contract else (None, _settings_faults(facts))
     directories = _directories(facts) if has_contract else (absolute("."),)
     ports = _ports_of(plan) if plan else ()

@@ -84,7 +84,8 @@ def test_a_plain_contract() -> None:
 @pytest.mark.parametrize(
     ("case", "words"),
     [
-        ({"absent": frozenset({"resourceconfig.json"})}, ["resourceconfig.json", "no such file"]),
+        ({"raw": {"resourceconfig.json": b""}}, ["resourceconfig.json", "malformed JSON"]),
+        ({"raw": {"supervisorconfig.json": b" "}}, ["supervisorconfig.json", "malformed JSON"]),
         ({"raw": {"resourceconfig.json": b"{"}}, ["resourceconfig.json", "malformed JSON"]),
         ({"raw": {"hyperparameters.json": b"\xff\xfe{"}}, ["hyperparameters.json", "malformed"]),
         ({"raw": {"hyperparameters.json": b"[]"}}, ["hyperparameters.json", "list", "object"]),
@@ -228,6 +229,25 @@ def test_an_empty_resource_configuration_is_refused_key_by_key() -> None:
     text = refusal(resources={})
     assert "resourceconfig.json: hosts: found None" in text
     assert "resourceconfig.json: current_host: found None" in text
+
+
+def test_without_a_resource_configuration_this_is_the_only_host() -> None:
+    """``docker run IMAGE train`` on a desk was refused."""
+    contract = read(absent=frozenset({"resourceconfig.json"}))
+    assert contract.hosts == ("localhost",)
+    assert contract.current_host == contract.master == "localhost"
+    [note] = contract.notes
+    assert note.startswith("/opt/ml/input/config/resourceconfig.json is missing, so this host")
+    hyper = {**HYPER, "sagemaker_parameter_server_enabled": "true"}
+    assert read(hyper, absent=frozenset({"resourceconfig.json"})).ps_ignored
+
+
+@pytest.mark.parametrize("content", [b"", b" \n\t\r\n"])
+def test_an_empty_file_of_hyperparameters_or_channels_is_none(content: bytes) -> None:
+    empty = dict.fromkeys(("hyperparameters.json", "inputdataconfig.json"), content)
+    contract = read(raw=empty, environ={"SAGEMAKER_PROGRAM": "train.py"})
+    assert (contract.entry_point, contract.hyperparameters) == ("train.py", {})
+    assert contract.input_data_config == {}
 
 
 def test_the_environment_names_what_hyperparameters_do_not() -> None:

@@ -329,7 +329,7 @@ def test_an_error_of_our_own_has_a_code_and_a_failure_of_its_own(tmp_path: pathl
 def test_without_a_contract_nothing_is_made(tmp_path: pathlib.Path) -> None:
     code, _, err = run(tmp_path / "nowhere")
     assert code == 80
-    assert b"resourceconfig.json" in err
+    assert b"sagemaker_program: found nothing" in err
     assert not (tmp_path / "nowhere").exists()
 
 
@@ -382,3 +382,16 @@ def test_plan_prints_and_starts_nothing(tmp_path: pathlib.Path) -> None:
     assert b"SM_MODEL_DIR=" in text
     assert secret.encode() not in out + text
     assert sorted(os.listdir(tmp_path)) == ["code", "input"]
+
+
+def test_an_image_on_a_desk_needs_no_platform(tmp_path: pathlib.Path) -> None:
+    """Without ``resourceconfig.json`` or with empty files it was exit code 80."""
+    lay_out(tmp_path, "import os; print(os.environ['SM_CURRENT_HOST'], os.environ['SM_HOSTS'])")
+    config = tmp_path / "input" / "config"
+    (config / "resourceconfig.json").unlink()
+    (config / "hyperparameters.json").write_text("")
+    (config / "inputdataconfig.json").write_text("\n")
+    code, out, err = run(tmp_path, SAGEMAKER_PROGRAM="train.py")
+    assert (code, out) == (0, b'localhost ["localhost"]\n')
+    assert b"WARN" in err
+    assert b"resourceconfig.json is missing, so this host is taken for the only one" in err
