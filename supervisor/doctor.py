@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from typing import Final
 
+from supervisor import neighbour
 from supervisor.contract import CONFIG_FILES, EntryKind, Facts, Strategy, read_contract
 from supervisor.engines import absolute, sagemaker
 from supervisor.engines.local import free_ports
@@ -132,6 +133,8 @@ class Sight:
     """What an MPI job calls on this host → whether it is here."""
     places: Mapping[str, str] = field(default_factory=dict)
     """What is fetched or kept elsewhere, with its place → why that cannot be listed, or nothing."""
+    neighbour: str = ""
+    """What is to be said of PyPI's supervisor, where it is installed too."""
     now: float = 0.0
     newest_file: float = 0.0
     """The latest time stamp of our own code and of the contract, seconds since the epoch."""
@@ -185,6 +188,7 @@ def look(environ: Mapping[str, str], flags: Mapping[str, str]) -> Sight:
         conflicts=_conflicts(plan) if plan else None,
         has_pip=importlib.util.find_spec("pip") is not None,
         programs=_programs(plan) if plan else {},
+        neighbour=neighbour.warning() or _shadowed(),
         now=time.time(),
         newest_file=_newest(facts),
     )
@@ -349,6 +353,18 @@ def _packages(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
+def _shadowed() -> str:
+    """Where PyPI's supervisor has a directory of its own, the search path decides."""
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        other = metadata.distribution("supervisor")
+        return (
+            f"PyPI's supervisor {other.version} (supervisord) is installed too, in "
+            f"{other.locate_file('')}, and is hidden by this program, or hides it: give "
+            "supervisord an environment of its own"
+        )
+    return ""
+
+
 def _gpus() -> Gpus:
     if shutil.which("nvidia-smi") is None:
         return Gpus(installed=False)
@@ -452,7 +468,7 @@ def diagnose(sight: Sight) -> list[Check]:
     """The checks, in the order of the table. Pure."""
     sections: tuple[Callable[[Sight], Iterator[Check]], ...] = (
         _contract, _entry, _requirements, _mpi, _hosts, _proxies, _ports, _writable, _space,
-        _versions, _devices, _clock, _credentials, _storage,
+        _installation, _versions, _devices, _clock, _credentials, _storage,
     )  # fmt: skip
     return [check for section in sections for check in section(sight)]
 
@@ -604,6 +620,12 @@ def _space(sight: Sight) -> Iterator[Check]:
     if not tight and sight.disks:
         least = min(disk.free_bytes for disk in sight.disks.values())
         yield Check("disk", State.OK, f"{least / 1024 / _MIB:.1f} GiB free at least")
+
+
+def _installation(sight: Sight) -> Iterator[Check]:
+    if sight.neighbour:
+        found, _, remedy = sight.neighbour.partition(": ")
+        yield Check("installation", State.WARN, found, remedy)
 
 
 def _versions(sight: Sight) -> Iterator[Check]:

@@ -23,7 +23,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, assert_never
 
-from supervisor import orphans, procfs, record, stacks
+from supervisor import neighbour, orphans, procfs, record, stacks
 from supervisor.account import Account, Running
 from supervisor.console import HURRIED_PATIENCE_S, PATIENCE_S, SETTLE_S, Outputs
 from supervisor.contract import EntryKind, Strategy
@@ -212,6 +212,8 @@ class _Host:
         self._services, self._children = services, children
         for note in self.plan.notes:
             self._account.say("warning", "plan.note", text=note)
+        if beside := neighbour.warning():
+            self._account.say("warning", "installation.shared", text=beside)
         if others := self.plan.contract.variables_of_others:
             self._account.say("debug", "settings.of_others", ignored=", ".join(others[:20]))
         self._serve("prepare", self._prepare())
