@@ -565,9 +565,31 @@ def _hosts(sight: Sight) -> Iterator[Check]:
             f"{plan.host} leads to {shown}, which is no address of this machine",
             "correct current_host in resourceconfig.json, or the DNS",
         )
+    for one, other, address in _twins(plan, sight.addresses):
+        yield Check(
+            "host names",
+            State.RED,
+            f"{one} and {other} both lead to {address}, where one port serves one of them",
+            "correct the DNS or resourceconfig.json, or give each ports of its own in "
+            "supervisorconfig.json",
+        )
     good = len(sight.addresses) - len(bad)
     if good:
         yield Check("host names", State.OK, f"{good} of {len(sight.addresses)} resolve")
+
+
+def _twins(
+    plan: Plan, addresses: Mapping[str, tuple[str, ...] | str]
+) -> Iterator[tuple[str, str, str]]:
+    """Hosts at one address with one status port: only the first of them can have it."""
+    holders: dict[tuple[str, int], str] = {}
+    for name, found in addresses.items():
+        port = plan.endpoints[name].status.port
+        for address in found if isinstance(found, tuple) else ():
+            holder = holders.setdefault((address, port), name)
+            if holder != name:
+                yield holder, name, address
+                break
 
 
 def _proxies(sight: Sight) -> Iterator[Check]:

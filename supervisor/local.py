@@ -26,7 +26,7 @@ from supervisor.console import HURRIED_PATIENCE_S, PATIENCE_S, SETTLE_S, settle
 from supervisor.contract import Strategy
 from supervisor.engines import absolute
 from supervisor.engines.local import ADDRESS, LocalHost, NoPortsError, lay_out
-from supervisor.faults import ContractError, Fault
+from supervisor.faults import ContractError, Fault, counted
 from supervisor.guardian import Guardian
 from supervisor.lifecycle import ECHO_S
 from supervisor.model import ProcessSpec, Role
@@ -101,7 +101,13 @@ def read_request(
         hyperparameters[name] = _decoded(value)
     path = absolute(script) if script else _example(chosen)
     if not os.path.isfile(path):
-        fault("SCRIPT", script, "a file" if script else "a script: there is no example for MPI")
+        kind = "a directory" if os.path.isdir(path) else "which does not exist"
+        kind = "which is no file" if os.path.exists(path) and kind[0] == "w" else kind
+        faults.append(
+            Fault("command line", "SCRIPT", f"{script!r}, {kind}", "the path of a training script")
+            if script
+            else Fault("command line", "SCRIPT", "none", "one: there is no example for MPI")
+        )
     directory = absolute(run_dir) if run_dir else _new_run_dir(chosen, count)
     if os.path.exists(directory) and not os.path.isdir(directory):
         fault("--run-dir", run_dir, "a directory, or a name that is free")
@@ -221,8 +227,8 @@ class _Fleet:
         orphans.adopt()
         self._collector.start()
         self._err.offer_line(
-            f"supervisor: {len(self._hosts)} hosts, {os.path.basename(self._request.script)}, "
-            f"in {self._request.run_dir}\n".encode()
+            f"supervisor: {counted(len(self._hosts), 'host')}, "
+            f"{os.path.basename(self._request.script)}, in {self._request.run_dir}\n".encode()
         )
         try:
             async with asyncio.TaskGroup() as group:
@@ -249,7 +255,8 @@ class _Fleet:
             lost = await sink.drain(0) + sink.dropped_bytes
             if lost and sink is not self._err:
                 self._err.offer_line(
-                    f"supervisor: {lost} bytes of {sink.name} could not be written\n".encode()
+                    f"supervisor: {counted(lost, 'byte')} of {sink.name} "
+                    "could not be written\n".encode()
                 )
                 await settle([self._err], patience_s=HURRIED_PATIENCE_S, limit_s=SETTLE_S)
             sink.close(0)

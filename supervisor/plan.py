@@ -18,7 +18,7 @@ from typing import Any, Final
 from supervisor import mpi_job
 from supervisor.contract import HYPERPARAMETERS, RESOURCES, Contract, EntryKind, Strategy
 from supervisor.environment import STACKS_SIGNUM, inherited, script_environment, user_arguments
-from supervisor.faults import ContractError, Fault, shown
+from supervisor.faults import ContractError, Fault, counted, shown
 from supervisor.model import ProcessSpec, Role
 from supervisor.paths import Paths, paths_below
 from supervisor.proxies import proxies_in
@@ -200,7 +200,8 @@ def evaluator_of(contract: Contract) -> str | None:
     fewest = 3 if contract.strategy is Strategy.PS else 2
     if contract.strategy in {Strategy.NONE, Strategy.MPI} or len(hosts) < fewest:
         raise fault(
-            f"{shown(setting)} with {len(hosts)} hosts and strategy {contract.strategy.value}",
+            f"{shown(setting)} with {counted(len(hosts), 'host')} and "
+            f"strategy {contract.strategy.value}",
             "three hosts or more with parameter servers, two or more with "
             "MultiWorkerMirroredStrategy: one of them evaluates",
         )
@@ -302,11 +303,11 @@ def _differing_tf_config(contract: Contract, ours: Mapping[str, Any] | None) -> 
     if contract.settings.tf_config_mismatch == "ignore":
         what = "the script is given another" if ours else "the script is given it as it is"
         return (f"TF_CONFIG in the environment contradicts the contract, {found}: {what}",)
-    job = "one host" if len(hosts) == 1 else f"{len(hosts)} hosts"
     expected = (
         f"none, or one that agrees with {RESOURCES} and {HYPERPARAMETERS}, by which this is "
-        f"{contract.current_host} of {job} with strategy {contract.strategy.value}: unset it, or "
-        "correct those; SUPERVISOR_TF_CONFIG_MISMATCH=ignore lets it pass"
+        f"{contract.current_host} of {counted(len(hosts), 'host')} with strategy "
+        f"{contract.strategy.value}: unset it, or correct those; "
+        "SUPERVISOR_TF_CONFIG_MISMATCH=ignore lets it pass"
     )
     raise ContractError([Fault("environment", "TF_CONFIG", found, expected)])
 
@@ -359,7 +360,7 @@ def _collisions(contract: Contract, endpoints: Mapping[str, HostEndpoints]) -> l
                     Fault(
                         "ports",
                         str(endpoint),
-                        f"{used[endpoint]} and {here} at once",
+                        f"{used[endpoint]} and {here} at once, both at {endpoint.address}",
                         "a port of its own for each; SUPERVISOR_STATUS_PORT moves the status port, "
                         "supervisorconfig.json the others",
                     )

@@ -137,6 +137,14 @@ def test_our_own_name_has_to_resolve_others_may_still_come() -> None:
     assert lines[-1].found == "1 of 3 resolve"
 
 
+def test_two_names_at_one_address_are_red() -> None:
+    """The job failed with "port 2224 is held", and doctor was green."""
+    both = {"algo-1": ("10.0.0.1",), "algo-2": ("10.0.0.2", "10.0.0.1"), "algo-3": ("10.0.0.3",)}
+    [line] = not_ok(replace(sight(), addresses=both))
+    assert line.state is State.RED
+    assert line.found.startswith("algo-1 and algo-2 both lead to 10.0.0.1, ")
+
+
 def test_the_name_of_a_host_alone_is_nobodys_business() -> None:
     """doctor was red, and the job ran: nothing asks for the name."""
     seen = replace(sight("none", 1), addresses={"algo-1": "no such name"})
