@@ -22,9 +22,33 @@ def main(argv: list[str] | None = None) -> NoReturn:
     if words[:1] in (["train"], ["local"]):  # the others end of a signal like any program
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     _fill_standard_descriptors()
+    _look_beside(words)
     from supervisor import cli  # noqa: PLC0415
 
     _leave(cli.main(words))
+
+
+def _look_beside(words: list[str]) -> None:
+    """PyPI's ``supervisor`` overwrites files of ours and takes them away when it goes. Two looks at
+    the file system, and one sentence in place of a traceback."""
+    import supervisor  # noqa: PLC0415
+    from supervisor import neighbour  # noqa: PLC0415
+
+    here = neighbour.is_beside()
+    if not here and hasattr(supervisor, "__version__"):
+        return
+    if text := neighbour.damage():
+        print(f"supervisor: {text}", file=sys.stderr)
+        base = os.environ.get("SAGEMAKER_BASE_DIR") or "/opt/ml"
+        if words[:1] == ["train"] and os.path.isdir(base):
+            with contextlib.suppress(Exception):  # what it needs may be damaged too
+                from supervisor import record  # noqa: PLC0415
+                from supervisor.paths import paths_below  # noqa: PLC0415
+
+                record.write_failure(paths_below(base), text)
+        _leave(90)  # EXIT_INTERNAL
+    if words[:1] != ["train"]:  # which says it in its log
+        print(f"supervisor: {neighbour.warning()}", file=sys.stderr)
 
 
 def _fill_standard_descriptors() -> None:

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 _DESCRIPTION: Final = "Runs TensorFlow training: parameter servers, the script, and their end."
 
+_LOCAL_OPTIONS: Final = (
+    "--hosts", "--strategy", "--run-dir", "-p", "--parameter", "--checkpoints",
+)  # fmt: skip
+"""Of ``supervisor local``, beside the settings."""
+
 _PRINTING: Final = frozenset({"plan", "status", "doctor"})
 """Verbs whose output is all that they do."""
 
@@ -36,7 +41,10 @@ def main(argv: Sequence[str]) -> int:
             return _train({})
         if argv and argv[0] in VERBS:
             verb = VERBS[argv[0]]
-            code = verb.perform(_parser(argv[0], verb).parse_args(argv[1:]))
+            import argparse  # noqa: PLC0415
+
+            given = argparse.Namespace(words=tuple(argv[1:]))
+            code = verb.perform(_parser(argv[0], verb).parse_args(argv[1:], given))
             sys.stdout.flush()  # a table or a plan that could not be written is none
             return code
     except ContractError as error:
@@ -187,7 +195,27 @@ def _local(arguments: argparse.Namespace) -> int:
         flags=flags,
         environ=dict(os.environ),
     )
+    if misplaced := _misplaced(arguments):
+        name = os.path.basename(arguments.script)
+        print(
+            f"supervisor: {', '.join(misplaced)} after {name} is the script's and no option of "
+            f"supervisor local: put it before {name}, or -- behind {name} to say that it is meant",
+            file=sys.stderr,
+        )
     return local.run(request)
+
+
+def _misplaced(arguments: argparse.Namespace) -> list[str]:
+    """Options of ours among the script's arguments, unless ``--`` says that they are not ours."""
+    from supervisor.settings import TABLE  # noqa: PLC0415
+
+    words, after = arguments.words, arguments.arguments
+    if "--" in words[: len(words) - len(after)]:
+        return []
+    if "--" in after:
+        after = after[: after.index("--")]
+    ours = {*_LOCAL_OPTIONS, *(setting.flag for setting in TABLE)}
+    return [word for word in after if word.partition("=")[0] in ours]
 
 
 def _define_plan(parser: argparse.ArgumentParser) -> None:
@@ -212,10 +240,13 @@ def _define_status(parser: argparse.ArgumentParser) -> None:
 
 def _status(arguments: argparse.Namespace) -> int:
     from supervisor import status_cli  # noqa: PLC0415
+    from supervisor.strangers import is_of_a_service  # noqa: PLC0415
 
     url = arguments.url
     if url is None:
         port = os.environ.get("SUPERVISOR_STATUS_PORT")
+        if port and is_of_a_service("SUPERVISOR_STATUS_PORT", port):
+            port = None
         url = f"http://127.0.0.1:{port}" if port else status_cli.DEFAULT_URL
     return status_cli.run(url, as_json=arguments.json, watch=arguments.watch)
 

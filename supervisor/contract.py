@@ -12,13 +12,13 @@ import enum
 import json
 import posixpath
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from supervisor.faults import ContractError, Fault, shown
 from supervisor.paths import model_dir_below
-from supervisor.settings import Settings, parse_settings
+from supervisor.settings import Settings, parse_settings, strangers_in, warnings_on
 
 if TYPE_CHECKING:
     from supervisor.storage.job import Fetched
@@ -27,6 +27,10 @@ HYPERPARAMETERS: Final = "hyperparameters.json"
 RESOURCES: Final = "resourceconfig.json"
 CHANNELS: Final = "inputdataconfig.json"
 OVERLAY: Final = "supervisorconfig.json"
+_MAY_BE_EMPTY: Final = frozenset({HYPERPARAMETERS, CHANNELS})
+"""One that is empty counts as none. The others would lose what they are there for: hosts."""
+ALONE: Final = "localhost"
+"""The name of the only host where nobody has given it one: one that always resolves."""
 CONFIG_FILES: Final = (HYPERPARAMETERS, RESOURCES, CHANNELS, OVERLAY)
 
 ENVIRONMENT_TWINS: Final = {
@@ -39,6 +43,7 @@ ENVIRONMENT_TWINS: Final = {
 """Platform hyperparameters that an image or a platform may also give as a variable."""
 
 TUNING_METRIC: Final = "_tuning_objective_metric"
+_FALSE: Final = (None, False, 0, "", "false", "False")
 _RESERVED: Final = frozenset({TUNING_METRIC, "default_user_module_name"})
 
 
@@ -52,6 +57,21 @@ class Strategy(enum.StrEnum):
     """MultiWorkerMirroredStrategy."""
     MPI = "mpi"
     """``mpirun`` on the master, ranks on every host."""
+
+
+SWITCHES: Final = {
+    "sagemaker_parameter_server_enabled": Strategy.PS,
+    "sagemaker_multi_worker_mirrored_strategy_enabled": Strategy.MWMS,
+    "sagemaker_mpi_enabled": Strategy.MPI,
+}
+"""Hyperparameters that switch a distribution on which we run."""
+UNSUPPORTED: Final = {
+    "sagemaker_distributed_dataparallel_enabled": "SageMaker's data parallel library",
+    "sagemaker_pytorch_ddp_enabled": "PyTorch's data parallel training",
+    "sagemaker_pytorch_xla_multi_worker_enabled": "PyTorch/XLA",
+    "sagemaker_torch_distributed_enabled": "torchrun",
+}
+"""Those that we do not: with ``SWITCHES`` all that ``sagemaker-training`` 5.1.4 knows."""
 
 
 class EntryKind(enum.StrEnum):
@@ -168,6 +188,10 @@ class Contract:
     intermediate_uri: str
     """``sagemaker_s3_output`` and the job's name, where we are to send intermediate output."""
     fetched: Fetched | None
+    notes: tuple[str, ...]
+    """What a person should know of what the platform said."""
+    variables_of_others: tuple[str, ...]
+    """``SUPERVISOR_…`` variables that other programs set: they are no settings."""
 
     @property
     def master(self) -> str:
@@ -200,6 +224,7 @@ class _Reader:
     def __init__(self, facts: Facts) -> None:
         self.facts = facts
         self.faults: list[Fault] = []
+        self.notes: list[str] = []
 
     def fault(self, source: str, key: str, value: object, expected: str) -> None:
         self.fault_in_words(source, key, shown(value), expected)
@@ -218,14 +243,20 @@ class _Reader:
         settings, setting_faults = parse_settings(facts.flags, facts.environ, platform)
         for fault in setting_faults:
             self.fault_in_words(fault.source, fault.key, fault.found, fault.expected)
-        resources = self._object(RESOURCES, required=True)
+        foreign = strangers_in(facts.environ)
+        self.notes += warnings_on(foreign.unknown)
+        resources = self._resources()
         channels = self._channels()
         hosts, current = self._hosts(resources)
-        wanted = self._wanted(platform)
+        wanted, unsupported = self._wanted(platform)
         ps_group = _ps_group(settings) if Strategy.PS in wanted else ""
         distribution = self._distribution_hosts(
             resources, platform, hosts, ps_group, distributed=bool(wanted)
         )
+        if unsupported:
+            meant = self._distribution_hosts(resources, platform, hosts, "", distributed=True)
+            self._refuse(unsupported, platform, settings, alone=len(meant) == 1)
+        self._unknown_switches(platform, user, wanted, alone=len(hosts) == 1)
         # Outside the distribution the script runs alone.
         chosen = platform.get("sagemaker_distribution_instance_groups")
         outside: tuple[str, ...] = ()
@@ -298,26 +329,26 @@ class _Reader:
             model_dir_uri=model_dir_uri,
             intermediate_uri=intermediate_uri,
             fetched=facts.fetched,
+            notes=tuple(self.notes),
+            variables_of_others=foreign.others,
         )
 
     # ------------------------------------------------------------------ files
 
-    def _object(self, name: str, *, required: bool) -> dict[str, Any]:
-        """The JSON object in a config file; ``{}`` and a fault where there is none."""
+    def _object(self, name: str) -> dict[str, Any]:
+        """The JSON object in a config file; ``{}`` where there is none, and a fault besides where
+        there should be."""
         facts = self.facts
         if name in facts.unreadable:
             self.fault_in_words(
                 name, "", f"an unreadable file ({facts.unreadable[name]})", "a JSON object"
             )
             return {}
-        if name not in facts.files:
-            if required:
-                self.fault_in_words(
-                    name, "", "no such file", "a JSON object written by the platform"
-                )
+        content = facts.files.get(name)
+        if content is None or (name in _MAY_BE_EMPTY and not content.strip()):
             return {}
         try:
-            value = json.loads(facts.files[name])
+            value = json.loads(content)
         except (ValueError, RecursionError) as error:
             self.fault_in_words(name, "", f"malformed JSON ({error})"[:200], "a JSON object")
             return {}
@@ -325,6 +356,16 @@ class _Reader:
             self.fault_in_words(name, "", f"{type(value).__name__} {shown(value)}", "a JSON object")
             return {}
         return value
+
+    def _resources(self) -> dict[str, Any]:
+        """Without the file one host: ``docker run IMAGE train`` on a desk has no platform."""
+        if RESOURCES in self.facts.files or RESOURCES in self.facts.unreadable:
+            return self._object(RESOURCES)
+        self.notes.append(
+            f"{self._path(RESOURCES)} is missing, so this host is taken for the only one: where "
+            "there are others, the platform has to write it"
+        )
+        return {"current_host": ALONE, "hosts": [ALONE]}
 
     def _object_is_bad(self, name: str) -> bool:
         return any(fault.source == self._path(name) and not fault.key for fault in self.faults)
@@ -339,7 +380,7 @@ class _Reader:
         for twin, name in ENVIRONMENT_TWINS.items():
             if self.facts.environ.get(name):
                 platform[twin] = self.facts.environ[name]
-        for key, raw in self._object(HYPERPARAMETERS, required=False).items():
+        for key, raw in self._object(HYPERPARAMETERS).items():
             mine = key.startswith("sagemaker_") or key in _RESERVED
             if key == "sagemaker_program" and key in platform:
                 continue  # as in the predecessor, the image's word counts
@@ -351,7 +392,7 @@ class _Reader:
         return user, platform
 
     def _channels(self) -> dict[str, Any]:
-        channels = self._object(CHANNELS, required=False)
+        channels = self._object(CHANNELS)
         for name, value in channels.items():
             if not isinstance(value, dict):
                 self.fault(CHANNELS, name, value, "an object such as {TrainingInputMode, …}")
@@ -365,7 +406,9 @@ class _Reader:
         return value
 
     def _truth(self, platform: Mapping[str, Any], key: str) -> bool:
-        value = platform.get(key, False)
+        value = platform.get(key)
+        if value is None or value == "":
+            return False
         if isinstance(value, str) and value.lower() in {"true", "false"}:
             return value.lower() == "true"
         if not isinstance(value, bool):
@@ -464,19 +507,70 @@ class _Reader:
 
     # ------------------------------------------------------------------ job
 
-    def _wanted(self, platform: Mapping[str, Any]) -> list[Strategy]:
-        """The distributions that the hyperparameters switch on; one, or none."""
-        switches = {
-            Strategy.PS: "sagemaker_parameter_server_enabled",
-            Strategy.MWMS: "sagemaker_multi_worker_mirrored_strategy_enabled",
-            Strategy.MPI: "sagemaker_mpi_enabled",
-        }
-        wanted = [strategy for strategy, key in switches.items() if self._truth(platform, key)]
-        if len(wanted) > 1:
-            keys = ", ".join(switches[strategy] for strategy in wanted)
-            found = "both true" if len(wanted) == 2 else "all true"
-            self.fault_in_words(HYPERPARAMETERS, keys, found, "at most one")
-        return wanted
+    def _wanted(self, platform: Mapping[str, Any]) -> tuple[list[Strategy], list[str]]:
+        """The distributions that the hyperparameters switch on: ours, one or none; and others."""
+        keys = [key for key in SWITCHES if self._truth(platform, key)]
+        if len(keys) > 1:
+            found = "both true" if len(keys) == 2 else "all true"
+            self.fault_in_words(HYPERPARAMETERS, ", ".join(keys), found, "at most one")
+        unsupported = [key for key in UNSUPPORTED if self._truth(platform, key)]
+        return [SWITCHES[key] for key in keys], unsupported
+
+    def _refuse(
+        self,
+        keys: Sequence[str],
+        platform: Mapping[str, Any],
+        settings: Settings,
+        *,
+        alone: bool,
+    ) -> None:
+        """Distributions that we do not run: every host would train alone, and succeed.
+
+        The predecessor starts one process for each accelerator, and one where there is none: on
+        one host it may come to the same as the script alone.
+        """
+        each = platform.get("sagemaker_mpi_num_of_processes_per_host")
+        processes = (each if type(each) is int else 0) or max(
+            self.facts.num_gpus or self.facts.num_neurons, 1
+        )
+        for key in keys:
+            if settings.unsupported_distribution == "ignore" or (alone and processes == 1):
+                self.notes.append(
+                    f"{key} is ignored: {UNSUPPORTED[key]} is not run by this program, and every "
+                    "host runs its script as if it were not there"
+                )
+                continue
+            self.fault_in_words(
+                HYPERPARAMETERS,
+                key,
+                "true",
+                f"false, or one of {', '.join(SWITCHES)} in its place: {UNSUPPORTED[key]} is not "
+                "run by this program, and each host would train alone; "
+                "SUPERVISOR_UNSUPPORTED_DISTRIBUTION=ignore lets it pass",
+            )
+
+    def _unknown_switches(
+        self,
+        platform: Mapping[str, Any],
+        user: Mapping[str, Any],
+        wanted: Sequence[Strategy],
+        *,
+        alone: bool,
+    ) -> None:
+        for key, value in platform.items():
+            known = key in SWITCHES or key in UNSUPPORTED
+            if known or alone or not key.endswith("_enabled") or value in _FALSE:
+                continue
+            self.notes.append(
+                f"{key} means nothing to this program: if it is a distribution, each host trains "
+                f"alone; those that are run are switched on by {', '.join(SWITCHES)}"
+            )
+        if user.get("mp_parameters") and not (alone and Strategy.MPI not in wanted):
+            how = "mpirun starts the script itself" if wanted else "each host trains alone"
+            self.notes.append(
+                "mp_parameters: smddpmprun, the launcher of SageMaker's model parallel library, is "
+                f"not run by this program: {how}"
+            )
 
     def _ps_hosts(
         self, settings: Settings, resources: Mapping[str, Any], distribution: tuple[str, ...]
@@ -611,7 +705,7 @@ class _Reader:
     # ------------------------------------------------------------------ our own addition
 
     def _overlay(self, hosts: tuple[str, ...]) -> tuple[dict[str, HostOverlay], tuple[str, ...]]:
-        overlay = self._object(OVERLAY, required=False)
+        overlay = self._object(OVERLAY)
         for key in sorted(set(overlay) - {"hosts", "arguments"}):
             self.fault(OVERLAY, key, overlay[key], "only the keys hosts and arguments")
         arguments = overlay.get("arguments", [])

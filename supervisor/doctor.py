@@ -8,6 +8,7 @@ at, for ``supervisor local``.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import importlib.util
 import json
@@ -23,18 +24,20 @@ from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from typing import Final
 
+from supervisor import neighbour
 from supervisor.contract import CONFIG_FILES, EntryKind, Facts, Strategy, read_contract
 from supervisor.engines import absolute, sagemaker
 from supervisor.engines.local import free_ports
 from supervisor.faults import ContractError, Fault, safe, safe_json
 from supervisor.installation import ALLOW, FILE, installed_versions, read_file
 from supervisor.masking import Masker
+from supervisor.model import Role
 from supervisor.net import NoAddress, Resolver
 from supervisor.paths import paths_below
 from supervisor.plan import FETCH, Plan, make_plan
 from supervisor.ports import check_free
 from supervisor.requirements import Conflict, conflicts
-from supervisor.settings import parse_settings
+from supervisor.settings import parse_settings, strangers_in, warnings_on
 from supervisor.storage.job import VARIABLE, Options, decode_fetch, decode_sync
 from supervisor.storage.location import Location
 
@@ -43,6 +46,8 @@ NVIDIA_S: Final = 2.0
 RESOLVE_S: Final = 5.0
 """Longest time for all host names together."""
 
+_STATUS_S: Final = 2.0
+"""Longest time for a supervisor on this machine to tell its status."""
 _PLACE_S: Final = 4.0
 """A place in S3 is asked for about so long."""
 _LOCAL_PORTS: Final = 9
@@ -111,6 +116,8 @@ class Sight:
     """What this host has to bind; none without a contract, where any will do."""
     taken: tuple[str, ...] = ()
     """One sentence for each port that this host needs and cannot have."""
+    runs_here: bool = False
+    """A supervisor runs this very host of this job on this machine now."""
     unwritable: Mapping[str, str] = field(default_factory=dict)
     """Directory → why it cannot be written."""
     directories: tuple[str, ...] = ()
@@ -127,6 +134,8 @@ class Sight:
     """What an MPI job calls on this host → whether it is here."""
     places: Mapping[str, str] = field(default_factory=dict)
     """What is fetched or kept elsewhere, with its place → why that cannot be listed, or nothing."""
+    neighbour: str = ""
+    """What is to be said of PyPI's supervisor, where it is installed too."""
     now: float = 0.0
     newest_file: float = 0.0
     """The latest time stamp of our own code and of the contract, seconds since the epoch."""
@@ -156,10 +165,11 @@ def run(environ: Mapping[str, str], flags: Mapping[str, str], *, as_json: bool) 
 def look(environ: Mapping[str, str], flags: Mapping[str, str]) -> Sight:
     """Gather everything; what cannot be seen is a fact too. Takes some seconds at most."""
     facts = sagemaker.gather(environ, flags)
-    # A base directory that somebody named is meant to hold a contract; /opt/ml may just not exist.
-    has_contract = bool(facts.files or facts.unreadable or environ.get("SAGEMAKER_BASE_DIR"))
+    # Who names a base directory or an entry point means a job; /opt/ml may just not exist.
+    named = environ.get("SAGEMAKER_BASE_DIR") or environ.get("SAGEMAKER_PROGRAM")
+    has_contract = bool(facts.files or facts.unreadable or named)
     plan, faults = _plan_of(facts) if has_contract else (None, _settings_faults(facts))
-    directories = _directories(facts) if has_contract else (absolute("."),)
+    directories = _directories(facts, plan) if has_contract else (absolute("."),)
     ports = _ports_of(plan) if plan else ()
     names = plan and {name: each.status.address for name, each in plan.endpoints.items()}
     addresses = asyncio.run(_resolve(names)) if names else {}
@@ -173,9 +183,10 @@ def look(environ: Mapping[str, str], flags: Mapping[str, str]) -> Sight:
         own_is_here=not isinstance(own, tuple) or any(map(_is_here, own)),
         ports=ports,
         taken=tuple(_taken(ports) if has_contract else _taken_locally()),
+        runs_here=plan is not None and _runs_here(plan),
         unwritable={path: error for path in directories if (error := _unwritable(path))},
         directories=directories,
-        disks={path: _disk(path) for path in (*directories, tempfile.gettempdir())},
+        disks={path: _disk(path) for path in (*directories, *_temporary())},
         places=asyncio.run(_places(plan)) if plan else {},
         python=sys.version_info[:3],
         packages=_packages((*_TENSORFLOWS, "keras", "tf-keras")),
@@ -184,6 +195,7 @@ def look(environ: Mapping[str, str], flags: Mapping[str, str]) -> Sight:
         conflicts=_conflicts(plan) if plan else None,
         has_pip=importlib.util.find_spec("pip") is not None,
         programs=_programs(plan) if plan else {},
+        neighbour=neighbour.warning() or _shadowed(),
         now=time.time(),
         newest_file=_newest(facts),
     )
@@ -201,22 +213,14 @@ def _settings_faults(facts: Facts) -> tuple[Fault, ...]:
     return tuple(faults)
 
 
-def _directories(facts: Facts) -> tuple[str, ...]:
+def _directories(facts: Facts, plan: Plan | None) -> tuple[str, ...]:
     """Where a job writes."""
-    paths = paths_below(facts.base_dir)
+    paths = plan.paths if plan else paths_below(facts.base_dir)
     return (paths.model, paths.checkpoints, paths.output_data, paths.output_intermediate)
 
 
 def _ports_of(plan: Plan) -> tuple[int, ...]:
-    own = plan.endpoints[plan.host]
-    ports = [own.status.port]
-    # In an MPI job it is that of the sshd, which the master has none of.
-    ssh_less = plan.strategy is Strategy.MPI and plan.host == plan.contract.master
-    if plan.strategy is not Strategy.NONE and not ssh_less:
-        ports.append(own.train.port)
-    if plan.host in plan.contract.ps_hosts:
-        ports.append(own.ps.port)
-    return tuple(sorted(ports))
+    return tuple(sorted({plan.endpoints[plan.host].status.port, *plan.listening}))
 
 
 async def _resolve(names: Mapping[str, str]) -> dict[str, tuple[str, ...] | str]:
@@ -290,6 +294,20 @@ def _taken(ports: Iterable[int]) -> Iterator[str]:
     yield from filter(None, map(check_free, ports))
 
 
+def _runs_here(plan: Plan) -> bool:
+    """Whether who answers on the status port is a supervisor with this host and this job."""
+    port = plan.endpoints[plan.host].status.port
+    if check_free(port) is None:
+        return False
+    from supervisor.status_cli import StatusError, fetch  # noqa: PLC0415  # where one answers
+
+    try:
+        status = fetch(f"http://127.0.0.1:{port}", timeout_s=_STATUS_S, answer_s=_STATUS_S)
+    except StatusError:
+        return False
+    return (status.get("host"), status.get("job")) == (plan.host, plan.contract.job_name)
+
+
 def _taken_locally() -> Iterator[str]:
     """``supervisor local`` takes any that are free."""
     try:
@@ -315,6 +333,14 @@ def _unwritable(path: str) -> str:
         return f"{place}: {error.strerror or error}"
 
 
+def _temporary() -> tuple[str, ...]:
+    """Where temporary files go; nothing where no directory will do, as on a read-only system."""
+    try:
+        return (tempfile.gettempdir(),)
+    except OSError:
+        return ()
+
+
 def _disk(path: str) -> Disk:
     try:
         space = os.statvfs(_existing(path))
@@ -332,6 +358,18 @@ def _packages(names: Iterable[str]) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def _shadowed() -> str:
+    """Where PyPI's supervisor has a directory of its own, the search path decides."""
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        other = metadata.distribution("supervisor")
+        return (
+            f"PyPI's supervisor {other.version} (supervisord) is installed too, in "
+            f"{other.locate_file('')}, and is hidden by this program, or hides it: give "
+            "supervisord an environment of its own"
+        )
+    return ""
 
 
 def _gpus() -> Gpus:
@@ -372,15 +410,29 @@ def _programs(plan: Plan) -> dict[str, bool]:
 def _entry_error(plan: Plan) -> str:
     """Why the entry point cannot run, as far as it can be known without running it."""
     contract = plan.contract
+    if contract.source:
+        return ""  # it is still to be fetched
     path = os.path.join(contract.code_dir, contract.entry_point)
+    if contract.entry_kind is EntryKind.PACKAGE:
+        return ""  # what is in it is known once it is installed
+    if contract.entry_kind is EntryKind.TEMPLATE:
+        script = plan.processes[-1]
+        if script.essential or script.role is Role.LAUNCHER:
+            return ""  # a server of ours, or mpirun, which starts it
+        name = script.argv[0]  # with a slash it is meant from the working directory
+        path = os.path.join(script.cwd, name) if "/" in name else name
+        found = shutil.which(path, path=script.env.get("PATH"))
+        return "" if found else f"SUPERVISOR_COMMAND: {name} is not found"
     if contract.entry_kind is EntryKind.MODULE:
         name = contract.entry_point.removesuffix(".py").replace(".", "/")
         places = [os.path.join(contract.code_dir, name + end) for end in (".py", "/__main__.py")]
-        return "" if any(map(os.path.isfile, places)) else f"there is no {' and no '.join(places)}"
+        if any(map(os.path.isfile, places)) or _is_installed(contract.entry_point):
+            return ""
+        return f"there is no {' and no '.join(places)}"
     try:
         with open(path, "rb") as file:
             source = file.read(_SOURCE_LIMIT)
-        if contract.entry_kind is EntryKind.SCRIPT:
+        if contract.entry_kind is EntryKind.SCRIPT and len(source) < _SOURCE_LIMIT:
             warnings.simplefilter("ignore")  # the script's own business
             compile(source, contract.entry_point, "exec", dont_inherit=True)
     except OSError as error:
@@ -388,6 +440,13 @@ def _entry_error(plan: Plan) -> str:
     except (SyntaxError, ValueError) as error:
         return f"{type(error).__name__}: {error}"
     return ""
+
+
+def _is_installed(module: str) -> bool:
+    """Whether the package of ``module`` is one of the image; it is not imported."""
+    with contextlib.suppress(ImportError, ValueError):
+        return importlib.util.find_spec(module.partition(".")[0]) is not None
+    return False
 
 
 def _conflicts(plan: Plan) -> tuple[Conflict, ...] | None:
@@ -415,14 +474,18 @@ def _newest(facts: Facts) -> float:
 def diagnose(sight: Sight) -> list[Check]:
     """The checks, in the order of the table. Pure."""
     sections: tuple[Callable[[Sight], Iterator[Check]], ...] = (
-        _contract, _entry, _requirements, _mpi, _hosts, _ports, _writable, _space, _versions,
-        _devices, _clock, _credentials, _storage,
+        _contract, _entry, _requirements, _mpi, _hosts, _proxies, _ports, _writable, _space,
+        _installation, _versions, _devices, _clock, _credentials, _storage,
     )  # fmt: skip
     return [check for section in sections for check in section(sight)]
 
 
 def _contract(sight: Sight) -> Iterator[Check]:
     base = sight.facts.base_dir
+    if sight.plan is None:
+        for note in warnings_on(strangers_in(sight.facts.environ).unknown):
+            found, _, remedy = note.partition(": ")
+            yield Check("contract", State.WARN, found, remedy)
     for fault in sight.faults:
         where = f"{fault.source}: {fault.key}" if fault.key else fault.source
         yield Check("contract", State.RED, f"{where}: {fault.found}", f"expected {fault.expected}")
@@ -491,6 +554,11 @@ def _hosts(sight: Sight) -> Iterator[Check]:
     if plan is None:
         return
     bad = {name: why for name, why in sight.addresses.items() if isinstance(why, str)}
+    asked = plan.is_cluster or plan.strategy is Strategy.MWMS
+    if not asked and (bad or not sight.own_is_here):
+        # MultiWorkerMirroredStrategy alone asks for its own name, and hangs without an answer.
+        yield Check("host names", State.OK, f"{plan.host} is alone: nobody asks for its name")
+        return
     for name, why in list(bad.items())[:_SHOWN]:
         # Another host's name may come with the host; ours has to be there by now.
         state = State.RED if name == plan.host else State.WARN
@@ -504,12 +572,51 @@ def _hosts(sight: Sight) -> Iterator[Check]:
             f"{plan.host} leads to {shown}, which is no address of this machine",
             "correct current_host in resourceconfig.json, or the DNS",
         )
+    for one, other, address in _twins(plan, sight.addresses):
+        yield Check(
+            "host names",
+            State.RED,
+            f"{one} and {other} both lead to {address}, where one port serves one of them",
+            "correct the DNS or resourceconfig.json, or give each ports of its own in "
+            "supervisorconfig.json",
+        )
     good = len(sight.addresses) - len(bad)
     if good:
         yield Check("host names", State.OK, f"{good} of {len(sight.addresses)} resolve")
 
 
+def _twins(
+    plan: Plan, addresses: Mapping[str, tuple[str, ...] | str]
+) -> Iterator[tuple[str, str, str]]:
+    """Hosts at one address with one status port: only the first of them can have it."""
+    holders: dict[tuple[str, int], str] = {}
+    for name, found in addresses.items():
+        port = plan.endpoints[name].status.port
+        for address in found if isinstance(found, tuple) else ():
+            holder = holders.setdefault((address, port), name)
+            if holder != name:
+                yield holder, name, address
+                break
+
+
+def _proxies(sight: Sight) -> Iterator[Check]:
+    if sight.plan is not None and sight.plan.proxies:
+        names = ", ".join(sight.plan.proxies)
+        found = f"{names}, but not for the job's own hosts: they are in no_grpc_proxy and no_proxy"
+        yield Check("proxy", State.OK, found)
+
+
 def _ports(sight: Sight) -> Iterator[Check]:
+    plan = sight.plan
+    if sight.taken and sight.runs_here:
+        found = f"{len(sight.taken)} held by this host's own job, which runs"
+        yield Check("ports", State.WARN, found, "supervisor status; wait for its end")
+        return
+    if sight.taken and plan is not None and not plan.is_cluster and not plan.listening:
+        # As the job itself does: nobody coordinates over the status port of a host alone.
+        remedy = "SUPERVISOR_STATUS_PORT; without it the job runs and tells nobody its status"
+        yield Check("ports", State.WARN, "; ".join(sight.taken), remedy)
+        return
     for sentence in sight.taken:
         remedy = "end that process, or choose another port: SUPERVISOR_STATUS_PORT for the status"
         yield Check("ports", State.RED, sentence, remedy + ", supervisorconfig.json for any")
@@ -542,6 +649,12 @@ def _space(sight: Sight) -> Iterator[Check]:
     if not tight and sight.disks:
         least = min(disk.free_bytes for disk in sight.disks.values())
         yield Check("disk", State.OK, f"{least / 1024 / _MIB:.1f} GiB free at least")
+
+
+def _installation(sight: Sight) -> Iterator[Check]:
+    if sight.neighbour:
+        found, _, remedy = sight.neighbour.partition(": ")
+        yield Check("installation", State.WARN, found, remedy)
 
 
 def _versions(sight: Sight) -> Iterator[Check]:
@@ -637,6 +750,8 @@ def _clock(sight: Sight) -> Iterator[Check]:
 def _credentials(sight: Sight) -> Iterator[Check]:
     """Whether they seem to be configured; nobody is asked."""
     in_contract = any(b"s3://" in content for content in sight.facts.files.values())
+    if sight.plan is not None and sight.plan.contract.settings.s3_anonymous:
+        return
     if not in_contract and not any(" s3://" in place for place in sight.places):
         return
     env = sight.facts.environ

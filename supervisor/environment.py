@@ -13,9 +13,11 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from supervisor.arguments import script_arguments
-from supervisor.contract import TUNING_METRIC, Contract
+from supervisor.contract import SWITCHES, TUNING_METRIC, UNSUPPORTED, Contract
 from supervisor.paths import channel_below
-from supervisor.settings import PREFIX
+from supervisor.proxies import exceptions
+from supervisor.settings import is_ours
+from supervisor.strangers import PREFIX
 
 STACKS_SIGNUM: Final = int(signal.SIGRTMAX) - 1
 """Asks a Python process for its stacks. Neither the C library, Python nor TensorFlow uses it."""
@@ -24,15 +26,7 @@ STACKS_DIRECTORY: Final = posixpath.join(posixpath.dirname(__file__), "injected"
 
 _LOG_LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
-_DISTRIBUTIONS: Final = (
-    "sagemaker_mpi_enabled",
-    "sagemaker_parameter_server_enabled",
-    "sagemaker_distributed_dataparallel_enabled",
-    "sagemaker_pytorch_ddp_enabled",
-    "sagemaker_pytorch_xla_multi_worker_enabled",
-    "sagemaker_multi_worker_mirrored_strategy_enabled",
-    "sagemaker_torch_distributed_enabled",
-)
+_DISTRIBUTIONS: Final = (*SWITCHES, *UNSUPPORTED)
 """Any of them makes the current group one of the distribution, where none is named."""
 
 _KNOWN_TO_PLATFORM: Final = frozenset(
@@ -66,8 +60,20 @@ def user_arguments(contract: Contract) -> tuple[str, ...]:
 
 
 def inherited(contract: Contract) -> dict[str, str]:
-    """Our own environment as a child gets it: without our settings, the token above all."""
-    return {key: value for key, value in contract.environ.items() if not key.startswith(PREFIX)}
+    """Our own environment as a child gets it: without our settings, the token above all. What
+    other programs call ``SUPERVISOR_…`` stays.
+
+    Where a proxy is set, the job's own hosts are excepted from it.
+    """
+    others = contract.variables_of_others
+    env = {
+        key: value
+        for key, value in contract.environ.items()
+        if not key.startswith(PREFIX) or key in others or not is_ours(key)
+    }
+    addresses = (overlay.address for overlay in contract.overlays.values())
+    env.update(exceptions(env, (*contract.hosts, *addresses)))
+    return env
 
 
 def script_environment(contract: Contract) -> dict[str, str]:

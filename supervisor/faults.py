@@ -56,6 +56,11 @@ def shown(value: object) -> str:
     return text if len(text) <= _FOUND_LIMIT else text[: _FOUND_LIMIT - 1] + "…"
 
 
+def counted(count: int, noun: str) -> str:
+    """``1 host``, ``2 hosts``; of a noun whose plural ends in ``s``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """One thing that is wrong with the input."""

@@ -73,6 +73,7 @@ from supervisor.events import (
     TransferFailed,
     Waiting,
 )
+from supervisor.faults import counted
 from supervisor.model import (
     Cause,
     CauseKind,
@@ -958,7 +959,7 @@ def _finished(state: State) -> Cause | None:
     if setup.success_policy is SuccessPolicy.SHARE:
         if ended < _share_of(state, total):
             return None
-        return _success(state, f"{ended} of {total} scripts ended with 0")
+        return _success(state, f"{ended} of {counted(total, 'script')} ended with 0")
     given_up = {cause.host for cause in state.tolerated}
     if not ok or any(
         not state.members[name].script_ended and name not in given_up for name in training

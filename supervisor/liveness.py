@@ -14,6 +14,7 @@ import enum
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from supervisor.faults import counted
 from supervisor.model import JobState
 
 
@@ -61,7 +62,7 @@ class Refusals:
         self._seen = 0
 
     def __str__(self) -> str:
-        return f"{self._seen} connections refused in a row"
+        return f"{counted(self._seen, 'connection')} refused in a row"
 
 
 # --------------------------------------------------------------------------- observations

@@ -26,13 +26,14 @@ from supervisor.console import HURRIED_PATIENCE_S, PATIENCE_S, SETTLE_S, settle
 from supervisor.contract import Strategy
 from supervisor.engines import absolute
 from supervisor.engines.local import ADDRESS, LocalHost, NoPortsError, lay_out
-from supervisor.faults import ContractError, Fault, safe
+from supervisor.faults import ContractError, Fault, counted, safe
 from supervisor.guardian import Guardian
 from supervisor.lifecycle import ECHO_S
 from supervisor.masking import Masker
 from supervisor.model import OOM_RAISE_OF_HELPERS, ProcessSpec, Role
-from supervisor.settings import GROUP_S, KILL_S, PREFIX, Settings, parse_settings
+from supervisor.settings import GROUP_S, KILL_S, Settings, parse_settings
 from supervisor.signals import SignalPipe
+from supervisor.strangers import PREFIX
 from supervisor.streams import Branch, Carriage, Label, Policy, Prefix, Pump, console
 
 _MOST_HOSTS: Final = 64
@@ -108,7 +109,13 @@ def read_request(
         hyperparameters[name] = _decoded(value)
     path = absolute(script) if script else _example(chosen)
     if not os.path.isfile(path):
-        fault("SCRIPT", script, "a file" if script else "a script: there is no example for MPI")
+        kind = "a directory" if os.path.isdir(path) else "which does not exist"
+        kind = "which is no file" if os.path.exists(path) and kind[0] == "w" else kind
+        faults.append(
+            Fault("command line", "SCRIPT", f"{script!r}, {kind}", "the path of a training script")
+            if script
+            else Fault("command line", "SCRIPT", "none", "one: there is no example for MPI")
+        )
     directory = absolute(run_dir) if run_dir else _new_run_dir(chosen, count)
     if os.path.exists(directory) and not os.path.isdir(directory):
         fault("--run-dir", run_dir, "a directory, or a name that is free")
@@ -270,8 +277,8 @@ class _Fleet:
         self._collector.start()
         self._err.offer_line(
             safe(
-                f"supervisor: {len(self._hosts)} hosts, {os.path.basename(self._request.script)}, "
-                f"in {self._request.run_dir}"
+                f"supervisor: {counted(len(self._hosts), 'host')}, "
+                f"{os.path.basename(self._request.script)}, in {self._request.run_dir}"
             ).encode()
             + b"\n"
         )
@@ -304,7 +311,8 @@ class _Fleet:
             lost = await sink.drain(0) + sink.dropped_bytes
             if lost and sink is not self._err:
                 self._err.offer_line(
-                    f"supervisor: {lost} bytes of {sink.name} could not be written\n".encode()
+                    f"supervisor: {counted(lost, 'byte')} of {sink.name} "
+                    "could not be written\n".encode()
                 )
                 await settle([self._err], patience_s=HURRIED_PATIENCE_S, limit_s=SETTLE_S)
             sink.close(0)

@@ -16,11 +16,12 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from supervisor import mpi_job
-from supervisor.contract import RESOURCES, Contract, EntryKind, Strategy
+from supervisor.contract import HYPERPARAMETERS, RESOURCES, Contract, EntryKind, Strategy
 from supervisor.environment import STACKS_SIGNUM, inherited, script_environment, user_arguments
-from supervisor.faults import ContractError, Fault, shown
+from supervisor.faults import ContractError, Fault, counted, shown
 from supervisor.model import ProcessSpec, Role
 from supervisor.paths import Paths, paths_below
+from supervisor.proxies import proxies_in
 from supervisor.settings import GROUP_S, KILL_S, RECORD_S
 
 TRAIN_PORT: Final = 2222
@@ -119,6 +120,8 @@ class Plan:
     paths: Paths
     restore_agreement: str
     """What follows where hosts hold different checkpoints: ``same``, ``say`` or ``fail``."""
+    proxies: tuple[str, ...]
+    """Variables that name a proxy: not for the job's own hosts, see ``proxies.py``."""
     notes: tuple[str, ...]
     """What a person should know: things that were ignored, or not done by this version."""
 
@@ -157,6 +160,7 @@ def make_plan(contract: Contract) -> Plan:
     training = {host: endpoints[host] for host in contract.distribution_hosts if host != evaluator}
     if contract.strategy in {Strategy.PS, Strategy.MWMS}:
         config = tf_config(contract, training, chief, contract.current_host, role)
+    differing = _differing_tf_config(contract, config)
     paths = paths_below(contract.base_dir, contract.settings.checkpoint_local_dir)
     fetch, storage = _transfers(contract, paths)
     processes = _processes(contract, training, paths, chief, role, config)
@@ -179,7 +183,8 @@ def make_plan(contract: Contract) -> Plan:
         budgets=_budgets(contract, fetches=fetch is not None),
         paths=paths,
         restore_agreement=_restore_agreement(contract),
-        notes=_notes(contract),
+        proxies=proxies_in(contract.environ),
+        notes=(*_notes(contract), *differing),
     )
 
 
@@ -209,7 +214,8 @@ def evaluator_of(contract: Contract) -> str | None:
     fewest = 3 if contract.strategy is Strategy.PS else 2
     if contract.strategy in {Strategy.NONE, Strategy.MPI} or len(hosts) < fewest:
         raise fault(
-            f"{shown(setting)} with {len(hosts)} hosts and strategy {contract.strategy.value}",
+            f"{shown(setting)} with {counted(len(hosts), 'host')} and "
+            f"strategy {contract.strategy.value}",
             "three hosts or more with parameter servers, two or more with "
             "MultiWorkerMirroredStrategy: one of them evaluates",
         )
@@ -292,6 +298,34 @@ def tf_config(
     return {"cluster": cluster, "task": task, "environment": "cloud"}
 
 
+def _differing_tf_config(contract: Contract, ours: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """A note on the ``TF_CONFIG`` in our environment that contradicts the contract, where that is
+    allowed; raises ``ContractError`` where it is not."""
+    text = contract.environ.get("TF_CONFIG", "")
+    if not text:
+        return ()
+    from supervisor.given_config import contradiction  # noqa: PLC0415  # where there is one
+
+    hosts = {
+        host: contract.overlays[host].address if host in contract.overlays else host
+        for host in contract.hosts
+    }
+    mpi = contract.strategy is Strategy.MPI
+    found = contradiction(text, ours, hosts, contract.current_host, mpi=mpi)
+    if not found:
+        return ()
+    if contract.settings.tf_config_mismatch == "ignore":
+        what = "the script is given another" if ours else "the script is given it as it is"
+        return (f"TF_CONFIG in the environment contradicts the contract, {found}: {what}",)
+    expected = (
+        f"none, or one that agrees with {RESOURCES} and {HYPERPARAMETERS}, by which this is "
+        f"{contract.current_host} of {counted(len(hosts), 'host')} with strategy "
+        f"{contract.strategy.value}: unset it, or correct those; "
+        "SUPERVISOR_TF_CONFIG_MISMATCH=ignore lets it pass"
+    )
+    raise ContractError([Fault("environment", "TF_CONFIG", found, expected)])
+
+
 def _script_role(contract: Contract, chief: Role) -> Role:
     if contract.strategy is Strategy.MWMS:
         return Role.WORKER
@@ -340,7 +374,7 @@ def _collisions(contract: Contract, endpoints: Mapping[str, HostEndpoints]) -> l
                     Fault(
                         "ports",
                         str(endpoint),
-                        f"{used[endpoint]} and {here} at once",
+                        f"{used[endpoint]} and {here} at once, both at {endpoint.address}",
                         "a port of its own for each; SUPERVISOR_STATUS_PORT moves the status port, "
                         "supervisorconfig.json the others",
                     )
@@ -583,7 +617,7 @@ def _server(contract: Contract, role: Role, config: Mapping[str, Any]) -> Proces
 
 
 def _notes(contract: Contract) -> tuple[str, ...]:
-    notes = []
+    notes = list(contract.notes)
     if contract.ps_ignored:
         notes.append(
             "sagemaker_parameter_server_enabled is ignored: one host has no parameter server, "

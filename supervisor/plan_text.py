@@ -66,6 +66,7 @@ def _document(plan: Plan) -> dict[str, Any]:
         "kept": _kept(plan),
         "budgets": asdict(plan.budgets),
         "paths": asdict(plan.paths),
+        "proxies": list(plan.proxies),
         "notes": list(plan.notes),
     }
     return {key: masker.tree(value) for key, value in document.items()}
@@ -114,6 +115,8 @@ def _lines(document: dict[str, Any]) -> Iterator[str]:
     yield f"strategy    {document['strategy']}, policies: {policies}"
     if document["evaluator"]:
         yield f"evaluator   {document['evaluator']}"
+    if document["proxies"]:
+        yield f"proxy       {', '.join(document['proxies'])}, but not for the job's own hosts"
     for note in document["notes"]:
         yield f"note        {note}"
     yield ""

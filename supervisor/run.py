@@ -25,11 +25,11 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, assert_never
 
-from supervisor import beat, orphans, procfs, record, stacks
+from supervisor import beat, neighbour, orphans, procfs, record, stacks
 from supervisor.account import Account, Running
 from supervisor.console import HURRIED_PATIENCE_S, PATIENCE_S, SETTLE_S, Outputs
 from supervisor.contacts import Servers, rest_s
-from supervisor.contract import EntryKind, Strategy
+from supervisor.contract import OVERLAY, RESOURCES, EntryKind, Strategy
 from supervisor.events import (
     Action,
     Announce,
@@ -64,7 +64,7 @@ from supervisor.events import (
     TransferFailed,
     Waiting,
 )
-from supervisor.faults import ContractError, safe, safe_lines
+from supervisor.faults import ContractError, counted, safe, safe_lines
 from supervisor.guardian import Guardian
 from supervisor.lifecycle import Process, Rung, Setup, State, initial, respite, step
 from supervisor.logs import Log
@@ -119,6 +119,8 @@ WAITING_EVERY_S: Final = 5.0
 ``WAITING_FIRST_S``."""
 WAITING_KNOCKS: Final = 64
 """So many missing hosts are asked why, each time."""
+SAME_ADDRESS_S: Final = 2.0
+"""So long the hosts' names are looked up for one that has our address."""
 FLUSH_S: Final = 1.0
 """At the very end: for the last words to the master."""
 LAST_OUTPUT_S: Final = 2.0
@@ -232,6 +234,10 @@ class _Host:
         self._services, self._children = services, children
         for note in self.plan.notes:
             self._account.say("warning", "plan.note", text=note)
+        if beside := neighbour.warning():
+            self._account.say("warning", "installation.shared", text=beside)
+        if others := self.plan.contract.variables_of_others:
+            self._account.say("debug", "settings.of_others", ignored=", ".join(others[:20]))
         self._serve("prepare", self._prepare())
         self._serve("resources", self._watch_resources())
 
@@ -766,9 +772,32 @@ class _Host:
         try:
             await self._open_status_port()
         except BindError as error:
-            return str(error)
+            return str(error) + await self._at_our_address()
         self._serve("who is missing", self._keep_explaining())
         return None
+
+    async def _at_our_address(self) -> str:
+        """Which other host of the job has this one's address and port, if one does."""
+        from supervisor.net import NoAddress, Resolver  # noqa: PLC0415
+
+        resolver, own = Resolver(), self.plan.endpoints[self.plan.host].status
+        hosts = [name for name in self.plan.hosts if name != self.plan.host][:WAITING_KNOCKS]
+
+        async def addresses(name: str) -> set[str]:
+            at = self.plan.endpoints[name].status
+            with contextlib.suppress(NoAddress):
+                if at.port == own.port:
+                    return {*await resolver.resolve(at.address, timeout_s=SAME_ADDRESS_S)}
+            return set()
+
+        ours, *others = await asyncio.gather(*map(addresses, (self.plan.host, *hosts)))
+        for name, theirs in zip(hosts, others, strict=True):
+            if both := ours & theirs:
+                return (
+                    f"; {name} and {self.plan.host} are both at {min(both)}: correct the DNS or "
+                    f"{RESOURCES}, or give each ports of its own in {OVERLAY}"
+                )
+        return ""
 
     async def _keep_explaining(self) -> None:
         """Until the job runs: who is missing and why, every few seconds, as an event."""
@@ -1111,7 +1140,8 @@ def unsent_text(unsent: Unsent) -> str:
     names = ", ".join(unsent.names) + (f" and {more} more" if unsent.names and more > 0 else "")
     which = f" ({names})" if names else ""
     return (
-        f"{unsent.transfer}: {unsent.files} files, {unsent.bytes} bytes not sent{which}: "
+        f"{unsent.transfer}: {counted(unsent.files, 'file')}, {counted(unsent.bytes, 'byte')} "
+        f"not sent{which}: "
         f"{unsent.reason}"
     )
 

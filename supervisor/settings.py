@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
+from supervisor import strangers
 from supervisor.faults import Fault, shown
 from supervisor.masking import is_secret_name
 from supervisor.model import Role
-
-PREFIX: Final = "SUPERVISOR_"
+from supervisor.strangers import PREFIX
 
 TOLD_TO_SCRIPT: Final = frozenset(
     {
@@ -29,10 +29,17 @@ TOLD_TO_SCRIPT: Final = frozenset(
         "SUPERVISOR_PROCESS_MARK",
         "SUPERVISOR_RESUMED_FROM",
         "SUPERVISOR_STOP_BUDGET_S",
+        # For processes of our own, whose descendants may be supervisors again.
+        "SUPERVISOR_MPI_ENVIRONMENT",
+        "SUPERVISOR_STORAGE_JOB",
     }
 )
 """Variables that we set for the script. Seen in our own environment (a supervisor that runs under
 a supervisor) they are no setting and no fault."""
+
+
+_SLIP: Final = 2
+"""A variable that is so few letters away from a setting is one, misspelled."""
 
 
 class Settings(NamedTuple):
@@ -94,6 +101,9 @@ class Settings(NamedTuple):
     ps_hosts: str
     worker: str
     outside: str
+    unsupported_distribution: str
+    tf_config_mismatch: str
+    strict_settings: bool
     mpi_ssh_port: int
     mpi_ssh_key: str
     mpi_sshd: str
@@ -236,9 +246,12 @@ def _ps_hosts(text: str) -> str:
     raise ValueError("all, members, a number of hosts from 1, or group:NAME")
 
 
+_TRUE: Final = frozenset({"1", "true", "yes", "on"})
+
+
 def _switch(text: str) -> bool:
     word = text.lower()
-    if word in {"1", "true", "yes", "on"}:
+    if word in _TRUE:
         return True
     if word in {"0", "false", "no", "off"}:
         return False
@@ -745,6 +758,30 @@ TABLE: Final[tuple[Setting, ...]] = (
         "hosts outside sagemaker_distribution_instance_groups run their script alone: each ends "
         "by itself, or with the job",
     ),
+    Setting(
+        "unsupported_distribution",
+        _one_of("error", "ignore"),
+        "error",
+        "",
+        "what follows where a hyperparameter asks for a distribution that is not run here, such as "
+        "torchrun: an error, or every host runs its script alone",
+    ),
+    Setting(
+        "tf_config_mismatch",
+        _one_of("error", "ignore"),
+        "error",
+        "",
+        "what follows where a TF_CONFIG in our own environment contradicts the contract: an error, "
+        "or the script of a distribution is given ours, any other the one that is there",
+    ),
+    Setting(
+        "strict_settings",
+        _switch,
+        "false",
+        "",
+        "any unknown SUPERVISOR_ variable is an error; else only one that is within two letters "
+        "of a setting, and others are warned of",
+    ),
     Setting("mpi_ssh_port", _port, "22", "", "MPI: port of the members' sshd"),
     Setting(
         "mpi_ssh_key",
@@ -977,13 +1014,13 @@ def parse_settings(
     A faulty setting has its default in the result, so that the caller can go on and collect the
     other faults.
     """
+    foreign = strangers_in(environ)
+    environ = {name: value for name, value in environ.items() if name not in foreign.others}
+    strict = _lookup(BY_ENV["SUPERVISOR_STRICT_SETTINGS"], flags, environ, hyperparameters)[2]
     faults = [
-        _unknown(name, environ[name])
-        for name in sorted(environ)
-        if name.startswith(PREFIX)
-        and name not in BY_ENV
-        and name not in TOLD_TO_SCRIPT
-        and not name.startswith(CHANNEL_PREFIX)
+        _unknown(name, environ[name], near)
+        for name, (near, letters) in foreign.unknown.items()
+        if letters <= _SLIP or strict.lower() in _TRUE
     ]
     values: dict[str, Any] = {"channels": _channels(environ, faults)}
     for setting in TABLE:
@@ -1039,14 +1076,47 @@ def _lookup(
     return "default", setting.env, setting.default
 
 
-def _unknown(name: str, value: str) -> Fault:
-    import difflib  # noqa: PLC0415  # only when there is a fault: start-up is a feature
+class Strangers(NamedTuple):
+    """``SUPERVISOR_…`` variables that are none of ours."""
 
-    near = difflib.get_close_matches(name, BY_ENV, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else "see the settings table of the README"
-    secret = is_secret_name(name) or (near and BY_ENV[near[0]].secret)
+    others: tuple[str, ...]
+    """Those of other programs, as is known: settings by name, among them, are none."""
+    unknown: Mapping[str, tuple[str, int]]
+    """The rest → the setting that is nearest by name, and how many letters it is away."""
+
+
+def strangers_in(environ: Mapping[str, str]) -> Strangers:
+    others = []
+    unknown = {}
+    for name in sorted(environ):
+        if not name.startswith(PREFIX):
+            continue
+        if name in strangers.SUPERVISORD or strangers.is_of_a_service(name, environ[name]):
+            others.append(name)
+        elif not is_ours(name):
+            unknown[name] = strangers.nearest(name, BY_ENV)
+    return Strangers(tuple(others), unknown)
+
+
+def is_ours(name: str) -> bool:
+    """Whether a variable of this name is a setting, or one that we set."""
+    return name in BY_ENV or name in TOLD_TO_SCRIPT or name.startswith(CHANNEL_PREFIX)
+
+
+def warnings_on(unknown: Mapping[str, tuple[str, int]]) -> tuple[str, ...]:
+    """What is said of variables that are likely another program's; their values are not."""
+    return tuple(
+        f"{name} is no setting of this program and is left alone: the nearest is {near}; "
+        "SUPERVISOR_STRICT_SETTINGS=true makes it an error"
+        for name, (near, letters) in unknown.items()
+        if letters > _SLIP
+    )
+
+
+def _unknown(name: str, value: str, near: str) -> Fault:
+    secret = is_secret_name(name) or BY_ENV[near].secret
     found = "a value that is not shown" if secret else shown(value)
-    return Fault("environment", name, found, f"a known setting; {hint}")
+    return Fault("environment", name, found, f"a known setting; did you mean {near}?")
 
 
 def _in_flight(values: dict[str, Any]) -> list[Fault]:

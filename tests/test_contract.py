@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 
 from supervisor.arguments import script_arguments
-from supervisor.contract import Contract, EntryKind, Facts, Strategy, read_contract
+from supervisor.contract import (
+    SWITCHES,
+    UNSUPPORTED,
+    Contract,
+    EntryKind,
+    Facts,
+    Strategy,
+    read_contract,
+)
 from supervisor.environment import script_environment
 from supervisor.faults import ContractError
 from supervisor.settings import TABLE, parse_settings
@@ -76,7 +84,8 @@ def test_a_plain_contract() -> None:
 @pytest.mark.parametrize(
     ("case", "words"),
     [
-        ({"absent": frozenset({"resourceconfig.json"})}, ["resourceconfig.json", "no such file"]),
+        ({"raw": {"resourceconfig.json": b""}}, ["resourceconfig.json", "malformed JSON"]),
+        ({"raw": {"supervisorconfig.json": b" "}}, ["supervisorconfig.json", "malformed JSON"]),
         ({"raw": {"resourceconfig.json": b"{"}}, ["resourceconfig.json", "malformed JSON"]),
         ({"raw": {"hyperparameters.json": b"\xff\xfe{"}}, ["hyperparameters.json", "malformed"]),
         ({"raw": {"hyperparameters.json": b"[]"}}, ["hyperparameters.json", "list", "object"]),
@@ -220,6 +229,25 @@ def test_an_empty_resource_configuration_is_refused_key_by_key() -> None:
     text = refusal(resources={})
     assert "resourceconfig.json: hosts: found None" in text
     assert "resourceconfig.json: current_host: found None" in text
+
+
+def test_without_a_resource_configuration_this_is_the_only_host() -> None:
+    """``docker run IMAGE train`` on a desk was refused."""
+    contract = read(absent=frozenset({"resourceconfig.json"}))
+    assert contract.hosts == ("localhost",)
+    assert contract.current_host == contract.master == "localhost"
+    [note] = contract.notes
+    assert note.startswith("/opt/ml/input/config/resourceconfig.json is missing, so this host")
+    hyper = {**HYPER, "sagemaker_parameter_server_enabled": "true"}
+    assert read(hyper, absent=frozenset({"resourceconfig.json"})).ps_ignored
+
+
+@pytest.mark.parametrize("content", [b"", b" \n\t\r\n"])
+def test_an_empty_file_of_hyperparameters_or_channels_is_none(content: bytes) -> None:
+    empty = dict.fromkeys(("hyperparameters.json", "inputdataconfig.json"), content)
+    contract = read(raw=empty, environ={"SAGEMAKER_PROGRAM": "train.py"})
+    assert (contract.entry_point, contract.hyperparameters) == ("train.py", {})
+    assert contract.input_data_config == {}
 
 
 def test_the_environment_names_what_hyperparameters_do_not() -> None:
@@ -472,3 +500,66 @@ def test_every_setting_has_a_default_that_parses_and_words() -> None:
     for setting in TABLE:
         assert setting.help
         assert hasattr(settings, setting.field)
+
+
+# --------------------------------------------------------------------------- distributions
+
+THREE = {"current_host": "algo-1", "hosts": ["algo-1", "algo-2", "algo-3"]}
+
+
+@pytest.mark.parametrize("key", UNSUPPORTED)
+@pytest.mark.parametrize("beside", ["", "sagemaker_mpi_enabled"])
+def test_a_distribution_that_is_not_run_is_refused(key: str, beside: str) -> None:
+    """It was dropped in silence: each host trained alone, and the job succeeded."""
+    hyper = {**HYPER, key: "true", **({beside: "true"} if beside else {})}
+    text = refusal(hyper, THREE)
+    assert text.startswith(f"/opt/ml/input/config/hyperparameters.json: {key}: found true; ")
+    assert all(each in text for each in SWITCHES)
+    assert "SUPERVISOR_UNSUPPORTED_DISTRIBUTION=ignore lets it pass" in text
+    passed = read(hyper, THREE, environ={"SUPERVISOR_UNSUPPORTED_DISTRIBUTION": "ignore"})
+    assert passed.strategy is (Strategy.MPI if beside else Strategy.NONE)
+    [note] = passed.notes
+    assert note.startswith(f"{key} is ignored: {UNSUPPORTED[key]} is not run")
+    assert read({**HYPER, key: "false"}, THREE).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("more", "gpus", "refused"),
+    [
+        ({}, 0, False),
+        ({}, 1, False),
+        ({}, 8, True),
+        ({"sagemaker_mpi_num_of_processes_per_host": "2"}, 0, True),
+    ],
+)
+def test_on_one_host_it_matters_where_it_would_start_several_processes(
+    more: dict[str, Any], gpus: int, *, refused: bool
+) -> None:
+    """The predecessor starts one for each accelerator, one without any."""
+    seen = facts({**HYPER, "sagemaker_torch_distributed_enabled": "true", **more})
+    seen = replace(seen, num_gpus=gpus)
+    if refused:
+        with pytest.raises(ContractError, match="torchrun is not run by this program"):
+            read_contract(seen)
+    else:
+        assert "torchrun is not run" in read_contract(seen).notes[0]
+
+
+def test_a_switch_that_nobody_knows_is_said_where_there_are_several_hosts() -> None:
+    hyper = {
+        **HYPER,
+        "sagemaker_ray_enabled": "true",
+        "sagemaker_off_enabled": "false",
+        "mp_parameters": '{"partitions": 2}',
+    }
+    notes = read(hyper, THREE).notes
+    assert [note.split()[0] for note in notes] == ["sagemaker_ray_enabled", "mp_parameters:"]
+    assert read(hyper).notes == ()
+
+
+def test_a_switch_that_is_null_is_off_and_one_that_is_no_truth_value_is_refused() -> None:
+    """JSON's null was "expected true or false"; in the predecessor it is off."""
+    keys = (*SWITCHES, *UNSUPPORTED)
+    assert read({**HYPER, **dict.fromkeys(keys, "null")}, THREE).strategy is Strategy.NONE
+    text = refusal({**HYPER, **dict.fromkeys(keys, "yes")}, THREE)
+    assert text.count("found 'yes'; expected true or false") == len(keys)

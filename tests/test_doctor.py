@@ -24,7 +24,7 @@ from supervisor.faults import Fault
 from supervisor.plan import make_plan
 from supervisor.requirements import Conflict
 from tests.helpers.aio import free_port
-from tests.helpers.job import COMMAND, environment
+from tests.helpers.job import COMMAND, Job, environment
 
 GIB = 1 << 30
 NOW = 1_700_000_000.0
@@ -135,6 +135,42 @@ def test_our_own_name_has_to_resolve_others_may_still_come() -> None:
     lines = named(diagnose(replace(seen, addresses=lost)), "host names")
     assert [line.state for line in lines] == [State.RED, State.WARN, State.OK]
     assert lines[-1].found == "1 of 3 resolve"
+
+
+def test_two_names_at_one_address_are_red() -> None:
+    """The job failed with "port 2224 is held", and doctor was green."""
+    both = {"algo-1": ("10.0.0.1",), "algo-2": ("10.0.0.2", "10.0.0.1"), "algo-3": ("10.0.0.3",)}
+    [line] = not_ok(replace(sight(), addresses=both))
+    assert line.state is State.RED
+    assert line.found.startswith("algo-1 and algo-2 both lead to 10.0.0.1, ")
+
+
+def test_the_name_of_a_host_alone_is_nobodys_business() -> None:
+    """doctor was red, and the job ran: nothing asks for the name."""
+    seen = replace(sight("none", 1), addresses={"algo-1": "no such name"})
+    assert not_ok(seen) == []
+    assert not_ok(replace(sight("none", 1), own_is_here=False)) == []
+
+
+def test_a_host_alone_runs_without_its_status_port() -> None:
+    seen = replace(sight("none", 1), ports=(2224,), taken=("port 2224 is held by pid 7 (x)",))
+    [line] = not_ok(seen)
+    assert (line.check, line.state) == ("ports", State.WARN)
+    assert "pid 7" in line.found
+
+
+def test_the_ports_of_a_job_that_runs_here_are_its_own() -> None:
+    """``docker exec HOST supervisor doctor`` beside the job was red."""
+    taken = tuple(f"port {port} is held by pid 7 (x)" for port in (2222, 2223, 2224))
+    [line] = not_ok(replace(sight(), taken=taken, runs_here=True))
+    assert (line.check, line.state) == ("ports", State.WARN)
+    assert "this host's own job" in line.found
+
+
+def test_public_buckets_need_no_credentials() -> None:
+    words = {"SUPERVISOR_CHANNEL_X": "s3://bucket/x", "SUPERVISOR_S3_ANONYMOUS": "true"}
+    seen = replace(sight("none", 1, **words), places={"x s3://bucket/x": ""})
+    assert not_ok(seen) == []
 
 
 def test_every_fault_of_a_contract_is_listed() -> None:
@@ -346,7 +382,6 @@ def test_a_directory_that_was_named_must_hold_a_contract(tmp_path: pathlib.Path)
     result = doctor("--json", cwd=tmp_path, SAGEMAKER_BASE_DIR=str(tmp_path))
     assert result.returncode == 1
     red = [check.found for check in checks_of(result) if check.state is State.RED]
-    assert len([found for found in red if "resourceconfig.json: no such file" in found]) == 1
     assert len([found for found in red if "sagemaker_program" in found]) == 1
 
 
@@ -378,6 +413,59 @@ def test_a_script_that_cannot_be_compiled_is_red(tmp_path: pathlib.Path) -> None
     assert line.state is State.RED
     assert "SyntaxError" in line.found
     assert "train.py, line 1" in line.found
+
+
+@pytest.mark.parametrize(
+    ("program", "files", "env", "found"),
+    [
+        ("", [], {"SUPERVISOR_COMMAND": "true {args}"}, ""),
+        ("", [], {"SUPERVISOR_COMMAND": "no-such-program"}, "no-such-program is not found"),
+        ("-m json.tool", [], {}, ""),
+        ("-m no_such_package.train", [], {}, "there is no "),
+        ("trainer", ["pyproject.toml", "trainer/__main__.py"], {}, ""),
+        ("later.py", [], {"SAGEMAKER_SUBMIT_DIRECTORY": "/SOMEWHERE/code.tar.gz"}, ""),
+    ],
+)
+def test_entry_points_that_are_no_file_are_not_looked_for_as_one(
+    tmp_path: pathlib.Path, program: str, files: list[str], env: dict[str, str], found: str
+) -> None:
+    """A command of the settings, a module of the image, a package, code that is still to be
+    fetched: each was red, though the job ran; a command that is nowhere was not."""
+    config = tmp_path / "input" / "config"
+    config.mkdir(parents=True)
+    (config / "hyperparameters.json").write_text(json.dumps({"sagemaker_program": program}))
+    code = tmp_path / "code"
+    for name in files:
+        (code / name).parent.mkdir(parents=True, exist_ok=True)
+        (code / name).touch()
+    result = doctor("--json", cwd=tmp_path, SAGEMAKER_BASE_DIR=str(tmp_path), **env)
+    [line] = named(checks_of(result), "entry point")
+    assert line.state is (State.RED if found else State.OK)
+    assert found in line.found
+
+
+def test_checkpoints_elsewhere_are_looked_for_there(tmp_path: pathlib.Path) -> None:
+    base = contract(tmp_path)
+    pathlib.Path(base, "checkpoints").write_text("in the way, and nobody's")
+    place = str(tmp_path / "elsewhere")
+    found = doctor(
+        "--json", cwd=tmp_path, SAGEMAKER_BASE_DIR=base, SUPERVISOR_CHECKPOINT_LOCAL_DIR=place
+    )
+    [line] = named(checks_of(found), "directories")
+    assert line.state is State.OK
+    assert place in line.found
+
+
+def test_beside_its_own_job(tmp_path: pathlib.Path) -> None:
+    script = tmp_path / "wait.py"
+    script.write_text("import time\ntime.sleep(60)\n")
+    with Job(tmp_path / "run", "--hosts", "2", "--strategy", "none", str(script)) as job:
+        job.wait_for(r"algo-2 supervisor │ .* process.started")
+        job.wait_for(r"algo-1 supervisor │ .* process.started")
+        result = doctor("--json", cwd=tmp_path, SAGEMAKER_BASE_DIR=str(job.host_dir("algo-1")))
+        [line] = named(checks_of(result), "ports")
+        assert (line.state, line.found) == (State.WARN, "1 held by this host's own job, which runs")
+        assert result.returncode == 0
 
 
 def test_a_directory_that_cannot_be_made_is_red(tmp_path: pathlib.Path) -> None:

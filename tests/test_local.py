@@ -428,7 +428,11 @@ def test_arguments_reach_the_script_as_they_are(tmp_path: pathlib.Path) -> None:
         (("--hosts", "0"), ["--hosts", "'0'", "1 to 64"]),
         (("--hosts", "x", "-p", "novalue"), ["'x'", "'novalue'", "NAME=VALUE"]),
         (("--hosts", "1", "--strategy", "ps"), ["a cluster of one host has no parameter server"]),
-        (("nothing.py",), ["SCRIPT", "'nothing.py'", "a file"]),
+        (
+            ("nothing.py",),
+            ["SCRIPT: found 'nothing.py', which does not exist; expected the path of a training"],
+        ),
+        (("/tmp",), ["SCRIPT: found '/tmp', a directory; expected"]),
         (("--stop-grace-s", "-3"), ["--stop-grace-s", "'-3'"]),
     ],
 )
@@ -441,6 +445,21 @@ def test_bad_input_starts_nothing(
             assert word in job.output
         assert "Traceback" not in job.output
         assert not job.run_dir.exists()
+
+
+def test_options_of_ours_behind_the_script_are_said(tmp_path: pathlib.Path) -> None:
+    """``supervisor local train.py --hosts 2`` ran three hosts, and nothing said why."""
+    script = tmp_path / "code" / "show.py"
+    script.parent.mkdir()
+    script.write_text("import sys, json; print(json.dumps(sys.argv[1:]))")
+    said = "--hosts, --stop-grace-s=1 after show.py is the script's and no option of supervisor"
+    words = ("--hosts", "2", "--epochs", "3", "--stop-grace-s=1")
+    for name, dashes, count in (("a", (), 1), ("b", ("--",), 0)):
+        with Job(tmp_path / name, "--hosts", "1", str(script), *dashes, *words, **QUICK) as job:
+            assert job.wait() == 0
+            assert json.loads(job.wait_for(r"chief │ (\[.*\])")[1]) == [*words]
+            assert job.output.count(said) == count
+            assert job.output.count("supervisor: 1 host, show.py, in ") == 1
 
 
 def shell(command: str, tmp_path: pathlib.Path, *words: str) -> subprocess.CompletedProcess[str]:

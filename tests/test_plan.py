@@ -456,11 +456,21 @@ def test_bad_mpi_options_are_refused(key: str, value: str, message: str) -> None
 # --------------------------------------------------------------------------- layers
 
 _LAYERS = [
-    {"model", "faults", "masking", "memory", "watchdog", "requirements", "paths", "agreement"},
+    {"model", "faults", "masking", "memory", "watchdog", "requirements", "paths", "agreement"}
+    | {"strangers"},
     {"storage.location"},
     {"storage.job", "storage.notices", "storage.snapshot"},
     {"events", "settings"},
-    {"contract", "protocol", "evidence", "liveness", "arguments", "mpi_words"},
+    {
+        "contract",
+        "protocol",
+        "evidence",
+        "liveness",
+        "arguments",
+        "mpi_words",
+        "proxies",
+        "given_config",
+    },
     {"environment", "outcome", "mpi_job"},
     {"storage_plan"},
     {"plan"},

@@ -165,7 +165,8 @@ def test_the_table_of_local_shows_a_reports_words_as_text(tmp_path: pathlib.Path
     }
     request = Request(
         hosts=1, strategy="none", run_dir=f"/run{NASTY}", script="s.py", arguments=(),  # type: ignore[arg-type]
-        hyperparameters={}, settings=parse_settings({}, {}, {})[0], flags={}, environ={}, continued=False,
+        hyperparameters={}, settings=parse_settings({}, {}, {})[0], flags={}, environ={},
+        continued=False,
     )  # fmt: skip
     text = _summary(request, [Result(host, 1, "exit 1", 2.0, report)])
     assert not obeyed(text)

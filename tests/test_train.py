@@ -7,10 +7,12 @@ import os
 import pathlib
 import shutil
 import signal
+import socket
 import subprocess
 
 import pytest
 
+from tests.helpers.aio import free_port
 from tests.helpers.job import COMMAND, environment, processes_with
 from tests.helpers.train import lay_out
 from tests.helpers.waiting import wait_until
@@ -382,7 +384,7 @@ def test_an_error_of_our_own_has_a_code_and_a_failure_of_its_own(tmp_path: pathl
 def test_without_a_contract_nothing_is_made(tmp_path: pathlib.Path) -> None:
     code, _, err = run(tmp_path / "nowhere")
     assert code == 80
-    assert b"resourceconfig.json" in err
+    assert b"sagemaker_program: found nothing" in err
     assert not (tmp_path / "nowhere").exists()
 
 
@@ -435,3 +437,30 @@ def test_plan_prints_and_starts_nothing(tmp_path: pathlib.Path) -> None:
     assert b"SM_MODEL_DIR=" in text
     assert secret.encode() not in out + text
     assert sorted(os.listdir(tmp_path)) == ["code", "input"]
+
+
+def test_an_image_on_a_desk_needs_no_platform(tmp_path: pathlib.Path) -> None:
+    """Without ``resourceconfig.json`` or with empty files it was exit code 80."""
+    lay_out(tmp_path, "import os; print(os.environ['SM_CURRENT_HOST'], os.environ['SM_HOSTS'])")
+    config = tmp_path / "input" / "config"
+    (config / "resourceconfig.json").unlink()
+    (config / "hyperparameters.json").write_text("")
+    (config / "inputdataconfig.json").write_text("\n")
+    code, out, err = run(tmp_path, SAGEMAKER_PROGRAM="train.py")
+    assert (code, out) == (0, b'localhost ["localhost"]\n')
+    assert b"WARN" in err
+    assert b"resourceconfig.json is missing, so this host is taken for the only one" in err
+
+
+def test_two_names_at_one_address_are_named_with_it(tmp_path: pathlib.Path) -> None:
+    """The second host failed with "port … is held", without a word of the address."""
+    port = free_port()
+    place = {"address": "127.0.0.1", "ports": {"status": port}}
+    others = {"address": "localhost", "ports": {"status": port}}
+    lay_out(tmp_path, "print('trained')", hosts=("algo-1", "algo-2"))
+    overlay = tmp_path / "input" / "config" / "supervisorconfig.json"
+    overlay.write_text(json.dumps({"hosts": {"algo-1": place, "algo-2": others}}))
+    with socket.create_server(("127.0.0.1", port)):
+        code, _, err = run(tmp_path, SUPERVISOR_ACK_TIMEOUT_S="0")
+    assert code == 81
+    assert b"; algo-2 and algo-1 are both at 127.0.0.1: correct the DNS" in err

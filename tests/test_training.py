@@ -104,6 +104,18 @@ def test_the_chief_trains_on_without_a_worker_server(tmp_path: pathlib.Path) -> 
         assert (failed["host"], failed["process"]) == ("algo-2", "worker")
 
 
+@pytest.mark.parametrize("strategy", ["ps", "mwms"])
+def test_a_dead_proxy_is_not_asked_for_the_jobs_own_hosts(
+    tmp_path: pathlib.Path, strategy: str
+) -> None:
+    """gRPC takes a proxy for every host: the job took not one step, and nothing said why."""
+    dead = {"http_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"}
+    words = ("--hosts", "2", "--strategy", strategy)
+    with Job(tmp_path / "run", *words, no_proxy=".corp", **dead) as job:
+        assert job.wait(150) == 0
+        assert job.exit_codes("algo-1", "algo-2") == [0, 0]
+
+
 def test_an_evaluator_reads_the_checkpoints_and_judges_the_last_one_after_the_verdict(
     tmp_path: pathlib.Path,
 ) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from supervisor import record
-from supervisor.contract import CHANNELS, HYPERPARAMETERS, OVERLAY, RESOURCES, Strategy
+from supervisor.contract import CHANNELS, HYPERPARAMETERS, OVERLAY, RESOURCES, SWITCHES, Strategy
 from supervisor.paths import paths_below
 
 ADDRESS: Final = "127.0.0.1"
@@ -25,11 +25,7 @@ _LOWEST_PORT: Final = 20000
 outgoing connection before TensorFlow binds it, seconds later."""
 _HIGHEST_PORT: Final = 32000
 
-_SWITCHES: Final = {
-    Strategy.PS: "sagemaker_parameter_server_enabled",
-    Strategy.MWMS: "sagemaker_multi_worker_mirrored_strategy_enabled",
-    Strategy.MPI: "sagemaker_mpi_enabled",
-}
+_SWITCHES: Final = {strategy: key for key, strategy in SWITCHES.items()}
 
 
 @dataclass(frozen=True, slots=True)
