@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
 from supervisor import process, record
+from supervisor.aside import within
 from supervisor.console import Outputs
 from supervisor.contract import read_contract
 from supervisor.engines import sagemaker
@@ -19,7 +21,7 @@ from supervisor.masking import Masker
 from supervisor.outcome import FAILURE_LIMIT
 from supervisor.paths import paths_below
 from supervisor.plan import Plan, make_plan
-from supervisor.run import LAST_OUTPUT_S, run_host
+from supervisor.run import LAST_OUTPUT_S, RECORD_LIMIT_S, run_host
 
 if TYPE_CHECKING:
     from supervisor.storage.job import Fetched
@@ -65,10 +67,15 @@ def train(environ: Mapping[str, str], flags: Mapping[str, str], guardian: Guardi
 def _record_failure(environ: Mapping[str, str], text: str, *, anew: bool) -> None:
     """For a life that has no end of its own. ``anew``: what lies there is an earlier run's."""
     base = sagemaker.base_dir(environ)
-    if os.path.isdir(base):  # not on a laptop that has no such thing
-        if anew:
-            record.clear(paths_below(base))
-        record.write_failure(paths_below(base), text[:FAILURE_LIMIT])
+
+    def write() -> None:
+        if os.path.isdir(base):  # not on a laptop that has no such thing
+            if anew:
+                record.clear(paths_below(base))
+            record.write_failure(paths_below(base), text[:FAILURE_LIMIT])
+
+    with contextlib.suppress(TimeoutError):
+        within(RECORD_LIMIT_S, write)
 
 
 async def _train(

@@ -21,7 +21,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from supervisor import orphans, process
+from supervisor import orphans, process, regular
+from supervisor.aside import Aside
 from supervisor.console import HURRIED_PATIENCE_S, PATIENCE_S, SETTLE_S, settle
 from supervisor.contract import Strategy
 from supervisor.engines import absolute
@@ -42,6 +43,9 @@ _EXAMPLES: Final = {
     Strategy.MPI: "",
 }
 _SSH_KEY: Final = "id_ed25519"
+_READ_S: Final = 10.0
+"""For reading what a host has left: its file system may not answer."""
+_REPORT_BYTES: Final = 64 << 20
 _MARGIN_S: Final = 5.0
 """Beyond a host's own limit: a supervisor that is still there then is killed."""
 _WIDE: Final = 200
@@ -227,7 +231,9 @@ class _Fleet:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._own(host)) for host in self._hosts]
             results = [task.result() for task in tasks]
-            self._out.offer(_summary(self._request, results).encode(errors="replace"))
+            with contextlib.suppress(TimeoutError):
+                summary = await Aside("summary")(_READ_S, _summary, self._request, results)
+                self._out.offer(summary.encode(errors="replace"))
             return results
         finally:
             for child in self._children:
@@ -276,7 +282,10 @@ class _Fleet:
         self._guardian.forget(child.pid)
         self._children.remove(child)
         seconds = time.monotonic() - began
-        result = Result(host, end.status.shell_code, str(end.status), seconds, _report_of(host))
+        report = None
+        with contextlib.suppress(TimeoutError):
+            report = await Aside("report")(_READ_S, _report_of, host)
+        result = Result(host, end.status.shell_code, str(end.status), seconds, report)
         return self._unless_given_up(result)
 
     def _unless_given_up(self, result: Result) -> Result:
@@ -362,11 +371,10 @@ class _Fleet:
 def _report_of(host: LocalHost) -> dict[str, Any] | None:
     path = os.path.join(host.base_dir, "output", "supervisor", "report.json")
     try:
-        with open(path, encoding="utf-8") as file:
-            report: dict[str, Any] = json.load(file)
-    except (OSError, ValueError):
+        report = json.loads(regular.read(path, _REPORT_BYTES))
+    except (OSError, ValueError, RecursionError):
         return None
-    return report
+    return report if isinstance(report, dict) else None
 
 
 def _job_code(results: Sequence[Result]) -> int:

@@ -21,10 +21,11 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, assert_never
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, assert_never
 
-from supervisor import orphans, procfs, record, stacks
+from supervisor import orphans, procfs, record, regular, stacks
 from supervisor.account import Account, Running
+from supervisor.aside import Aside
 from supervisor.console import HURRIED_PATIENCE_S, PATIENCE_S, SETTLE_S, Outputs
 from supervisor.contract import EntryKind, Strategy
 from supervisor.events import (
@@ -106,11 +107,21 @@ LAST_OUTPUT_S: Final = 2.0
 """At the very end: for our own last lines. What came before them has had its time by then."""
 OUTPUT_RESERVE_S: Final = 1.0
 """Waiting for outputs ends this long before the platform's limit."""
+RECORD_LIMIT_S: Final = 10.0
+"""For each of failure, success and report, while nobody counts the time: a disk that is busy with a
+checkpoint takes a while."""
+LOOK_S: Final = 2.0
+"""For a look at files whose answer makes a text better."""
+READY_S: Final = 60.0
+"""For preparing directories, and for reading the contract again."""
 PUBLISH_MARGIN_S: Final = 0.75
 """Transfers are ended this long before their time is over, to hear what they did not do."""
 SERVE_ALONE_AFTER_S: Final = 0.2
 """A host alone opens its status port this long after its script's start: a quarter of a second of
 imports is not to compete with the script's own, and a script of milliseconds needs no server."""
+
+T = TypeVar("T")
+P = ParamSpec("P")
 
 _NOT_FORWARDED: Final = frozenset(
     {
@@ -146,9 +157,9 @@ async def run_host(
                 host.begin(services, children)
                 await host.supervise()
                 host.leave_the_unkillable()
-            host.record_result()
+            await host.record_result()
             await host.settle_output()
-            host.record_report()
+            await host.record_report()
             await host.say_farewell()
             host.end_services()
     finally:
@@ -185,6 +196,9 @@ class _Host:
         """The job ran here: there may be something to keep."""
         self._kill_since: float | None = None
         """When the time to die was over, ``loop.time()``."""
+        self._files = Aside("files")
+        """Whatever is looked at, read or written below the base directory: it may not answer."""
+        self._said_silent = False
         self._signals = SignalPipe(self._on_signal)
         self._collector = orphans.Collector()
         self._services: asyncio.TaskGroup
@@ -222,12 +236,20 @@ class _Host:
         if self.plan.is_cluster and (error := await self._coordinate()):
             self._post(PrepareFailed(error, time.time()))
             return
-        if self._state.phase is not Phase.PREPARING:
+        if not self._is_preparing():
             return  # a stop came: the record of this life is not to be cleared any more
-        error = _make_ready(self.plan)
+        try:
+            error = await self._files(READY_S, _make_ready, self.plan)
+        except TimeoutError:
+            error = _silent(self.plan.paths.base, READY_S)
+        if not self._is_preparing():
+            return
         self._post(PrepareFailed(error, time.time()) if error else Prepared())
         if not self.plan.is_cluster:
             await self._serve_alone()
+
+    def _is_preparing(self) -> bool:
+        return self._state.phase is Phase.PREPARING
 
     async def supervise(self) -> None:
         """Turn events into actions until the life is over."""
@@ -239,18 +261,28 @@ class _Host:
         for task in self._child_tasks:
             task.cancel()
 
-    def record_result(self) -> None:
+    async def record_result(self) -> None:
         """Write failure or success. What cannot be written is said and changes nothing."""
         verdict = self._account.verdict(self._state)
         paths = self.plan.paths
         self.exit_code = self._account.exit_code(self._state)
-        problem = None
         if verdict.outcome is Outcome.SUCCEEDED and self.exit_code == 0:
-            problem = record.write_success(paths)
+            await self._write_record(record.write_success, paths)
         elif self.exit_code != 0:
             ends = (self._state.publish_error or "", *self._account.ends(self._state))
             text = self._masker.text(failure_text(self.plan.host, verdict, ends))
-            problem = record.write_failure(paths, text)
+            await self._write_record(record.write_failure, paths, text)
+
+    async def _write_record(
+        self, write: Callable[P, str | None], *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        limit_s = RECORD_LIMIT_S
+        if self._account.stop_at is not None:
+            limit_s = min(limit_s, max(LOOK_S, self._account.stop_at - time.monotonic()))
+        try:
+            problem = await self._files(limit_s, write, *args, **kwargs)
+        except TimeoutError:
+            problem = _silent(self.plan.paths.output, limit_s)
         if problem:
             self._account.say("error", "record.failed", error=problem)
 
@@ -265,15 +297,11 @@ class _Host:
                 limit_s=self._account.stop_at - time.monotonic() - OUTPUT_RESERVE_S,
             )
 
-    def record_report(self) -> None:
+    async def record_report(self) -> None:
         """Write the report, and our own last word."""
         verdict = self._account.verdict(self._state)
         self._reported_output = self._outputs.rows()
-        problem = record.write_report(
-            self.plan.paths, self._account.report(self._state, self.exit_code)
-        )
-        if problem:
-            self._account.say("error", "record.failed", error=problem)
+        await self._write_report()
         self._account.say(
             "info" if self.exit_code == 0 else "error",
             "job.ended",
@@ -294,7 +322,11 @@ class _Host:
         )
         await self._outputs.finish(limit_s=min(LAST_OUTPUT_S, left_s))
         if any(map(_loss, self._reported_output + self._outputs.rows())):
-            record.write_report(self.plan.paths, self._account.report(self._state, self.exit_code))
+            await self._write_report()
+
+    async def _write_report(self) -> None:
+        report = self._account.report(self._state, self.exit_code)
+        await self._write_record(record.write_report, self.plan.paths, report)
 
     def end_services(self) -> None:
         for task in self._service_tasks:
@@ -455,10 +487,10 @@ class _Host:
         if self._has_failed(running.spec, end):
             self._outputs.reveal(running.spec.name)
         elif running.spec.name == FETCH and end.status.ok:
-            self._plan_again()
+            await self._plan_again()
         message, detail = str(end.status), ""
         try:
-            message, detail = self._explained(running, end)
+            message, detail = await self._explained(running, end)
         except Exception as error:  # noqa: BLE001  # a defect of ours is not to cost the exit status
             self._broke(f"process {running.spec.name}", error)
         self._account.say(
@@ -482,22 +514,43 @@ class _Host:
             )
         )
 
-    def _plan_again(self) -> None:
+    async def _plan_again(self) -> None:
         """Everything is fetched: the contract is read again, with the code that is here now."""
-        fetched = record.fetched(self.plan.paths)
+
+        def again() -> tuple[Fetched, Plan | ContractError]:
+            fetched = record.fetched(self.plan.paths)
+            try:
+                return fetched, self._replan(fetched)
+            except ContractError as error:
+                return fetched, error
+
+        try:
+            fetched, plan = await self._files(READY_S, again)
+        except TimeoutError:
+            self._post(PrepareFailed(_silent(self.plan.paths.base, READY_S), time.time()))
+            return
         told = ("files", "bytes", "resumed_from", "bucket_region")
         fields = {name: value for name in told if (value := getattr(fetched, name))}
         self._account.say("info", "storage.fetched", **fields)
-        try:
-            plan = self._replan(fetched)
-        except ContractError as error:
-            self._post(PrepareFailed(str(error), time.time()))
+        if isinstance(plan, ContractError):
+            self._post(PrepareFailed(str(plan), time.time()))
             return
         self.plan = plan
         self._account.replan(plan)
         self._post(Replanned(tuple(spec.name for spec in plan.steps)))
 
-    def _explained(self, running: Running, end: ChildEnd) -> tuple[str, str]:
+    async def _look(self, call: Callable[[], T], otherwise: T) -> T:
+        """What ``call`` sees in the script's files; ``otherwise`` where they do not answer."""
+        try:
+            return await self._files(LOOK_S, call)
+        except TimeoutError:
+            if not self._said_silent:
+                self._said_silent = True
+                text = _silent(self.plan.paths.base, LOOK_S)
+                self._account.say("warning", "files.silent", text=text)
+            return otherwise
+
+    async def _explained(self, running: Running, end: ChildEnd) -> tuple[str, str]:
         """Why a process ended: a sentence, and the detail."""
         from supervisor import cgroup, evidence, mpi_words  # noqa: PLC0415
 
@@ -508,7 +561,8 @@ class _Host:
             who, stdout, stderr = words.who, words.stdout, words.stderr
             status = ExitStatus(signum=words.signum) if words.signum else status
         if running.stop_sent_at is not None and end.status.code in evidence.RESTART_CODES:
-            checkpoint = record.newest_checkpoint(self.plan.paths.checkpoints, running.stop_sent_at)
+            place, since = self.plan.paths.checkpoints, running.stop_sent_at
+            checkpoint = await self._look(lambda: record.newest_checkpoint(place, since), "")
         known = evidence.read(
             status=status,
             run_s=end.run_s,
@@ -520,7 +574,7 @@ class _Host:
             checkpoint=checkpoint,
         )
         if not end.status.ok and not running.spec.essential:
-            own_words = record.own_words(self.plan.paths)
+            own_words = await self._look(lambda: record.own_words(self.plan.paths), None)
             if own_words is not None:
                 return f"{own_words[:300]}; {end.status}", known.detail
         return f"{who}: {known.message}" if who else known.message, known.detail
@@ -574,14 +628,14 @@ class _Host:
         from supervisor import evidence  # noqa: PLC0415
         from supervisor.watchdog import Stillness  # noqa: PLC0415
 
-        stillness = Stillness.begin(self._signs_of_life(running))
+        stillness = Stillness.begin(await self._signs_of_life(running))
         while running.end is None:
             await asyncio.sleep(min(5.0, timeout_s / 10))
             # A script that waits for a stalled reader of its output is held, and does not hang.
             if running.suspended or any(pump.held for pump in running.pumps):
-                stillness = Stillness.begin(self._signs_of_life(running))
+                stillness = Stillness.begin(await self._signs_of_life(running))
                 continue
-            stillness = stillness.look(self._signs_of_life(running))
+            stillness = stillness.look(await self._signs_of_life(running))
             if stillness.idle_s < timeout_s:
                 continue
             self._account.say(
@@ -594,28 +648,25 @@ class _Host:
             if self._dump_stacks(running):
                 await asyncio.sleep(stacks.WRITE_S)
             elif running.child is not None:
-                words = await asyncio.to_thread(stacks.spy, running.child.pid)
+                with contextlib.suppress(TimeoutError):
+                    words = await Aside("spy")(2 * stacks.SPY_S, stacks.spy, running.child.pid)
                 self._account.say("info", "process.seen", process=running.spec.name, stacks=words)
             words = words or running.pumps[1].tail().decode("utf-8", "replace")
             detail = self._masker.text(words[-evidence.DETAIL_LIMIT :])
             self._post(Hung(running.spec.name, stillness.idle_s, time.time(), detail))
             return
 
-    def _signs_of_life(self, running: Running) -> Signs:
+    async def _signs_of_life(self, running: Running) -> Signs:
         from supervisor.watchdog import Signs  # noqa: PLC0415
 
         child = running.child
         assert child is not None
         pids = (child.pid, *child.descendants())
-        try:
-            heartbeat: float | None = os.stat(self.plan.paths.heartbeat).st_mtime
-        except OSError:
-            heartbeat = None
         return Signs(
             at=time.monotonic(),
             output_bytes=running.output_bytes,
             cpu_s=sum(procfs.usage(pid)[0] or 0.0 for pid in pids),
-            heartbeat=heartbeat,
+            heartbeat=await self._look(lambda: _modified(self.plan.paths.heartbeat), None),
         )
 
     # ------------------------------------------------------------------ services
@@ -701,9 +752,16 @@ class _Host:
 
         paths = self.plan.paths
         watch = Watch((paths.model, paths.checkpoints, paths.output, "/tmp", "/dev/shm"))  # noqa: S108
+        look, silent = Aside("disks"), False
         while True:
-            for text in watch.warnings():
-                self._account.say("warning", "resource.low", text=text)
+            try:
+                for text in await look(LOOK_S, lambda: list(watch.warnings())):
+                    self._account.say("warning", "resource.low", text=text)
+            except TimeoutError:
+                if not silent:
+                    text = _silent(watch.looking_at, LOOK_S)
+                    self._account.say("warning", "files.silent", text=text)
+                silent = True
             await asyncio.sleep(EVERY_S)
 
     async def _keep(self, spec: ProcessSpec) -> None:
@@ -752,7 +810,7 @@ class _Host:
 
     async def _publish(self) -> None:
         """Send what is to be kept; what could not be sent is named."""
-        errors = [self._check_model()]
+        errors = [await self._check_model()]
         spec = self.plan.storage
         if spec is not None and self._ran:
             agent = self._begin_keeping(spec)
@@ -765,7 +823,7 @@ class _Host:
                 errors.append(text if level == "error" else None)
         self._post(Published("; ".join(filter(None, errors)) or None))
 
-    def _check_model(self) -> str | None:
+    async def _check_model(self) -> str | None:
         """What serving will not take, on the host that saves; an error where that is the policy."""
         policy = self.plan.contract.settings.model_check
         succeeded = self._account.verdict(self._state).outcome is Outcome.SUCCEEDED
@@ -773,7 +831,8 @@ class _Host:
             return None
         from supervisor import model_check  # noqa: PLC0415
 
-        problems = model_check.look(self.plan.paths.model)
+        none: list[str] = []
+        problems = await self._look(lambda: model_check.look(self.plan.paths.model), none)
         for text in problems:
             self._account.say("warning", "model.unservable", text=text)
         return "; ".join(problems) if policy == "fail" and problems else None
@@ -888,7 +947,10 @@ def _make_ready(plan: Plan) -> str | None:
     wanted = (paths.model, paths.checkpoints, paths.output_data, paths.output_intermediate, own)
     for directory in wanted:
         try:
-            os.makedirs(directory, exist_ok=True)
+            if directory == own:
+                regular.own_directory(own)
+            else:
+                os.makedirs(directory, exist_ok=True)
         except OSError as error:
             return f"{directory} cannot be made: {error.strerror or error}"
     if plan.contract.entry_kind is EntryKind.COMMAND:
@@ -903,6 +965,17 @@ def _make_ready(plan: Plan) -> str | None:
     from supervisor.ports import check_free  # noqa: PLC0415
 
     return next(filter(None, map(check_free, plan.listening)), None)
+
+
+def _modified(path: str) -> float | None:
+    try:
+        return os.stat(path).st_mtime
+    except OSError:
+        return None
+
+
+def _silent(place: str, seconds: float) -> str:
+    return f"the file system of {place} does not answer in {seconds:.3g} s"
 
 
 def unsent_text(unsent: Unsent) -> str:

@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, BinaryIO, Final, TypeVar, cast
 
-from supervisor import prctl
+from supervisor import prctl, record
 from supervisor.faults import shown
 from supervisor.storage import job as jobs
 from supervisor.storage import progress
@@ -522,11 +522,7 @@ async def _until_signalled(work: Coroutine[None, None, T]) -> T:
 
 def _write(path: str, fetched: Fetched) -> None:
     """Whole or not at all."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    partial = f"{path}.partial"
-    with open(partial, "w", encoding="utf-8") as file:
-        json.dump(dataclasses.asdict(fetched), file)
-    os.replace(partial, path)
+    record.replace(path, json.dumps(dataclasses.asdict(fetched)))
 
 
 def _say_why(message: str) -> None:
@@ -535,12 +531,8 @@ def _say_why(message: str) -> None:
         message = message[: _LONGEST - 1] + "…"
     progress.say(f"supervisor: {message}")
     path = os.environ.get("SUPERVISOR_ERROR_FILE")
-    if path:
-        try:
-            with open(path, "w", encoding="utf-8") as file:
-                json.dump({"message": message}, file)
-        except OSError as error:
-            progress.say(f"supervisor: {path}: {error}")
+    if path and (problem := record.write(path, json.dumps({"message": message}))):
+        progress.say(f"supervisor: {problem}")
     progress.flush()
 
 
