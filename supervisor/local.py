@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from supervisor import orphans, process, regular
+from supervisor import execution, orphans, process, regular
 from supervisor.aside import Aside
 from supervisor.console import HURRIED_PATIENCE_S, PATIENCE_S, SETTLE_S, settle
 from supervisor.contract import Strategy
@@ -105,6 +105,8 @@ def read_request(
     path = absolute(script) if script else _example(chosen)
     if not os.path.isfile(path):
         fault("SCRIPT", script, "a file" if script else "a script: there is no example for MPI")
+    elif not settings.command and (reason := _unrunnable(path)):
+        fault("SCRIPT", script, f"a script that can be run: {reason}")
     directory = absolute(run_dir) if run_dir else _new_run_dir(chosen, count)
     if os.path.exists(directory) and not os.path.isdir(directory):
         fault("--run-dir", run_dir, "a directory, or a name that is free")
@@ -456,6 +458,16 @@ def _decoded(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         return text
+
+
+def _unrunnable(path: str) -> str:
+    """Why the script could not be run, and what helps; empty where nothing is seen against it. It
+    is the user's: nothing about it is changed."""
+    beside = os.path.join(os.path.dirname(path), "setup.py")
+    if path.endswith(".py") or (not path.endswith(".sh") and os.path.exists(beside)):
+        readable = os.access(path, os.R_OK)  # Python's to run, as a script or as a package
+        return "" if readable else f"user {os.geteuid()} may not read {path}"
+    return execution.refusal(path)
 
 
 def _example(strategy: Strategy) -> str:

@@ -23,7 +23,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, assert_never
 
-from supervisor import orphans, procfs, record, regular, stacks
+from supervisor import execution, orphans, procfs, record, regular, stacks
 from supervisor.account import Account, Running
 from supervisor.aside import Aside
 from supervisor.console import HURRIED_PATIENCE_S, PATIENCE_S, SETTLE_S, Outputs
@@ -116,6 +116,8 @@ READY_S: Final = 60.0
 """For preparing directories, and for reading the contract again."""
 PUBLISH_MARGIN_S: Final = 0.75
 """Transfers are ended this long before their time is over, to hear what they did not do."""
+_MISTAKEN: Final = frozenset({2, 126, 127})
+"""Exit codes of interpreters and of env(1) that were called wrongly."""
 SERVE_ALONE_AFTER_S: Final = 0.2
 """A host alone opens its status port this long after its script's start: a quarter of a second of
 imports is not to compete with the script's own, and a script of milliseconds needs no server."""
@@ -443,9 +445,16 @@ class _Host:
         try:
             child = spawn(spec)
         except SpawnError as error:
-            message = self._masker.text(error.message)
-            self._post(StartFailed(spec.name, error.code, message, time.time()))
-            return
+            refused: SpawnError | None = error
+            if error.instead is not None and not spec.essential and spec.role is not Role.PREPARE:
+                self._account.say("warning", "process.interpreted", text=error.instead.why)
+                running.spec = spec = replace(spec, argv=error.instead.argv)
+                with contextlib.suppress(SpawnError):
+                    child, refused = spawn(spec), None
+            if refused is not None:
+                message = self._masker.text(refused.message)
+                self._post(StartFailed(spec.name, refused.code, message, time.time()))
+                return
         from supervisor import cgroup  # noqa: PLC0415
 
         if self._guardian is not None:
@@ -555,7 +564,7 @@ class _Host:
         from supervisor import cgroup, evidence, mpi_words  # noqa: PLC0415
 
         stdout, stderr = (pump.tail() for pump in running.pumps)
-        who, status, checkpoint = "", end.status, ""
+        who, status, checkpoint, spec = "", end.status, "", running.spec
         if running.spec.role is Role.LAUNCHER and not end.status.ok:
             words = mpi_words.read(stdout, stderr, end.status.code)
             who, stdout, stderr = words.who, words.stdout, words.stderr
@@ -575,7 +584,9 @@ class _Host:
         )
         if not end.status.ok and not running.spec.essential:
             own_words = await self._look(lambda: record.own_words(self.plan.paths), None)
-            if own_words is not None:
+            if own_words is None and status.code in _MISTAKEN:
+                own_words = await self._look(lambda: execution.spoiled_by_line_end(spec), "")
+            if own_words:
                 return f"{own_words[:300]}; {end.status}", known.detail
         return f"{who}: {known.message}" if who else known.message, known.detail
 
@@ -954,11 +965,8 @@ def _make_ready(plan: Plan) -> str | None:
         except OSError as error:
             return f"{directory} cannot be made: {error.strerror or error}"
     if plan.contract.entry_kind is EntryKind.COMMAND:
-        code = os.path.realpath(plan.contract.code_dir)
-        path = os.path.realpath(os.path.join(code, plan.contract.entry_point))
-        if path.startswith(f"{code}/"):  # whatever else is on this machine stays as it is
-            with contextlib.suppress(OSError):  # exec says what is wrong, and better
-                os.chmod(path, os.stat(path).st_mode | 0o111)  # noqa: S103  # the user's own
+        with contextlib.suppress(OSError):  # exec says what is wrong, and better
+            execution.make_executable(paths.base, plan.contract.code_dir, plan.contract.entry_point)
     if not plan.listening:
         return None
     # Before TensorFlow starts: its own message for a taken port names neither pid nor command.
