@@ -17,7 +17,6 @@ import importlib
 import os
 import shlex
 import signal
-import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import replace
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, assert_never
 
 from supervisor import execution, orphans, procfs, record, regular, stacks
 from supervisor.account import Account, Running
-from supervisor.aside import Aside
+from supervisor.aside import Aside, start_thread
 from supervisor.console import HURRIED_PATIENCE_S, PATIENCE_S, SETTLE_S, Outputs
 from supervisor.contract import EntryKind, Strategy
 from supervisor.events import (
@@ -229,7 +228,7 @@ class _Host:
         for note in self.plan.notes:
             self._account.say("warning", "plan.note", text=note)
         self._serve("prepare", self._prepare())
-        self._serve("resources", self._watch_resources())
+        self._serve("resources", self._watch_resources(), vital=False)
 
     async def _prepare(self) -> None:
         """Everything that comes before the barrier. A cluster's coordination begins first, so
@@ -248,7 +247,7 @@ class _Host:
             return
         self._post(PrepareFailed(error, time.time()) if error else Prepared())
         if not self.plan.is_cluster:
-            await self._serve_alone()
+            self._serve("status", self._serve_alone(), vital=False)
 
     def _is_preparing(self) -> bool:
         return self._state.phase is Phase.PREPARING
@@ -477,14 +476,15 @@ class _Host:
         self._child_tasks.add(task)
         timeout_s = self.plan.contract.settings.hang_timeout_s
         if timeout_s and spec.role is not Role.PREPARE and not spec.essential:
-            self._serve("watchdog", self._watch_for_hang(running, timeout_s))
+            self._serve("watchdog", self._watch_for_hang(running, timeout_s), vital=False)
         task.add_done_callback(self._child_tasks.discard)
 
     async def _own(self, running: Running) -> None:
         """One child from spawn to its end as an event."""
         # Loaded while the script starts: neither its start nor its end waits for them.
-        from supervisor import cgroup, evidence, mpi_words, protocol  # noqa: F401, PLC0415
-
+        # What cannot be loaded (too many open files) costs an explanation, not the job.
+        with contextlib.suppress(OSError, ImportError):
+            from supervisor import cgroup, evidence, mpi_words, protocol  # noqa: F401, PLC0415
         child = running.child
         assert child is not None
         end = await child.run_to_end(
@@ -500,6 +500,8 @@ class _Host:
         message, detail = str(end.status), ""
         try:
             message, detail = await self._explained(running, end)
+        except (OSError, ImportError) as error:
+            self._account.say("error", "internal.error", error=f"no explanation: {error}")
         except Exception as error:  # noqa: BLE001  # a defect of ours is not to cost the exit status
             self._broke(f"process {running.spec.name}", error)
         self._account.say(
@@ -682,18 +684,23 @@ class _Host:
 
     # ------------------------------------------------------------------ services
 
-    async def _watched(self, name: str, work: Awaitable[None]) -> None:
-        """A defect of ours in a task is an event, so that the job still ends in order."""
+    async def _watched(self, name: str, work: Awaitable[None], *, vital: bool = True) -> None:
+        """A defect of ours in a task is an event, so that the job still ends in order; in one that
+        the job can do without it is only said."""
         try:
             await work
         except Exception as error:  # noqa: BLE001  # the last line of defence, reported as such
-            self._broke(name, error)
+            if vital:
+                self._broke(name, error)
+            else:
+                text = f"{name}: {type(error).__name__}: {error}"
+                self._account.say("error", "internal.error", error=text)
 
     def _broke(self, name: str, error: Exception) -> None:
         self._post(Broke(f"{name}: {type(error).__name__}: {error}", time.time()))
 
-    def _serve(self, name: str, work: Coroutine[Any, Any, None]) -> None:
-        task = self._services.create_task(self._watched(name, work), name=name)
+    def _serve(self, name: str, work: Coroutine[Any, Any, None], *, vital: bool = True) -> None:
+        task = self._services.create_task(self._watched(name, work, vital=vital), name=name)
         self._service_tasks.append(task)
 
     async def _coordinate(self) -> str | None:
@@ -712,7 +719,7 @@ class _Host:
             await self._open_status_port()
         except BindError as error:
             return str(error)
-        self._serve("who is missing", self._keep_explaining())
+        self._serve("who is missing", self._keep_explaining(), vital=False)
         return None
 
     async def _keep_explaining(self) -> None:
@@ -917,7 +924,8 @@ async def _imported(name: str) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
             loop.call_soon_threadsafe(done.set)
 
-    threading.Thread(target=load, name=f"import {name}", daemon=True).start()
+    if not start_thread(load, f"import {name}"):
+        load()  # a pids limit that the script has used up
     await done.wait()
 
 

@@ -28,7 +28,7 @@ from supervisor.faults import shown
 from supervisor.storage import job as jobs
 from supervisor.storage import progress
 from supervisor.storage.files import PARTIAL
-from supervisor.storage.flow import in_thread, together
+from supervisor.storage.flow import in_thread, run, together
 from supervisor.storage.job import Fetched, FetchJob, Options, Restore, Source, Tree
 from supervisor.storage.location import Location, Scheme
 from supervisor.storage.places import open_store
@@ -474,7 +474,7 @@ def main() -> int:
         _say_why(f"{jobs.VARIABLE} is no job: {type(error).__name__}: {error}")
         return 2
     try:
-        _write(job.result, asyncio.run(_until_signalled(Fetch(job).run())))
+        _write(job.result, run(_until_signalled(Fetch(job).run())))
     except _SignalledError as signalled:
         progress.flush()
         signal.signal(signalled.signum, signal.SIG_DFL)
