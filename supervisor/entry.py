@@ -14,14 +14,14 @@ from supervisor.aside import within
 from supervisor.console import Outputs
 from supervisor.contract import read_contract
 from supervisor.engines import sagemaker
-from supervisor.faults import ContractError
+from supervisor.faults import ContractError, Fault
 from supervisor.guardian import Guardian
 from supervisor.logs import Log
 from supervisor.masking import Masker
 from supervisor.outcome import FAILURE_LIMIT
 from supervisor.paths import paths_below
 from supervisor.plan import Plan, make_plan
-from supervisor.run import LAST_OUTPUT_S, RECORD_LIMIT_S, run_host
+from supervisor.run import LAST_OUTPUT_S, READY_S, RECORD_LIMIT_S, run_host
 
 if TYPE_CHECKING:
     from supervisor.storage.job import Fetched
@@ -54,7 +54,7 @@ def train(environ: Mapping[str, str], flags: Mapping[str, str], guardian: Guardi
     """
     inherited = process.reset_inherited_signals(hold=process.STOP_SIGNALS)
     try:
-        plan = plan_of(environ, flags)
+        plan = _first_plan(environ, flags)
         return asyncio.run(_train(plan, partial(plan_of, environ, flags), inherited, guardian))
     except ContractError as error:
         _record_failure(environ, str(error), anew=True)
@@ -62,6 +62,15 @@ def train(environ: Mapping[str, str], flags: Mapping[str, str], guardian: Guardi
     except Exception as error:
         _record_failure(environ, f"internal error of the supervisor: {error!r}", anew=False)
         raise
+
+
+def _first_plan(environ: Mapping[str, str], flags: Mapping[str, str]) -> Plan:
+    """``plan_of`` in bounded time: no signal is heard yet."""
+    try:
+        return within(READY_S, plan_of, environ, flags)
+    except TimeoutError:
+        base, found = sagemaker.base_dir(environ), f"no answer in {READY_S:g} s"
+        raise ContractError([Fault(base, "", found, "a file system that answers")]) from None
 
 
 def _record_failure(environ: Mapping[str, str], text: str, *, anew: bool) -> None:
