@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from typing import Final
 
-from supervisor import neighbour
+from supervisor import neighbour, regular
 from supervisor.contract import CONFIG_FILES, EntryKind, Facts, Strategy, read_contract
 from supervisor.engines import absolute, sagemaker
 from supervisor.engines.local import free_ports
@@ -430,8 +430,7 @@ def _entry_error(plan: Plan) -> str:
             return ""
         return f"there is no {' and no '.join(places)}"
     try:
-        with open(path, "rb") as file:
-            source = file.read(_SOURCE_LIMIT)
+        source = regular.read(path, _SOURCE_LIMIT, follow=True)
         if contract.entry_kind is EntryKind.SCRIPT and len(source) < _SOURCE_LIMIT:
             warnings.simplefilter("ignore")  # the script's own business
             compile(source, contract.entry_point, "exec", dont_inherit=True)

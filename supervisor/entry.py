@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -10,17 +11,18 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from supervisor import process, record
+from supervisor.aside import within
 from supervisor.console import Outputs
 from supervisor.contract import Facts, read_contract
 from supervisor.engines import sagemaker
-from supervisor.faults import ContractError
+from supervisor.faults import ContractError, Fault
 from supervisor.guardian import Guardian
 from supervisor.logs import Log
 from supervisor.masking import Masker
 from supervisor.outcome import cut
 from supervisor.paths import paths_below
 from supervisor.plan import Plan, make_plan
-from supervisor.run import LAST_OUTPUT_S, run_host
+from supervisor.run import LAST_OUTPUT_S, READY_S, RECORD_LIMIT_S, run_host
 
 if TYPE_CHECKING:
     from supervisor.storage.job import Fetched
@@ -73,7 +75,7 @@ def train(environ: Mapping[str, str], flags: Mapping[str, str], guardian: Guardi
     """
     inherited = process.reset_inherited_signals(hold=process.STOP_SIGNALS)
     try:
-        plan = plan_of(environ, flags)
+        plan = _first_plan(environ, flags)
         return asyncio.run(_train(plan, partial(plan_of, environ, flags), inherited, guardian))
     except ContractError as error:
         _record_failure(environ, str(error), anew=True)
@@ -83,13 +85,27 @@ def train(environ: Mapping[str, str], flags: Mapping[str, str], guardian: Guardi
         raise
 
 
+def _first_plan(environ: Mapping[str, str], flags: Mapping[str, str]) -> Plan:
+    """``plan_of`` in bounded time: no signal is heard yet."""
+    try:
+        return within(READY_S, plan_of, environ, flags)
+    except TimeoutError:
+        base, found = sagemaker.base_dir(environ), f"no answer in {READY_S:g} s"
+        raise ContractError([Fault(base, "", found, "a file system that answers")]) from None
+
+
 def _record_failure(environ: Mapping[str, str], text: str, *, anew: bool) -> None:
     """For a life that has no end of its own. ``anew``: what lies there is an earlier run's."""
     base = sagemaker.base_dir(environ)
-    if os.path.isdir(base):  # not on a laptop that has no such thing
-        if anew:
-            record.clear(paths_below(base))
-        record.write_failure(paths_below(base), cut(Masker.of(environ).text(text)))
+
+    def write() -> None:
+        if os.path.isdir(base):  # not on a laptop that has no such thing
+            if anew:
+                record.clear(paths_below(base))
+            record.write_failure(paths_below(base), cut(Masker.of(environ).text(text)))
+
+    with contextlib.suppress(TimeoutError):
+        within(RECORD_LIMIT_S, write)
 
 
 async def _train(

@@ -3,15 +3,21 @@
 The kernel says "No such file or directory" of a missing program, of a missing interpreter in its
 first line, of a missing loader and of a missing working directory alike. This module looks at the
 file to say which. 127 means not found and 126 found but not executable, as in POSIX shells.
+
+What a shell would run though the kernel does not (a text without an interpreter line; exec(3p) and
+XCU 2.9.1.1) can be run in its stead, and so can a script whose mode is not ours to change.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import shlex
 import stat
 import struct
+from dataclasses import dataclass
 
+from supervisor import regular
 from supervisor.model import ProcessSpec
 
 _MACHINES = {3: "i386", 40: "arm", 62: "x86_64", 183: "aarch64", 243: "riscv64", 21: "ppc64"}
@@ -20,13 +26,31 @@ _MACHINES = {3: "i386", 40: "arm", 62: "x86_64", 183: "aarch64", 243: "riscv64",
 MESSAGE_LIMIT = 400
 
 
-class SpawnError(Exception):
-    """A program could not be executed. ``code`` is 126 or 127, ``message`` one sentence."""
+_SHELL = "/bin/sh"
+_BOM = b"\xef\xbb\xbf"
+_HEAD_BYTES = 4096
+_IN_TEXT = bytes({*b"\a\b\t\v\f\r\x1b", *range(0x20, 0x7F), *range(0x80, 0x100)})
 
-    def __init__(self, code: int, message: str) -> None:
+
+@dataclass(frozen=True, slots=True)
+class Instead:
+    """A command that runs the file which the kernel refused, and why it is needed."""
+
+    argv: tuple[str, ...]
+    why: str
+
+
+class SpawnError(Exception):
+    """A program could not be executed. ``code`` is 126 or 127, ``message`` one sentence.
+
+    ``instead`` is what may be executed in its stead, None where nothing can be.
+    """
+
+    def __init__(self, code: int, message: str, instead: Instead | None = None) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+        self.instead = instead
 
 
 def explain(spec: ProcessSpec, error: OSError | ValueError) -> SpawnError:
@@ -37,7 +61,106 @@ def explain(spec: ProcessSpec, error: OSError | ValueError) -> SpawnError:
     message = f"cannot execute {shown}: {reason}"
     if len(message) > MESSAGE_LIMIT:
         message = message[: MESSAGE_LIMIT - 1] + "…"
-    return SpawnError(code, message)
+    return SpawnError(code, message, _instead(spec, name, error))
+
+
+def refusal(path: str) -> str:
+    """Why ``path`` could not be executed, not even by an interpreter; empty where nothing is seen
+    against it."""
+    if not os.access(path, os.X_OK):
+        return _unfit(path, errno.EACCES)
+    head = _head(path)
+    if head is None:
+        return ""
+    if head.startswith(b"#!") and head[2:].split(b"\n", 1)[0].strip():
+        return _unfit_interpreter(head) or ""
+    if _is_text(head):
+        return ""  # a shell's
+    if head.startswith(b"\x7fELF"):
+        return _unfit_binary(path, head) or ""
+    return _unfit(path, errno.ENOEXEC)
+
+
+def spoiled_by_line_end(spec: ProcessSpec) -> str:
+    """Why an interpreter that was found did not run the script: its first line's carriage return
+    is a part of its argument (``#!/usr/bin/env bash``, CR). Empty where that is not so."""
+    path = _find(spec.argv[0], spec)
+    line = ((path and _head(path)) or b"").split(b"\n", 1)[0]
+    if not (line.startswith(b"#!") and line.endswith(b"\r")):
+        return ""
+    return f"{spec.argv[0]}: {_unfit_interpreter(line)}"
+
+
+def make_executable(base: str, code: str, name: str) -> None:
+    """Make the entry point executable, where it is a copy of ours or what the platform laid below
+    ``base``. Raises OSError.
+
+    A link leads to somebody's file, another name of it may be anywhere, and what is mounted at the
+    code directory or below it is a directory of the user's: those stay as they are.
+    """
+    path = os.path.join(code, name)
+    if os.access(path, os.X_OK):
+        return
+    from supervisor.storage.staging import is_mount  # noqa: PLC0415  # rare
+
+    root = os.path.realpath(base)
+    own = os.path.join(root, os.path.relpath(code, base))
+    real = os.path.normpath(os.path.join(own, name))
+    if os.path.realpath(path) != real or not real.startswith(f"{own}/"):
+        return
+    at = real
+    while at != root:
+        if is_mount(at):
+            return
+        at = os.path.dirname(at)
+    fd = regular.open_file(real, os.O_RDONLY)
+    try:
+        status = os.fstat(fd)
+        if status.st_nlink == 1:
+            os.fchmod(fd, stat.S_IMODE(status.st_mode) | 0o111)
+    finally:
+        os.close(fd)
+
+
+def _instead(spec: ProcessSpec, name: str, error: OSError | ValueError) -> Instead | None:
+    number = error.errno if isinstance(error, OSError) else None
+    if number not in {errno.ENOEXEC, errno.EACCES} or not name:
+        return None
+    path = _find(name, spec)
+    if path is None or not os.path.isfile(path):
+        return None
+    head = _head(path)
+    if head is None or not _is_text(head):
+        return None
+    if number == errno.EACCES:
+        # A script of the job's by all signs, to which nothing but its mode is to be objected.
+        named = head.startswith(b"#!") or name.endswith(".sh")
+        if os.stat(path).st_mode & 0o111 or os.path.isabs(name) or not named:
+            return None
+    line = head.removeprefix(_BOM).split(b"\n", 1)[0]
+    words = line[2:].split(None, 1) if line.startswith(b"#!") else []
+    interpreter = [os.fsdecode(word.strip()) for word in words] or [_SHELL]
+    if words and head.startswith(b"#!") and _unfit_interpreter(head) is not None:
+        return None
+    given = name if "/" in name else path
+    if number == errno.EACCES:
+        why = "is not executable; chmod +x it"
+    elif head.startswith(_BOM):
+        why = "begins with a byte order mark, which hides its first line; save it without"
+    else:
+        why = "has no interpreter line; begin it with #!/bin/sh"
+    if not words and b"\r\n" in head:
+        why += ", and with Unix line ends: its lines end in carriage returns"
+    return Instead(
+        (*interpreter, given, *spec.argv[1:]),
+        f"{given} is run by {' '.join(interpreter)}: it {why}",
+    )
+
+
+def _is_text(head: bytes) -> bool:
+    """No NUL, as shells decide it, nor what else no line of a script begins with."""
+    first = head.split(b"\n", 1)[0]
+    return bool(head.strip()) and b"\0" not in head and not first.translate(None, _IN_TEXT)
 
 
 def _reason(spec: ProcessSpec, name: str, error: OSError | ValueError) -> tuple[int, str]:
@@ -124,7 +247,7 @@ def _unfit(path: str, number: int) -> str:
     if not stat.S_ISREG(mode):
         return "it is not a regular file"
     if number == errno.EACCES and not mode & 0o111:
-        return f"it is not executable; chmod +x it or name its interpreter (python {path})"
+        return f"it is not executable; chmod +x {shlex.quote(path)}"
     if number == errno.ETXTBSY:
         return "it is open for writing"
     head = _head(path)
@@ -139,7 +262,7 @@ def _unfit(path: str, number: int) -> str:
         if (reason := _unfit_binary(path, head)) is not None:
             return reason
     elif number == errno.ENOEXEC:
-        if not head:
+        if not head.strip():
             return "it is empty"
         return "it is neither a program nor a script with an interpreter line (#!)"
     if number == errno.EACCES:
@@ -149,8 +272,7 @@ def _unfit(path: str, number: int) -> str:
 
 def _head(path: str) -> bytes | None:
     try:
-        with open(path, "rb") as file:
-            return file.read(4096)
+        return regular.read(path, _HEAD_BYTES, follow=True)
     except OSError:
         return None
 
@@ -162,6 +284,7 @@ def _unfit_interpreter(head: bytes) -> str | None:
         return "its first line (#!) names no interpreter"
     shown = os.fsdecode(words[0])
     if line.endswith(b"\r") and not os.path.exists(os.fsdecode(line[2:].strip(b" \t"))):
+        shown = os.fsdecode(line[2:].strip())
         return (
             f"its first line ends in a carriage return, so the interpreter {shown!r} is not"
             " found; save it with Unix line ends"

@@ -60,8 +60,11 @@ class Guardian:
         """
         if os.getpid() == 1:
             return cls(None, None)
-        read, write = os.pipe()
         us = os.getpid()
+        try:
+            read, write = os.pipe()
+        except OSError:
+            return cls(None, None)
         try:
             pid = os.fork()
         except OSError:
@@ -219,19 +222,26 @@ def _kill_once(watched: dict[int, int], supervisor: int) -> bool:
     us = os.getpid()
     run = RUN_MARK.encode() + b"."
     owned: dict[int, Process] = {}
-    for process in processes:
-        if process.pid in (us, supervisor) or not process.alive:
-            continue
-        if (
-            process.session in sessions
-            or process.ppid in owned
-            or watched.get(process.pid) == process.start
-            or any(mark.startswith(run) for mark in marks_in(procfs.environ(process.pid) or b""))
-        ):
-            owned[process.pid] = process
-            if process.session not in (0, os.getsid(0)):
-                sessions.add(process.session)
-            _kill(process)
+
+    def marked(process: Process) -> bool:
+        marks = marks_in(procfs.environ(process.pid) or b"")
+        return any(mark.startswith(run) for mark in marks)
+
+    # An environment may not be readable for as long as a file system does not answer: last.
+    for by_mark in (False, True):
+        for process in processes:
+            if process.pid in owned or process.pid in (us, supervisor) or not process.alive:
+                continue
+            if (
+                process.session in sessions
+                or process.ppid in owned
+                or watched.get(process.pid) == process.start
+                or (by_mark and marked(process))
+            ):
+                owned[process.pid] = process
+                if process.session not in (0, os.getsid(0)):
+                    sessions.add(process.session)
+                _kill(process)
     return bool(owned)
 
 

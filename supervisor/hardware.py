@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping
 from typing import Final
 
+from supervisor import orphans
 from supervisor.cgroup import cpu_quota
 
 TOOL_S: Final = 2.0
@@ -51,7 +52,7 @@ def _start(path: str, *command: str) -> subprocess.Popen[bytes] | None:
     if program is None:
         return None
     try:
-        return subprocess.Popen(
+        tool = subprocess.Popen(
             [program, *command[1:]],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -60,6 +61,8 @@ def _start(path: str, *command: str) -> subprocess.Popen[bytes] | None:
         )
     except OSError:
         return None
+    orphans.register(tool.pid, helper=True)  # nobody else is to collect it
+    return tool
 
 
 def _answer(tool: subprocess.Popen[bytes], deadline: float) -> str:
@@ -72,6 +75,8 @@ def _answer(tool: subprocess.Popen[bytes], deadline: float) -> str:
             tool.stdout.close()
         tool.wait()
         return ""
+    finally:
+        orphans.release(tool.pid)
     return out.decode("utf-8", "replace") if tool.returncode == 0 else ""
 
 

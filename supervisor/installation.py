@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from supervisor import record, regular
 from supervisor.faults import safe
 from supervisor.masking import Masker
 from supervisor.requirements import (
@@ -121,17 +122,15 @@ def _refusal(found: Sequence[Conflict]) -> str:
 def read_file(name: str, directory: str = "") -> str | None:
     """The text of a requirements file, at most 1 MiB of it; None where it cannot be read."""
     try:
-        with open(os.path.join(directory, name), encoding="utf-8-sig", errors="replace") as file:
-            return file.read(1 << 20)
+        data = regular.read(os.path.join(directory, name), 1 << 20, follow=True)
     except OSError:
         return None
+    return data.decode("utf-8-sig", "replace")
 
 
 def _write(path: str, text: str) -> None:
     try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(text)
+        record.replace(path, text)
     except OSError as error:
         raise InstallationError(f"{path} cannot be written: {error.strerror}") from error
 
@@ -202,12 +201,8 @@ def _say_why(message: str) -> None:
     message = Masker.of(os.environ).text(message)
     print(f"supervisor: {safe(message)}", file=sys.stderr, flush=True)
     path = os.environ.get("SUPERVISOR_ERROR_FILE")
-    if path:
-        try:
-            with open(path, "w", encoding="utf-8") as file:
-                json.dump({"message": message}, file)
-        except OSError as error:
-            print(f"supervisor: {path}: {error}", file=sys.stderr)
+    if path and (problem := record.write(path, json.dumps({"message": message}))):
+        print(f"supervisor: {problem}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from supervisor import orphans, process, procfs
+from supervisor import execution, orphans, process, procfs, regular
+from supervisor.aside import Aside
 from supervisor.console import HURRIED_PATIENCE_S, PATIENCE_S, SETTLE_S, settle
 from supervisor.contract import Strategy
 from supervisor.engines import absolute
@@ -44,6 +45,9 @@ _EXAMPLES: Final = {
     Strategy.MPI: "",
 }
 _SSH_KEY: Final = "id_ed25519"
+_READ_S: Final = 10.0
+"""For reading what a host has left: its file system may not answer."""
+_REPORT_BYTES: Final = 64 << 20
 _MARGIN_S: Final = 5.0
 """Beyond a host's own limit: a supervisor that is still there then is killed."""
 _LOOK_S: Final = 0.5
@@ -109,13 +113,16 @@ def read_request(
         hyperparameters[name] = _decoded(value)
     path = absolute(script) if script else _example(chosen)
     if not os.path.isfile(path):
-        kind = "a directory" if os.path.isdir(path) else "which does not exist"
-        kind = "which is no file" if os.path.exists(path) and kind[0] == "w" else kind
+        there = "which is no file" if os.path.exists(path) else "which does not exist"
+        kind = "a directory" if os.path.isdir(path) else there
         faults.append(
             Fault("command line", "SCRIPT", f"{script!r}, {kind}", "the path of a training script")
             if script
             else Fault("command line", "SCRIPT", "none", "one: there is no example for MPI")
         )
+    elif not settings.command and (reason := _unrunnable(path)):
+        expected = f"a script that can be run: {reason}"
+        faults.append(Fault("command line", "SCRIPT", repr(script), expected))
     directory = absolute(run_dir) if run_dir else _new_run_dir(chosen, count)
     if os.path.exists(directory) and not os.path.isdir(directory):
         fault("--run-dir", run_dir, "a directory, or a name that is free")
@@ -289,7 +296,9 @@ class _Fleet:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._own(host)) for host in self._hosts]
             results = [task.result() for task in tasks]
-            self._out.offer(_summary(self._request, results).encode(errors="replace"))
+            with contextlib.suppress(TimeoutError):
+                summary = await Aside("summary")(_READ_S, _summary, self._request, results)
+                self._out.offer(summary.encode(errors="replace"))
             return results
         finally:
             watch.cancel()
@@ -344,14 +353,12 @@ class _Fleet:
         self._ended.add(host.name)
         self._one_ended.set()
         seconds = time.monotonic() - began
-        result = Result(
-            host,
-            end.status.shell_code,
-            str(end.status),
-            seconds,
-            _report_of(host),
-            self._given_up.get(host.name, ""),
-        )
+        report = None
+        with contextlib.suppress(TimeoutError):
+            report = await Aside("report")(_READ_S, _report_of, host)
+        given_up = self._given_up.get(host.name, "")
+        status = end.status
+        result = Result(host, status.shell_code, str(status), seconds, report, given_up)
         return self._unless_given_up(result)
 
     def _unless_given_up(self, result: Result) -> Result:
@@ -499,11 +506,10 @@ def _keeps_elsewhere(request: Request) -> bool:
 def _report_of(host: LocalHost) -> dict[str, Any] | None:
     path = os.path.join(host.base_dir, "output", "supervisor", "report.json")
     try:
-        with open(path, encoding="utf-8") as file:
-            report: dict[str, Any] = json.load(file)
-    except (OSError, ValueError):
+        report = json.loads(regular.read(path, _REPORT_BYTES))
+    except (OSError, ValueError, RecursionError):
         return None
-    return report
+    return report if isinstance(report, dict) else None
 
 
 def _job_code(results: Sequence[Result]) -> int:
@@ -617,6 +623,16 @@ def _decoded(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         return text
+
+
+def _unrunnable(path: str) -> str:
+    """Why the script could not be run, and what helps; empty where nothing is seen against it. It
+    is the user's: nothing about it is changed."""
+    beside = os.path.join(os.path.dirname(path), "setup.py")
+    if path.endswith(".py") or (not path.endswith(".sh") and os.path.exists(beside)):
+        readable = os.access(path, os.R_OK)  # Python's to run, as a script or as a package
+        return "" if readable else f"user {os.geteuid()} may not read {path}"
+    return execution.refusal(path)
 
 
 def _example(strategy: Strategy) -> str:

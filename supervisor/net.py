@@ -13,9 +13,10 @@ import functools
 import ipaddress
 import math
 import socket
-import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+
+from supervisor.aside import start_thread
 
 MAX_LOOKUPS = 32
 """Threads that may wait for a name at the same time."""
@@ -54,13 +55,14 @@ class Resolver:
 
     Not in the loop's default executor: its threads are joined when the program ends, and a
     resolver that is gone with the master would hold the exit for its own time-out (30 s and
-    more). One lookup per name at a time, `MAX_LOOKUPS` in all; nothing is remembered, because an
-    address may change while a job runs.
+    more). One lookup per name at a time, `MAX_LOOKUPS` in all. An answer is remembered only for
+    when there is no thread to be had, because an address may change while a job runs.
     """
 
     def __init__(self, *, max_lookups: int = MAX_LOOKUPS) -> None:
         self._running: dict[str, asyncio.Future[tuple[str, ...]]] = {}
         self._slots = asyncio.Semaphore(max_lookups)
+        self._known: dict[str, tuple[str, ...]] = {}
 
     async def resolve(self, name: str, *, timeout_s: float) -> tuple[str, ...]:
         """Give all addresses of ``name``, in the resolver's order.
@@ -97,6 +99,7 @@ class Resolver:
             if future.done():
                 return
             if problem is None:
+                self._known[name] = addresses
                 future.set_result(addresses)
             else:
                 future.set_exception(NoAddress(problem))
@@ -114,10 +117,11 @@ class Resolver:
                 loop.call_soon_threadsafe(settle, addresses, problem)
 
         self._running[name] = future
-        try:
-            threading.Thread(target=look_up, name=f"resolve {name}", daemon=True).start()
-        except RuntimeError as error:  # no thread to be had: the same as no answer
-            settle((), f"{name}: {error}")
+        if not start_thread(look_up, f"resolve {name}"):
+            if known := self._known.get(name):
+                settle(known, None)
+            else:
+                look_up()  # it holds the loop, and a host that is never found ends the job
         return future
 
 

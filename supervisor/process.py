@@ -16,16 +16,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource  # noqa: F401  # os.wait4 loads it, and there may be no descriptor to be had then
 import select
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from supervisor import execution, orphans, procfs
+from supervisor.aside import start_thread
 from supervisor.execution import SpawnError
 from supervisor.model import ExitStatus, ProcessSpec, Respite
 from supervisor.procfs import Process
@@ -687,13 +689,15 @@ class Child:
         self._loop = loop = asyncio.get_running_loop()
         if self._pidfd is not None:
             loop.add_reader(self._pidfd, self._on_pidfd)
-        else:
-            threading.Thread(
-                target=_wait_in_thread,
-                args=(self.pid, loop, self._dead),
-                name=f"wait-{self.pid}",
-                daemon=True,
-            ).start()
+            return
+        waiting = partial(_wait_in_thread, self.pid, loop, self._dead)
+        if not start_thread(waiting, f"wait-{self.pid}"):
+            self._poll()
+
+    def _poll(self) -> None:
+        """Where there is neither a pidfd nor a thread."""
+        if self._loop is not None and not self.exited():
+            self._loop.call_later(LAST_LOOK_S, self._poll)
 
     def _on_pidfd(self) -> None:
         if self.exited() and self._loop is not None and self._pidfd is not None:

@@ -157,6 +157,20 @@ def environ(pid: int, limit: int = 1 << 20) -> bytes | None:
     return read_all(f"/proc/{pid}/environ", limit)
 
 
+def stuck(pid: int) -> bool:
+    """Whether a thread of the process is in uninterruptible sleep.
+
+    It may hold the lock of the address space then (an mmap of a dead file system), for which a
+    read of ``environ`` or ``cmdline`` waits as long.
+    """
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return False
+    stats = (read(f"/proc/{pid}/task/{thread}/stat") for thread in threads)
+    return any(data[data.rfind(b")") + 2 :][:1] == b"D" for data in stats if data)
+
+
 def own_children() -> list[int] | None:
     """Our children, adopted ones included; None where the kernel does not list them.
 

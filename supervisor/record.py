@@ -1,17 +1,23 @@
 """What a run leaves behind for people and platforms: failure, success and ``report.json``.
 
 Writing must not change the outcome: a full disk or a missing directory is said, never raised.
+
+The script may have put anything in the place of any of these files. Nothing is read, written or
+changed through a link, and nothing waits for a FIFO; but everything here takes as long as the disk
+does, so it is not for the event loop's thread.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import stat
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from supervisor import regular
 from supervisor.faults import safe_json
 from supervisor.paths import Paths
 
@@ -34,18 +40,23 @@ def clear(paths: Paths) -> None:
         paths.heartbeat,
         paths.fetched,
     ):
-        with contextlib.suppress(OSError):
+        try:
             os.unlink(path)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            # Mounted there (Kubernetes' terminationMessagePath), or not our directory: emptied.
+            with contextlib.suppress(OSError):
+                _overwrite(path, b"", None)
 
 
 def write_failure(paths: Paths, text: str) -> str | None:
     """The failure file; one that the script wrote itself wins. Returns what went wrong."""
-    try:
-        if os.path.getsize(paths.failure) > 0:
+    with contextlib.suppress(OSError):
+        status = os.lstat(paths.failure)
+        if stat.S_ISREG(status.st_mode) and status.st_size > 0:
             return None
-    except OSError:
-        pass
-    return _write(paths.failure, text)
+    return write(paths.failure, text)
 
 
 def own_words(paths: Paths, mask: Callable[[str], str] = str) -> str | None:
@@ -107,33 +118,95 @@ def newest_checkpoint(directory: str, since: float) -> str:
 
 def _start_of(path: str) -> str:
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read(_WORDS_LIMIT)
+        return regular.read(path, _WORDS_LIMIT).decode("utf-8", "replace")
     except OSError:
         return ""
 
 
 def write_success(paths: Paths) -> str | None:
-    return _write(paths.success, "")
+    return write(paths.success, "")
 
 
 def write_report(paths: Paths, report: Mapping[str, object]) -> str | None:
     """``report.json``, whole or not at all."""
-    return _write(paths.report, safe_json(json.dumps(report, indent=2, ensure_ascii=False)) + "\n")
-
-
-def _write(path: str, text: str) -> str | None:
-    """Replace ``path`` atomically; None, or one sentence about what went wrong."""
-    scratch = f"{path}.{os.getpid()}.tmp"
+    text = safe_json(json.dumps(report, indent=2, ensure_ascii=False)) + "\n"
     try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(scratch, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(scratch, path)
+        regular.own_directory(os.path.dirname(paths.report))
     except OSError as error:
-        with contextlib.suppress(OSError):
-            os.unlink(scratch)
-        return f"{path} was not written: {error.strerror or error}"
+        return _not_written(paths.report, error)
+    return write(paths.report, text)
+
+
+def write(path: str, text: str) -> str | None:
+    """``replace``; None, or one sentence about what went wrong."""
+    try:
+        replace(path, text)
+    except OSError as error:
+        return _not_written(path, error)
     return None
+
+
+def replace(path: str, text: str) -> None:
+    """Put a file with ``text`` in the place of whatever ``path`` is, at once and whole.
+
+    A directory there is kept, aside. A file that cannot be replaced (mounted there, or in a
+    directory that may not be written) is written in place.
+
+    Not synchronised: an fsync waits for all that the disk still has to write, minutes after a large
+    checkpoint, and this is for readers on this running machine. Raises OSError.
+    """
+    content = text.encode("utf-8", "backslashreplace")
+    directory, name = os.path.split(path)
+    os.makedirs(directory, exist_ok=True)
+    # Everything below happens in this very directory, whatever takes its place meanwhile.
+    place = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            _put(name, content, place)
+        except OSError as error:
+            try:
+                _overwrite(name, content, place)
+            except OSError:
+                raise error from None
+    finally:
+        os.close(place)
+
+
+def _put(name: str, content: bytes, place: int) -> None:
+    scratch = f".{name}.{os.urandom(8).hex()}"
+    try:
+        fd = regular.open_file(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, place=place)
+        try:
+            _write_all(fd, content)
+        finally:
+            os.close(fd)
+        try:
+            os.rename(scratch, name, src_dir_fd=place, dst_dir_fd=place)
+        except IsADirectoryError:
+            os.rename(name, regular.aside(name), src_dir_fd=place, dst_dir_fd=place)
+            os.rename(scratch, name, src_dir_fd=place, dst_dir_fd=place)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(scratch, dir_fd=place)
+        raise
+
+
+def _overwrite(path: str, content: bytes, place: int | None) -> None:
+    fd = regular.open_file(path, os.O_WRONLY, place=place)
+    try:
+        if os.fstat(fd).st_nlink > 1:  # it has another name: it is somebody else's too
+            raise OSError(errno.EMLINK, "it has other names", path)
+        os.truncate(fd, 0)
+        _write_all(fd, content)
+    finally:
+        os.close(fd)
+
+
+def _write_all(fd: int, content: bytes) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def _not_written(path: str, error: OSError) -> str:
+    return f"{path} was not written: {error.strerror or error}"

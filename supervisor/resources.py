@@ -21,12 +21,15 @@ class Watch:
 
     def __init__(self, directories: Iterable[str]) -> None:
         self._directories = tuple(directories)
+        self.looking_at = ""
+        """The directory that is being asked, which may be one that does not answer."""
         self._said: set[object] = set()
         self._memory = cgroup.find_memory_cgroup()
 
     def warnings(self) -> Iterator[str]:
-        """What is new since the last look."""
+        """What is new since the last look. Blocks for as long as a file system does."""
         for directory in self._directories:
+            self.looking_at = directory
             try:
                 device = os.stat(directory).st_dev
                 disk = os.statvfs(directory)

@@ -18,15 +18,15 @@ import math
 import os
 import shlex
 import signal
-import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, assert_never
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, assert_never
 
-from supervisor import beat, neighbour, orphans, procfs, record, stacks
+from supervisor import beat, execution, neighbour, orphans, procfs, record, regular, stacks
 from supervisor.account import Account, Running
+from supervisor.aside import Aside, start_thread
 from supervisor.console import HURRIED_PATIENCE_S, PATIENCE_S, SETTLE_S, Outputs
 from supervisor.contacts import Servers, rest_s
 from supervisor.contract import OVERLAY, RESOURCES, EntryKind, Strategy
@@ -127,11 +127,23 @@ LAST_OUTPUT_S: Final = 2.0
 """At the very end: for our own last lines. What came before them has had its time by then."""
 OUTPUT_RESERVE_S: Final = 1.0
 """Waiting for outputs ends this long before the platform's limit."""
+RECORD_LIMIT_S: Final = 10.0
+"""For each of failure, success and report, while nobody counts the time: a disk that is busy with a
+checkpoint takes a while."""
+LOOK_S: Final = 2.0
+"""For a look at files whose answer makes a text better."""
+READY_S: Final = 60.0
+"""For preparing directories, and for reading the contract again."""
 PUBLISH_MARGIN_S: Final = 0.75
 """Transfers are ended this long before their time is over, to hear what they did not do."""
+_MISTAKEN: Final = frozenset({2, 126, 127})
+"""Exit codes of interpreters and of env(1) that were called wrongly."""
 SERVE_ALONE_AFTER_S: Final = 0.2
 """A host alone opens its status port this long after its script's start: a quarter of a second of
 imports is not to compete with the script's own, and a script of milliseconds needs no server."""
+
+T = TypeVar("T")
+P = ParamSpec("P")
 
 _NOT_FORWARDED: Final = frozenset(
     {
@@ -167,9 +179,9 @@ async def run_host(
                 host.begin(services, children)
                 await host.supervise()
                 host.leave_the_unkillable()
-            host.record_result()
+            await host.record_result()
             await host.settle_output()
-            host.record_report()
+            await host.record_report()
             await host.say_farewell()
             host.end_services()
     finally:
@@ -206,6 +218,9 @@ class _Host:
         """The job ran here: there may be something to keep."""
         self._kill_since: float | None = None
         """When the time to die was over, ``loop.time()``."""
+        self._files = Aside("files")
+        """Whatever is looked at, read or written below the base directory: it may not answer."""
+        self._said_silent = False
         self._signals = SignalPipe(self._on_signal)
         self._collector = orphans.Collector()
         self._services: asyncio.TaskGroup
@@ -239,7 +254,7 @@ class _Host:
         if others := self.plan.contract.variables_of_others:
             self._account.say("debug", "settings.of_others", ignored=", ".join(others[:20]))
         self._serve("prepare", self._prepare())
-        self._serve("resources", self._watch_resources())
+        self._serve("resources", self._watch_resources(), vital=False)
 
     async def _prepare(self) -> None:
         """Everything that comes before the barrier. A cluster's coordination begins first, so
@@ -248,12 +263,20 @@ class _Host:
         if self.plan.is_cluster and (error := await self._coordinate()):
             self._post(PrepareFailed(error, time.time()))
             return
-        if self._state.phase is not Phase.PREPARING:
+        if not self._is_preparing():
             return  # a stop came: the record of this life is not to be cleared any more
-        error = _make_ready(self.plan)
+        try:
+            error = await self._files(READY_S, _make_ready, self.plan)
+        except TimeoutError:
+            error = _silent(self.plan.paths.base, READY_S)
+        if not self._is_preparing():
+            return
         self._post(PrepareFailed(error, time.time()) if error else Prepared())
         if not self.plan.is_cluster:
-            await self._serve_alone()
+            self._serve("status", self._serve_alone(), vital=False)
+
+    def _is_preparing(self) -> bool:
+        return self._state.phase is Phase.PREPARING
 
     async def supervise(self) -> None:
         """Turn events into actions until the life is over."""
@@ -265,18 +288,28 @@ class _Host:
         for task in self._child_tasks:
             task.cancel()
 
-    def record_result(self) -> None:
+    async def record_result(self) -> None:
         """Write failure or success. What cannot be written is said and changes nothing."""
         verdict = self._account.verdict(self._state)
         paths = self.plan.paths
         self.exit_code = self._account.exit_code(self._state)
-        problem = None
         if verdict.outcome is Outcome.SUCCEEDED and self.exit_code == 0:
-            problem = record.write_success(paths)
+            await self._write_record(record.write_success, paths)
         elif self.exit_code != 0:
             ends = (self._state.publish_error or "", *self._account.ends(self._state))
             text = failure_text(self.plan.host, verdict, ends, mask=self._masker.text)
-            problem = record.write_failure(paths, text)
+            await self._write_record(record.write_failure, paths, text)
+
+    async def _write_record(
+        self, write: Callable[P, str | None], *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        limit_s = RECORD_LIMIT_S
+        if self._account.stop_at is not None:
+            limit_s = min(limit_s, max(LOOK_S, self._account.stop_at - time.monotonic()))
+        try:
+            problem = await self._files(limit_s, write, *args, **kwargs)
+        except TimeoutError:
+            problem = _silent(self.plan.paths.output, limit_s)
         if problem:
             self._account.say("error", "record.failed", error=problem)
 
@@ -291,15 +324,11 @@ class _Host:
                 limit_s=self._account.stop_at - time.monotonic() - OUTPUT_RESERVE_S,
             )
 
-    def record_report(self) -> None:
+    async def record_report(self) -> None:
         """Write the report, and our own last word."""
         verdict = self._account.verdict(self._state)
         self._reported_output = self._outputs.rows()
-        problem = record.write_report(
-            self.plan.paths, self._account.report(self._state, self.exit_code)
-        )
-        if problem:
-            self._account.say("error", "record.failed", error=problem)
+        await self._write_report()
         self._account.say(
             "info" if self.exit_code == 0 else "error",
             "job.ended",
@@ -320,7 +349,11 @@ class _Host:
         )
         await self._outputs.finish(limit_s=min(LAST_OUTPUT_S, left_s))
         if any(map(_loss, self._reported_output + self._outputs.rows())):
-            record.write_report(self.plan.paths, self._account.report(self._state, self.exit_code))
+            await self._write_report()
+
+    async def _write_report(self) -> None:
+        report = self._account.report(self._state, self.exit_code)
+        await self._write_record(record.write_report, self.plan.paths, report)
 
     def end_services(self) -> None:
         for task in self._service_tasks:
@@ -449,9 +482,16 @@ class _Host:
             one_pipe = self.plan.contract.settings.log_streams == "merge"
             child = spawn(spec, one_pipe=one_pipe)
         except SpawnError as error:
-            message = self._masker.text(error.message)
-            self._post(StartFailed(spec.name, error.code, message, time.time()))
-            return
+            refused: SpawnError | None = error
+            if error.instead is not None and not spec.essential and spec.role is not Role.PREPARE:
+                self._account.say("warning", "process.interpreted", text=error.instead.why)
+                running.spec = spec = replace(spec, argv=error.instead.argv)
+                with contextlib.suppress(SpawnError):
+                    child, refused = spawn(spec), None
+            if refused is not None:
+                message = self._masker.text(refused.message)
+                self._post(StartFailed(spec.name, refused.code, message, time.time()))
+                return
         from supervisor import cgroup  # noqa: PLC0415
 
         if self._guardian is not None:
@@ -474,14 +514,15 @@ class _Host:
         self._child_tasks.add(task)
         timeout_s = self.plan.contract.settings.hang_timeout_s
         if timeout_s and spec.role is not Role.PREPARE and not spec.essential:
-            self._serve("watchdog", self._watch_for_hang(running, timeout_s))
+            self._serve("watchdog", self._watch_for_hang(running, timeout_s), vital=False)
         task.add_done_callback(self._child_tasks.discard)
 
     async def _own(self, running: Running) -> None:
         """One child from spawn to its end as an event."""
         # Loaded while the script starts: neither its start nor its end waits for them.
-        from supervisor import cgroup, evidence, mpi_words, protocol  # noqa: F401, PLC0415
-
+        # What cannot be loaded (too many open files) costs an explanation, not the job.
+        with contextlib.suppress(OSError, ImportError):
+            from supervisor import cgroup, evidence, mpi_words, protocol  # noqa: F401, PLC0415
         child = running.child
         assert child is not None
         end = await child.run_to_end(
@@ -504,10 +545,12 @@ class _Host:
         if self._has_failed(running.spec, end):
             self._outputs.reveal(running.spec.name)
         elif running.spec.name in {FETCH, RESTORE} and end.status.ok:
-            self._plan_again()
+            await self._plan_again()
         message, detail = str(end.status), ""
         try:
-            message, detail = self._explained(running, end)
+            message, detail = await self._explained(running, end)
+        except (OSError, ImportError) as error:
+            self._account.say("error", "internal.error", error=f"no explanation: {error}")
         except Exception as error:  # noqa: BLE001  # a defect of ours is not to cost the exit status
             self._broke(f"process {running.spec.name}", error)
         self._account.say(
@@ -578,24 +621,34 @@ class _Host:
         ]
         return ", ".join(named)
 
-    def _plan_again(self) -> None:
+    async def _plan_again(self) -> None:
         """Everything is fetched: the contract is read again, with the code that is here now."""
-        fetched, before = record.fetched(self.plan.paths), self.plan.contract.fetched
-        if before is not None:  # a restore alone, after all was fetched
-            fetched = replace(
-                before,
-                resumed_from=fetched.resumed_from or before.resumed_from,
-                holds=fetched.holds,
-                files=fetched.files,
-                bytes=fetched.bytes,
-            )
+
+        def again() -> tuple[Fetched, Plan | ContractError]:
+            fetched, before = record.fetched(self.plan.paths), self.plan.contract.fetched
+            if before is not None:  # a restore alone, after all was fetched
+                fetched = replace(
+                    before,
+                    resumed_from=fetched.resumed_from or before.resumed_from,
+                    holds=fetched.holds,
+                    files=fetched.files,
+                    bytes=fetched.bytes,
+                )
+            try:
+                return fetched, self._replan(fetched)
+            except ContractError as error:
+                return fetched, error
+
+        try:
+            fetched, plan = await self._files(READY_S, again)
+        except TimeoutError:
+            self._post(PrepareFailed(_silent(self.plan.paths.base, READY_S), time.time()))
+            return
         told = ("files", "bytes", "resumed_from", "bucket_region")
         fields = {name: value for name in told if (value := getattr(fetched, name))}
         self._account.say("info", "storage.fetched", **fields)
-        try:
-            plan = self._replan(fetched)
-        except ContractError as error:
-            self._post(PrepareFailed(self._masker.text(str(error)), time.time()))
+        if isinstance(plan, ContractError):
+            self._post(PrepareFailed(self._masker.text(str(plan)), time.time()))
             return
         self.plan = plan
         self._account.replan(plan)
@@ -611,20 +664,32 @@ class _Host:
         self._post(Replanned((spec.name,)))
         self._post(Prepared())
 
-    def _explained(self, running: Running, end: ChildEnd) -> tuple[str, str]:
+    async def _look(self, call: Callable[[], T], otherwise: T) -> T:
+        """What ``call`` sees in the script's files; ``otherwise`` where they do not answer."""
+        try:
+            return await self._files(LOOK_S, call)
+        except TimeoutError:
+            if not self._said_silent:
+                self._said_silent = True
+                text = _silent(self.plan.paths.base, LOOK_S)
+                self._account.say("warning", "files.silent", text=text)
+            return otherwise
+
+    async def _explained(self, running: Running, end: ChildEnd) -> tuple[str, str]:
         """Why a process ended: a sentence, and the detail."""
         from supervisor import cgroup, evidence, mpi_words  # noqa: PLC0415
 
         # Secrets go first: whatever is cut or picked out of the text later is masked by then.
         *first, stderr = map(self._masked_tail, running.pumps)
         stdout = first[0] if first else b""  # one pipe: all of it may be what an error says
-        who, status, checkpoint = "", end.status, ""
+        who, status, checkpoint, spec = "", end.status, "", running.spec
         if running.spec.role is Role.LAUNCHER and not end.status.ok:
             words = mpi_words.read(stdout, stderr, end.status.code)
             who, stdout, stderr = words.who, words.stdout, words.stderr
             status = ExitStatus(signum=words.signum) if words.signum else status
         if running.stop_sent_at is not None and end.status.code in evidence.RESTART_CODES:
-            checkpoint = record.newest_checkpoint(self.plan.paths.checkpoints, running.stop_sent_at)
+            place, since = self.plan.paths.checkpoints, running.stop_sent_at
+            checkpoint = await self._look(lambda: record.newest_checkpoint(place, since), "")
         known = evidence.read(
             status=status,
             run_s=end.run_s,
@@ -636,8 +701,11 @@ class _Host:
             checkpoint=checkpoint,
         )
         if not end.status.ok and not running.spec.essential:
-            own_words = record.own_words(self.plan.paths, self._masker.text)
-            if own_words is not None:
+            paths, mask = self.plan.paths, self._masker.text
+            own_words = await self._look(lambda: record.own_words(paths, mask), None)
+            if own_words is None and status.code in _MISTAKEN:
+                own_words = await self._look(lambda: execution.spoiled_by_line_end(spec), "")
+            if own_words:
                 return f"{safe(own_words)[:300]}; {end.status}", known.detail
         return f"{who}: {known.message}" if who else known.message, known.detail
 
@@ -693,14 +761,15 @@ class _Host:
         from supervisor import evidence  # noqa: PLC0415
         from supervisor.watchdog import Stillness  # noqa: PLC0415
 
-        stillness = Stillness.begin(self._signs_of_life(running), running.heartbeat_before)
+        signs = await self._signs_of_life(running)
+        stillness = Stillness.begin(signs, running.heartbeat_before)
         while running.end is None:
             await asyncio.sleep(min(5.0, timeout_s / 10))
             # A script that waits for a stalled reader of its output is held, and does not hang.
             if running.suspended or any(pump.held for pump in running.pumps):
-                stillness = stillness.excuse(self._signs_of_life(running))
+                stillness = stillness.excuse(await self._signs_of_life(running))
                 continue
-            stillness = stillness.look(self._signs_of_life(running))
+            stillness = stillness.look(await self._signs_of_life(running))
             if stillness.idle_s < timeout_s:
                 continue
             self._account.say(
@@ -713,7 +782,8 @@ class _Host:
             if self._dump_stacks(running):
                 await asyncio.sleep(stacks.WRITE_S)
             elif running.child is not None:
-                words = await asyncio.to_thread(stacks.spy, running.child.pid)
+                with contextlib.suppress(TimeoutError):
+                    words = await Aside("spy")(2 * stacks.SPY_S, stacks.spy, running.child.pid)
                 self._account.say("info", "process.seen", process=running.spec.name, stacks=words)
             last = self._masked_tail(running.pumps[-1]).decode("utf-8", "replace")
             words = self._masker.text(words) or last
@@ -727,7 +797,7 @@ class _Host:
         tail = pump.tail()
         return self._masker.tail(tail, whole=pump.bytes_read <= len(tail))
 
-    def _signs_of_life(self, running: Running) -> Signs:
+    async def _signs_of_life(self, running: Running) -> Signs:
         from supervisor.watchdog import Signs  # noqa: PLC0415
 
         child = running.child
@@ -737,24 +807,29 @@ class _Host:
             at=time.monotonic(),
             output_bytes=running.output_bytes,
             cpu_s=sum(procfs.usage(pid)[0] or 0.0 for pid in pids),
-            heartbeat=record.heartbeat(self.plan.paths),
+            heartbeat=await self._look(lambda: record.heartbeat(self.plan.paths), None),
         )
 
     # ------------------------------------------------------------------ services
 
-    async def _watched(self, name: str, work: Awaitable[None]) -> None:
-        """A defect of ours in a task is an event, so that the job still ends in order."""
+    async def _watched(self, name: str, work: Awaitable[None], *, vital: bool = True) -> None:
+        """A defect of ours in a task is an event, so that the job still ends in order; in one that
+        the job can do without it is only said."""
         try:
             await work
         except Exception as error:  # noqa: BLE001  # the last line of defence, reported as such
-            self._broke(name, error)
+            if vital:
+                self._broke(name, error)
+            else:
+                text = f"{name}: {type(error).__name__}: {error}"
+                self._account.say("error", "internal.error", error=text)
 
     def _broke(self, name: str, error: Exception) -> None:
         text = self._masker.text(f"{name}: {type(error).__name__}: {error}")
         self._post(Broke(text, time.time()))
 
-    def _serve(self, name: str, work: Coroutine[Any, Any, None]) -> None:
-        task = self._services.create_task(self._watched(name, work), name=name)
+    def _serve(self, name: str, work: Coroutine[Any, Any, None], *, vital: bool = True) -> None:
+        task = self._services.create_task(self._watched(name, work, vital=vital), name=name)
         self._service_tasks.append(task)
 
     async def _coordinate(self) -> str | None:
@@ -773,7 +848,7 @@ class _Host:
             await self._open_status_port()
         except BindError as error:
             return str(error) + await self._at_our_address()
-        self._serve("who is missing", self._keep_explaining())
+        self._serve("who is missing", self._keep_explaining(), vital=False)
         return None
 
     async def _at_our_address(self) -> str:
@@ -883,9 +958,16 @@ class _Host:
 
         paths = self.plan.paths
         watch = resources.Watch((paths.model, paths.checkpoints, paths.output, "/tmp", "/dev/shm"))  # noqa: S108
+        look, silent = Aside("disks"), False
         while True:
-            for text in watch.warnings():
-                self._account.say("warning", "resource.low", text=text)
+            try:
+                for text in await look(LOOK_S, lambda: list(watch.warnings())):
+                    self._account.say("warning", "resource.low", text=text)
+            except TimeoutError:
+                if not silent:
+                    text = _silent(watch.looking_at, LOOK_S)
+                    self._account.say("warning", "files.silent", text=text)
+                silent = True
             await asyncio.sleep(resources.EVERY_S)
 
     async def _keep(self, spec: ProcessSpec) -> None:
@@ -934,7 +1016,7 @@ class _Host:
 
     async def _publish(self) -> None:
         """Send what is to be kept; what could not be sent is named."""
-        errors = [self._check_model()]
+        errors = [await self._check_model()]
         spec = self.plan.storage
         if spec is not None and self._ran:
             agent = self._begin_keeping(spec)
@@ -947,7 +1029,7 @@ class _Host:
                 errors.append(text if level == "error" else None)
         self._post(Published("; ".join(filter(None, errors)) or None))
 
-    def _check_model(self) -> str | None:
+    async def _check_model(self) -> str | None:
         """What serving will not take, on the host that saves; an error where that is the policy."""
         policy = self.plan.contract.settings.model_check
         succeeded = self._account.verdict(self._state).outcome is Outcome.SUCCEEDED
@@ -955,7 +1037,8 @@ class _Host:
             return None
         from supervisor import model_check  # noqa: PLC0415
 
-        problems = model_check.look(self.plan.paths.model)
+        none: list[str] = []
+        problems = await self._look(lambda: model_check.look(self.plan.paths.model), none)
         for text in problems:
             self._account.say("warning", "model.unservable", text=text)
         return "; ".join(problems) if policy == "fail" and problems else None
@@ -1018,30 +1101,13 @@ class _Host:
 
 
 async def _found(directory: str, before_ns: int) -> str:
-    """The newest checkpoint there, looked for on a thread of its own; see ``_imported``."""
-    loop = asyncio.get_running_loop()
-    found: asyncio.Future[str] = loop.create_future()
-
-    def tell(place: str) -> None:
-        if not found.done():
-            found.set_result(place)
-
-    def look() -> None:
-        place = ""
-        try:
-            from supervisor import resumed  # noqa: PLC0415
-
-            place = resumed.newest(directory, before_ns)
-        except Exception:  # noqa: BLE001, S110  # it is only for people
-            pass
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
-            loop.call_soon_threadsafe(tell, place)
+    """The newest checkpoint there; empty where nothing answers: it is only for people."""
+    from supervisor import resumed  # noqa: PLC0415
 
     try:
-        threading.Thread(target=look, name="resumed", daemon=True).start()
-    except RuntimeError:
-        return ""  # no thread is to be had: it is only for people
-    return await found
+        return await Aside("resumed")(LOOK_S, resumed.newest, directory, before_ns)
+    except (OSError, TimeoutError):
+        return ""
 
 
 def _servers(plan: Plan) -> Servers | None:
@@ -1073,7 +1139,8 @@ async def _imported(name: str) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
             loop.call_soon_threadsafe(done.set)
 
-    threading.Thread(target=load, name=f"import {name}", daemon=True).start()
+    if not start_thread(load, f"import {name}"):
+        load()  # a pids limit that the script has used up
     await done.wait()
 
 
@@ -1117,21 +1184,25 @@ def _make_ready(plan: Plan) -> str | None:
     wanted = (paths.model, paths.checkpoints, paths.output_data, paths.output_intermediate, own)
     for directory in wanted:
         try:
-            os.makedirs(directory, exist_ok=True)
+            if directory == own:
+                regular.own_directory(own)
+            else:
+                os.makedirs(directory, exist_ok=True)
         except OSError as error:
             return f"{directory} cannot be made: {error.strerror or error}"
     if plan.contract.entry_kind is EntryKind.COMMAND:
-        code = os.path.realpath(plan.contract.code_dir)
-        path = os.path.realpath(os.path.join(code, plan.contract.entry_point))
-        if path.startswith(f"{code}/"):  # whatever else is on this machine stays as it is
-            with contextlib.suppress(OSError):  # exec says what is wrong, and better
-                os.chmod(path, os.stat(path).st_mode | 0o111)  # noqa: S103  # the user's own
+        with contextlib.suppress(OSError):  # exec says what is wrong, and better
+            execution.make_executable(paths.base, plan.contract.code_dir, plan.contract.entry_point)
     if not plan.listening:
         return None
     # Before TensorFlow starts: its own message for a taken port names neither pid nor command.
     from supervisor.ports import check_free  # noqa: PLC0415
 
     return next(filter(None, map(check_free, plan.listening)), None)
+
+
+def _silent(place: str, seconds: float) -> str:
+    return f"the file system of {place} does not answer in {seconds:.3g} s"
 
 
 def unsent_text(unsent: Unsent) -> str:

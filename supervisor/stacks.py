@@ -47,12 +47,16 @@ def spy(pid: int) -> str:
     program = shutil.which("py-spy")
     if program is None:
         return ""
-    with subprocess.Popen(
-        [program, "dump", "--pid", str(pid)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    ) as process:
+    try:
+        spying = subprocess.Popen(
+            [program, "dump", "--pid", str(pid)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+    except OSError:  # no process or no descriptor to be had: nothing is seen
+        return ""
+    with spying as process:
         orphans.register(process.pid, helper=True)
         try:
             output, _ = process.communicate(timeout=SPY_S)

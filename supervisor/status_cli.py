@@ -93,7 +93,8 @@ def _cut_after(connection: socket.socket, seconds: float) -> Iterator[None]:
             connection.shutdown(socket.SHUT_RDWR)
 
     timer = threading.Timer(seconds, shut)
-    timer.start()
+    with contextlib.suppress(RuntimeError):  # no thread to be had: the socket's own limit has to do
+        timer.start()
     try:
         yield
     except (OSError, http.client.HTTPException):

@@ -135,6 +135,8 @@ class Tree:
         before = self._ours.get((process.pid, process.start))
         if before is not None:
             return before
+        if procfs.stuck(process.pid):
+            return None  # for now: the event loop is not to be stuck with it
         marks = marks_in(procfs.environ(process.pid) or b"")
         if self._mark in marks:
             return True

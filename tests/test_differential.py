@@ -7,6 +7,7 @@ directory. Needs the predecessor in an environment of its own, whose Python
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pathlib
@@ -19,6 +20,7 @@ from typing import Any, Final
 
 import pytest
 
+from supervisor import execution
 from supervisor.entry import plan_of
 from tests.helpers.job import ROOT
 
@@ -177,6 +179,12 @@ TREES: Final[Mapping[str, Tree]] = {
     ),
     "program in a directory": Tree({"a": "b c"}, program="src/deep/train.py"),
     "command": Tree({"a": "it's; $HOME", "empty": ""}, program="run.sh"),
+    "command without an interpreter line": Tree({"a": "it's; $HOME"}, program="bare.sh"),
+    "command without a final newline": Tree({"a": "b"}, program="unended.sh"),
+    "command without an interpreter": Tree({"a": "b"}, program="nameless.sh"),
+    "command with carriage returns": Tree({"a": "b"}, program="returns.sh"),
+    "command with a byte order mark": Tree({"a": "b"}, program="marked.sh"),
+    "command with a marked interpreter line": Tree({"a": "b"}, program="hidden.sh"),
 }
 
 _NO_MODEL_DIR: Final = "^tuning without a model directory$"
@@ -214,7 +222,17 @@ def lay_out(base: pathlib.Path, tree: Tree) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(DUMP)
     # -E: the PYTHONPATH there names the standard library of that Python, perhaps another version.
-    (base / "code" / "run.sh").write_text(f'#!/bin/sh\nexec {sys.executable} -E train.py "$@"\n')
+    run = f'exec {sys.executable} -E train.py "$@"'.encode()
+    for name, text in (
+        ("run", b"#!/bin/sh\n%b\n"),
+        ("bare", b"%b\n"),
+        ("unended", b"%b"),
+        ("nameless", b"#!\n%b\n"),
+        ("returns", b"%b\r\n"),
+        ("marked", b"\xef\xbb\xbfcd .\n%b\n"),
+        ("hidden", b"\xef\xbb\xbf#!/bin/sh\n%b\n"),
+    ):
+        (base / "code" / f"{name}.sh").write_bytes(text % run)
     hyper = {"sagemaker_program": tree.program, **tree.hyper}
     if not tree.program:
         del hyper["sagemaker_program"]
@@ -272,7 +290,16 @@ def ours(base: pathlib.Path, tree: Tree) -> dict[str, Any]:
         "SUPERVISOR_MODEL_DIR_MIRROR": "off",
     }
     script = plan_of(environment, {}).processes[-1]
-    subprocess.run(script.argv, env=dict(script.env), cwd=script.cwd, check=True, timeout=60)
+    run = functools.partial(
+        subprocess.run, env=dict(script.env), cwd=script.cwd, check=True, timeout=60
+    )
+    instead = None
+    try:
+        run(script.argv)
+    except OSError as error:
+        instead = execution.explain(script, error).instead
+    if instead is not None:
+        run(instead.argv)
     return seen(base)
 
 

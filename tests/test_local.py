@@ -405,9 +405,11 @@ def test_a_program_that_is_not_there(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "code" / "run.sh"
     path.parent.mkdir()
     path.write_text("#!/no/such/interpreter\n")
+    path.chmod(0o755)
     with Job(tmp_path / "run", "--hosts", "1", str(path), **QUICK) as job:
-        assert job.wait() == 126
-        assert "/no/such/interpreter" in (job.failure("algo-1") or "")
+        assert job.wait() == 80
+        assert "/no/such/interpreter" in job.output
+        assert not job.run_dir.exists()
 
 
 def test_arguments_reach_the_script_as_they_are(tmp_path: pathlib.Path) -> None:

@@ -77,8 +77,7 @@ def lay_out(
             OVERLAY: overlay,
         }
         for file_name, content in contract.items():
-            with open(os.path.join(config, file_name), "w", encoding="utf-8") as file:
-                json.dump(content, file, indent=2)
+            record.replace(os.path.join(config, file_name), json.dumps(content, indent=2))
         code = os.path.join(base, "code")
         if os.path.islink(code):
             os.unlink(code)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Final
 
-from supervisor import hardware
+from supervisor import hardware, regular
 from supervisor.contract import CONFIG_FILES, Facts
 from supervisor.engines import absolute
 
@@ -45,8 +45,8 @@ def gather(
     for name in CONFIG_FILES:
         path = os.path.join(base, "input", "config", name)
         try:
-            with open(path, "rb") as file:
-                content = file.read(_CONFIG_LIMIT + 1)
+            # Links lead to it where Kubernetes mounts it.
+            content = regular.read(path, _CONFIG_LIMIT + 1, follow=True)
         except FileNotFoundError:
             continue
         except OSError as error:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import json
 import os
 import resource
@@ -108,10 +109,25 @@ def _execute(command: list[str]) -> NoReturn:
         signal.signal(signum, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     try:
-        os.execvp(command[0], command)  # noqa: S606  # no shell is the point
+        try:
+            os.execvp(command[0], command)  # noqa: S606  # no shell is the point
+        except OSError as error:
+            if error.errno != errno.ENOEXEC or not _is_text(command[0]):
+                raise
+            # Not a line about the rank's end, by which a failure is found.
+            why = f"supervisor: {command[0]} is run by /bin/sh: it has no interpreter line"
+            print(why, file=sys.stderr, flush=True)
+            os.execv("/bin/sh", ["/bin/sh", *command])  # noqa: S606  # as without MPI
     except OSError as error:
         say(f"cannot execute {command[0]!r}: {error.strerror}")
         os._exit(127 if isinstance(error, FileNotFoundError) else 126)
+
+
+def _is_text(path: str) -> bool:
+    """As in ``execution.py``, of which nothing can be imported here."""
+    with open(path, "rb") as file:
+        head = file.read(4096)
+    return bool(head.strip()) and b"\0" not in head and not head.startswith(b"\x7fELF")
 
 
 def take_environment_of_host() -> None:

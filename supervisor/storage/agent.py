@@ -119,7 +119,10 @@ class Agent:
 
     async def _live(self) -> str:
         """One process from its start to its end; how it ended, in words."""
-        read_end, write_end = os.pipe()
+        try:
+            read_end, write_end = os.pipe()
+        except OSError as error:  # too many open files: as where no process is to be had
+            return str(error.strerror)
         try:
             child = spawn(self._spec, stdin=read_end)
         except SpawnError as error:

@@ -23,12 +23,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, BinaryIO, Final, TypeVar, cast
 
-from supervisor import prctl
+from supervisor import prctl, record
 from supervisor.faults import shown
 from supervisor.storage import job as jobs
 from supervisor.storage import progress
 from supervisor.storage.files import PARTIAL, FileStore
-from supervisor.storage.flow import in_thread, together
+from supervisor.storage.flow import in_thread, run, together
 from supervisor.storage.job import Fetched, FetchJob, Options, Restore, Source, Tree
 from supervisor.storage.location import Location, Scheme
 from supervisor.storage.places import open_store
@@ -489,7 +489,7 @@ def main() -> int:
         _say_why(f"{jobs.VARIABLE} is no job: {type(error).__name__}: {error}")
         return 2
     try:
-        _write(job.result, asyncio.run(_until_signalled(Fetch(job).run())))
+        _write(job.result, run(_until_signalled(Fetch(job).run())))
     except _SignalledError as signalled:
         progress.flush()
         signal.signal(signalled.signum, signal.SIG_DFL)
@@ -537,11 +537,7 @@ async def _until_signalled(work: Coroutine[None, None, T]) -> T:
 
 def _write(path: str, fetched: Fetched) -> None:
     """Whole or not at all."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    partial = f"{path}.partial"
-    with open(partial, "w", encoding="utf-8") as file:
-        json.dump(dataclasses.asdict(fetched), file)
-    os.replace(partial, path)
+    record.replace(path, json.dumps(dataclasses.asdict(fetched)))
 
 
 def _say_why(message: str) -> None:
@@ -550,12 +546,8 @@ def _say_why(message: str) -> None:
         message = message[: _LONGEST - 1] + "…"
     progress.say(f"supervisor: {message}")
     path = os.environ.get("SUPERVISOR_ERROR_FILE")
-    if path:
-        try:
-            with open(path, "w", encoding="utf-8") as file:
-                json.dump({"message": message}, file)
-        except OSError as error:
-            progress.say(f"supervisor: {path}: {error}")
+    if path and (problem := record.write(path, json.dumps({"message": message}))):
+        progress.say(f"supervisor: {problem}")
     progress.flush()
 
 

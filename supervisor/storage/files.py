@@ -12,6 +12,7 @@ import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Final, NoReturn, ParamSpec, TypeVar
 
+from supervisor import regular
 from supervisor.storage.flow import Flow, in_thread, taken_back
 from supervisor.storage.location import Location
 from supervisor.storage.parts import part_bytes_for, parts
@@ -73,8 +74,7 @@ class FileStore:
 
     async def read(self, key: str, *, limit: int) -> bytes:
         def whole() -> bytes:
-            with open(self._path(key), "rb") as file:
-                content = file.read(limit + 1)
+            content = regular.read(self._path(key), limit + 1, follow=True)
             if len(content) > limit:
                 raise StorageError(
                     Reason.CORRUPT, f"read {self._name(key)}: larger than {limit} bytes"

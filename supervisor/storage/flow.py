@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import functools
+import queue
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final, ParamSpec, TypeVar
 
@@ -129,6 +132,39 @@ async def together(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
             first = first.exceptions[0]
         raise first from None
     return [task.result() for task in tasks]
+
+
+class Threads(ThreadPoolExecutor):
+    """A loop's executor that goes on with the threads it has, and without any, where no more are to
+    be had: a script may have used up the pids limit. The loop itself works then, one call at a
+    time.
+
+    Rejected: a call made again by whoever sees ``submit`` fail. It stays in the queue, and the next
+    thread would make it a second time.
+    """
+
+    def _adjust_thread_count(self) -> None:
+        with contextlib.suppress(RuntimeError):
+            super()._adjust_thread_count()
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        future = super().submit(fn, *args, **kwargs)
+        if not self._threads:
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    self._work_queue.get_nowait().run()
+        return future
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """``asyncio.run`` for a process that moves files."""
+    runner = asyncio.Runner()
+    try:
+        runner.get_loop().set_default_executor(Threads())
+        return runner.run(main)
+    finally:
+        with contextlib.suppress(RuntimeError):  # it ends the executor by a thread, too
+            runner.close()
 
 
 async def in_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

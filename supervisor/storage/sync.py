@@ -26,6 +26,7 @@ from typing import Any, Final
 from supervisor import prctl
 from supervisor.storage import job as jobs
 from supervisor.storage import notices, watch
+from supervisor.storage.flow import run
 from supervisor.storage.job import Kind, SyncJob
 from supervisor.storage.lines import Lines
 from supervisor.storage.notices import (
@@ -374,8 +375,7 @@ def main() -> int:
         sys.stderr.write(f"{jobs.VARIABLE}: no job that can be read: {error!r}\n")
         return 2
     fd = _prepare()
-    with asyncio.Runner() as runner:
-        return runner.run(_main(job, fd))
+    return run(_main(job, fd))
 
 
 if __name__ == "__main__":

@@ -392,3 +392,6 @@ async def _changes(
     except (OSError, RuntimeError) as error:  # the latter is what Rust's errors are by default
         said(directories[0], str(error))
         yield None
+    except ExceptionGroup as errors:  # of the watch's thread, or that there is none to be had
+        said(directories[0], str(errors.exceptions[0]))
+        yield None

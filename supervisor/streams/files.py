@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import stat
 from collections.abc import Sequence
+
+from supervisor import regular
 
 
 class RotatingFile:
@@ -12,6 +17,9 @@ class RotatingFile:
     A file is closed at a line's end and before it would be larger than ``max_bytes``; a line
     that is longer than that is cut. An existing file is continued. Nothing is opened before the
     first write, which happens on the sink's thread: a slow or full disk holds nobody else.
+
+    What a script has put in the place of the file (a link, a FIFO, a directory, another name of
+    somebody's file) is kept, aside, and a new file begun.
     """
 
     instant = False
@@ -26,7 +34,8 @@ class RotatingFile:
         self._max = max_bytes
         self._keep = keep
         self._heading = heading
-        self._fd = -1
+        self._name = os.path.basename(path)
+        self._fd = self._place = -1
         self._size = 0
 
     def write(self, parts: Sequence[bytes | memoryview]) -> int:
@@ -35,6 +44,7 @@ class RotatingFile:
         Raises OSError: the file cannot be opened, written or renamed, or the disk is full.
         """
         if self._fd < 0:
+            self.close()
             self._open()
             heading, self._heading = self._heading, b""
             if heading and self._size:
@@ -56,29 +66,68 @@ class RotatingFile:
         """Files are always ready."""
 
     def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        for fd in (self._fd, self._place):
+            if fd >= 0:
+                os.close(fd)
+        self._fd = self._place = -1
 
     def _open(self) -> None:
-        directory = os.path.dirname(self.path)
-        if directory:
-            os.makedirs(directory, exist_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY
-        self._fd = os.open(self.path, flags, 0o644)
+        directory = os.path.dirname(self.path) or "."
+        for own in (os.path.dirname(directory), directory):  # output/supervisor, and its logs
+            if os.path.islink(own):
+                os.rename(own, regular.aside(own))
+        os.makedirs(directory, exist_ok=True)
+        # Files are renamed in this very directory, whatever takes its place meanwhile.
+        flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._place = os.open(directory, flags)
+        try:
+            self._fd = self._own_file()
+        except OSError:
+            if not self._is_replaced():
+                raise
+            self._rename(self._name, regular.aside(self._name))
+            self._fd = self._own_file()
         self._size = os.fstat(self._fd).st_size
 
+    def _own_file(self) -> int:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        fd = regular.open_file(self._name, flags, devices=True, place=self._place, mode=0o644)
+        if os.fstat(fd).st_nlink > 1:
+            os.close(fd)
+            raise OSError(errno.EMLINK, "it has other names", self.path)
+        return fd
+
+    def _is_replaced(self) -> bool:
+        """Whether something is there that is no file of ours. A device is, and stays."""
+        try:
+            status = os.lstat(self._name, dir_fd=self._place)
+        except OSError:
+            return False
+        kind = stat.S_IFMT(status.st_mode)
+        return kind in {stat.S_IFLNK, stat.S_IFIFO, stat.S_IFDIR, stat.S_IFSOCK} or (
+            kind == stat.S_IFREG and status.st_nlink > 1
+        )
+
     def _rotate(self) -> None:
-        self.close()
         if self._keep:
             for number in range(self._keep - 1, 0, -1):
-                older = f"{self.path}.{number}"
-                if os.path.lexists(older):
-                    os.replace(older, f"{self.path}.{number + 1}")
-            os.replace(self.path, f"{self.path}.1")
+                self._rename(f"{self._name}.{number}", f"{self._name}.{number + 1}")
+            self._rename(self._name, f"{self._name}.1")
         else:
-            os.unlink(self.path)
+            with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+                os.unlink(self._name, dir_fd=self._place)
+        self.close()
         self._open()
+
+    def _rename(self, name: str, new: str) -> None:
+        """If it is there. A directory in the place of the new name is kept, aside."""
+        at = {"src_dir_fd": self._place, "dst_dir_fd": self._place}
+        with contextlib.suppress(FileNotFoundError):
+            try:
+                os.rename(name, new, **at)
+            except (IsADirectoryError, NotADirectoryError):
+                os.rename(new, regular.aside(new), **at)
+                os.rename(name, new, **at)
 
 
 def _line_end(path: str) -> bytes:

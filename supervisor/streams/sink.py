@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import fcntl
 import os
 import select
@@ -41,6 +40,8 @@ _OWN_BYTES = 1 << 16
 _MID_LINE_S = 0.25
 """How long a line of ours waits for an unfinished line before it."""
 
+_NO_THREAD_S = 0.05
+"""Where no thread is to be had: how often the loop writes, and for how long at once."""
 _STOP_S = 0.2
 """How long the end waits for the thread; only a disk's write takes longer."""
 
@@ -284,6 +285,8 @@ class Sink:
         self._thread: threading.Thread | None = None
         self._stopped: asyncio.Future[None] = self._loop.create_future()
         self._wake_fd = -1
+        self._on_loop_timer: asyncio.TimerHandle | None = None
+        """Set while the loop writes, for want of a thread."""
         # The loop's alone: what the reader sees at the end of the output.
         self._mid_line = False
         self._own: list[bytes] = []  # lines of ours that wait for the end of a line
@@ -442,6 +445,9 @@ class Sink:
             self._thread.join(timeout_s)
 
     def _never_started(self) -> None:
+        if self._on_loop_timer is not None:
+            self._on_loop_timer.cancel()
+            self._on_loop_timer = None
         if not self._stopped.done():
             self._target.close()
             self._stopped.set_result(None)
@@ -458,7 +464,7 @@ class Sink:
             if written == size:
                 return True
             rest = memoryview(chunk)[written:]
-        if self._thread is None and not self._gone:
+        if self._thread is None and not self._gone and self._on_loop_timer is None:
             self._start()
         with self._lock:
             if self._gone:
@@ -528,18 +534,48 @@ class Sink:
         self._mid_line = False
         self._put(lines, own=True)
 
-    def _start(self) -> None:
-        thread = threading.Thread(target=self._run, name=f"sink {self.name}", daemon=True)
+    def _start(self) -> bool:
+        """Start the thread; False where none is to be had, or no descriptor: then the loop writes,
+        until there is one."""
         try:
             self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-            thread.start()
-        except (OSError, RuntimeError) as error:  # no descriptors, or no threads, left to us
-            if self._wake_fd >= 0:
+        except OSError:
+            pass
+        else:
+            thread = threading.Thread(target=self._run, name=f"sink {self.name}", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
                 os.close(self._wake_fd)
                 self._wake_fd = -1
-            self._break(error if isinstance(error, OSError) else OSError(errno.EAGAIN, str(error)))
-        else:
-            self._thread = thread
+            else:
+                self._thread = thread
+                return True
+        self._on_loop_timer = self._loop.call_later(_NO_THREAD_S, self._write_on_loop)
+        return False
+
+    def _write_on_loop(self) -> None:
+        """In the thread's stead: write what can be written, and look for a thread again.
+
+        A file's write may hold the loop, for as long as the disk takes.
+        """
+        self._on_loop_timer = None
+        if self._gone or not self._queue or self._start():
+            return
+        deadline = time.monotonic() + _NO_THREAD_S
+        try:
+            while self._queue and time.monotonic() < deadline:
+                part = self._queue[0]
+                written = self._target.write((part,))
+                if written == len(part):
+                    self._queue.popleft()
+                else:
+                    self._queue[0] = memoryview(part)[written:]
+                self._account(written)
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            self._break(error)
 
     def _wake(self) -> None:
         """With the lock held."""

@@ -1,0 +1,88 @@
+"""Files that a script can put something else in the place of: read without ever waiting.
+
+A FIFO, a device, a socket or a directory is not read, and neither is a link unless its target is
+wanted. An ``open`` of a FIFO waits for its other end, one of a leased file for the lease
+(fcntl(2), F_SETLEASE), and a device may do anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from typing import Final
+
+_QUIETLY: Final = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+
+
+def read(path: str, limit: int, *, follow: bool = False) -> bytes:
+    """The first ``limit`` bytes of a regular file. ``follow``: links lead to it.
+
+    Raises OSError where it is none or cannot be read.
+    """
+    fd = open_file(path, os.O_RDONLY, follow=follow)
+    try:
+        parts = []
+        while limit > 0 and (part := os.read(fd, limit)):
+            parts.append(part)
+            limit -= len(part)
+        return b"".join(parts)
+    finally:
+        os.close(fd)
+
+
+def open_file(
+    path: str,
+    flags: int,
+    *,
+    follow: bool = False,
+    devices: bool = False,
+    place: int | None = None,
+    mode: int = 0o666,
+) -> int:
+    """A descriptor of the regular file ``path``, relative to the directory ``place`` if given.
+
+    ``devices``: or of a character device, as ``/dev/null`` is. Raises OSError where something else
+    is there, a link included unless ``follow``.
+    """
+    if not follow:
+        flags |= os.O_NOFOLLOW
+    try:
+        # Before it is opened: opening alone does something to some devices.
+        _check(os.stat(path, dir_fd=place, follow_symlinks=follow), path, devices=devices)
+    except FileNotFoundError:
+        if not flags & os.O_CREAT:
+            raise
+    fd = os.open(path, flags | _QUIETLY, mode, dir_fd=place)
+    try:
+        _check(os.fstat(fd), path, devices=devices)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def own_directory(path: str) -> None:
+    """Make a directory that is ours alone. A link or a file in its place is kept, aside.
+
+    Raises OSError.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISDIR(os.lstat(path).st_mode):
+            os.rename(path, aside(path))
+    os.makedirs(path, exist_ok=True)
+
+
+def aside(path: str) -> str:
+    """A name for what is in the place of ``path`` and not ours."""
+    return f"{path}.replaced-{os.urandom(4).hex()}"
+
+
+def _check(status: os.stat_result, path: str, *, devices: bool) -> None:
+    if stat.S_ISLNK(status.st_mode):
+        raise OSError(errno.ELOOP, "it is a link", path)
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    if not (stat.S_ISREG(status.st_mode) or (devices and stat.S_ISCHR(status.st_mode))):
+        raise OSError(errno.EINVAL, "it is no regular file", path)
