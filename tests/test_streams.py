@@ -1077,3 +1077,113 @@ def test_import_is_light() -> None:
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     loaded = set(eval(out.stdout))
     assert not loaded & {"json", "hypothesis", "aiohttp", "rich", "logging", "tensorflow"}
+
+
+# --------------------------------------------------------------------------- real chatter
+
+SERVER_CHATTER = b"""\
+WARNING: All log messages before absl::InitializeLog() is called are written to STDERR
+I0000 00:00:1795871944.233000   27913 port.cc:153] oneDNN custom operations are on. You may see
+I0000 00:00:1795871944.233307   27913 cudart_stub.cc:31] Could not find cuda drivers on your machine
+I0000 00:00:1795871944.707776   27913 cpu_feature_guard.cc:227] This TensorFlow binary is optimized
+To enable the following instructions: AVX2 AVX512F FMA, in other operations, rebuild TensorFlow
+E0000 00:00:1795871965.615108   27913 cuda_platform.cc:52] failed call to cuInit: INTERNAL: CUDA \
+error: Failed call to cuInit: UNKNOWN ERROR (303)
+I0000 00:00:1795871965.619979   27913 grpc_server_lib.cc:467] Started server with target: grpc://h:1
+I0000 00:00:1795871965.909511    1432 eager_service_impl.cc:349] Creating sync eager service context
+I0000 00:00:1795871965.909597    1432 eager_service_impl.cc:355] SessionOptions: goo.gle/debugproto
+device_count {
+  key: "CPU"
+  value: 1
+}
+device_count {
+  key: "GPU"
+  value: 0
+}
+gpu_options {
+  experimental {
+  }
+}
+allow_soft_placement: true
+experimental {
+  collective_group_leader: "/job:ps/replica:0/task:0"
+}
+pluggable_device_options {
+  experimental {
+  }
+}
+
+W0000 00:00:1795871967.264208    1367 local_rendezvous.cc:412] Local rendezvous is aborting with \
+status: CANCELLED: RecvFromRemoteAsync is cancelled.
+\t [[{{node Sum/ReadVariableOp/_2}}]] [type.googleapis.com/tensorflow.DerivedStatus='']
+I0000 00:00:1795871930.174073   27392 coordination_service.cc:505] Example stragglers:
+/job:worker/replica:0/task:1
+"""
+"""Of a worker's and a parameter server's stderr, TensorFlow 2.21."""
+
+SERVER_ERRORS = {
+    "traceback": b"""\
+Traceback (most recent call last):
+  File "server.py", line 3, in <module>
+    boom()
+ValueError: no such port
+""",
+    "an error of several lines": b"""\
+E0000 00:00:1795871968.399243   27912 context.cc:911] Failed to remove function remotely
+Additional GRPC error information from remote target /job:ps/replica:0/task:0:
+:UNKNOWN:Error received from peer  {grpc_status:14, grpc_message:"connection refused"}
+""",
+    "warning": b"/usr/lib/python3/x.py:12: DeprecationWarning: old\n  import old\n",
+    "fatal": b"Fatal Python error: Segmentation fault\n\nCurrent thread 0x00007f (most recent):\n",
+    "C++": b"terminate called after throwing 'std::bad_alloc'\n  what():  std::bad_alloc\n",
+    "ours": b"parameter server: port 2223: no server: UnknownError: Could not start gRPC server\n",
+    "check": b"F0000 00:00:1738324800.000000   12345 x.cc:1] Check failed: n > 0\n*** stack\n",
+}
+
+
+@pytest.mark.parametrize("size", [1 << 16, 50])
+@pytest.mark.parametrize("error", SERVER_ERRORS)
+def test_a_line_without_a_level_belongs_to_the_message_before_it(error: str, size: int) -> None:
+    """The first line of a message was hidden and its 21 others were shown: 63 lines of noise in
+    the very first run of ``supervisor local``."""
+    formatter = Prefix(LABEL, "", only=quiet_tensorflow("E"))
+    shown = SERVER_ERRORS[error]
+    output = SERVER_CHATTER + shown + SERVER_CHATTER
+    assert run_formatter(formatter, pieces(output, size)) == shown
+
+
+def test_half_a_line_of_a_server_waits_to_be_judged() -> None:
+    formatter = Prefix(LABEL, "", only=quiet_tensorflow("E"))
+    line = b"I0000 00:00:1738324800.000000   12345 grpc.cc:465] Started server\n"
+    assert formatter.feed(line[:40], 0.0) == b""
+    assert formatter.due_s(0.1) is None
+    assert formatter.tick(9.0) == b""
+    assert formatter.feed(line[40:], 9.1) == b""
+
+
+def test_a_host_that_pauses_in_the_middle_of_a_line_keeps_its_prefix() -> None:
+    """Its lines have prefixes already. After 0.25 s the first half was given out as a line, with a
+    mark, and the rest came without a prefix: a file that could not be decoded any more."""
+    lines = b"algo-2 worker \xe2\x94\x82 step 1 of 100\r\nalgo-2 worker \xe2\x94\x82 step 2\n"
+    for carriage in Carriage:
+        for cut in range(1, len(lines)):
+            merged = Prefix(LABEL, "", carriage=carriage, halves=False)
+            out = merged.feed(lines[:cut], 0.0)
+            assert merged.due_s(0.1) is None or carriage is Carriage.LIVE
+            out += merged.tick(100.0) + merged.feed(lines[cut:], 200.0) + merged.flush(201.0)
+            assert out == lines
+
+
+def test_a_stray_line_is_named_and_the_rest_is_decoded() -> None:
+    """One line that did not fit made the whole file unreadable."""
+    first, rest = keep_prefix().feed(b"a\nb\n", 0.0).split(b"\n", 1)
+    decoded = decode_prefix(first + b"\nno prefix\n" + rest + first[:-1])
+    assert decoded == {PREFIX_LABEL: b"a\nb\n"}
+    stray, cut = decoded.strays
+    assert (stray.line, stray.offset, stray.text) == (2, len(first) + 1, b"no prefix")
+    assert "line 2 (byte " in str(stray)
+    assert cut.line == 4
+    objects = keep_json().feed(b"a\nb\n", 0.0)
+    mixed = decode_json(b"{torn\n" + objects + b"[]\n" + objects[:30])
+    assert mixed == {LABEL: b"a\nb\n"}
+    assert [each.line for each in mixed.strays] == [1, 4, 5]

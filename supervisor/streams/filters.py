@@ -18,27 +18,64 @@ def quiet_tensorflow(show_from: Literal["I", "W", "E", "F"] = "E") -> LineFilter
     Known are the two headers that TensorFlow's C++ code writes (its own,
     ``2025-01-31 12:00:00.000000: I tensorflow/…``, and absl's,
     ``I0000 00:00:1738324800.000000   12345 file.cc:1] …``), the Python logger's
-    ``INFO:tensorflow:…``, and the two lines that come without a header of their own.
+    ``INFO:tensorflow:…``, and what every process without a GPU says as an error.
+
+    A line without a header belongs to the message before it: the dump of a ServerDef or of session
+    options is one message of 20 lines and more. Only what a runtime or a program of Python says
+    begins something of its own: a traceback, a fatal error, a warning with its place.
+
+    The filter knows the message that it is in: each stream has one of its own.
     """
     hidden = _LEVELS[: _LEVELS.index(show_from)]
     if not hidden:
         return _everything
-    python = b"|".join([b"INFO", b"WARNING", b"ERROR"][: len(hidden)])
-    pattern = re.compile(
-        rb"^(?:"
-        rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: [" + hidden.encode() + rb"] "
-        rb"|[" + hidden.encode() + rb"]\d{4} \d\d:\d\d:[\d.]+ +\d+ "
-        rb"|(?:" + python + rb"):tensorflow:"
-        rb"|WARNING: All log messages before absl::InitializeLog\(\) is called"
-        rb"|To enable the following instructions: "
-        rb")[^\n]*\n",
-        re.MULTILINE,
-    )
+    within = False
 
     def keep(lines: bytes) -> bytes:
-        return pattern.sub(b"", lines)
+        nonlocal within
+        kept = []
+        for line in lines[:-1].split(b"\n"):  # a carriage return ends no line here
+            header = _HEADER.match(line)
+            if header is not None:
+                level = (header[1] or header[2] or header[3][:1]).decode()
+                within = level in hidden or _HARMLESS.search(line) is not None
+            elif _ALWAYS_CHATTER.match(line):
+                within = True
+            elif within and _BEGINS.match(line):
+                within = False
+            if not within:
+                kept.append(line + b"\n")
+        return b"".join(kept)
 
     return keep
+
+
+_HEADER = re.compile(
+    rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: ([IWEF]) "
+    rb"|([IWEF])\d{4} \d\d:\d\d:[\d.]+ +\d+ "
+    rb"|(INFO|WARNING|ERROR|FATAL):tensorflow:"
+)
+_ALWAYS_CHATTER = re.compile(
+    rb"WARNING: All log messages before absl::InitializeLog\(\) is called"
+    rb"|To enable the following instructions: "
+)
+_HARMLESS = re.compile(
+    rb"failed call to cuInit: .*UNKNOWN ERROR \(303\)"
+    rb"|Unable to register cu\w+ (?:factory|plugin)"
+)
+"""What TensorFlow logs as an error on every machine without a GPU."""
+_BEGINS = re.compile(
+    rb"Traceback \(most recent call last\)|  \+ Exception Group|Fatal Python error"
+    rb"|Exception ignored|Exception in thread|Process |Thread 0x|Current thread"
+    rb"|The above exception|During handling|terminate called|libc\+\+abi|pure virtual"
+    rb"|\*\*\* |Segmentation fault|Aborted|Bus error|Killed|Illegal instruction|Floating point"
+    rb"|(?:free|malloc|realloc|munmap_chunk|double free|corrupted)\b|Out of memory"
+    rb"|parameter server: |supervisor: |sys:1: "
+    rb"|[^\s:]*\.pyc?:\d+: |(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Warning|Exit|Interrupt)\b"
+    rb"|(?:DEBUG|INFO|WARNING|ERROR|CRITICAL)[: ]|\[?\d{4}-\d\d-\d\d[ T]"
+    rb"|\S+: (?:error while loading shared libraries|symbol lookup error|command not found)"
+    rb"|python[\d.]*: |bash: |/\S+: line \d+: "
+)
 
 
 def _everything(lines: bytes) -> bytes:

@@ -145,6 +145,10 @@ class Lines:
 
     ``carriage_in_text``: the format can hold a carriage return inside a text, so that keeping
     them needs no lines of their own.
+
+    ``halves``: an unfinished line is given out when nothing has followed for ``IDLE_S``. Off where
+    the writer is a supervisor whose lines have prefixes: it writes whole lines, and one that was
+    held in the middle of a line (a full pipe, SIGSTOP, a busy machine) goes on without a prefix.
     """
 
     carriage_in_text = False
@@ -158,6 +162,7 @@ class Lines:
         only: LineFilter | None = None,
         repeats: Repeats | None = None,
         clock: Callable[[], float] = time.time,
+        halves: bool = True,
     ) -> None:
         if max_line_bytes < 8:
             raise ValueError(f"max_line_bytes must be 8 or more, not {max_line_bytes}")
@@ -170,6 +175,7 @@ class Lines:
         self._only = only
         self._repeats = repeats
         self._clock = clock
+        self._halves = halves and only is None  # half a line cannot be judged
         self._held = b""  # the unfinished line, or the state of a progress bar
         self._open = False  # a PART or OVER piece of the unfinished line has been given out
         self._fed_at = 0.0
@@ -214,7 +220,7 @@ class Lines:
         out = b"".join(self._said(now)) if self._repeats is not None else b""
         if not self._held or self.live:
             return out
-        idle = now - self._fed_at >= IDLE_S
+        idle = self._halves and now - self._fed_at >= IDLE_S
         if idle and self._held.endswith(b"\r") and self._carriage is Carriage.COLLAPSE:
             self._progress = True  # no newline has followed, so this is no CRLF
         if self._progress:
@@ -246,7 +252,7 @@ class Lines:
             if _last_state(self._held) == self._state_out:
                 return due
             wait = self._state_at + PROGRESS_S - now
-        elif _unfinished(self._held) == len(self._held):
+        elif not self._halves or _unfinished(self._held) == len(self._held):
             return due  # half a character: only more input, or the end, makes it worth a line
         else:
             wait = self._fed_at + IDLE_S - now
@@ -411,6 +417,7 @@ class Prefix(Lines):
         only: LineFilter | None = None,
         repeats: Repeats | None = None,
         clock: Callable[[], float] = time.time,
+        halves: bool = True,
     ) -> None:
         fields = template_fields(template)
         if max_line_bytes is None:
@@ -422,6 +429,7 @@ class Prefix(Lines):
             only=only,
             repeats=repeats,
             clock=clock,
+            halves=halves,
         )
         self._template = template
         self._timed = "time" in fields
