@@ -419,7 +419,10 @@ class _Fleet:
         carriage = Carriage.LIVE if sink.terminal else Carriage.COLLAPSE
         if wish == "keep":
             carriage = Carriage.KEEP
-        merged = Prefix(Label(host.name, "host", stream), "", carriage=carriage, halves=False)
+        # A host held in the middle of a line goes on without a prefix: that line is waited for.
+        given = self._request.environ.get("SUPERVISOR_LOG_FORMAT", "prefix")
+        raw = self._request.flags.get("log_format", given) == "raw"
+        merged = Prefix(Label(host.name, "host", stream), "", carriage=carriage, halves=raw)
         pump = Pump(fd, [Branch(merged, sink)])
         pump.start()
         return pump

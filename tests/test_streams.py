@@ -46,7 +46,7 @@ from supervisor.streams import (
     console,
     quiet_tensorflow,
 )
-from supervisor.streams.decode import DecodeWarning, decode_json, decode_prefix
+from supervisor.streams.decode import decode_json, decode_prefix
 from supervisor.streams.formats import IDLE_S, PROGRESS_S, Lines, json_escaped
 
 LABEL = Label("algo-1", "chief", "stdout")
@@ -483,79 +483,6 @@ def test_tensorflow_chatter_is_hidden_and_errors_are_not() -> None:
     assert b"deprecated" in run_formatter(warnings, [chatter])
     everything = Prefix(LABEL, "", only=quiet_tensorflow("I"))
     assert run_formatter(everything, [chatter]) == chatter
-
-
-FIRST_RUN = (
-    b"WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\n"
-    b"I0000 00:00:1795871030.542305   27707 cpu_feature_guard.cc:227] This TensorFlow binary is\n"
-    b"To enable the following instructions: AVX2 FMA, in other operations, rebuild TensorFlow\n"
-    b"E0000 00:00:1795871030.935000   27707 cuda_platform.cc:52] failed call to cuInit: INTERNAL\n"
-    b"I0000 00:00:1795871035.442468   27924 eager_service_impl.cc:349] Creating sync eager\n"
-    b"I0000 00:00:1795871035.442523   27924 eager_service_impl.cc:355] SessionOptions: \n"
-    b"device_count {\n"
-    b'  key: "CPU"\n'
-    b"  value: 1\n"
-    b"}\n"
-    b"allow_soft_placement: true\n"
-    b"experimental {\n"
-    b'  collective_group_leader: "/job:ps/replica:0/task:0"\n'
-    b"}\n"
-    b"\n"
-)
-"""Recorded from TensorFlow 2.21's parameter server, shortened."""
-
-
-def test_a_hidden_message_is_hidden_with_all_its_lines() -> None:
-    """The first run of a new user showed 63 lines of a message whose first line was hidden."""
-    ours = b"parameter server: ps 0 of 2 listens on port 30536 (light import, 1.5 s)\n"
-    for size in (7, 50, 10_000):
-        formatter = Prefix(LABEL, "", only=quiet_tensorflow("E"))
-        assert run_formatter(formatter, pieces(FIRST_RUN + ours + FIRST_RUN, size)) == ours
-    warnings = Prefix(LABEL, "", only=quiet_tensorflow("W"))
-    assert run_formatter(warnings, [FIRST_RUN]).startswith(b"WARNING: All log messages")
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        b'Traceback (most recent call last):\n  File "x.py", line 1, in <module>\nOSError: no\n',
-        b"tensorflow.python.framework.errors_impl.UnknownError: Could not start gRPC server\n",
-        b"Fatal Python error: Segmentation fault\n\nCurrent thread 0x1 (most recent call first):\n",
-        b"terminate called after throwing an instance of 'std::bad_alloc'\n  what():  bad\n",
-        b"E0000 00:00:1795871030.935000   27707 x.cc:1] port taken\nand more of it\n",
-        b"F0000 00:00:1795871030.935000   27707 x.cc:1] check failed\n    @ 0x7f0000000000 main\n",
-        b"/usr/lib/x.py:12: UserWarning: odd\n  warnings.warn('odd')\n",
-        b"*** SIGSEGV received at time=1 on cpu 0 ***\nPC: @ 0x7f (unknown)\n",
-        b"free(): invalid pointer\n",
-    ],
-)  # fmt: skip
-def test_what_follows_a_hidden_message_and_is_none_of_it_is_shown(words: bytes) -> None:
-    formatter = Prefix(LABEL, "", only=quiet_tensorflow("E"))
-    assert run_formatter(formatter, [FIRST_RUN + words + FIRST_RUN]) == words
-
-
-def test_a_host_that_pauses_in_mid_line_does_not_tear_it() -> None:
-    """Where whole lines of several hosts are merged, half a line was given out after a quarter of a
-    second: its rest stood there without a prefix, and no decoder took the whole file."""
-    merged = Prefix(Label("algo-2", "host", "stdout"), "", halves=False)
-    assert merged.feed("algo-2 chief │ step 1, lo".encode(), 0.0) == b""
-    assert merged.due_s(0.1) is None
-    assert merged.tick(60.0) == b""
-    whole = merged.feed(b"ss 0.5\n", 61.0)
-    assert decode_prefix(whole) == {Label("algo-2", "chief", ""): b"step 1, loss 0.5\n"}
-    assert merged.feed(b"half", 62.0) == b""
-    assert merged.flush(63.0).startswith(b"half")
-
-
-def test_a_decoder_says_where_it_does_not_know_further_and_goes_on() -> None:
-    label = Label("algo-1", "chief", "")
-    torn = "algo-1 chief │ one\nthe rest of a line ┆\nalgo-1 chief │ two\nalgo".encode()
-    with pytest.warns(DecodeWarning) as said:
-        assert decode_prefix(torn) == {label: b"one\ntwo\n"}
-    assert [str(each.message).partition(", b")[0] for each in said] == ["line 2", "line 4"]
-    good = b'{"host":"a","role":"chief","stream":"stdout","text":"x"}\n'
-    with pytest.warns(DecodeWarning, match=r"line 2, b'\[\]', is no object of this format"):
-        assert decode_json(good + b"[]\n" + good) == {Label("a", "chief", "stdout"): b"x\nx\n"}
 
 
 def test_repeated_lines_are_counted() -> None:
@@ -1163,3 +1090,113 @@ def test_import_is_light() -> None:
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     loaded = set(eval(out.stdout))
     assert not loaded & {"json", "hypothesis", "aiohttp", "rich", "logging", "tensorflow"}
+
+
+# --------------------------------------------------------------------------- real chatter
+
+SERVER_CHATTER = b"""\
+WARNING: All log messages before absl::InitializeLog() is called are written to STDERR
+I0000 00:00:1795871944.233000   27913 port.cc:153] oneDNN custom operations are on. You may see
+I0000 00:00:1795871944.233307   27913 cudart_stub.cc:31] Could not find cuda drivers on your machine
+I0000 00:00:1795871944.707776   27913 cpu_feature_guard.cc:227] This TensorFlow binary is optimized
+To enable the following instructions: AVX2 AVX512F FMA, in other operations, rebuild TensorFlow
+E0000 00:00:1795871965.615108   27913 cuda_platform.cc:52] failed call to cuInit: INTERNAL: CUDA \
+error: Failed call to cuInit: UNKNOWN ERROR (303)
+I0000 00:00:1795871965.619979   27913 grpc_server_lib.cc:467] Started server with target: grpc://h:1
+I0000 00:00:1795871965.909511    1432 eager_service_impl.cc:349] Creating sync eager service context
+I0000 00:00:1795871965.909597    1432 eager_service_impl.cc:355] SessionOptions: goo.gle/debugproto
+device_count {
+  key: "CPU"
+  value: 1
+}
+device_count {
+  key: "GPU"
+  value: 0
+}
+gpu_options {
+  experimental {
+  }
+}
+allow_soft_placement: true
+experimental {
+  collective_group_leader: "/job:ps/replica:0/task:0"
+}
+pluggable_device_options {
+  experimental {
+  }
+}
+
+W0000 00:00:1795871967.264208    1367 local_rendezvous.cc:412] Local rendezvous is aborting with \
+status: CANCELLED: RecvFromRemoteAsync is cancelled.
+\t [[{{node Sum/ReadVariableOp/_2}}]] [type.googleapis.com/tensorflow.DerivedStatus='']
+I0000 00:00:1795871930.174073   27392 coordination_service.cc:505] Example stragglers:
+/job:worker/replica:0/task:1
+"""
+"""Of a worker's and a parameter server's stderr, TensorFlow 2.21."""
+
+SERVER_ERRORS = {
+    "traceback": b"""\
+Traceback (most recent call last):
+  File "server.py", line 3, in <module>
+    boom()
+ValueError: no such port
+""",
+    "an error of several lines": b"""\
+E0000 00:00:1795871968.399243   27912 context.cc:911] Failed to remove function remotely
+Additional GRPC error information from remote target /job:ps/replica:0/task:0:
+:UNKNOWN:Error received from peer  {grpc_status:14, grpc_message:"connection refused"}
+""",
+    "warning": b"/usr/lib/python3/x.py:12: DeprecationWarning: old\n  import old\n",
+    "fatal": b"Fatal Python error: Segmentation fault\n\nCurrent thread 0x00007f (most recent):\n",
+    "C++": b"terminate called after throwing 'std::bad_alloc'\n  what():  std::bad_alloc\n",
+    "ours": b"parameter server: port 2223: no server: UnknownError: Could not start gRPC server\n",
+    "check": b"F0000 00:00:1738324800.000000   12345 x.cc:1] Check failed: n > 0\n*** stack\n",
+}
+
+
+@pytest.mark.parametrize("size", [1 << 16, 50])
+@pytest.mark.parametrize("error", SERVER_ERRORS)
+def test_a_line_without_a_level_belongs_to_the_message_before_it(error: str, size: int) -> None:
+    """The first line of a message was hidden and its 21 others were shown: 63 lines of noise in
+    the very first run of ``supervisor local``."""
+    formatter = Prefix(LABEL, "", only=quiet_tensorflow("E"))
+    shown = SERVER_ERRORS[error]
+    output = SERVER_CHATTER + shown + SERVER_CHATTER
+    assert run_formatter(formatter, pieces(output, size)) == shown
+
+
+def test_half_a_line_of_a_server_waits_to_be_judged() -> None:
+    formatter = Prefix(LABEL, "", only=quiet_tensorflow("E"))
+    line = b"I0000 00:00:1738324800.000000   12345 grpc.cc:465] Started server\n"
+    assert formatter.feed(line[:40], 0.0) == b""
+    assert formatter.due_s(0.1) is None
+    assert formatter.tick(9.0) == b""
+    assert formatter.feed(line[40:], 9.1) == b""
+
+
+def test_a_host_that_pauses_in_the_middle_of_a_line_keeps_its_prefix() -> None:
+    """Its lines have prefixes already. After 0.25 s the first half was given out as a line, with a
+    mark, and the rest came without a prefix: a file that could not be decoded any more."""
+    lines = b"algo-2 worker \xe2\x94\x82 step 1 of 100\r\nalgo-2 worker \xe2\x94\x82 step 2\n"
+    for carriage in Carriage:
+        for cut in range(1, len(lines)):
+            merged = Prefix(LABEL, "", carriage=carriage, halves=False)
+            out = merged.feed(lines[:cut], 0.0)
+            assert merged.due_s(0.1) is None or carriage is Carriage.LIVE
+            out += merged.tick(100.0) + merged.feed(lines[cut:], 200.0) + merged.flush(201.0)
+            assert out == lines
+
+
+def test_a_stray_line_is_named_and_the_rest_is_decoded() -> None:
+    """One line that did not fit made the whole file unreadable."""
+    first, rest = keep_prefix().feed(b"a\nb\n", 0.0).split(b"\n", 1)
+    decoded = decode_prefix(first + b"\nno prefix\n" + rest + first[:-1])
+    assert decoded == {PREFIX_LABEL: b"a\nb\n"}
+    stray, cut = decoded.strays
+    assert (stray.line, stray.offset, stray.text) == (2, len(first) + 1, b"no prefix")
+    assert "line 2 (byte " in str(stray)
+    assert cut.line == 4
+    objects = keep_json().feed(b"a\nb\n", 0.0)
+    mixed = decode_json(b"{torn\n" + objects + b"[]\n" + objects[:30])
+    assert mixed == {LABEL: b"a\nb\n"}
+    assert [each.line for each in mixed.strays] == [1, 4, 5]

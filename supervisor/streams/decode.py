@@ -2,6 +2,9 @@
 
 Exact for output that was written with ``Carriage.KEEP`` and no filter, and whose template names
 ``{mark}``; ``Carriage.COLLAPSE`` and filters leave things out on purpose, and nothing else.
+
+A line that is none of ours (another program's, one torn by a crash) costs that line and not the
+output: it is named, with its place, and left out.
 """
 
 from __future__ import annotations
@@ -10,58 +13,82 @@ import base64
 import json
 import re
 import string
-import warnings
-from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
 
 from supervisor.streams.formats import DEFAULT_TEMPLATE, Label, Mark, template_fields
 
+_QUOTED: Final = 80
 
-def decode_json(output: bytes) -> dict[Label, bytes]:
-    """The bytes of each stream in an output of `Json`.
 
-    A line that is none of such an output is left out, with a warning (``DecodeWarning``) that says
-    where it is.
-    """
+@dataclass(frozen=True, slots=True)
+class Stray:
+    """A line of an output that could not be read."""
+
+    line: int
+    """Counted from 1."""
+    offset: int
+    """Of its first byte."""
+    text: bytes
+    """Its first 80 bytes."""
+    why: str
+
+    def __str__(self) -> str:
+        return f"line {self.line} (byte {self.offset}): {self.why}: {self.text!r}"
+
+
+class Decoded(dict[Label, bytes]):
+    """The bytes of each stream, and the lines that belong to none."""
+
+    def __init__(self, streams: dict[Label, bytearray], strays: list[Stray]) -> None:
+        super().__init__((label, bytes(stream)) for label, stream in streams.items())
+        self.strays = tuple(strays)
+
+
+def decode_json(output: bytes) -> Decoded:
+    """The bytes of each stream in an output of `Json`."""
     streams: dict[Label, bytearray] = {}
-    for number, line in _lines(output):
+    strays: list[Stray] = []
+    offset = 0
+    for number, line in enumerate(_lines(output), 1):
         try:
             record = json.loads(line)
-            if record.get("note") or "event" in record:  # words of the supervisor
-                continue
-            label = Label(record["host"], record["role"], record["stream"])
-            text = record["text"].encode()
-            if "base64" in record:
-                text = base64.b64decode(record["base64"])
-        except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
-            _left_out(number, line, "is no object of this format")
-            continue
-        stream = streams.setdefault(label, bytearray())
-        stream += text if record.get("partial") else text + b"\n"
-    return {label: bytes(stream) for label, stream in streams.items()}
+            if not (record.get("note") or "event" in record):  # words of the supervisor
+                label = Label(record["host"], record["role"], record["stream"])
+                text = record["text"].encode()
+                if "base64" in record:
+                    text = base64.b64decode(record["base64"])
+                stream = streams.setdefault(label, bytearray())
+                stream += text if record.get("partial") else text + b"\n"
+        except (ValueError, LookupError, AttributeError, TypeError, RecursionError):
+            strays.append(Stray(number, offset, line[:_QUOTED], "no object of ours"))
+        offset += len(line) + 1
+    return Decoded(streams, strays)
 
 
-def decode_prefix(output: bytes, template: str = DEFAULT_TEMPLATE) -> dict[Label, bytes]:
+def decode_prefix(output: bytes, template: str = DEFAULT_TEMPLATE) -> Decoded:
     """The bytes of each stream in an output of `Prefix`, coloured or not.
 
-    Fields that the template does not name are empty in the labels. A line that does not fit the
-    template is left out, with a warning (``DecodeWarning``) that says where it is.
-
-    Raises ValueError for a template without ``{mark}``.
+    Fields that the template does not name are empty in the labels. Raises ValueError for a
+    template without ``{mark}``.
     """
     if "mark" not in template_fields(template):
         raise ValueError(f"the template {template!r} has no {{mark}}: its output has no way back")
     marks = {mark.value.encode(): mark for mark in Mark}
     pattern = _pattern(template)
     streams: dict[Label, bytearray] = {}
+    strays: list[Stray] = []
     text, prefix, ending = bytearray(), b"", b""
-    for number, line in _lines(output):
+    offset = 0
+    for number, line in enumerate(_lines(output), 1):
+        at, offset = offset, offset + len(line) + 1
         # most lines have the prefix of the line before them, and a match is slow
         if prefix and line.startswith(prefix):
             text += line[len(prefix) :] + ending
             continue
         found = pattern.match(line)
         if found is None:
-            _left_out(number, line, f"does not begin with {template!r}")
+            strays.append(Stray(number, at, line[:_QUOTED], f"does not begin with {template!r}"))
             continue
         groups = found.groupdict()
         mark = marks[groups["mark"]]
@@ -74,24 +101,16 @@ def decode_prefix(output: bytes, template: str = DEFAULT_TEMPLATE) -> dict[Label
         )
         text = streams.setdefault(Label(host, role, stream), bytearray())
         text += line[len(prefix) :] + ending
-    return {label: bytes(text) for label, text in streams.items()}
+    if output and not output.endswith(b"\n"):
+        # Of a line that was cut nobody knows how it went on.
+        if text and ending and prefix and line.startswith(prefix):
+            del text[-len(ending) :]
+        strays.append(Stray(number, at, line[:_QUOTED], "the output ends in the middle of it"))
+    return Decoded(streams, strays)
 
 
-class DecodeWarning(UserWarning):
-    """A line that could not be given back to the stream that it came from."""
-
-
-def _left_out(number: int, line: bytes, why: str) -> None:
-    text = f"line {number}, {line[:80]!r}, {why}: it is left out"
-    warnings.warn(text, DecodeWarning, stacklevel=3)
-
-
-def _lines(output: bytes) -> Iterator[tuple[int, bytes]]:
-    """Every line, without its newline, and its number. A last one without a newline was cut."""
-    *lines, rest = output.split(b"\n")
-    yield from enumerate(lines, 1)
-    if rest:
-        _left_out(len(lines) + 1, rest, "was cut")
+def _lines(output: bytes) -> list[bytes]:
+    return output.removesuffix(b"\n").split(b"\n") if output else []
 
 
 def _pattern(template: str) -> re.Pattern[bytes]:

@@ -13,55 +13,68 @@ _LEVELS = "IWEF"
 
 
 def quiet_tensorflow(show_from: Literal["I", "W", "E", "F"] = "E") -> LineFilter:
-    """Hide messages of TensorFlow below a level, with all their lines; whatever else is written
-    stays. One filter for one stream: it remembers what the line before was part of.
+    """Hide TensorFlow's own messages below a level; whatever else is written stays.
 
     Known are the two headers that TensorFlow's C++ code writes (its own,
     ``2025-01-31 12:00:00.000000: I tensorflow/…``, and absl's,
-    ``I0000 00:00:1738324800.000000   12345 file.cc:1] …``), and the Python logger's
-    ``INFO:tensorflow:…``. A line without a level belongs to the message before it, unless it begins
-    something of its own: a traceback, a warning of Python's, the last words of a crash.
+    ``I0000 00:00:1738324800.000000   12345 file.cc:1] …``), the Python logger's
+    ``INFO:tensorflow:…``, and what every process without a GPU says as an error.
+
+    A line without a header belongs to the message before it: the dump of a ServerDef or of session
+    options is one message of 20 lines and more. Only what a runtime or a program of Python says
+    begins something of its own: a traceback, a fatal error, a warning with its place.
+
+    The filter knows the message that it is in: each stream has one of its own.
     """
     hidden = _LEVELS[: _LEVELS.index(show_from)]
     if not hidden:
         return _everything
-    hiding = False
+    within = False
 
     def keep(lines: bytes) -> bytes:
-        nonlocal hiding
+        nonlocal within
         kept = []
-        for line in _whole(lines):
-            if (header := _HEADER.match(line)) is not None:
-                level = next(filter(None, header.groups()), b"W")[:1].decode()
-                hiding = level in hidden or _GPU_HIDDEN.search(line) is not None
-            elif hiding and _OWN_BEGINNING.match(line):
-                hiding = False
-            if not hiding:
-                kept.append(line)
+        for line in lines[:-1].split(b"\n"):  # a carriage return ends no line here
+            header = _HEADER.match(line)
+            if header is not None:
+                level = (header[1] or header[2] or header[3][:1]).decode()
+                within = level in hidden or _HARMLESS.search(line) is not None
+            elif _ALWAYS_CHATTER.match(line):
+                within = True
+            elif within and _BEGINS.match(line):
+                within = False
+            if not within:
+                kept.append(line + b"\n")
         return b"".join(kept)
 
     return keep
 
 
-def _whole(lines: bytes) -> list[bytes]:
-    return [line + b"\n" for line in lines.removesuffix(b"\n").split(b"\n")]
-
-
 _HEADER = re.compile(
     rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: ([IWEF]) "
     rb"|([IWEF])\d{4} \d\d:\d\d:[\d.]+ +\d+ "
-    rb"|(INFO|WARNING|ERROR|FATAL|CRITICAL|DEBUG):(?:tensorflow|absl):"
-    rb"|WARNING: All log messages before absl::InitializeLog\(\) is called"
+    rb"|(INFO|WARNING|ERROR|FATAL):tensorflow:"
 )
-_GPU_HIDDEN = re.compile(rb"failed call to cuInit: ")
-"""An error to TensorFlow: a parameter server is to see no GPU, and we hide them from it."""
-_OWN_BEGINNING = re.compile(
-    rb"Traceback \(most recent call last\)|Fatal Python error|Exception |Current thread |Thread 0x"
-    rb"|parameter server: |worker server: |\S+:\d+: \w*Warning: "
-    rb"|[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit)(?::|\s|$)"
-    rb"|terminate called|Segmentation fault|Aborted|Bus error|Killed|Illegal instruction|\*\*\* "
-    rb"|(?:free|malloc|munmap_chunk|realloc)\(\)|double free|corrupted "
-    rb"|python[\d.]*: |\[libprotobuf (?:ERROR|FATAL)|\S+: error while loading"
+_ALWAYS_CHATTER = re.compile(
+    rb"WARNING: All log messages before absl::InitializeLog\(\) is called"
+    rb"|To enable the following instructions: "
+)
+_HARMLESS = re.compile(
+    rb"failed call to cuInit: .*UNKNOWN ERROR \(303\)"
+    rb"|Unable to register cu\w+ (?:factory|plugin)"
+)
+"""What TensorFlow logs as an error on every machine without a GPU."""
+_BEGINS = re.compile(
+    rb"Traceback \(most recent call last\)|  \+ Exception Group|Fatal Python error"
+    rb"|Exception ignored|Exception in thread|Process |Thread 0x|Current thread"
+    rb"|The above exception|During handling|terminate called|libc\+\+abi|pure virtual"
+    rb"|\*\*\* |Segmentation fault|Aborted|Bus error|Killed|Illegal instruction|Floating point"
+    rb"|(?:free|malloc|realloc|munmap_chunk|double free|corrupted)\b|Out of memory"
+    rb"|parameter server: |supervisor: |sys:1: "
+    rb"|[^\s:]*\.pyc?:\d+: |(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Warning|Exit|Interrupt)\b"
+    rb"|(?:DEBUG|INFO|WARNING|ERROR|CRITICAL)[: ]|\[?\d{4}-\d\d-\d\d[ T]"
+    rb"|\S+: (?:error while loading shared libraries|symbol lookup error|command not found)"
+    rb"|python[\d.]*: |bash: |/\S+: line \d+: "
 )
 
 

@@ -143,12 +143,12 @@ class Raw:
 class Lines:
     """The part that `Prefix` and `Json` share: whole, half and long lines, carriage returns.
 
-    ``halves``: an unfinished line that nothing follows for ``IDLE_S`` is given out as it is. Not
-    where outputs are merged that are whole lines with prefixes: another's line would tear this
-    one, and its rest would stand there without a prefix.
-
     ``carriage_in_text``: the format can hold a carriage return inside a text, so that keeping
     them needs no lines of their own.
+
+    ``halves``: an unfinished line is given out when nothing has followed for ``IDLE_S``. Off where
+    the writer is a supervisor whose lines have prefixes: it writes whole lines, and one that was
+    held in the middle of a line (a full pipe, SIGSTOP, a busy machine) goes on without a prefix.
     """
 
     carriage_in_text = False
@@ -159,10 +159,10 @@ class Lines:
         *,
         carriage: Carriage = Carriage.COLLAPSE,
         max_line_bytes: int = LINE_BYTES,
-        halves: bool = True,
         only: LineFilter | None = None,
         repeats: Repeats | None = None,
         clock: Callable[[], float] = time.time,
+        halves: bool = True,
     ) -> None:
         if max_line_bytes < 8:
             raise ValueError(f"max_line_bytes must be 8 or more, not {max_line_bytes}")
@@ -172,10 +172,10 @@ class Lines:
         self._split_carriage = not (self.carriage_in_text and carriage is Carriage.KEEP)
         self._max = max_line_bytes
         self._window = max_line_bytes // 2
-        self._halves = halves
         self._only = only
         self._repeats = repeats
         self._clock = clock
+        self._halves = halves and only is None  # half a line cannot be judged
         self._held = b""  # the unfinished line, or the state of a progress bar
         self._open = False  # a PART or OVER piece of the unfinished line has been given out
         self._fed_at = 0.0
@@ -220,13 +220,13 @@ class Lines:
         out = b"".join(self._said(now)) if self._repeats is not None else b""
         if not self._held or self.live:
             return out
-        idle = now - self._fed_at >= IDLE_S
+        idle = self._halves and now - self._fed_at >= IDLE_S
         if idle and self._held.endswith(b"\r") and self._carriage is Carriage.COLLAPSE:
             self._progress = True  # no newline has followed, so this is no CRLF
         if self._progress:
             if now - self._state_at >= PROGRESS_S:
                 out += b"".join(self._show_state(now))
-        elif idle and self._halves:
+        elif idle:
             out += b"".join(self._give_half())
         return out
 
@@ -253,7 +253,7 @@ class Lines:
                 return due
             wait = self._state_at + PROGRESS_S - now
         elif not self._halves or _unfinished(self._held) == len(self._held):
-            return due  # only more input, or the end, makes it worth a line
+            return due  # half a character: only more input, or the end, makes it worth a line
         else:
             wait = self._fed_at + IDLE_S - now
         wait = max(0.0, wait)
@@ -414,10 +414,10 @@ class Prefix(Lines):
         colour: int | None = None,
         carriage: Carriage = Carriage.COLLAPSE,
         max_line_bytes: int | None = None,
-        halves: bool = True,
         only: LineFilter | None = None,
         repeats: Repeats | None = None,
         clock: Callable[[], float] = time.time,
+        halves: bool = True,
     ) -> None:
         fields = template_fields(template)
         if max_line_bytes is None:
@@ -426,10 +426,10 @@ class Prefix(Lines):
             label,
             carriage=carriage,
             max_line_bytes=max_line_bytes,
-            halves=halves,
             only=only,
             repeats=repeats,
             clock=clock,
+            halves=halves,
         )
         self._template = template
         self._timed = "time" in fields
