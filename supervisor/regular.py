@@ -14,6 +14,7 @@ import stat
 from typing import Final
 
 _QUIETLY: Final = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+_REPLACED: Final = {stat.S_IFLNK, stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK}
 
 
 def read(path: str, limit: int, *, follow: bool = False) -> bytes:
@@ -64,12 +65,13 @@ def open_file(
 
 
 def own_directory(path: str) -> None:
-    """Make a directory that is ours alone. A link or a file in its place is kept, aside.
+    """Make a directory that is ours alone. A link or a file in its place is kept, aside; a device
+    is none that a script makes, and stays.
 
     Raises OSError.
     """
     with contextlib.suppress(FileNotFoundError):
-        if not stat.S_ISDIR(os.lstat(path).st_mode):
+        if stat.S_IFMT(os.lstat(path).st_mode) in _REPLACED:
             os.rename(path, aside(path))
     os.makedirs(path, exist_ok=True)
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import stat
 
 import pytest
 
@@ -144,6 +145,7 @@ def test_what_cannot_be_written_is_said_and_leaves_nothing_half(tmp_path: pathli
     assert where.report in problem
     full = dataclasses.replace(where, report="/dev/full/report.json", output="/dev/full")
     assert record.write_report(full, {"a": 1})
+    assert stat.S_ISCHR(os.stat("/dev/full").st_mode), "whatever is no script's stays"
 
 
 def test_a_report_is_replaced_whole(tmp_path: pathlib.Path) -> None:
