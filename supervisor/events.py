@@ -140,7 +140,8 @@ class MemberReported:
 
 @dataclass(frozen=True, slots=True)
 class MemberLost:
-    """On the master: a member that had joined has been silent for a lease, or refuses."""
+    """On the master: a member that had joined has been silent for a lease, refuses, or another
+    supervisor has come in its place."""
 
     host: str
     evidence: str
@@ -176,8 +177,8 @@ class MasterSeen:
 class MasterLost:
     """On a member: the master had been seen and is gone without a verdict.
 
-    ``how`` is ``crashed`` (connections refused, several times) or ``unreachable`` (silence past
-    the lease).
+    ``how`` is a `liveness.How`: ``crashed`` (connections refused, several times), ``unreachable``
+    (silence past the lease), ``restarted`` (another run answers), or that it refuses this host.
     """
 
     how: str

@@ -95,6 +95,11 @@ _SHOWN: Final = 10
 _MOST_NOTED: Final = 32
 """Further failures that are kept for the report."""
 
+REFUSES: Final = "refuses this host"
+"""How a master is lost that does not take this host; `liveness.How`."""
+_NOTHING_STARTED: Final = frozenset({Phase.PREPARING, Phase.JOINING})
+"""Nothing of the job has been started: a host may still be started anew."""
+
 STOP_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP})
 ECHO_S: Final = 0.05
 """The same stop signal again this soon is the same wish: timeout(1) sends each to its command and
@@ -231,6 +236,13 @@ class State:
     @property
     def alive(self) -> tuple[Process, ...]:
         return tuple(process for process in self.processes if process.life is Life.ALIVE)
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything of the job was ever started here: there may be something to keep."""
+        return any(
+            not process.step and process.life is not Life.PLANNED for process in self.processes
+        )
 
     @property
     def left(self) -> bool:
@@ -607,7 +619,9 @@ def _expired(state: State, deadline: Deadline, at: float, actions: list[Action])
                 state = _with_process(state, process.name, life=Life.LEFT)
             return state
         case Deadline.ACK:
-            late = [name for name, member in state.members.items() if not member.down]
+            late = [
+                name for name, member in state.members.items() if member.heard and not member.down
+            ]
             actions.append(Say("members.late", (("hosts", late),), "warning"))
             return replace(state, all_down=True)
         case Deadline.PUBLISH:
@@ -657,8 +671,13 @@ def _member_lost(state: State, host: str, evidence: str, at: float, actions: lis
     member = state.members.get(host)
     if member is None or member.down:
         return state
-    state = replace(state, members={**state.members, host: replace(member, down=True)})
     actions.append(Say("member.lost", (("host", host), ("evidence", evidence)), "warning"))
+    if state.phase in _NOTHING_STARTED:
+        # It may be started anew. Until it is, it is one of those that are waited for.
+        state = replace(state, members={**state.members, host: Member()})
+        actions.append(Announce(JobState.JOINING, missing=state.missing))
+        return state
+    state = replace(state, members={**state.members, host: replace(member, down=True)})
     if not _before_draining(state):
         return state
     return _failed(state, Cause(CauseKind.MEMBER_LOST, host, f"lost: {evidence}", at=at), actions)
@@ -685,16 +704,18 @@ def _job_changed(
 def _master_lost(state: State, how: str, evidence: str, at: float, actions: list[Action]) -> State:
     if state.setup.is_master or state.job is JobState.ENDED:
         return state  # nobody to lose, or it said all it had to say
+    master = state.setup.master
+    if state.phase in _NOTHING_STARTED and how != REFUSES:
+        # It may be started anew, and how long that is waited for is the join timeout.
+        fields = (("host", master), ("how", how), ("evidence", evidence))
+        actions.append(Say("master.lost", fields, "warning"))
+        return replace(state, master_heard=False)
     # From here on nobody will say ENDED.
     state = replace(state, job=JobState.ENDED)
     if _before_draining(state):
-        cause = _own(
-            state,
-            CauseKind.MASTER_LOST,
-            f"the master {state.setup.master} {how}: {evidence}",
-            at,
-        )
-        return _end(state, cause, actions)
+        begun = state.phase not in _NOTHING_STARTED
+        kind = CauseKind.MASTER_LOST if begun else CauseKind.REFUSED
+        return _end(state, _own(state, kind, f"the master {master} {how}: {evidence}", at), actions)
     if state.phase is Phase.DRAINING and state.rung is Rung.HOLD:
         return _climb(state, Rung.SCRIPTS, actions)
     return state
@@ -879,6 +900,8 @@ def _come_down(state: State, actions: list[Action]) -> State:
     kept = {Deadline.ACK, Deadline.LIMIT} if state.stop_signals else {Deadline.ACK}
     state = _disarm(state, actions, *(state.armed - kept))
     state = replace(state, phase=Phase.PUBLISHING)
+    if not state.begun:
+        return _publishing_over(state, None)  # nothing was made that could be sent
     actions.append(Publish())
     if Deadline.LIMIT in state.armed:
         return state  # all that the platform leaves; the share that is kept free follows it
@@ -902,7 +925,10 @@ def _announce_end(state: State, actions: list[Action]) -> State:
 
 
 def _leave(state: State, actions: list[Action]) -> State:
-    down = state.all_down or all(member.down for member in state.members.values())
+    # Who has never been heard from cannot hear either, and is not waited for.
+    down = state.all_down or all(
+        member.down or not member.heard for member in state.members.values()
+    )
     if down:
         state = _disarm(state, actions, Deadline.ACK)
     if not (down and state.publishing_settled):

@@ -49,6 +49,11 @@ def is_address(name: str) -> bool:
     return True
 
 
+def is_wildcard(address: str) -> bool:
+    """Whether it stands for every address of a machine: ``0.0.0.0``, ``::``."""
+    return is_address(address) and ipaddress.ip_address(address).is_unspecified
+
+
 class Resolver:
     """``getaddrinfo`` with a deadline, in daemon threads.
 

@@ -11,12 +11,13 @@ from __future__ import annotations
 import asyncio
 import errno
 import itertools
+import json
 import os
 import random
 import socket
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import aiohttp
@@ -38,6 +39,7 @@ from supervisor.liveness import (
     ChiefOpen,
     ChiefRefused,
     ChiefSilent,
+    Denied,
     Ended,
     Finding,
     How,
@@ -47,6 +49,7 @@ from supervisor.liveness import (
     NoAnswer,
     Observation,
     Refused,
+    Rejected,
     Seen,
     Tick,
 )
@@ -56,12 +59,22 @@ from supervisor.protocol import (
     MAX_BODY_BYTES,
     HostReport,
     JobDocument,
+    JobIdentity,
     ProtocolError,
+    Refusal,
     decode_job,
+    decode_refusal,
     encode_report,
 )
 
 Post = Callable[[MasterSeen | JobChanged | MasterLost | MasterEnded], None]
+
+
+_NOBODY = frozenset({401, 403, 404})
+"""Answers to somebody who is no member of the job that is served there."""
+
+
+_MOST_STATUS = 16 * 1024 * 1024
 
 
 class _NoAnswerError(Exception):
@@ -116,6 +129,7 @@ class MasterLink:
         slack_s: time allowed for a connection, and for an answer beyond its wait; if None, a
             fifth of the lease, 5 s at most: a delay of 2 s each way fits.
         instance: names this run of the supervisor; random if None.
+        job: the job that this host is of.
 
     """
 
@@ -135,6 +149,7 @@ class MasterLink:
         wait_s: float | None = None,
         slack_s: float | None = None,
         instance: str | None = None,
+        job: JobIdentity | None = None,
         resolver: Resolver | None = None,
     ) -> None:
         self._host = host
@@ -148,6 +163,7 @@ class MasterLink:
         self._slack_s = min(5.0, lease_s / 5) if slack_s is None else slack_s
         self._refused_pause_s = refused_window_s / max(1, refused_count - 1)
         self._instance = instance or os.urandom(8).hex()
+        self._job = job or JobIdentity()
         self._resolver = resolver or Resolver()
         self._tick_s = min(1.0, lease_s / 8)
         self._clock = ActiveClock(time.monotonic(), max_step_s=4 * self._tick_s)
@@ -162,7 +178,7 @@ class MasterLink:
         self._acknowledged = 0
         self._nobody_listens = False
         self._progress = asyncio.Event()
-        """Set, and replaced by a new one, at every acknowledgement."""
+        """Set, and replaced by a new one, at every acknowledgement and finding."""
         self._numbers = itertools.count(1)
         self._session: aiohttp.ClientSession | None = None
         self.latency_s: float | None = None
@@ -190,6 +206,11 @@ class MasterLink:
         return self.problem or self._liveness.evidence
 
     @property
+    def answers(self) -> bool:
+        """Whether the master answers now, as far as is known."""
+        return self.state in {MasterState.UP, MasterState.DRAINING, MasterState.ENDED}
+
+    @property
     def document(self) -> JobDocument | None:
         """The job's document as last heard."""
         return self._document
@@ -215,6 +236,7 @@ class MasterLink:
             cause=cause,
             heard=0,
             seq=next(self._numbers),
+            job=self._job,
         )
         self._unsent.set()
 
@@ -224,11 +246,11 @@ class MasterLink:
         False if ``timeout_s`` seconds pass, and at once where nobody is there to hear it: the
         master crashed, or a bare one closed its port.
         """
-        if self._nobody_listens:
-            return False
         try:
             async with asyncio.timeout(timeout_s):
                 while self._report is not None and self._acknowledged < self._report.seq:
+                    if self._nobody_listens:
+                        return False
                     await self._progress.wait()
         except TimeoutError:
             return False
@@ -282,7 +304,10 @@ class MasterLink:
         self._in_touch = False
         params = {
             "host": self._host,
-            "instance": document.instance if document else "",
+            "instance": self._instance,
+            "job": self._job.name,
+            "cluster": self._job.cluster,
+            "run": document.run if document else "",
             "after": str(document.revision if document else 0),
             "wait": f"{wait_s:g}",
         }
@@ -315,21 +340,12 @@ class MasterLink:
         report = self._report  # the latest, on every attempt
         if report is None:
             return
-        heard = self._document.revision if self._document else 0
+        heard, run = (self._document.revision, self._document.run) if self._document else (0, "")
         began = time.monotonic()
         await self._ask(
             "PUT",
             f"/v1/hosts/{self._host}",
-            body=encode_report(
-                HostReport(
-                    report.instance,
-                    report.phase,
-                    report.script_ended,
-                    report.cause,
-                    heard,
-                    report.seq,
-                )
-            ),
+            body=encode_report(replace(report, heard=heard, run=run)),
             timeout_s=2 * self._slack_s,
         )
         self.latency_s = time.monotonic() - began
@@ -419,12 +435,16 @@ class MasterLink:
     def _take(self, status: int, body: bytes, where: str) -> None:
         """Take in an HTTP answer."""
         document: JobDocument | None = None
+        observation: Observation = Answered()
         if status == 200:
             try:
                 document = decode_job(body)
                 self.problem = None
+                observation = Answered(document.state, document.run)
             except ProtocolError as error:
                 self.problem = f"{where} answered 200 without a job document ({error})"[:300]
+        elif status == 409:
+            observation = self._rejected(body, where)
         else:
             text = body[:200].decode("utf-8", "replace").strip()
             self.problem = (
@@ -432,12 +452,16 @@ class MasterLink:
                 if status == 401
                 else f"{where} answered {status} ({text})"
             )
-        self._observe(Answered(document.state if document else None))
+            if status in _NOBODY:
+                observation = Denied(self.problem)
+        self._observe(observation)
         if document is None:
             raise _NoAnswerError
+        if self.state is MasterState.LOST:
+            return  # whatever is said now is not meant for us
         self._answers.set()
         known = self._document
-        if known is not None and known.instance == document.instance:
+        if known is not None and known.run == document.run:
             if document.revision <= known.revision:
                 return
         elif known is not None and self._report is not None:
@@ -447,13 +471,45 @@ class MasterLink:
         self._document = document
         self._post(JobChanged(document.state, document.verdict, document.missing))
 
+    def _rejected(self, body: bytes, where: str) -> Observation:
+        """A master that does not take this host, and whether that can change."""
+        reason, text = decode_refusal(body)
+        self.problem = f"{where}: {text}"[:700]
+        if reason is Refusal.RUN and not self._liveness.bound:
+            return Answered()  # the next poll brings its document
+        final = reason in {Refusal.RUN, Refusal.REPLACED, Refusal.RUNNING}
+        return Rejected(self.problem, final)
+
     def _observe(self, observation: Observation) -> None:
         finding = self._liveness.observe(observation, self._clock.advance(time.monotonic()))
         if finding is not None:
             self._nobody_listens = isinstance(finding, Ended) or (
-                isinstance(finding, Lost) and finding.how is How.CRASHED
+                isinstance(finding, Lost) and finding.how is not How.UNREACHABLE
             )
+            self._progress.set()
+            self._progress = asyncio.Event()
             self._post(_event(finding))
+
+
+async def who_serves(address: str, port: int, *, timeout_s: float) -> Mapping[str, object] | None:
+    """Ask a status port who it is: its ``/status``, empty where no supervisor answers.
+
+    None where nothing was answered within ``timeout_s`` seconds.
+    """
+    shown = f"[{address}]" if ":" in address else address
+    try:
+        async with (
+            asyncio.timeout(timeout_s),
+            aiohttp.ClientSession(trust_env=False) as session,
+            session.get(f"http://{shown}:{port}/status", allow_redirects=False) as answer,
+        ):
+            body = await answer.content.readexactly(min(answer.content_length or 0, _MOST_STATUS))
+            status = json.loads(body)
+    except TimeoutError:
+        return None
+    except (aiohttp.ClientError, asyncio.IncompleteReadError, OSError, ValueError, RecursionError):
+        return {}
+    return status if isinstance(status, dict) else {}
 
 
 @dataclass(slots=True)
