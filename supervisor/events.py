@@ -37,6 +37,8 @@ class Deadline(enum.StrEnum):
     """After SIGKILL: what is not gone now is in uninterruptible sleep, reported and left."""
     ACK = "ack"
     """The master waits for its members to be down."""
+    LATE = "late"
+    """The job failed before every host had come; those that are just starting are told as well."""
     PUBLISH = "publish"
     LIMIT = "limit"
     """The platform's SIGKILL is near: whatever is left is killed and the record written."""

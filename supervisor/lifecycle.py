@@ -90,6 +90,9 @@ SETTLE_S: Final = 2.0
 a second to be proven, and it, not its victim, is then the cause."""
 JOIN_MARGIN_S: Final = 2.0
 """A member waits this much longer than the master, which can say better who is missing."""
+LATE_S: Final = 2.0
+"""A job that fails before all hosts have come is still served so long. Hosts of a job start at
+about the same time, and one that comes too late waits for its whole join timeout."""
 _SHOWN: Final = 10
 """Missing hosts that are named in a message."""
 _MOST_NOTED: Final = 32
@@ -549,7 +552,7 @@ def _signalled(state: State, signum: int, at: float, actions: list[Action]) -> S
     # Already coming down for another reason: the platform's limit counts from here all the same.
     if state.rung is Rung.HOLD and state.setup.host == state.setup.evaluator:
         state = _climb(state, Rung.SCRIPTS, actions)
-    state = _disarm(state, actions, Deadline.PUBLISH)  # its ample time is over
+    state = _disarm(state, actions, Deadline.PUBLISH, Deadline.LATE)  # their ample time is over
     return _arm(state, Deadline.LIMIT, state.setup.budgets.limit_s, actions)
 
 
@@ -624,6 +627,8 @@ def _expired(state: State, deadline: Deadline, at: float, actions: list[Action])
             ]
             actions.append(Say("members.late", (("hosts", late),), "warning"))
             return replace(state, all_down=True)
+        case Deadline.LATE:
+            return state  # whether anybody is waited for still is drawn in _settle
         case Deadline.PUBLISH:
             return _publishing_over(state, "not finished in time")
     assert_never(deadline)
@@ -897,7 +902,7 @@ def _come_down(state: State, actions: list[Action]) -> State:
         state = _announce_end(state, actions)
     # Every timer of the way down, but the platform's where it was asked to stop.
     budgets = state.setup.budgets
-    kept = {Deadline.ACK, Deadline.LIMIT} if state.stop_signals else {Deadline.ACK}
+    kept = {Deadline.ACK, Deadline.LATE} | ({Deadline.LIMIT} if state.stop_signals else set())
     state = _disarm(state, actions, *(state.armed - kept))
     state = replace(state, phase=Phase.PUBLISHING)
     if not state.begun:
@@ -921,13 +926,17 @@ def _announce_end(state: State, actions: list[Action]) -> State:
     ack_s = min(budgets.ack_s, budgets.publish_s) if state.stop_signals else budgets.ack_s
     if state.setup.evaluator and verdict.outcome is Outcome.SUCCEEDED and not state.stop_signals:
         ack_s += budgets.evaluator_grace_s
+    waited_for = state.stop_signals or verdict.cause.kind is CauseKind.JOIN_TIMEOUT
+    if not state.begun and not waited_for:
+        state = _arm(state, Deadline.LATE, LATE_S, actions)
     return _arm(state, Deadline.ACK, ack_s, actions)
 
 
 def _leave(state: State, actions: list[Action]) -> State:
-    # Who has never been heard from cannot hear either, and is not waited for.
+    # Who has never been heard from may never come, and is not waited for.
+    late = Deadline.LATE in state.armed
     down = state.all_down or all(
-        member.down or not member.heard for member in state.members.values()
+        member.down or not (member.heard or late) for member in state.members.values()
     )
     if down:
         state = _disarm(state, actions, Deadline.ACK)

@@ -46,7 +46,7 @@ from supervisor.events import (
     TransferFailed,
     Waiting,
 )
-from supervisor.lifecycle import REFUSES, Life, Process, Rung, Setup, State, initial, step
+from supervisor.lifecycle import LATE_S, REFUSES, Life, Process, Rung, Setup, State, initial, step
 from supervisor.liveness import How
 from supervisor.model import Cause, CauseKind, ExitStatus, JobState, Outcome, Phase, Verdict
 from supervisor.outcome import host_exit_code, outcome_of
@@ -471,9 +471,23 @@ def test_only_hosts_that_were_heard_are_waited_for_at_the_end() -> None:
         assert said(actions)["members.late"] == ["algo-2"]
         assert late.phase is Phase.DONE
         state, _ = play(state, [joined("algo-2", Phase.DONE)])
+        state, _ = play(state, [Expired(each, 3.0) for each in state.armed & {Deadline.LATE}])
         assert state.phase is Phase.DONE
     state, _ = play(master(), [Prepared(), Signalled(15, 1.0)])
     assert state.phase is Phase.DONE, "nobody has come"
+
+
+def test_hosts_that_are_just_starting_are_told_of_a_failure() -> None:
+    """Hosts start together: one whose master had failed a moment before it came would wait for
+    its whole join timeout."""
+    failed = PrepareFailed("no space", 1.0)
+    state, actions = play(master(), [failed])
+    assert Arm(Deadline.LATE, LATE_S) in actions
+    told, _ = play(state, [joined("algo-2", Phase.DONE), joined("algo-3", Phase.DONE)])
+    assert (told.phase, len(told.armed)) == (Phase.DONE, 0)
+    for end in (Expired(Deadline.LATE, 3.0), Signalled(15, 2.0)):
+        state, _ = play(master(), [failed, end])
+        assert state.phase is Phase.DONE, "and not for long"
 
 
 def test_where_nothing_was_started_nothing_is_published() -> None:
@@ -974,7 +988,11 @@ def test_what_holds_whatever_comes(state: State, draw: st.DataObject) -> None:
             assert state.armed, "every phase after running has a deadline"
         done = state.phase is Phase.DONE
         settled = state.publishing_settled and (
-            state.all_down or all(m.down or not m.heard for m in state.members.values())
+            state.all_down
+            or all(
+                m.down or not (m.heard or Deadline.LATE in state.armed)
+                for m in state.members.values()
+            )
         )
         assert done == (order.index(state.phase) >= order.index(Phase.PUBLISHING) and settled)
         if done:

@@ -208,6 +208,12 @@ class Host:
             ) from None
 
     @property
+    def began(self) -> int:
+        """How often the script has begun, for those that note it."""
+        path = self.base / "checkpoints" / "began"
+        return len(path.read_text()) if path.exists() else 0
+
+    @property
     def running(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
