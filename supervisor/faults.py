@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 _FOUND_LIMIT = 120
+_NUMBER = re.compile(r"\[errno -?\d+\] ", re.IGNORECASE)
+"""How Python's own text of an OSError begins, also where it quotes another one."""
+
+
+def in_words(error: Exception) -> str:
+    """What went wrong, for a sentence of ours: without ``[Errno 98]``, and never empty."""
+    text = error.strerror if isinstance(error, OSError) else None
+    return " ".join(_NUMBER.sub("", text or str(error)).split()) or type(error).__name__
 
 
 def shown(value: object) -> str:

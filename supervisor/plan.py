@@ -47,11 +47,8 @@ class Endpoint:
 
     def __str__(self) -> str:
         # Where a port follows, an IPv6 address stands in brackets (RFC 3986, 3.2.2).
-        return (
-            f"[{self.address}]:{self.port}"
-            if ":" in self.address
-            else f"{self.address}:{self.port}"
-        )
+        address = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{address}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)

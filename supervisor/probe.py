@@ -9,11 +9,11 @@ and tells the life cycle what follows.
 from __future__ import annotations
 
 import asyncio
-import errno
 import itertools
 import json
 import os
 import random
+import re
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -33,6 +33,7 @@ from tenacity import (
 
 from supervisor import beat
 from supervisor.events import JobChanged, MasterEnded, MasterLost, MasterSeen
+from supervisor.faults import in_words
 from supervisor.liveness import (
     ActiveClock,
     Answered,
@@ -54,7 +55,17 @@ from supervisor.liveness import (
     Tick,
 )
 from supervisor.model import Cause, Phase
-from supervisor.net import Knock, NoAddress, Resolver, knock
+from supervisor.net import (
+    MOST_ADDRESSES,
+    Knock,
+    NoAddress,
+    Resolver,
+    are_refusals,
+    families,
+    is_address,
+    knock,
+    place,
+)
 from supervisor.protocol import (
     MAX_BODY_BYTES,
     HostReport,
@@ -74,6 +85,7 @@ _NOBODY = frozenset({401, 403, 404})
 """Answers to somebody who is no member of the job that is served there."""
 
 
+_ERRNO = re.compile(r"\[Errno (\d+)\]")
 _MOST_STATUS = 16 * 1024 * 1024
 
 
@@ -82,16 +94,20 @@ class _NoAnswerError(Exception):
 
 
 class _NamesResolver(AbstractResolver):
-    """`Resolver` as aiohttp wants it: names are looked up for every new connection."""
+    """`Resolver` as aiohttp wants it, of one host: looked up for every new connection."""
 
-    def __init__(self, resolver: Resolver, timeout_s: float) -> None:
+    def __init__(self, resolver: Resolver, address: str, timeout_s: float) -> None:
         self._resolver = resolver
+        self._address = address
         self._timeout_s = timeout_s
+        self.last: tuple[str, ...] = (address,) if is_address(address) else ()
+        """What was found last."""
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        found = await self._resolver.resolve(host, timeout_s=self._timeout_s)
+        found = await self._resolver.resolve(self._address, timeout_s=self._timeout_s)
+        self.last = found[:MOST_ADDRESSES]
         return [
             ResolveResult(
                 hostname=host,
@@ -101,7 +117,7 @@ class _NamesResolver(AbstractResolver):
                 proto=0,
                 flags=0,
             )
-            for address in found
+            for address in self.last
             if family in (socket.AF_UNSPEC, socket.AF_INET6 if ":" in address else socket.AF_INET)
         ]
 
@@ -165,6 +181,7 @@ class MasterLink:
         self._instance = instance or os.urandom(8).hex()
         self._job = job or JobIdentity()
         self._resolver = resolver or Resolver()
+        self._names = _NamesResolver(self._resolver, status_endpoint[0], self._slack_s)
         self._tick_s = min(1.0, lease_s / 8)
         self._clock = ActiveClock(time.monotonic(), max_step_s=4 * self._tick_s)
         self._liveness = MasterLiveness(lease_s, refused_count, refused_window_s, bare_after_s)
@@ -264,7 +281,7 @@ class MasterLink:
             limit=4,
             use_dns_cache=False,
             keepalive_timeout=15.0,
-            resolver=_NamesResolver(self._resolver, self._slack_s),
+            resolver=self._names,
         )
         self._session = aiohttp.ClientSession(
             connector=connector,
@@ -396,14 +413,14 @@ class MasterLink:
         """
         assert self._session is not None
         address, port = self._status
-        if ":" in address:
-            address = f"[{address}]"
-        where = f"{address}:{port}"
+        where = place(address, port)
+        # An address with a scope is none to a URL: the resolver knows it.
+        there = f"{self._master_host}:{port}" if "%" in address else where
         stage = _Stage()
         try:
             async with self._session.request(
                 method,
-                f"http://{address}:{port}{path}",
+                f"http://{there}{path}",
                 params=params,
                 data=body,
                 allow_redirects=False,
@@ -416,9 +433,11 @@ class MasterLink:
                     if len(answer) > MAX_BODY_BYTES:
                         break
         except aiohttp.ClientConnectorError as error:
-            observation = _of_connect(error.os_error, where)
+            observation = _of_connect(error.os_error, where, families(self._names.last))
         except TimeoutError:
-            observation = NoAnswer(f"{where}: no answer in {timeout_s:g} s", stage.connected)
+            over = families(self._names.last)
+            silence = f"{where}: no answer in {timeout_s:g} s{over}"
+            observation = NoAnswer(silence, stage.connected)
         except aiohttp.ClientResponseError as error:
             # Bytes came that are no HTTP: something lives there.
             self.problem = f"{where} does not speak HTTP ({error.message})"[:300]
@@ -496,12 +515,11 @@ async def who_serves(address: str, port: int, *, timeout_s: float) -> Mapping[st
 
     None where nothing was answered within ``timeout_s`` seconds.
     """
-    shown = f"[{address}]" if ":" in address else address
     try:
         async with (
             asyncio.timeout(timeout_s),
             aiohttp.ClientSession(trust_env=False) as session,
-            session.get(f"http://{shown}:{port}/status", allow_redirects=False) as answer,
+            session.get(f"http://{place(address, port)}/status", allow_redirects=False) as answer,
         ):
             body = await answer.content.readexactly(min(answer.content_length or 0, _MOST_STATUS))
             status = json.loads(body)
@@ -530,12 +548,14 @@ def _tracing() -> aiohttp.TraceConfig:
     return tracing
 
 
-def _of_connect(error: OSError, where: str) -> Observation:
+def _of_connect(error: OSError, where: str, over: str) -> Observation:
     if isinstance(error, NoAddress):
         return NoAnswer(f"DNS: {error}"[:300])
-    if error.errno == errno.ECONNREFUSED:
-        return Refused(f"{where} refuses connections")
-    return NoAnswer(f"{where}: {error.strerror or error}"[:300])
+    # aiohappyeyeballs puts the errors of several addresses into the text of one without a number.
+    numbers = [error.errno] if error.errno else [int(n) for n in _ERRNO.findall(str(error))]
+    if are_refusals(numbers):
+        return Refused(f"{where} refuses connections{over}")
+    return NoAnswer(f"{where}: {in_words(error)}{over}"[:300])
 
 
 def _event(finding: Finding) -> MasterSeen | MasterLost | MasterEnded:

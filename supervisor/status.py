@@ -30,9 +30,10 @@ from aiohttp import web
 
 from supervisor import beat, ports
 from supervisor.admission import Claim, Seat, admit
+from supervisor.faults import in_words
 from supervisor.liveness import ActiveClock, Lost, MemberState, MemberWatch
 from supervisor.model import JobState, Phase, Verdict
-from supervisor.net import AddressBook, Knock, Knocked, Resolver, canonical, knock
+from supervisor.net import AddressBook, Knock, Knocked, Resolver, canonical, knock, place
 from supervisor.protocol import (
     MAX_BODY_BYTES,
     MAX_MESSAGE_CHARS,
@@ -641,24 +642,34 @@ class StatusServer:
             connection.transport.abort()
 
     def _bound(self) -> socket.socket:
+        """The listening socket.
+
+        Every interface: one socket for both families. Where there is no IPv6 (no module, or
+        switched off so that ``::`` cannot be had) it is IPv4 alone.
+        """
         try:
-            if not self._bind:
-                dual = socket.has_dualstack_ipv6()
-                return socket.create_server(
-                    ("", self._port),
-                    family=socket.AF_INET6 if dual else socket.AF_INET,
-                    dualstack_ipv6=dual,
-                    backlog=2048,
-                )
-            family = socket.AF_INET6 if ":" in self._bind else socket.AF_INET
-            return socket.create_server((self._bind, self._port), family=family, backlog=2048)
+            if self._bind not in {"", "::"}:
+                family = socket.AF_INET6 if ":" in self._bind else socket.AF_INET
+                return socket.create_server((self._bind, self._port), family=family, backlog=2048)
+            if socket.has_dualstack_ipv6():
+                try:
+                    return socket.create_server(
+                        ("", self._port),
+                        family=socket.AF_INET6,
+                        dualstack_ipv6=True,
+                        backlog=2048,
+                    )
+                except OSError as error:
+                    if error.errno not in {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}:
+                        raise
+            return socket.create_server(("", self._port), backlog=2048)
         except OSError as error:
-            if error.errno == errno.EADDRINUSE:
+            taken = error.errno == errno.EADDRINUSE
+            if taken:
                 reason = ports.why_not(self._port, error)
             else:
                 where = self._bind or "every interface"
-                reason = f"port {self._port} on {where} cannot be bound: {error.strerror or error}"
-            taken = error.errno == errno.EADDRINUSE
+                reason = f"port {self._port} on {where} cannot be bound: {in_words(error)}"
             raise BindError(f"status server: {reason}", taken=taken) from None
 
     def publish(self, event: Mapping[str, object]) -> None:
@@ -704,10 +715,10 @@ class StatusServer:
                 case Knock.OPEN:
                     return f"answers on {member.port}, has not reported"
                 case Knock.REFUSED:
-                    return f"{member.port} refused"
+                    return f"{member.port} refused{found.families}"
                 case Knock.SILENT:
-                    unnamed = not found.evidence.startswith(f"{member.address}:{member.port}")
-                    return "DNS" if unnamed else f"no answer on {member.port}"
+                    unnamed = not found.evidence.startswith(place(member.address, member.port))
+                    return "DNS" if unnamed else f"no answer on {member.port}{found.families}"
 
         reasons = await asyncio.gather(*(reason(member) for member in members))
         return {member.host: why for member, why in zip(members, reasons, strict=True)}
