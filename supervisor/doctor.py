@@ -26,7 +26,7 @@ from typing import Final
 from supervisor.contract import CONFIG_FILES, EntryKind, Facts, Strategy, read_contract
 from supervisor.engines import absolute, sagemaker
 from supervisor.engines.local import free_ports
-from supervisor.faults import ContractError, Fault
+from supervisor.faults import ContractError, Fault, in_words
 from supervisor.installation import ALLOW, FILE, installed_versions, read_file
 from supervisor.net import NoAddress, Resolver
 from supervisor.paths import paths_below
@@ -288,7 +288,7 @@ def _taken_locally() -> Iterator[str]:
     try:
         free_ports(_LOCAL_PORTS)
     except OSError as error:
-        yield str(error)
+        yield in_words(error)
 
 
 def _existing(path: str) -> str:

@@ -12,9 +12,14 @@ _NUMBER = re.compile(r"\[errno -?\d+\] ", re.IGNORECASE)
 
 
 def in_words(error: Exception) -> str:
-    """What went wrong, for a sentence of ours: without ``[Errno 98]``, and never empty."""
+    """What went wrong, for a sentence of ours that names the file: no number, never empty."""
     text = error.strerror if isinstance(error, OSError) else None
-    return " ".join(_NUMBER.sub("", text or str(error)).split()) or type(error).__name__
+    return without_number(text or str(error)) or type(error).__name__
+
+
+def without_number(text: str) -> str:
+    """Python's text of an error, in one line and without its ``[Errno 98]``."""
+    return " ".join(_NUMBER.sub("", text).split())
 
 
 def shown(value: object) -> str:

@@ -60,7 +60,7 @@ from supervisor.events import (
     TransferFailed,
     Waiting,
 )
-from supervisor.faults import ContractError
+from supervisor.faults import ContractError, without_number
 from supervisor.guardian import Guardian
 from supervisor.lifecycle import Process, Setup, State, initial, step
 from supervisor.logs import Log
@@ -632,7 +632,9 @@ class _Host:
             self._broke(name, error)
 
     def _broke(self, name: str, error: Exception) -> None:
-        self._post(Broke(f"{name}: {type(error).__name__}: {error}", time.time()))
+        self._post(
+            Broke(f"{name}: {type(error).__name__}: {without_number(str(error))}", time.time())
+        )
 
     def _serve(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         task = self._services.create_task(self._watched(name, work), name=name)
