@@ -17,6 +17,9 @@ from dataclasses import dataclass, field
 
 from supervisor.model import JobState
 
+_PATIENCE = 1.5
+"""Leases for which a member that is not taken asks again."""
+
 
 class ActiveClock:
     """A clock that stands still while this process does not run.
@@ -328,17 +331,17 @@ class MasterLiveness:
         return first
 
     def _rejected(self, evidence: str, now: float, *, final: bool) -> Finding | None:
-        """It does not take us: at once for good, or for as long as silence may last.
+        """It does not take us: for good, or for longer than silence may last.
 
         A name may still lead to the last job's master, and a supervisor that was killed may not
-        be known to be dead yet.
+        be known to be dead yet: its lease has to run out first.
         """
         if self.final:
             return None
         self.evidence = evidence
         if self._rejected_since is None:
             self._rejected_since = now
-        if final or now - self._rejected_since > self.lease_s:
+        if final or now - self._rejected_since > _PATIENCE * self.lease_s:
             return self._lost(How.REFUSES, evidence, final=True)
         if self.bound:
             return self._check_lease(now)  # no sign of life of ours
@@ -365,6 +368,8 @@ class MasterLiveness:
             return None
         if now - self._last_sign <= self.lease_s:
             return None
+        if self.bound and self._rejected_since is not None:
+            return self._lost(How.REFUSES, self.evidence, final=True)
         return self._lost(
             How.UNREACHABLE, f"no answer for {now - self._last_sign:.0f} s ({self.evidence})"
         )
@@ -373,6 +378,7 @@ class MasterLiveness:
         final = final or self.bound
         self.state = MasterState.LOST if final else MasterState.UNSEEN
         self._refusals.clear()
+        self._rejected_since = None
         return Lost(how, evidence, final)
 
 

@@ -133,9 +133,21 @@ HISTORIES = (
     ),
     History(
         "and no longer",
-        ((0, NOT_NOW), (15, NOT_NOW), (30, NOT_NOW), (30.1, NOT_NOW), (31, JOINING)),
+        ((0, NOT_NOW), (20, NOT_NOW), (40, NOT_NOW), (45.1, NOT_NOW), (46, JOINING)),
         ("seen", "refuses this host"),
         MasterState.LOST,
+    ),
+    History(
+        "in a running job the silence of the true one decides, and the reason is said",
+        ((0, UP), (10, NOT_NOW), (20, NOT_NOW), (30, NOT_NOW), (30.1, Tick())),
+        ("seen", "refuses this host"),
+        MasterState.LOST,
+    ),
+    History(
+        "before that, silence after a refusal is silence, and a new master takes us",
+        ((0, NOT_NOW), (31, Tick()), (99, Answered(JobState.JOINING, "run-2"))),
+        ("seen", "unreachable", "seen"),
+        MasterState.UP,
     ),
     History(
         "one that will never take us is not waited for",
