@@ -240,14 +240,10 @@ def _define_status(parser: argparse.ArgumentParser) -> None:
 
 def _status(arguments: argparse.Namespace) -> int:
     from supervisor import status_cli  # noqa: PLC0415
-    from supervisor.strangers import is_of_a_service  # noqa: PLC0415
 
     url = arguments.url
     if url is None:
-        port = os.environ.get("SUPERVISOR_STATUS_PORT")
-        if port and is_of_a_service("SUPERVISOR_STATUS_PORT", port):
-            port = None
-        url = f"http://127.0.0.1:{port}" if port else status_cli.DEFAULT_URL
+        url = status_cli.own_url(os.environ)
     return status_cli.run(url, as_json=arguments.json, watch=arguments.watch)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -19,7 +20,8 @@ from supervisor.faults import ContractError, Fault
 from supervisor.guardian import Guardian
 from supervisor.logs import Log
 from supervisor.masking import Masker
-from supervisor.outcome import cut
+from supervisor.occupied import OccupiedError, occupy
+from supervisor.outcome import EXIT_PREPARING, cut
 from supervisor.paths import paths_below
 from supervisor.plan import Plan, make_plan
 from supervisor.run import LAST_OUTPUT_S, READY_S, RECORD_LIMIT_S, run_host
@@ -74,6 +76,11 @@ def train(environ: Mapping[str, str], flags: Mapping[str, str], guardian: Guardi
         ContractError: nothing was started; the failure file says why.
     """
     inherited = process.reset_inherited_signals(hold=process.STOP_SIGNALS)
+    try:
+        occupy(sagemaker.base_dir(environ))
+    except OccupiedError as error:
+        print(f"supervisor: {error}", file=sys.stderr)
+        return EXIT_PREPARING
     try:
         plan = _first_plan(environ, flags)
         return asyncio.run(_train(plan, partial(plan_of, environ, flags), inherited, guardian))
