@@ -159,11 +159,11 @@ class HostReport:
     cause: Cause | None
     heard: int
     seq: int = 0
-    holds: str = ""
-    """What the checkpoint directory holds, see ``agreement.Held``; empty: nothing is said."""
     run: str = ""
     """The run of the job that it follows."""
     job: JobIdentity = JobIdentity()
+    holds: str = ""
+    """What the checkpoint directory holds, see ``agreement.Held``; empty: nothing is said."""
 
 
 # --------------------------------------------------------------------------- encoding
