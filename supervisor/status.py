@@ -713,7 +713,8 @@ class StatusServer:
         async def reason(member: Member) -> str:
             if member.host in self._tokenless:
                 return "comes without the job's token"
-            if turned_away := self._reported[member.host].turned_away:
+            turned_away = self._reported[member.host].turned_away
+            if turned_away and self._watch.state(member.host) is not MemberState.UP:
                 return turned_away[-1]
             async with turns:
                 found = await self._knock(member, timeout_s)
@@ -767,8 +768,9 @@ class StatusServer:
             self._examine_again[host] = 0.0
             if lost := self._watch.replaced(host, now):
                 self._lost(host, lost)
-        said.seat = admission.seat
-        said.turned_away.clear()
+        if admission.seat != said.seat:
+            said.seat = admission.seat
+            said.turned_away.clear()
         connection.instance = claim.instance
         self._signed(host, connection, now)
 
