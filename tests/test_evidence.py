@@ -341,6 +341,107 @@ def test_recorded_last_words(name: str) -> None:
     assert failed(text, code).message.startswith(sentence)
 
 
+TENSORFLOW = {
+    "assert_op": "InvalidArgumentError: assertion failed: [label out of range]",
+    "autograph": "ValueError: Dimensions must be equal, but are 3 and 2 for",
+    "check_failed": "InvalidArgumentError: Value for attr 'Tindices' of float is not in the list",
+    "check_numerics": "InvalidArgumentError: loss is not finite : Tensor had NaN values (train.py:",
+    "checkpoint_missing": "RuntimeError: Unsuccessful TensorSliceReader constructor:",
+    "checkpoint_reader": "RuntimeError: Unsuccessful TensorSliceReader constructor:",
+    "device": "InvalidArgumentError: Could not satisfy device specification",
+    "eager_shape": "InvalidArgumentError: Matrix size-incompatible: In[0]: [2,3], In[1]: [2,3] (",
+    "enable_check_numerics": "InvalidArgumentError: Tensor had NaN values (train.py:",
+    "graph_shape": "ValueError: Dimensions must be equal, but are 3 and 4 for",
+    "keras_fit": "InvalidArgumentError: Received a label value of 9 which is outside the valid",
+    "keras_input": "ValueError: Input 0 with name 'None' of layer 'dense' is incompatible",
+    "keras_layer": "ValueError: Dimensions must be equal, but are 3 and 7 for",
+    "mwms_keras1": "ValueError: Attempt to convert a value (PerReplica:{ (train.py:9)",
+    "mwms_killed0": "UnavailableError: Collective ops is aborted by: Error reported from",
+    "mwms_mismatch0": "UnavailableError: Collective ops is aborted by: Error reported from",
+    "mwms_mismatch1": (
+        "InternalError: Collective ops is aborted by: Collective instance 104 expected type 0 "
+        "and data_type 3 but got type 0 and data_type 1 (train.py:"
+    ),
+    "mwms_raises0": "UnavailableError: Collective ops is aborted by: Error reported from",
+    "oom": "ResourceExhaustedError: OOM when allocating tensor with shape[1048576,1048576]",
+    "oom_graph": "ResourceExhaustedError: OOM when allocating tensor with shape[4000000,4000000]",
+    "port_taken": "UnknownError: Could not start gRPC server (train.py:",
+    "ps_killed0": "UnavailableError: failed to connect to all addresses; last error:",
+    "py_function": "ValueError: bad row 17 (train.py:3)",
+    "record_data_loss": "DataLossError: corrupted record at 0 (Is this even a TFRecord file?)",
+    "record_missing": "NotFoundError: missing.tfrecord; No such file or directory (train.py:",
+    "resolver": "ValueError: The `task_id` 7 exceeds the maximum id of worker. (train.py:",
+    "saved_model": "OSError: SavedModel file does not exist at: /opt/ml/model/1/",
+    "segv": "killed by SIGSEGV",
+    "xla": "InvalidArgumentError: Detected unsupported operations when trying to compile graph",
+}
+"""Recorded of TensorFlow 2.21 and Keras 3.15, file → what the cause begins with."""
+VICTIMS = {"mwms_killed0", "mwms_mismatch0", "mwms_raises0", "ps_killed0"}
+"""Those that died of another process's end."""
+RECORDINGS = Path(__file__).parent / "recorded" / "tensorflow"
+
+
+def test_every_recording_is_in_the_table() -> None:
+    assert {path.stem for path in RECORDINGS.glob("*.txt")} == set(TENSORFLOW)
+
+
+@pytest.mark.parametrize("name", TENSORFLOW)
+def test_what_tensorflow_says_went_wrong_is_the_cause(name: str) -> None:
+    """Every host of a job said TensorFlow's fixed advice, "The error could be from a previous
+    operation. Restart your program to reset.", and not what had happened."""
+    status = ExitStatus(signum=signal.SIGSEGV) if name == "segv" else ExitStatus(code=1)
+    stderr = (RECORDINGS / f"{name}.txt").read_bytes()
+    found = read(status=status, run_s=HOURS, stderr=stderr)
+    assert found.message.startswith(TENSORFLOW[name])
+    assert evidence.speaks_of_lost_peer(f"{found.message} {found.detail}") == (name in VICTIMS)
+    for chatter in ("absl::InitializeLog", "cudart_stub", "cuInit", "ABORTED: Shutdown", "oneDNN"):
+        assert chatter not in found.detail
+    if "Collective ops" in TENSORFLOW[name]:
+        assert "Collective ops is aborted by" in found.detail
+
+
+def test_chatter_is_nobodys_last_word() -> None:
+    """After SIGKILL the failure text was TensorFlow's start-up chatter, a dump of its options
+    included, in place of what the script had said last."""
+    chatter = (RECORDINGS / "segv.txt").read_text() + (
+        "I0000 00:00:1795871965.909758    1327 eager_service_impl.cc:355] SessionOptions: x\n"
+        'device_count {\n  key: "CPU"\n  value: 1\n}\nallow_soft_placement: true\n\n'
+        "2025-01-31 12:00:00.000001: I tensorflow/core/util/port.cc:153] oneDNN custom\n"
+    )
+    found = read(
+        status=ExitStatus(signum=9), run_s=HOURS, stdout=b"step 1\n", stderr=chatter.encode()
+    )
+    assert found.detail == "step 1"
+    assert failed(chatter, 3).message == "exit 3 after 3 h 12 min"
+    said = failed(chatter + "out of patience\n" + chatter, 3)
+    assert said.message == "out of patience; exit 3 after 3 h 12 min"
+    assert said.detail == "out of patience"
+
+
+def test_a_failed_check_of_cpp_is_the_cause() -> None:
+    text = (
+        "F0000 00:00:1795871965.615108   27913 tensor.cc:852] Check failed: IsAligned() ptr = 0x1\n"
+        "*** Check failure stack trace: ***\n    @     0x7f3c  (unknown)\n"
+    )
+    assert killed(signal.SIGABRT, text).message.startswith(
+        "Check failed: IsAligned() ptr = 0x1; killed by SIGABRT"
+    )
+
+
+def test_what_has_begun_does_not_fail_to_start() -> None:
+    """``(start-up failure)`` was said of scripts that had trained steps, in their first 5 s."""
+    trace = 'Traceback (most recent call last):\n  File "/c/t.py", line 5, in f\nValueError: bad\n'
+    chatter = (RECORDINGS / "segv.txt").read_text()
+    assert "start-up" in failed(trace, run_s=0.8).message
+    assert "start-up" in failed(chatter + trace, run_s=0.8).message
+    assert "start-up" not in failed(trace, run_s=0.8, stdout="step 1\n").message
+    assert "start-up" not in failed("INFO:root:step 1\n" + trace, run_s=0.8).message
+    saved = read(
+        status=ExitStatus(code=1), run_s=0.8, stderr=trace.encode(), progressed=True
+    ).message
+    assert "start-up" not in saved
+
+
 def test_a_traceback_on_stdout_counts_where_stderr_has_none() -> None:
     text = 'Traceback (most recent call last):\n  File "/c/train.py", line 5, in f\nE: bad\n'
     assert failed(stdout=text).message == "E: bad (train.py:5); exit 1 after 3 h 12 min"
