@@ -122,6 +122,40 @@ def test_why_pip_failed(lines: list[str], words: str) -> None:
     assert words in diagnosis(lines)
 
 
+RECORDED = {
+    "cfail": "cfail: cfail.c:1:11: error: expected declaration specifiers",
+    "hdr": "hdr: hdr.c:1:10: fatal error: nosuchlib/api.h: No such file or directory",
+    "raises": "./raises: RuntimeError: CUDA_HOME is not set",
+    "git": "y: fatal: unable to access 'https://example.invalid/x/y.git/': Could not resolve host",
+    "gitlocal": "y: fatal: '/nosuch/repo' does not appear to be a git repository",
+    "nogit": "Cannot find command 'git' - do you have 'git' installed and in your PATH?",
+    "hash": "six==1.16.0 is not the file whose hash is given: Expected sha256 0000",
+    "pyver": "Package 'pyver' requires a different Python: 3.11.7 not in '>=3.99'",
+    "nobe": "ModuleNotFoundError: No module named 'nosuch'",
+    "missing": "the index has no distribution for nosuchpackage-zz-00",
+    "version": "the index has no distribution for six==99.0",
+    "conflict": "The user requested six==1.16.0; The user requested six==1.15.0",
+}
+"""Recorded of pip, file → what the cause begins with."""
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_the_line_that_says_why_is_the_cause_and_not_pips_headline(name: str) -> None:
+    """Whatever pip ran and failed was called ``subprocess-exited-with-error``."""
+    path = pathlib.Path(__file__).parent / "recorded" / "pip" / f"{name}.txt"
+    assert diagnosis(path.read_text().split("\n")).startswith(RECORDED[name])
+
+
+def test_a_version_for_another_python_is_said() -> None:
+    ignored = "1.0 Requires-Python >=3.99; 1.1 Requires-Python >=3.99"
+    lines = [
+        f"ERROR: Ignored the following versions that require a different python version: {ignored}",
+        "ERROR: Could not find a version that satisfies the requirement x==1.0 (from versions: )",
+        "ERROR: No matching distribution found for x==1.0",
+    ]
+    assert diagnosis(lines).endswith("(there is one for Python >=3.99)")
+
+
 def test_arns() -> None:
     found = code_artifact("arn:aws:codeartifact:eu-west-1:123:repository/team/py/x")
     assert found is not None
