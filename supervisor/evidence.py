@@ -27,7 +27,7 @@ DETAIL_LIMIT = 4096
 """Characters of ``Evidence.detail``."""
 
 STARTUP_S = 5.0
-"""A failure earlier than this is called one of start-up, unless a step was spoken of."""
+"""A failure earlier than this, of a script that had said and saved nothing, is one of start-up."""
 
 RESTART_CODES = frozenset({42, 143})
 """With these TensorFlow's PreemptionCheckpointHandler asks to be started again: 42 by default, 143
@@ -69,40 +69,25 @@ _LOG_LINE = re.compile(
     r"|(?:DEBUG|INFO|WARNING|WARN|ERROR|CRITICAL|FATAL)\b[:\s]"
     r"|\[[^\]]{0,80}\] (?:DEBUG|INFO|WARNING|WARN)"
 )
-_LOGGED_ERROR = re.compile(r"(?:\b|_)(?:ERROR|CRITICAL|FATAL)\b|^E\d{4}[^\]]*\.py:\d+\]")
-"""A record after which a logger prints a traceback. C++ code logs none: its errors are no records
-of what follows them."""
-_HEADER = r"(?:\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: (?:[%s]) |(?:[%s])\d{4} \d\d:\d\d:[\d.]+ +\d+ )"
-_USUAL = (
-    r"[^\n]*(?:cuda|cudnn|cublas|cufft|oneDNN|TF-TRT|NUMA|numa_node|gpu_device|computation_placer"
-    r"|cpu_feature|failed call to cuInit"
-    r"|[Rr]endezvous[^\n]*(?:Shutdown|End of sequence|OUT_OF_RANGE))"
+_CPP_LINE = re.compile(
+    r"(?:\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: ([IWEF]) \S+\.(?:cc|h|cpp|cu):\d+\]"
+    r"|([IWEF])\d{4} \d\d:\d\d:[\d.]+ +\d+ \S+\.(?:cc|h|cpp|cu):\d+\])"
 )
-_CHATTER = re.compile(
-    rf"^(?:{_HEADER % ('I', 'I')}|{_HEADER % ('WE', 'WE')}(?={_USUAL})"
-    r"|WARNING: All log messages before absl::InitializeLog\(\) is called)[^\n]*"
-    r"(?:\n(?:To enable the following instructions: "
-    r"|[ \t]*(?:(?!error|fatal|warning|usage)[a-z_][a-z0-9_]*(?:: | \{)|[\]})]))[^\n]*|\n(?=\n|$))*"
-    r"(?:\n|$)",
-    re.MULTILINE,
+"""A message of TensorFlow's C++; Python's absl logs the same, with a ``.py``."""
+_UNLEVELLED = re.compile(
+    r"WARNING: All log messages before absl::InitializeLog\(\) is called"
+    r"|To enable the following instructions: "
 )
-"""What TensorFlow says at every start, with the lines that belong to it: no last words."""
-_STEPS = re.compile(
-    r"(?i)\b(?:step|epoch|iter|iteration|batch)s?\b\W{0,3}\d|\d+/\d+ [━\[]", re.MULTILINE
+_KNOWN_CHATTER = re.compile(
+    r"UNKNOWN ERROR \(303\)|Unable to register cu\w+ (?:factory|plugin)|cudart_stub|TF-TRT Warning"
+    r"|aborting with status: (?:ABORTED: (?:Shutdown|Cleanup)|CANCELLED|OUT_OF_RANGE)"
+    r"|computation placer already registered|NUMA node|will not be optimized because"
+    r"|This could happen if the remote target has been disconnected"
 )
-_GRAPH_NOTE = re.compile(
-    r"\s*$|\s*File \"|\s*<stack traces unavailable>|Detected at node|\d+ root error\(s\) found"
-    r"|The error could be from a previous operation|Additional GRPC error information"
-    r"|Hint: |:?\s*:?\{?\"?(?:UNKNOWN|created)\b|:\{|Error received from peer|\s*\[\[\{\{node"
-)
-"""Lines of TensorFlow's graph errors that are its notes and its fixed advice."""
-_ROOT_NUMBER = re.compile(r"\(\d+\)\s+")
-_DECORATION = re.compile(
-    r"\{\{function_node [^}]*\}\} ?| ?\[Op:[^\]]*\](?: name:)?\s*$|\[_XlaMustCompile[^\]]*\]"
-)
-"""What TensorFlow puts around a message: where in a graph, which op."""
-_USER_CODE = "in user code:"
-_CALLING = "Exception encountered when calling "
+"""Warnings and errors that TensorFlow logs in runs that are sound."""
+_CONTINUED = re.compile(r"[ \t]|\S*\}$|\w+ \{$|\w+: (?:\"[^\"]*\"|[\w.-]+)$|/job:\S+$|$")
+"""What goes on with a message of C++: indented, or a dump of a protocol buffer."""
+_LOGGED_ERROR = re.compile(r"(?:\b|_)(?:ERROR|CRITICAL|FATAL)\b|^E\d{4}|: E ")
 _NOISE = re.compile(
     r"Exception ignored in|terminate called|Aborted|Segmentation fault|sys:1: "
     r"|.{0,400}Warning: |  warnings\.warn|During handling|Error in atexit"
@@ -110,8 +95,7 @@ _NOISE = re.compile(
 _LOST_PEER = re.compile(
     r"UnavailableError|UNAVAILABLE|AbortedError|Connection(?:Reset|Refused|Aborted)Error"
     r"|BrokenPipeError|Connection re(?:set by peer|fused)|Socket closed|Broken pipe"
-    r"|failed to connect to all addresses|[Hh]eartbeat|RPC (?:failed|error)|GOAWAY"
-    r"|current incarnation doesn't match"
+    r"|failed to connect to all addresses|[Hh]eartbeat|\bRPC (?:failed|error)|GOAWAY"
 )
 """What gRPC, TensorFlow's coordination service and sockets say of a peer that is gone."""
 _LIBRARY = re.compile(r"(?:^|/)(?:site-packages|dist-packages)/([^/.]+)")
@@ -122,6 +106,22 @@ _SECOND_HAND = re.compile(
 _CANDIDATES = 32
 _FATAL = "Fatal Python error: "
 _GRAPH_ERROR = "Graph execution error"
+_ADVICE = re.compile(
+    r"The error could be from a previous operation\. Restart your program to reset\."
+    r"|Additional GRPC error information from remote target|:UNKNOWN:Error received from peer"
+    r"|This could happen if the remote target has been disconnected|Hint: |0 successful operations"
+    r"|\d+ derived errors? ignored|The tasks have crashed\. Check the task logs"
+    r"|<stack traces unavailable>|This isn't available when running in Eager mode"
+    r"|\d+ root error\(s\) found|/job:\S+$|Arguments received by |Call arguments received by "
+    r"|Exception encountered when calling |Could not automatically infer the output shape"
+)
+"""Lines of TensorFlow's and Keras's messages that are the same whatever happened."""
+_NODE_HEAD = re.compile(r"(?:Detected at node|node) .* defined at \(most recent call last\)")
+_ROOT = re.compile(r"^\(\d+\) +[A-Z_]+: +")
+_TRACED = "in user code:"
+_INNER = re.compile(r"(?:\w+\.)*\w*(?:Error|Exception): ")
+_FUNCTION_NODE = re.compile(r"\{\{function_node [^}]*\}\} ?")
+_OP = re.compile(r"(?: \[\[\{\{node .*\]\])?(?: \[Op:\w+\](?: name: ?\S*)?| name: ?)+$")
 _NO_SPACE = ("No space left on device", "Disk quota exceeded")
 
 _OURS = __file__.rpartition("/")[0] + "/"
@@ -158,6 +158,7 @@ class _Frame:
         return not (
             self.ours
             or self.file.startswith("<")
+            or "__autograph_generated_file" in self.file  # a copy of the user's, gone by now
             or _LIBRARY.search(self.file)
             or _STANDARD.search(self.file)
         )
@@ -202,7 +203,7 @@ class _Raised:
     def sentence(self) -> str:
         """``RuntimeError: loss is NaN (train.py:88)``."""
         kind = self.kind.rpartition(".")[2]
-        text = _DECORATION.sub("", _one_line(self.text))
+        text = _one_line(self.text)
         said = f"{kind}: {text}" if text and kind else kind or text
         if self.inner:
             said = f"{said}: {self.inner[0].sentence}"
@@ -221,6 +222,7 @@ def read(
     memory_after: MemoryReading | None = None,
     stopped_because: str = "",
     checkpoint: str = "",
+    progressed: bool = False,
 ) -> Evidence:
     """Say why a process ended.
 
@@ -234,17 +236,19 @@ def read(
         stopped_because: if we sent it the signal that ended it: why, as in "the grace of 30 s was
             over". Its death is then not blamed on it.
         checkpoint: one that it wrote after we had asked it to stop, if it did.
+        progressed: it is known to have got beyond its start, by a checkpoint that it wrote.
 
     """
-    errors, output = _decode(stderr), _decode(stdout)
-    trained = _STEPS.search(output) or _STEPS.search(errors)
-    ending = _ending(status, run_s, stopped_because, trained=trained is not None)
-    if status.ok:
-        return Evidence(_compose("", ending))
-    kills = memory.oom_kills_between(memory_before, memory_after)
+    errors, output = (_without_chatter(_decode(tail)) for tail in (stderr, stdout))
     raised, source = _find_raised(errors), errors
     if raised is None:
         raised, source = _find_raised(output), output
+    before = errors[: raised.start] if raised is not None and source is errors else ""
+    began = progressed or bool(output.strip() or before.strip())
+    ending = _ending(status, run_s, stopped_because, startup=not began)
+    if status.ok:
+        return Evidence(_compose("", ending))
+    kills = memory.oom_kills_between(memory_before, memory_after)
     if raised is not None and not _explains(raised, status, source):
         raised = None
     chain = _chain(source, raised) if raised is not None else ()
@@ -304,13 +308,13 @@ def _two(big: int, big_unit: str, small: int, small_unit: str) -> str:
 # ---------------------------------------------------------------------------- the sentence
 
 
-def _ending(status: ExitStatus, run_s: float, stopped_because: str, *, trained: bool) -> str:
+def _ending(status: ExitStatus, run_s: float, stopped_because: str, *, startup: bool) -> str:
     said = f"{status} after {format_duration(run_s)}"
     if stopped_because:
         if status.signum is not None:
             return f"{said}, sent by the supervisor because {_clean(stopped_because)}"
         return f"{said}, stopped because {_clean(stopped_because)}"
-    if not status.ok and run_s < STARTUP_S and not trained:
+    if startup and not status.ok and run_s < STARTUP_S:
         said += " (start-up failure)"
     if status.code is not None and 128 < status.code <= 128 + 64:
         said += f"; a shell says that for {signal_name(status.code - 128)}"
@@ -367,7 +371,7 @@ def _cause(
     if status.signum is not None and status.signum not in _SELF_MADE:
         # Killed from outside in the middle of anything: its last line is no cause.
         return ""
-    if line := _last_plain_line(errors, 0) or _last_line(errors):
+    if line := _fatal_line(errors) or _last_plain_line(errors, 0) or _last_line(errors):
         return line
     if line := _last_plain_line(output, 0) or _last_line(output):
         return f"last output: {line}"
@@ -492,15 +496,9 @@ def _parse_exception(
     at = _next_line(text, at, stop)
     end = message_at = at
     blanks = 0
+    traced = first == _TRACED
     if first.startswith(_GRAPH_ERROR) and (said := _graph_error(text, at, stop)) is not None:
-        return _Raised(kind, (first, said[0]), frames, start, said[1], message_at)
-    if first == _USER_CODE and (told := _user_code(text, at, stop)) is not None:
-        return _Raised(kind, (told[0],), (*frames, *told[1]), start, told[2], message_at)
-    if first.startswith(_CALLING):  # Keras; the error itself stands between blank lines
-        at = _skip_blanks(text, at, stop)
-        lines = [_line_at(text, at, stop).strip(), first]
-        end = _next_line(text, at, stop)
-        return _Raised(kind, tuple(lines), frames, start, end, message_at)
+        return _Raised(kind, (first, *said[0]), frames, start, said[1], message_at)
     for _ in range(_MESSAGE_LINES):
         if at >= stop:
             break
@@ -510,11 +508,12 @@ def _parse_exception(
         at = _next_line(text, at, stop)
         if not line.strip():
             blanks += 1
-            if blanks > 2:
+            if blanks > 2 and not traced:
                 break
         else:
             # Only a message that stopped short goes on after a blank line.
-            if blanks and not lines[-1].rstrip().endswith((":", "\\")) and len(lines) > 1:
+            short = traced or lines[-1].rstrip().endswith((":", "\\"))
+            if blanks and not short and len(lines) > 1:
                 break
             lines.append(line)
             end = at
@@ -522,54 +521,39 @@ def _parse_exception(
     return _Raised(kind, tuple(lines), frames, start, end, message_at)
 
 
-def _graph_error(text: str, at: int, stop: int) -> tuple[str, int] | None:
-    """What went wrong in a TensorFlow graph, and where that ends.
+def _graph_error(text: str, at: int, stop: int) -> tuple[tuple[str, ...], int] | None:
+    """What went wrong in a TensorFlow graph, its line first, and where that ends.
 
-    "Graph execution error:" is followed by where the node was defined, tracebacks included, by what
-    went wrong, in one line or in many, and by the name of the node. Of many the first that is no
-    note says it: those after it are gRPC's words about the same and TensorFlow's fixed advice.
+    "Graph execution error:" is followed by where the node was defined, tracebacks included, and
+    after that by the message, which may have lines of advice around the one that says it. Then
+    comes ``[[{{node …}}]]``.
     """
     node = text.find("[[{{node", at, stop)
-    end = _next_line(text, node, stop) if node >= 0 else stop
-    for _ in range(_BLOCK_LINES):
-        if at >= end:
+    if node < 0:
+        return None
+    line = text.rfind("\n", at, node)
+    if line < at:
+        return None
+    said: list[str] = []
+    for each in reversed(text[at:line].split("\n")[-_BLOCK_LINES:]):
+        if _FRAME.fullmatch(each) or _NODE_HEAD.match(each) or _GRAPH_ERROR in each:
             break
-        line = _line_at(text, at, end)
-        after = _next_line(text, at, end)
-        if node < 0 and (_HEAD in line or _LOG_LINE.match(line)):
-            break
-        if _HEAD in line:  # of a Python function in the graph: what it raised follows
-            raised = _parse_block(text, at, "", end)
-            if raised is not None:
-                return raised.sentence, end
-        if not _GRAPH_NOTE.match(line):
-            return _ROOT_NUMBER.sub("", line.strip(), count=1), end if node >= 0 else after
-        at = after
-    return None
+        if not each.strip() and said and not all(_says_nothing(one) for one in said):
+            break  # what stands above is where the node was defined
+        if each.strip():
+            said.append(each.strip()[:_LINE_LIMIT])
+    said.reverse()
+    return _most_telling(said), _next_line(text, node, stop)
 
 
-def _user_code(text: str, at: int, stop: int) -> tuple[str, tuple[_Frame, ...], int] | None:
-    """What was raised in a function that AutoGraph had rewritten: an indented traceback without a
-    head, and the error below it. The words, the user's frames and where it ends."""
-    said, frames, end = "", list[_Frame](), at
-    for _ in range(_BLOCK_LINES):
-        line = _line_at(text, at, stop)
-        if at >= stop or (line.strip() and not line.startswith("    ")):
-            break
-        at = _next_line(text, at, stop)
-        line = line.removeprefix("    ")
-        if (found := _FRAME.match(line)) is not None or (found := _FRAME.match("  " + line)):
-            function = (found[3] or "").removesuffix("*").strip()
-            frames.append(_Frame(found[1], found[2], function, ()))
-        elif not line.startswith(" ") and (raised := _EXCEPTION.fullmatch(line)) and raised[2]:
-            said, end = raised[2], at
-    return (said, tuple(frames), end) if said else None
+def _says_nothing(line: str) -> bool:
+    return _ADVICE.match(line.strip()) is not None or not line.strip(" :")
 
 
-def _skip_blanks(text: str, at: int, stop: int) -> int:
-    while at < stop and not _line_at(text, at, stop).strip():
-        at = _next_line(text, at, stop)
-    return at
+def _most_telling(lines: Sequence[str]) -> tuple[str, ...]:
+    """The same lines, the first that says something at the front."""
+    first = next((n for n, line in enumerate(lines) if not _says_nothing(line)), 0)
+    return tuple(lines[first:]) or tuple(lines)
 
 
 def _chain(text: str, last: _Raised) -> tuple[_Raised, ...]:
@@ -767,7 +751,7 @@ def _decode(tail: bytes) -> str:
     text = data.decode("utf-8", "replace")
     if "\r" in text:
         text = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
-    return _CHATTER.sub("", text)
+    return text
 
 
 def _line_at(text: str, at: int, stop: int | None = None) -> str:
@@ -817,6 +801,14 @@ def _last_plain_line(text: str, begin: int) -> str:
     return ""
 
 
+def _fatal_line(text: str) -> str:
+    """The check of TensorFlow's C++ that failed; its stack trace follows it."""
+    for line in reversed(text[-8192:].split("\n")):
+        if (found := _CPP_LINE.match(line)) is not None and "F" in found.groups():
+            return _clean(line[found.end() :], _LINE_LIMIT).strip()
+    return ""
+
+
 def _last_line(text: str) -> str:
     lines = _lines_from_end(text, 0, 1)
     return _clean(lines[0], _LINE_LIMIT).strip() if lines else ""
@@ -839,13 +831,45 @@ def _one_line(lines: Sequence[str]) -> str:
     if not said:
         return ""
     if said[0].startswith(_GRAPH_ERROR) and len(said) > 1:
-        return said[1]
-    text = said[0]
+        return _told(said[1])
+    if _says_nothing(said[0]):
+        return _told(_most_telling(said)[0])
+    if said[0] == _TRACED:  # a function that is traced: its own traceback is inside
+        inner = [line for line in said if _INNER.match(line)]
+        return _told(_INNER.sub("", (inner or said)[-1], count=1))
+    text = _told(said[0])
     for line in said[1:3]:
         if lines[0].strip() and not text.endswith((":", ",", "(")):
             break
         text += " " + line
     return text
+
+
+def _told(line: str) -> str:
+    """Without the marks that TensorFlow's runtime puts around a message."""
+    return _OP.sub("", _ROOT.sub("", _FUNCTION_NODE.sub("", line))).strip().lstrip(": ") or line
+
+
+def _without_chatter(text: str) -> str:
+    """Without what TensorFlow's C++ says in every run: at the level INFO, and what is known.
+
+    What a script or Python itself writes is never taken for the rest of such a message, unless it
+    looks like one.
+    """
+    if "] " not in text and "absl::InitializeLog" not in text:
+        return text
+    kept: list[str] = []
+    within = False
+    for line in text.split("\n"):
+        if (found := _CPP_LINE.match(line)) is not None:
+            within = (found[1] or found[2]) == "I" or _KNOWN_CHATTER.search(line) is not None
+        elif _UNLEVELLED.match(line) is not None:
+            within = True
+        else:
+            within = within and _CONTINUED.match(line) is not None
+        if not within:
+            kept.append(line)
+    return "\n".join(kept)
 
 
 def _clean(text: str, limit: int = DETAIL_LIMIT) -> str:

@@ -419,10 +419,7 @@ class _Fleet:
         carriage = Carriage.LIVE if sink.terminal else Carriage.COLLAPSE
         if wish == "keep":
             carriage = Carriage.KEEP
-        # A host held in the middle of a line goes on without a prefix: that line is waited for.
-        given = self._request.environ.get("SUPERVISOR_LOG_FORMAT", "prefix")
-        raw = self._request.flags.get("log_format", given) == "raw"
-        merged = Prefix(Label(host.name, "host", stream), "", carriage=carriage, halves=raw)
+        merged = _merging(self._request, Label(host.name, "host", stream), carriage)
         pump = Pump(fd, [Branch(merged, sink)])
         pump.start()
         return pump
@@ -504,6 +501,13 @@ def _keeps_elsewhere(request: Request) -> bool:
         or any("://" in str(value) for value in request.hyperparameters.values())
         or "SAGEMAKER_S3_OUTPUT" in request.environ
     )
+
+
+def _merging(request: Request, label: Label, carriage: Carriage) -> Prefix:
+    """A host held in the middle of a line goes on without a prefix: that line is waited for."""
+    given = request.environ.get("SUPERVISOR_LOG_FORMAT", "prefix")
+    raw = request.flags.get("log_format", given) == "raw"
+    return Prefix(label, "", carriage=carriage, halves=raw)
 
 
 def _report_of(host: LocalHost) -> dict[str, Any] | None:

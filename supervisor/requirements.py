@@ -134,6 +134,26 @@ _NOT_FOUND: Final = re.compile(
 )
 
 
+_INVALID: Final = re.compile(r"ERROR: (Invalid requirement: .*)")
+_SUBPROCESS: Final = "subprocess-exited-with-error"
+_WHY: Final = (
+    # git, whose first word on it is the reason and whose later ones are advice
+    re.compile(r"\s*(?P<why>fatal: (?!Could not read from remote).+)"),
+    # compilers and linkers: FILE:LINE:COLUMN: error: …, error[E0432]: …
+    re.compile(r"\s*(?P<why>\S+:\d+(?::\d+)?: (?:fatal )?error:? .+)"),
+    re.compile(r"\s*(?P<why>\S*: (?:cannot find -l|undefined reference).+)"),
+    re.compile(r"\s*(?P<why>error\[E\d+\]: .+)"),
+    re.compile(r"\s*(?:CMake Error.*: *)(?P<why>.+)"),
+    # Python's own, of a setup.py or a build backend
+    re.compile(r"\s*(?P<why>(?:\w+\.)*\w*(?:Error|Exception|Unavailable)(?:: .+)?)$"),
+    re.compile(r"\s*(?P<why>error: (?!subprocess-exited|metadata-gen|command ).+)"),
+    re.compile(r"\s*(?P<why>error: command .+)"),
+)
+"""In this order: the line that says why before those that say that."""
+_FAILED_BUILD: Final = re.compile(r"\s*ERROR: Failed building wheel for (\S+)")
+_SUBJECT: Final = re.compile(r"(?:Processing|Collecting) (\S+)")
+
+
 def diagnosis(lines: Sequence[str], *, offline: bool = False) -> str:
     """Why pip failed, in one sentence, from what it wrote.
 
@@ -145,64 +165,64 @@ def diagnosis(lines: Sequence[str], *, offline: bool = False) -> str:
         return caused
     if any("No space left on device" in line for line in lines):
         return "a disk is full (No space left on device)"
+    if (invalid := next(filter(None, map(_INVALID.match, lines)), None)) is not None:
+        return invalid[1][:_LONGEST]
+    if (hashes := _wrong_hash(lines)) is not None:
+        return hashes
     missing = next((m for line in reversed(lines) if (m := _NOT_FOUND.search(line))), None)
     if missing is not None:
         where = "the directory wheels has" if offline else "the index has"
-        return f"{where} no distribution for {missing[1]} that fits this Python and machine"
-    demanded = map(_WRONG_HASH.match, _after(lines, _HASHES))
-    if (wrong := next(filter(None, demanded), None)) is not None:
-        return f"{wrong[1]} does not have the hash that the requirements demand"
-    if (told := _said_below(lines)) is not None:
-        return told
+        python = next((m[1] for line in lines if (m := _OTHER_PYTHON.search(line))), "")
+        asked = f" (there is one for Python {python})" if python else ""
+        return f"{where} no distribution for {missing[1]} that fits this Python and machine{asked}"
+    if (built := _failed_build(lines)) is not None:
+        return built
     errors = [line for line in lines if re.match(r"\s*(ERROR|error):", line)]
     said = errors or [line for line in lines if line.strip()] or ["pip said nothing"]
-    text = re.sub(r"^\s*(ERROR|error):\s*", "", said[-1])
-    return re.sub(r"\[Errno -?\d+\] ", "", text).strip()[:_LONGEST]
+    text = re.sub(r"^\s*(ERROR|error):\s*", "", said[-1]).strip()
+    if re.fullmatch(r"[\w-]+:?", text):  # a headline: metadata-generation-failed, Exception:
+        crosses = (line for line in lines if line.startswith("\N{MULTIPLICATION SIGN}"))
+        crossed = next(crosses, "")[1:].strip()
+        text = crossed or [line.strip() for line in lines if line.strip()][-1]
+    return text[:_LONGEST]
 
 
-_HASHES: Final = "DO NOT MATCH THE HASHES"
-_WRONG_HASH: Final = re.compile(r"\s+(\S+) from ")
-_HEADLINE: Final = "subprocess-exited-with-error"
-_STEP: Final = re.compile("\\s*\N{MULTIPLICATION SIGN} (.+?) did not run successfully")
-_RAISED: Final = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception|Exit): \S")
-_WHY: Final = tuple(
-    re.compile(pattern)
-    for pattern in (
-        r"\S+:\d+(?::\d+)?: (?:fatal )?error: ",  # a compiler's
-        r"(?:\S*/)?ld: cannot find |CMake Error|undefined reference to |error\[E\d+\]: ",
-        r"fatal: |ssh: |remote: ERROR|Host key verification failed",  # git's
-        r"\S*command not found|.*: command not found$",
-        _RAISED.pattern,  # by a setup.py
-        (
-            rf"(?:ERROR|error): (?!{_HEADLINE}|[Cc]ommand |metadata-generation-failed"
-            r"|Failed building|Could not build)"
-        ),
-        r"(?:ERROR|error): [Cc]ommand ",
-    )
-)
-"""What says why a program that pip called has failed, the best first."""
+_OTHER_PYTHON: Final = re.compile(r"a different python version: .*?Requires-Python ([^;\s]+)")
 
 
-def _after(lines: Sequence[str], words: str) -> Sequence[str]:
-    at = next((number for number, line in enumerate(lines) if words in line), len(lines))
-    return lines[at + 1 :]
+def _failed_build(lines: Sequence[str]) -> str | None:
+    """A program that pip ran has failed: the line of its output that says why, and of what.
 
-
-def _said_below(lines: Sequence[str]) -> str | None:
-    """Why a program that pip called has failed: git, a compiler, a ``setup.py``. pip's own headline
-    (``error: subprocess-exited-with-error``) says only that one did."""
-    if not any(_HEADLINE in line for line in lines):
+    pip's headline, ``subprocess-exited-with-error``, is the same for git, compilers and setup.py.
+    """
+    end = next((n for n, line in enumerate(lines) if _SUBPROCESS in line), None)
+    if end is None:
         return None
-    step = next((found[1] for line in lines if (found := _STEP.match(line))), "")
-    words = [line.strip(" │\t") for line in lines]
+    start = max((n for n in range(end) if _SUBJECT.match(lines[n])), default=0)
+    after = list(lines[end:])
+    stop = next((n for n, line in enumerate(after) if "[end of output]" in line), 0)
+    said = [*lines[start:end], *after[:stop]]
+    subject = next((m[1] for line in lines if (m := _FAILED_BUILD.match(line))), "")
+    if not subject and (found := _SUBJECT.match(lines[start])) is not None:
+        subject = found[1]
     for pattern in _WHY:
-        # Of exceptions the last is what ended it, of a compiler's errors the first.
-        matching = [line for line in words if pattern.match(line)]
-        if matching:
-            said = matching[-1 if pattern is _RAISED else 0]
-            said = re.sub(r"^(?:ERROR|error): |\[Errno -?\d+\] ", "", said)[:_LONGEST]
-            return f"{said} ({step[:80]})" if step else said
-    return None
+        matches = [m["why"].strip() for line in said if (m := pattern.match(line)) is not None]
+        if matches:
+            # A traceback's last line is the error; of a compiler's errors the first is the cause.
+            why = matches[-1] if pattern is _WHY[5] else matches[0]
+            return f"{subject}: {why}"[:_LONGEST] if subject else why[:_LONGEST]
+    words = [line.strip() for line in after[1:stop] if line.strip()]
+    return f"{subject}: {words[-1]}"[:_LONGEST] if words else None
+
+
+def _wrong_hash(lines: Sequence[str]) -> str | None:
+    start = next((n for n, line in enumerate(lines) if "DO NOT MATCH THE HASHES" in line), None)
+    if start is None:
+        return None
+    found = [" ".join(line.split()) for line in lines[start + 1 :] if line.strip()][:3]
+    which, *hashes = (found[0].partition(" from ")[0], *found[1:]) if found else ("a package",)
+    said = f"{which} is not the file whose hash is given"
+    return f"{said}: {'; '.join(hashes)}"[:_LONGEST] if hashes else said
 
 
 def _unreachable(lines: Sequence[str]) -> str | None:

@@ -703,6 +703,11 @@ class _Host:
             memory_after=cgroup.read_memory_cgroup(),
             stopped_because=self._stopped_because(running.spec.name),
             checkpoint=checkpoint,
+            progressed=bool(
+                not end.status.ok
+                and end.run_s < evidence.STARTUP_S
+                and record.newest_checkpoint(self.plan.paths.checkpoints, running.started_at or 0)
+            ),
         )
         if not end.status.ok and not running.spec.essential:
             paths, mask = self.plan.paths, self._masker.text

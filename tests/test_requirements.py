@@ -122,80 +122,38 @@ def test_why_pip_failed(lines: list[str], words: str) -> None:
     assert words in diagnosis(lines)
 
 
-BUILD = """\
-Building wheels for collected packages: cc
-  Building wheel for cc (pyproject.toml): finished with status 'error'
-  error: subprocess-exited-with-error
-
-  \N{MULTIPLICATION SIGN} Building wheel for cc (pyproject.toml) did not run successfully.
-  │ exit code: 1
-  ╰─> [10 lines of output]
-      running build_ext
-      %s
-      error: Command '['gcc', '-c', 'cc.c', '-o', 'build/cc.o']' returned non-zero exit status 1.
-      [end of output]
-
-  note: This error originates from a subprocess, and is likely not a problem with pip.
-  ERROR: Failed building wheel for cc
-Failed to build cc
-ERROR: Could not build wheels for cc, which is required to install pyproject.toml-based projects
-"""
-GETTING = """\
-      File "<string>", line 2, in <module>
-      %s
-      [end of output]
-
-  note: This error originates from a subprocess, and is likely not a problem with pip.
-error: subprocess-exited-with-error
-
-\N{MULTIPLICATION SIGN} Getting requirements to build wheel did not run successfully.
-│ exit code: 1
-╰─> See above for output.
-
-note: This error originates from a subprocess, and is likely not a problem with pip.
-"""
-CLONE = """\
-Collecting y
-  Cloning https://example.invalid/x/y.git (to revision main) to /tmp/y
-  Running command git clone --filter=blob:none --quiet https://example.invalid/x/y.git /tmp/y
-  fatal: unable to access 'https://x.invalid/y.git/': Could not resolve host: x.invalid
-  error: subprocess-exited-with-error
-
-  \N{MULTIPLICATION SIGN} git clone --quiet https://x.invalid/y.git did not run successfully.
-  │ exit code: 128
-  ╰─> See above for output.
-"""
-HASHES = """\
-ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE. If you have updated the
-    six==1.16.0 from file:///wheels/six-1.16.0-py2.py3-none-any.whl (from -r h.txt (line 1)):
-        Expected sha256 0000000000000000000000000000000000000000000000000000000000000000
-"""
+RECORDED = {
+    "cfail": "cfail: cfail.c:1:11: error: expected declaration specifiers",
+    "hdr": "hdr: hdr.c:1:10: fatal error: nosuchlib/api.h: No such file or directory",
+    "raises": "./raises: RuntimeError: CUDA_HOME is not set",
+    "git": "y: fatal: unable to access 'https://example.invalid/x/y.git/': Could not resolve host",
+    "gitlocal": "y: fatal: '/nosuch/repo' does not appear to be a git repository",
+    "nogit": "Cannot find command 'git' - do you have 'git' installed and in your PATH?",
+    "hash": "six==1.16.0 is not the file whose hash is given: Expected sha256 0000",
+    "pyver": "Package 'pyver' requires a different Python: 3.11.7 not in '>=3.99'",
+    "nobe": "ModuleNotFoundError: No module named 'nosuch'",
+    "missing": "the index has no distribution for nosuchpackage-zz-00",
+    "version": "the index has no distribution for six==99.0",
+    "conflict": "The user requested six==1.16.0; The user requested six==1.15.0",
+}
+"""Recorded of pip, file → what the cause begins with."""
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        (BUILD % "cc.c:1:10: fatal error: nowhere/such.h: No such file or directory",
-         ("cc.c:1:10: fatal error: nowhere/such.h: No such file or directory "
-         "(Building wheel for cc (pyproject.toml))")),
-        (BUILD % "/usr/bin/ld: cannot find -lcuda", "/usr/bin/ld: cannot find -lcuda (Building"),
-        (BUILD % "running install", "Command '['gcc'"),
-        (GETTING % "RuntimeError: CUDA_HOME is not set; install the CUDA toolkit",
-         "RuntimeError: CUDA_HOME is not set; install the CUDA toolkit (Getting requirements"),
-        (GETTING % "FileNotFoundError: [Errno 2] No such file or directory: 'cargo'",
-         "FileNotFoundError: No such file or directory: 'cargo' (Getting"),
-        (CLONE,
-         "fatal: unable to access 'https://x.invalid/y.git/': Could not resolve host: x.invalid"),
-        (HASHES, "six==1.16.0 does not have the hash that the requirements demand"),
-        ("ERROR: Package 'old' requires a different Python: 3.11.7 not in '>=4'\n",
-         "Package 'old' requires a different Python: 3.11.7 not in '>=4'"),
-        ("ERROR: Could not install packages: OSError: [Errno 13] Permission denied: '/x'\n",
-         "Could not install packages: OSError: Permission denied: '/x'"),
-    ],
-)  # fmt: skip
-def test_what_says_why_is_said_and_not_pips_headline(text: str, words: str) -> None:
-    """``error: subprocess-exited-with-error`` was the cause of a job. Recorded from pip."""
-    assert diagnosis(text.split("\n")).startswith(words)
+@pytest.mark.parametrize("name", RECORDED)
+def test_the_line_that_says_why_is_the_cause_and_not_pips_headline(name: str) -> None:
+    """Whatever pip ran and failed was called ``subprocess-exited-with-error``."""
+    path = pathlib.Path(__file__).parent / "recorded" / "pip" / f"{name}.txt"
+    assert diagnosis(path.read_text().split("\n")).startswith(RECORDED[name])
+
+
+def test_a_version_for_another_python_is_said() -> None:
+    ignored = "1.0 Requires-Python >=3.99; 1.1 Requires-Python >=3.99"
+    lines = [
+        f"ERROR: Ignored the following versions that require a different python version: {ignored}",
+        "ERROR: Could not find a version that satisfies the requirement x==1.0 (from versions: )",
+        "ERROR: No matching distribution found for x==1.0",
+    ]
+    assert diagnosis(lines).endswith("(there is one for Python >=3.99)")
 
 
 def test_arns() -> None:

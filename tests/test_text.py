@@ -12,14 +12,16 @@ from collections.abc import Callable
 
 import pytest
 
+from supervisor.contract import Strategy
 from supervisor.engines.local import LocalHost
 from supervisor.faults import safe, safe_json, safe_lines
-from supervisor.local import Request, Result, _summary
+from supervisor.local import Request, Result, _merging, _summary
 from supervisor.logs import Log
 from supervisor.masking import MASK, Masker
 from supervisor.model import Cause, CauseKind, Outcome, Verdict
 from supervisor.outcome import FAILURE_LIMIT, failure_text
 from supervisor.settings import parse_settings
+from supervisor.streams import Carriage, Label
 from tests.helpers.train import Train, lay_out
 
 SECRET = "SeCrEt/VaLuE+0123'456\"789-abcdefghij"
@@ -117,6 +119,14 @@ def test_a_cause_that_was_cut_holds_no_part_of_a_secret(tmp_path: pathlib.Path) 
         assert not [piece for piece in pieces if piece in seen], way
 
 
+def asked(run_dir: str = "/run", **environ: str) -> Request:
+    return Request(
+        hosts=1, strategy=Strategy.NONE, run_dir=run_dir, script="s.py", arguments=(),
+        hyperparameters={}, settings=parse_settings({}, environ, {})[0], flags={}, environ=environ,
+        continued=False,
+    )  # fmt: skip
+
+
 # ---------------------------------------------------------------------------- terminals
 
 NASTY = "\x1b]0;PWNED\x07\x1b[2J\x9b2J a\u202eb\u2028c\r\nFORGED \U000e0001 [red]bold[/red]"
@@ -163,11 +173,7 @@ def test_the_table_of_local_shows_a_reports_words_as_text(tmp_path: pathlib.Path
             {"name": NASTY, "role": NASTY, "exit": NASTY, "seconds": 1.0, "stopped_by_us": False}
         ],
     }
-    request = Request(
-        hosts=1, strategy="none", run_dir=f"/run{NASTY}", script="s.py", arguments=(),  # type: ignore[arg-type]
-        hyperparameters={}, settings=parse_settings({}, {}, {})[0], flags={}, environ={},
-        continued=False,
-    )  # fmt: skip
+    request = asked(run_dir=f"/run{NASTY}")
     text = _summary(request, [Result(host, 1, "exit 1", 2.0, report)])
     assert not obeyed(text)
     assert "\nFORGED" not in text
@@ -184,3 +190,13 @@ def test_bad_words_on_the_command_line_are_told_safely(tmp_path: pathlib.Path) -
         )  # fmt: skip
         assert done.returncode
         assert not obeyed(done.stderr.decode())
+
+
+def test_local_waits_for_the_rest_of_a_hosts_line() -> None:
+    """The rest of a line of a host that paused in its middle stood without a prefix. What a script
+    writes raw is shown as it comes."""
+    half = b"algo-2 worker \xe2\x94\x82 step 1"
+    for environ, shown in ({}, b""), ({"SUPERVISOR_LOG_FORMAT": "raw"}, half):
+        merged = _merging(asked(**environ), Label("algo-2", "host", "stdout"), Carriage.COLLAPSE)
+        assert merged.feed(half, 0.0) == b""
+        assert merged.tick(1.0)[: len(half)] == shown
