@@ -262,16 +262,18 @@ class AddressBook:
         self._again_s = again_s
         self._timeout_s = timeout_s
         self._known: dict[str, tuple[float, frozenset[str]]] = {}
-        self._all: frozenset[str] = frozenset(
-            canonical(name) for name in self._names.values() if is_address(name)
-        )
+        self._at: dict[str, set[str]] = {}
+        """The hosts found at an address so far."""
+        for host, name in self._names.items():
+            if is_address(name):
+                self._at.setdefault(canonical(name), set()).add(host)
 
     def __contains__(self, host: object) -> bool:
         return host in self._names
 
-    def is_some_members(self, address: str) -> bool:
-        """Whether an address is one of those found so far, without asking anybody."""
-        return address in self._all
+    def members_at(self, address: str) -> int:
+        """How many hosts were found at a canonical address so far, without asking anybody."""
+        return len(self._at.get(address, ()))
 
     async def learn(self) -> bool:
         """Look up every host that has no known address yet; True when all have one."""
@@ -302,5 +304,6 @@ class AddressBook:
             # A resolver that is down takes nobody's membership away.
             found = addresses
         self._known[host] = (self._now(), found)
-        self._all = self._all | found
+        for one in found:
+            self._at.setdefault(one, set()).add(host)
         return address in found

@@ -19,6 +19,7 @@ import hmac
 import json
 import logging
 import math
+import os
 import socket
 import time
 from collections import deque
@@ -33,9 +34,8 @@ from supervisor.admission import Claim, Seat, admit
 from supervisor.faults import in_words
 from supervisor.liveness import ActiveClock, Lost, MemberState, MemberWatch
 from supervisor.model import JobState, Phase, Verdict
-from supervisor.net import AddressBook, Knock, Knocked, Resolver, canonical, knock, place
+from supervisor.net import AddressBook, Knock, Knocked, Resolver, knock, place
 from supervisor.protocol import (
-    MAX_BODY_BYTES,
     MAX_MESSAGE_CHARS,
     MAX_MISSING,
     MAX_NAME_CHARS,
@@ -48,6 +48,7 @@ from supervisor.protocol import (
     decode_report,
     encode_job,
 )
+from supervisor.status_gate import Buckets, Connection, Gate, Limits, Pool
 
 MAX_WAIT_S = 30.0
 """The longest long poll; longer wishes are cut to it."""
@@ -303,82 +304,84 @@ class EventFeed:
                 cut_off()
 
 
-# --------------------------------------------------------------------------- limits
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one process gives to all its visitors. Times in seconds."""
-
-    connections_per_member: int = 3
-    """A poll, a report, and one that is being replaced after a broken network."""
-    stranger_connections: int = 64
-    """For everybody whose address is not a member's: orchestrators, Prometheus, people."""
-    stranger_requests_per_s: float = 200.0
-    stranger_burst: int = 400
-    event_readers: int = 16
-    line_bytes: int = 4096
-    """Request line, and each header field."""
-    body_bytes: int = MAX_BODY_BYTES
-    header_timeout_s: float = 10.0
-    """From the connection to the end of its first request's headers."""
-    body_timeout_s: float = 10.0
-    write_timeout_s: float = 20.0
-    """How long a reader may leave an answer unread."""
-    idle_timeout_s: float = 75.0
-    """Between two requests of a connection."""
-    events_heartbeat_s: float = 15.0
-    cache_s: float = 0.25
-    """``/status`` and ``/metrics`` are computed at most this often."""
-    shutdown_timeout_s: float = 0.5
-
-
-class _Bucket:
-    """A token bucket: ``rate_s`` requests a second, ``burst`` at once."""
-
-    def __init__(self, rate_s: float, burst: int) -> None:
-        self._rate_s = rate_s
-        self._burst = float(burst)
-        self._tokens = float(burst)
-        self._at = time.monotonic()
-
-    def take(self) -> bool:
-        now = time.monotonic()
-        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate_s)
-        self._at = now
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
-
-
 # --------------------------------------------------------------------------- connections
 
 
-@dataclass(slots=True, eq=False)
-class _Connection:
-    """One visitor's connection, from accept to close."""
+class _Handler(web.RequestHandler, asyncio.BufferedProtocol):
+    """aiohttp's connection handler with one-line JSON errors, small reads and no log of its own.
 
-    transport: asyncio.Transport
-    address: str
-    opened_at: float
-    """Active seconds."""
-    trusted: bool
-    """From a member's address: counted and limited apart from strangers."""
-    served: bool = False
-    """A request's headers have arrived whole."""
-    host: str | None = None
-    """The member it has proven to be."""
-    instance: str = ""
-    """That member's supervisor."""
-    unread_since: float | None = None
+    After a request nothing more is parsed until the request wants its body or is answered. A body
+    of a quarter of a mebibyte in chunks of one byte takes the parser a tenth of a second; of a
+    request that is refused it is thrown away as it comes, and only so much that the answer is read.
+    """
 
+    connection: Connection
+    limits: Limits
+    on_gone: Callable[[Connection], None]
+    buffer: memoryview
+    """One for all connections: what is read is copied at once."""
 
-class _Handler(web.RequestHandler):
-    """aiohttp's connection handler with one-line JSON errors and no log of its own."""
+    _held = b""
+    _hungry = True
+    _refused: int | None = None
+    """Bytes thrown away since the refusal."""
+    _head_bytes = 0
 
-    connection: _Connection
-    on_gone: Callable[[_Connection], None]
+    def get_buffer(self, _sizehint: int) -> memoryview:
+        return self.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self._refused is not None:
+            self._refused += nbytes
+            if self._refused > self.limits.refused_bytes:
+                self.connection.abort()
+        elif self._hungry:
+            self._parse(bytes(self.buffer[:nbytes]))
+        else:
+            self._held += bytes(self.buffer[:nbytes])
+            if self.connection.transport is not None:
+                self.connection.transport.pause_reading()
+
+    def _parse(self, data: bytes) -> None:
+        before = self._request_count
+        self.data_received(data)
+        if self._request_count != before:
+            self._hungry = False
+            self._head_bytes = 0
+        elif not self.connection.busy:
+            self._head_bytes += len(data)
+            if self._head_bytes > self.limits.head_bytes:
+                self.connection.abort()
+
+    def go_on(self) -> None:
+        """Parse what was held, and whatever comes: the body is wanted, or the next request."""
+        self._hungry = True
+        held, self._held = self._held, b""
+        if held:
+            self._parse(held)
+        self._resume()
+
+    def refuse(self) -> None:
+        """Parse nothing of this connection any more: its request is refused."""
+        self._held = b""
+        self._refused = 0
+        transport = self.connection.transport
+        if transport is not None and not transport.is_closing():
+            # What has arrived already: a close with unread bytes is a reset, and the client may
+            # see that instead of the answer.
+            with contextlib.suppress(OSError):
+                os.read(transport.get_extra_info("socket").fileno(), self.limits.refused_bytes)
+        self._resume()
+
+    def _resume(self) -> None:
+        transport = self.connection.transport
+        if not self._held and transport is not None and not transport.is_closing():
+            transport.resume_reading()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.connection.transport = transport
+        super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self.on_gone(self.connection)
@@ -392,41 +395,16 @@ class _Handler(web.RequestHandler):
         message: str | None = None,  # noqa: ARG002 - would quote the request
     ) -> web.StreamResponse:
         """Answer what could not be parsed, and what the middleware did not catch."""
-        if self.connection.transport.is_closing():
+        if self.connection.transport is None or self.connection.transport.is_closing():
             # As the base class: there is nobody to answer.
             raise ConnectionError("the client closed the connection")
         if status >= 500:
             self.logger.error("%s: %r", request.path[:80], exc)
             status = 503
+        self.refuse()
         response = _error(status, "malformed request" if status == 400 else "not served")
         response.force_close()
         return response
-
-
-class _Gate(asyncio.Protocol):
-    """What a new connection meets first: it is handed to HTTP, or answered 503 and closed."""
-
-    _BODY = b'{"error": "too many connections"}\n'
-    _BUSY = (
-        b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n"
-        b"Content-Length: %d\r\nConnection: close\r\nRetry-After: 1\r\n\r\n%b"
-    ) % (len(_BODY), _BODY)
-
-    def __init__(self, server: StatusServer) -> None:
-        self._server = server
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        handler = self._server._admit(transport)  # noqa: SLF001 - two halves of one class
-        if handler is None:
-            transport.write(self._BUSY)
-            # Not close(): with the request still unread the kernel would send a reset, and the
-            # client would see that instead of the answer.
-            transport.write_eof()
-            asyncio.get_running_loop().call_later(1.0, transport.abort)
-            return
-        transport.set_protocol(handler)
-        handler.connection_made(transport)
 
 
 # --------------------------------------------------------------------------- the server
@@ -571,9 +549,10 @@ class StatusServer:
         """Set whenever fewer members may be left that have not heard the last word."""
         self._tokenless: set[str] = set()
         """Members from whose addresses somebody spoke in their names with a wrong token."""
-        self._connections: set[_Connection] = set()
-        self._strangers = 0
-        self._bucket = _Bucket(self._limits.stranger_requests_per_s, self._limits.stranger_burst)
+        self._connections = Pool(self._limits, members=len(self._members))
+        self._requests = Buckets(self._limits.requests_per_s, self._limits.requests_burst)
+        self._probes = Buckets(self._limits.requests_per_s, self._limits.requests_burst)
+        self._buffer = memoryview(bytearray(self._limits.read_bytes))
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._examine_again = dict.fromkeys(self._members, 0.0)
         """When a member whose port never opened to us is worth another knock."""
@@ -584,7 +563,9 @@ class StatusServer:
             ("connections", "requests", "refused_requests", "refused_connections"), 0
         )
         self._runner: web.AppRunner | None = None
-        self._listener: asyncio.Server | None = None
+        self._listener: Gate | None = None
+        self._arriving: set[asyncio.Task[None]] = set()
+        """Connections that the event loop makes a transport for."""
         self._watchers: list[asyncio.Task[None]] = []
         self._log = _one_line_logger(on_error)
 
@@ -618,8 +599,15 @@ class StatusServer:
                 shutdown_timeout=self._limits.shutdown_timeout_s,
             )
             await self._runner.setup()
-            self._listener = await asyncio.get_running_loop().create_server(
-                lambda: _Gate(self), sock=end, backlog=2048
+            self._listener = Gate(
+                end,
+                limits=self._limits,
+                seats=self._book.members_at,
+                room=self._room,
+                enter=self._enter,
+                health=self._health,
+                counts=self._counts,
+                token=self._token,
             )
         except BaseException:
             end.close()
@@ -633,7 +621,7 @@ class StatusServer:
         if self._listener is not None:
             self._listener.close()
             self._listener = None
-        tasks = [*self._watchers, *self._tasks.values()]
+        tasks = [*self._watchers, *self._tasks.values(), *self._arriving]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -644,8 +632,8 @@ class StatusServer:
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
-        for connection in list(self._connections):
-            connection.transport.abort()
+        for connection in self._connections.all():
+            connection.abort()
 
     def _bound(self) -> socket.socket:
         """The listening socket.
@@ -738,7 +726,7 @@ class StatusServer:
     def _now(self) -> float:
         return self._clock.advance(time.monotonic())
 
-    def _admit_member(self, claim: Claim, connection: _Connection) -> None:
+    def _admit_member(self, claim: Claim, connection: Connection) -> None:
         """Take whoever asks for the member that it says it is, and its life as proven.
 
         Raises:
@@ -753,7 +741,7 @@ class StatusServer:
             job=self._job,
             run=board.document.run,
             state=board.document.state,
-            alive=self._alive(host),
+            alive=claim.instance != said.seat.instance and self._alive(host),
         )
         now = self._now()
         if admission.refusal is not None:
@@ -784,19 +772,17 @@ class StatusServer:
             return False
         said = self._reported[host]
         if any(
-            each.host == host and each.instance == said.seat.instance for each in self._connections
+            each.host == host and each.instance == said.seat.instance
+            for each in self._connections.all()
         ):
             return True
         silence_s = self._watch.silence_s(host, self._now()) or 0.0
         since_s = min(silence_s, self._now() - said.left_at)
         return since_s < min(REATTACH_S, self._lease_s / 4)
 
-    def _signed(self, host: str, connection: _Connection, now: float) -> None:
-        connection.host = host
+    def _signed(self, host: str, connection: Connection, now: float) -> None:
+        self._connections.proven(connection, host)
         self._tokenless.discard(host)
-        if not connection.trusted and connection in self._connections:
-            connection.trusted = True
-            self._strangers -= 1
         first = self._watch.signed(host, now)
         last = self._reported[host].report
         if first and last is not None:
@@ -864,7 +850,11 @@ class StatusServer:
 
     def _sweep(self, now: float) -> None:
         """Close the connections of those who never ask, or never read the answer."""
-        for connection in list(self._connections):
+        if self._listener is not None:
+            self._listener.sweep()
+        for connection in self._connections.all():
+            if connection.transport is None:
+                continue
             waiting = connection.transport.get_write_buffer_size() > 0
             if not waiting:
                 connection.unread_since = None
@@ -877,52 +867,63 @@ class StatusServer:
                 now - connection.unread_since > self._limits.write_timeout_s
             )
             if slow or deaf:
-                connection.transport.abort()
+                connection.abort()
 
     # ----------------------------------------------------------------- connections
 
-    def _admit(self, transport: asyncio.Transport) -> _Handler | None:
-        peer = transport.get_extra_info("peername")
-        address = canonical(str(peer[0])) if peer else ""
-        trusted = self._book.is_some_members(address)
-        if trusted:
-            # On one machine every stranger has a member's address: room for those too.
-            room = self._limits.connections_per_member * len(self._members)
-            room += self._limits.stranger_connections
-            full = len(self._connections) - self._strangers >= room
-        else:
-            full = self._strangers >= self._limits.stranger_connections
-        server = self._runner.server if self._runner is not None else None
-        if full or server is None:
-            self._counts["refused_connections"] += 1
+    def _room(self, address: str, key: str, seats: int) -> Connection | None:
+        if self._runner is None or self._runner.server is None:
             return None
-        self._counts["connections"] += 1
-        if not trusted:
-            self._strangers += 1
-        connection = _Connection(transport, address, self._now(), trusted)
-        self._connections.add(connection)
+        connection = Connection(address, key, seats, self._now(), trusted=seats > 0)
+        connection.idle_since = connection.opened_at
+        return connection if self._connections.enter(connection) else None
+
+    def _enter(self, end: socket.socket, connection: Connection) -> None:
+        server = self._runner.server if self._runner is not None else None
+        assert server is not None
+        loop = asyncio.get_running_loop()
         handler = _Handler(
             server,
-            loop=asyncio.get_running_loop(),
+            loop=loop,
             keepalive_timeout=self._limits.idle_timeout_s,
             access_log=None,  # type: ignore[arg-type]  # "no log", as AppRunner passes it on
             logger=self._log,
             max_line_size=self._limits.line_bytes,
             max_field_size=self._limits.line_bytes,
+            max_headers=self._limits.headers,
             lingering_time=1.0,
             # A compressed body is refused as no JSON, not unpacked.
             auto_decompress=False,
         )
         handler.connection = connection
+        handler.limits = self._limits
+        handler.buffer = self._buffer
         handler.on_gone = self._gone
-        return handler
+        task = asyncio.create_task(self._arrive(handler, end), name="status connection")
+        self._arriving.add(task)
 
-    def _gone(self, connection: _Connection) -> None:
-        if connection not in self._connections:
-            return
-        self._connections.discard(connection)
-        if not connection.trusted:
-            self._strangers -= 1
+        def arrived(task: asyncio.Task[None]) -> None:
+            self._arriving.discard(task)
+            if task.cancelled() or task.exception() is not None:
+                self._connections.leave(connection)
+                end.close()
+
+        task.add_done_callback(arrived)
+
+    async def _arrive(self, handler: _Handler, end: socket.socket) -> None:
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: handler, end)
+        if handler.connection not in self._connections:
+            handler.connection.abort()  # pushed out before it had a transport
+
+    def _health(self, route: str) -> tuple[int, bytes]:
+        """Answer for the gate, where there is no place for a visitor."""
+        if route == "/livez":
+            return 200, _encode(_ALIVE) + b"\n"
+        ready, reason = self._ready()
+        return 200 if ready else 503, _encode({"ready": ready, "reason": reason}) + b"\n"
+
+    def _gone(self, connection: Connection) -> None:
+        self._connections.leave(connection)
         host = connection.host
         if host is not None and connection.instance == self._reported[host].seat.instance:
             self._reported[host].left_at = self._now()
@@ -955,13 +956,18 @@ class StatusServer:
         self._counts["requests"] += 1
         connection = _connection(request)
         connection.served = True
+        connection.busy = True
         response: web.StreamResponse
+        probe = request.path in _PROBES
         try:
-            if connection.trusted or self._bucket.take():
+            mine = self._probes if probe else self._requests
+            spare = mine.take(connection.key, connection.seats)
+            if not spare:
+                # The pause is what limits it: an address has few connections, each now slow.
+                await asyncio.sleep(0.2)
+            if spare or probe:
                 response = await handler(request)
             else:
-                # The pause is what limits it: a stranger has few connections, each now slow.
-                await asyncio.sleep(0.2)
                 response = _error(429, "too many requests")
         except _Refused as refusal:
             response = _error(refusal.status, refusal.text, refusal.reason)
@@ -980,13 +986,18 @@ class StatusServer:
         if response.status >= 400 and response.status != 503:
             self._counts["refused_requests"] += 1
             response.force_close()  # the rest of the request may still be on its way
+            _handler(request).refuse()
+        else:
+            _handler(request).go_on()
+        connection.busy = False
+        connection.idle_since = self._now()
         if not response.prepared:
             response.headers["X-Content-Type-Options"] = "nosniff"
             response.headers["Cache-Control"] = "no-store"
         return response
 
     async def _get_livez(self, _request: web.Request) -> web.StreamResponse:
-        return _json({"alive": True})
+        return _json(_ALIVE)
 
     async def _get_readyz(self, _request: web.Request) -> web.StreamResponse:
         ready, reason = self._ready()
@@ -1072,9 +1083,12 @@ class StatusServer:
 
     async def _get_events(self, request: web.Request) -> web.StreamResponse:
         connection = _connection(request)
+        beside = sum(one.follows for one in self._connections.beside(connection))
+        if beside >= max(1, self._limits.event_readers // 2):
+            raise _Refused(503, "too many readers")
         after = request.headers.get("Last-Event-ID", "")
         queue = self._feed.subscribe(
-            connection.transport.abort,
+            connection.abort,
             after=int(after) if after.isascii() and after.isdecimal() and len(after) < 16 else 0,
         )
         if queue is None:
@@ -1086,6 +1100,7 @@ class StatusServer:
                 "X-Content-Type-Options": "nosniff",
             }
         )
+        connection.follows = True
         try:
             await response.prepare(request)
             while True:
@@ -1099,6 +1114,7 @@ class StatusServer:
         except ConnectionError:
             pass  # the reader left
         finally:
+            connection.follows = False
             self._feed.unsubscribe(queue)
         return response
 
@@ -1186,6 +1202,7 @@ class StatusServer:
     async def _body(self, request: web.Request) -> bytes:
         try:
             async with asyncio.timeout(self._limits.body_timeout_s):
+                _handler(request).go_on()
                 return await request.read()
         except TimeoutError:
             raise _Refused(408, "the body did not arrive in time") from None
@@ -1207,10 +1224,18 @@ class _Refused(Exception):  # noqa: N818 - an answer, not a failure of ours
         self.reason = reason
 
 
-def _connection(request: web.BaseRequest) -> _Connection:
+_ALIVE = {"alive": True}
+_PROBES = frozenset({"/livez", "/readyz"})
+
+
+def _handler(request: web.BaseRequest) -> _Handler:
     handler = request.protocol
     assert isinstance(handler, _Handler)
-    return handler.connection
+    return handler
+
+
+def _connection(request: web.BaseRequest) -> Connection:
+    return _handler(request).connection
 
 
 def _encode(value: object) -> bytes:

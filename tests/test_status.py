@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -14,11 +15,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from supervisor.events import JobChanged
+from supervisor.events import JobChanged, MasterLost
 from supervisor.liveness import MemberState
 from supervisor.model import JobState, Phase
 from supervisor.protocol import MAX_MISSING, HostReport, decode_job, encode_report
-from supervisor.status import BindError, JobBoard, Limits, Member, Snapshot
+from supervisor.status import BindError, JobBoard, Member, Snapshot
+from supervisor.status_filter import queue_share, shut_out
+from supervisor.status_gate import Connection, Limits, Pool, key_of
 from tests.helpers.aio import until
 from tests.helpers.cluster import CAUSE, VERDICT, Master, free_port, link, master, snapshot
 
@@ -349,7 +352,7 @@ async def polls(it: Master, instance: str) -> AsyncIterator[None]:
     params = {"host": "algo-2", "instance": instance, "run": "run-1", "after": "99", "wait": "30"}
     async with session() as client:
         poll = asyncio.create_task(client.get(f"{it.url}/v1/job", params=params).__aenter__())
-        await until(lambda: any(each.instance == instance for each in it.server._connections))
+        await until(lambda: any(each.instance == instance for each in it.server._connections.all()))
         try:
             yield
         finally:
@@ -738,36 +741,403 @@ def test_an_answer_that_nobody_reads_is_cut_off() -> None:
     asyncio.run(scenario())
 
 
-def test_strangers_cannot_crowd_members_out() -> None:
-    """Strangers have a pool of their own; beyond it they get 503 and members are served."""
+# --------------------------------------------------------------------------- floods
+
+FAR = (Member("algo-2", "127.0.0.2", 1),)
+"""With these 127.0.0.1 is a stranger's address."""
+
+
+def knock(port: int, address: str) -> socket.socket:
+    """Connect before the loop can turn: the kernel takes it, as it does in a flood."""
+    return socket.create_connection(("127.0.0.1", port), 5, source_address=(address, 0))
+
+
+async def ask(port: int, path: str, address: str) -> int:
+    """The status of one answer to a connection from ``address``."""
+    async with session(address) as client, client.get(f"http://127.0.0.1:{port}{path}") as answer:
+        await answer.read()
+        return answer.status
+
+
+async def holding(port: int, address: str, words: bytes, count: int) -> list[socket.socket]:
+    """Open connections from one address, say the words on each and keep them."""
+    held: list[socket.socket] = []
+    for _ in range(count):
+        end = knock(port, address)
+        end.sendall(words)
+        held.append(end)
+        await asyncio.sleep(0)
+    return held
+
+
+@pytest.mark.parametrize("is_master", [True, False])
+def test_connections_that_close_at_once_hold_the_loop_for_a_moment_only(is_master: bool) -> None:
+    """Seen with 200 threads: the loop took all that the kernel's queue held in one turn, with a
+    transport, a protocol and a task for each, and for 33 s it heard no member."""
 
     async def scenario() -> None:
-        members = (Member("algo-2", "127.0.0.2", 1),)
-        async with master(members=members, limits=Limits(stranger_connections=4)) as it:
-            idle = [await asyncio.open_connection("127.0.0.1", it.server.port) for _ in range(4)]
-            await until(lambda: len(it.server._connections) == 4)
-            answer = await raw(it.server.port, b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
-            assert answer.startswith(b"HTTP/1.1 503 ")
-            assert answer.endswith(b'{"error": "too many connections"}\n')
-            assert (await put(it.url, "algo-2", GOOD, address="127.0.0.2"))[0] == 200
-            for _, writer in idle:
-                writer.close()
-            await until(lambda: not it.server._connections)
-            assert (await get(f"{it.url}/livez"))[0] == 200
+        async with master(is_master=is_master, members=FAR) as it:
+            counts = it.server._counts
+            for _ in range(700):
+                knock(it.server.port, "127.0.0.66").close()
+            turns = most = 0
+            while counts["connections"] < 700:
+                before = counts["connections"]
+                await asyncio.sleep(0)
+                turns += 1
+                most = max(most, counts["connections"] - before)
+                assert not it.server._connections
+            assert turns >= 3
+            assert most <= Limits().accepts_per_turn
+            assert await ask(it.server.port, "/livez", "127.0.0.77") == 200
 
     asyncio.run(scenario())
 
 
-def test_strangers_have_a_rate() -> None:
+def connects(port: int, address: str, *, to: str = "127.0.0.1") -> bool:
+    """Whether the kernel takes a connection, at the first try."""
+    try:
+        socket.create_connection((to, port), 0.3, source_address=(address, 0)).close()
+    except TimeoutError:
+        return False
+    return True
+
+
+def test_who_fills_the_kernels_queue_is_shut_out_for_a_while() -> None:
+    """A machine whose cores are all busy accepts more slowly than another one can connect; then
+    the queue was full of the stranger's connections, and the members' were dropped with them."""
+
     async def scenario() -> None:
-        members = (Member("algo-2", "127.0.0.2", 1),)
-        limits = Limits(stranger_requests_per_s=0.001, stranger_burst=3)
-        async with master(members=members, limits=limits) as it:
-            found = [(await get(f"{it.url}/livez"))[0] for _ in range(5)]
+        limits = Limits(shut_s=1.0, backlog=1000)
+        async with master(members=FAR, limits=limits) as it:
+            port = it.server.port
+            for _ in range(900):
+                knock(port, "127.0.0.66").close()
+            await until(lambda: it.server._counts["connections"])
+            assert not connects(port, "127.0.0.66")
+            assert await ask(port, "/livez", "127.0.0.77") == 200
+            assert (await put(it.url, "algo-2", GOOD, address="127.0.0.2"))[0] == 200
+            await until(lambda: connects(port, "127.0.0.66"))
+
+    asyncio.run(scenario())
+
+
+def test_only_what_is_new_and_of_these_addresses_is_shut_out() -> None:
+    """IPv4 on a socket of both families too, and a /64 of IPv6."""
+    with socket.create_server(
+        ("", 0), family=socket.AF_INET6, dualstack_ipv6=True, backlog=100
+    ) as end:
+        port = int(end.getsockname()[1])
+        with socket.create_connection(("127.0.0.1", port), 5, ("127.0.0.66", 0)) as earlier:
+            accepted, _peer = end.accept()
+            assert shut_out(end, ["10.0.0.1", "127.0.0.66", "fd00::/64"])
+            assert not connects(port, "127.0.0.66")
+            assert connects(port, "127.0.0.77")
+            assert connects(port, "::1", to="::1")
+            assert queue_share(end) == 2 / 100
+            with accepted:
+                accepted.sendall(b"goes on")
+                assert earlier.recv(7) == b"goes on"
+        for shut in ("::1", "::/64"):
+            assert shut_out(end, ["fd00::1", shut])
+            assert not connects(port, "::1", to="::1")
+            assert connects(port, "127.0.0.66")
+        assert shut_out(end, [])
+        assert connects(port, "::1", to="::1")
+
+
+FLOOD = """
+import socket, sys, time
+end = time.monotonic() + 1.5
+while time.monotonic() < end:
+    try:
+        s = socket.create_connection(("127.0.0.1", int(sys.argv[1])), 1, (sys.argv[2], 0))
+        if sys.argv[3] == "talk":
+            s.sendall(b"GET /status HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n")
+        s.close()
+    except OSError:
+        pass
+"""
+
+
+@pytest.mark.parametrize("what", ["close", "talk"])
+@pytest.mark.parametrize("source", ["127.0.0.66", "127.0.0.1"])
+def test_a_member_loses_nothing_under_a_flood(source: str, what: str) -> None:
+    """Neither under a stranger's nor under one from its own address: a neighbour's script."""
+
+    async def scenario() -> None:
+        async with (
+            master(lease_s=2.0) as it,
+            link(it.server.port, lease_s=2.0, wait_s=0.2) as member,
+        ):
+            await until(lambda: member.link.document)
+            flood = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-c", FLOOD, str(it.server.port), source, what)
+            )
+            phases = [Phase.JOINING, Phase.RUNNING]
+            slowest_s, reports = 0.0, 0
+            while flood.returncode is None:
+                began = time.monotonic()
+                assert await ask(it.server.port, "/livez", "127.0.0.77") == 200
+                assert await ask(it.server.port, "/readyz", "127.0.0.78") == 200
+                slowest_s = max(slowest_s, time.monotonic() - began)
+                reports += 1
+                member.link.report(phases[reports % 2], script_ended=False, cause=None)
+                assert await member.link.flush(2)
+            assert it.server._counts["connections"] > 200
+            assert slowest_s < 2
+            assert it.lost == []
+            assert not member.of(MasterLost)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(b"", id="nothing said"),
+        pytest.param(b"GET /livez HTTP/1.1\r\nHost:", id="half a head"),
+        pytest.param(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n", id="idle after an answer"),
+    ],
+)
+def test_idle_strangers_give_way(words: bytes) -> None:
+    """70 idle connections of one stranger made ``/livez`` 503 for the orchestrator."""
+
+    async def scenario() -> None:
+        limits = Limits(waiting_per_address=16, waiting=32)
+        async with master(members=FAR, limits=limits) as it:
+            port = it.server.port
+            held = await holding(port, "127.0.0.66", words, 80)
+            for path in ("/livez", "/readyz", "/status"):
+                assert await ask(port, path, "127.0.0.77") == 200
+                assert await ask(port, path, "127.0.0.66") == 200
+            assert (await put(it.url, "algo-2", GOOD, address="127.0.0.2"))[0] == 200
+            await until(lambda: it.server._counts["connections"] >= 87)
+            assert len(it.server._connections) <= limits.connections_per_address
+            # Whoever came first went first, and the last is served yet.
+            held[-1].setblocking(False)
+            if words:
+                loop = asyncio.get_running_loop()
+                await loop.sock_sendall(held[-1], words if words.endswith(b"\n") else b" x\r\n\r\n")
+                async with asyncio.timeout(5):
+                    assert (await loop.sock_recv(held[-1], 99)).startswith(b"HTTP/1.1 200 ")
+            for end in held:
+                end.close()
+
+    asyncio.run(scenario())
+
+
+def test_health_is_answered_when_nobody_gives_way() -> None:
+    """Every place is taken by a request that is being answered: health needs none."""
+
+    async def scenario() -> None:
+        state = (False, "joining")
+        limits = Limits(stranger_connections=4)
+        poll = b"GET /v1/job?after=1&instance=run-1&run=run-1&wait=30 HTTP/1.1\r\nHost: x\r\n\r\n"
+        async with master(members=FAR, limits=limits, ready=lambda: state) as it:
+            port = it.server.port
+            held = [
+                end
+                for number in range(4)
+                for end in await holding(port, f"127.0.0.{60 + number}", poll, 1)
+            ]
+            await until(lambda: sum(one.busy for one in it.server._connections.all()) == 4)
+            for _ in range(20):
+                assert await ask(port, "/livez", "127.0.0.77") == 200
+            async with session("127.0.0.77") as client:
+                async with client.get(f"{it.url}/readyz") as answer:
+                    assert answer.status == 503
+                    assert await answer.json() == {"ready": False, "reason": "joining"}
+                async with client.head(f"{it.url}/livez") as answer:
+                    assert (answer.status, await answer.read()) == (200, b"")
+                async with client.get(f"{it.url}/status") as answer:
+                    assert answer.status == 503
+                    assert await answer.json() == {"error": "too many connections"}
+            assert (await put(it.url, "algo-2", GOOD, address="127.0.0.2"))[0] == 200
+            for end in held:
+                end.close()
+
+    asyncio.run(scenario())
+
+
+def test_strangers_have_a_rate_each() -> None:
+    """One uses up its own, neither another's nor that of the health routes."""
+
+    async def scenario() -> None:
+        limits = Limits(requests_per_s=0.001, requests_burst=3)
+        async with master(members=FAR, limits=limits) as it:
+            port = it.server.port
+            found = [await ask(port, "/status", "127.0.0.66") for _ in range(5)]
             assert found == [200, 200, 200, 429, 429]
+            assert [await ask(port, "/livez", "127.0.0.66") for _ in range(5)] == [200] * 5
+            assert await ask(port, "/status", "127.0.0.77") == 200
             assert (await put(it.url, "algo-2", GOOD, address="127.0.0.2"))[0] == 200
 
     asyncio.run(scenario())
+
+
+def test_new_connections_have_a_rate_each() -> None:
+    async def scenario() -> None:
+        limits = Limits(admissions_per_s=0.001, admissions_burst=3)
+        async with master(members=FAR, limits=limits) as it:
+            port = it.server.port
+            found = [await ask(port, "/status", "127.0.0.66") for _ in range(5)]
+            assert found == [200, 200, 200, 503, 503]
+            assert await ask(port, "/livez", "127.0.0.66") == 200
+            assert await ask(port, "/status", "127.0.0.77") == 200
+            # A script at a member's address does not use up what the member's reports need.
+            for _ in range(10):
+                await ask(port, "/status", "127.0.0.2")
+            assert (await put(it.url, "algo-2", GOOD, address="127.0.0.2"))[0] == 200
+
+    asyncio.run(scenario())
+
+
+def test_the_readers_of_one_address_leave_places_for_others() -> None:
+    async def scenario() -> None:
+        async with master(members=FAR, limits=Limits(event_readers=4)) as it:
+            events = f"{it.url}/events"
+            async with session("127.0.0.66") as greedy, session("127.0.0.77") as other:
+                found = [await greedy.get(events) for _ in range(4)]
+                assert [answer.status for answer in found] == [200, 200, 503, 503]
+                found.append(await other.get(events))
+                assert found[-1].status == 200
+                for answer in found:
+                    answer.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        pytest.param(b"a: b\r\n" * 5000, id="many"),
+        pytest.param((b"a: " + b"b" * 4000 + b"\r\n") * 10, id="large"),
+    ],
+)
+def test_a_head_has_a_bound(head: bytes) -> None:
+    """Each field had a bound, the head had none: 42 MB became 197 under a flood of them."""
+
+    async def scenario() -> None:
+        async with master(members=FAR) as it:
+            answer = await raw(it.server.port, b"GET /livez HTTP/1.1\r\n" + head + b"\r\n")
+            assert answer == b"" or answer.split()[1] == b"400"
+            assert await ask(it.server.port, "/livez", "127.0.0.1") == 200
+
+    asyncio.run(scenario())
+
+
+def test_the_body_of_a_refused_request_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bodies of one-byte chunks, each parsed although 403 was the answer long ago, took the loop
+    for seconds. The answer comes before the body's end, and then the connection is closed."""
+
+    def parsed(data: bytes) -> None:
+        pytest.fail(f"{len(data)} bytes parsed")
+
+    async def scenario() -> None:
+        limits = Limits(refused_bytes=50_000)
+        async with master(members=FAR, limits=limits) as it:
+            reader, writer = await asyncio.open_connection("127.0.0.1", it.server.port)
+            writer.write(
+                b"PUT /v1/hosts/algo-2 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+            )
+            async with asyncio.timeout(10):
+                assert (await reader.readline()).startswith(b"HTTP/1.1 403 ")
+                [connection] = it.server._connections.all()
+                assert connection.transport is not None
+                handler = connection.transport.get_protocol()
+                assert isinstance(handler, asyncio.BufferedProtocol)
+                monkeypatch.setattr(type(handler), "data_received", lambda _, data: parsed(data))
+
+                async def pour() -> None:
+                    while True:
+                        writer.write(b"1\r\na\r\n" * 10_000)
+                        await writer.drain()
+
+                with pytest.raises(ConnectionError):
+                    await pour()
+            writer.close()
+
+    asyncio.run(scenario())
+
+
+def test_requests_that_come_at_once_are_answered_one_after_the_other() -> None:
+    async def scenario() -> None:
+        async with master(members=FAR) as it:
+            last = b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n"
+            answer = await raw(
+                it.server.port, b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n" * 100 + last
+            )
+            assert answer.count(b"HTTP/1.1 200 OK") == 100
+            assert answer.count(b"HTTP/1.1 404 ") == 1
+
+    asyncio.run(scenario())
+
+
+def test_stopping_under_a_flood() -> None:
+    async def scenario() -> None:
+        async with master(members=FAR) as it:
+            held = await holding(it.server.port, "127.0.0.66", b"", 50)
+            held += await holding(it.server.port, "127.0.0.67", b"GET / HT", 50)
+            for _ in range(100):
+                knock(it.server.port, "127.0.0.66").close()
+            began = time.monotonic()
+            await it.server.stop()
+            assert time.monotonic() - began < 5
+            for end in held:
+                end.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("address", "seats", "key"),
+    [
+        ("10.0.0.7", 0, "10.0.0.7"),
+        ("fd00::1:2:3:4", 0, "fd00::/64"),
+        ("fd00::5:6:7:8", 0, "fd00::/64"),
+        ("fd00:0:0:1::1", 0, "fd00:0:0:1::/64"),
+        ("fd00::1:2:3:4", 1, "fd00::1:2:3:4"),
+        ("", 0, ""),
+    ],
+)
+def test_what_the_limits_of_an_address_are_counted_by(address: str, seats: int, key: str) -> None:
+    assert key_of(address, seats) == key
+
+
+def _visitor(key: str, *, seats: int = 0, at: float = 0.0, **more: Any) -> Connection:
+    visitor = Connection(key, key, seats, at, trusted=seats > 0, **more)
+    visitor.idle_since = at
+    return visitor
+
+
+def test_who_goes_for_whom() -> None:
+    """The longest idle of the greediest address; what is proven a member's never."""
+    pool = Pool(Limits(stranger_connections=4, connections_per_address=3), members=1)
+    greedy = [_visitor("a", at=float(number)) for number in range(3)]
+    scraper = _visitor("b", at=-9.0)
+    assert all(pool.enter(one) for one in (*greedy, scraper))
+    assert pool.enter(_visitor("c"))
+    assert greedy[0] not in pool
+    assert scraper in pool
+    # At its own limit an address gives up its own.
+    pool.leave(scraper)
+    assert pool.enter(_visitor("a", at=9.0))
+    assert pool.enter(_visitor("a", at=10.0))
+    assert greedy[1] not in pool
+    assert len(pool) == 4
+    # Nobody is sent away in the middle of an answer for somebody who has as much.
+    for one in pool.all():
+        one.busy = True
+    assert not pool.enter(_visitor("a"))
+    assert pool.enter(_visitor("d"))
+
+    member = _visitor("m", seats=1, host="algo-2")
+    others = [_visitor("m", seats=1, busy=True) for _ in range(5)]
+    assert all(pool.enter(one) for one in (member, *others))
+    for _ in range(20):
+        assert pool.enter(_visitor("m", seats=1, busy=True))
+    assert member in pool
 
 
 METHODS = st.sampled_from([b"GET", b"PUT", b"HEAD", b"POST", b"OPTIONS", b"PATCH", b"BREW"])

@@ -15,7 +15,8 @@ import pytest
 
 from supervisor import status_cli
 from supervisor.protocol import encode_cause, encode_verdict
-from supervisor.status import Limits, Snapshot
+from supervisor.status import Snapshot
+from supervisor.status_gate import Limits
 from tests.helpers.aio import free_port
 from tests.helpers.cluster import CAUSE, VERDICT, master, snapshot
 

@@ -11,7 +11,8 @@ from supervisor.events import JobChanged, MasterEnded, MasterLost, MasterSeen
 from supervisor.model import Cause, CauseKind, ExitStatus, Outcome, Verdict
 from supervisor.probe import MasterLink
 from supervisor.protocol import HostReport
-from supervisor.status import JobBoard, Limits, Member, Snapshot, StatusServer
+from supervisor.status import JobBoard, Member, Snapshot, StatusServer
+from supervisor.status_gate import Limits
 from tests.helpers.aio import free_port
 
 CAUSE = Cause(
