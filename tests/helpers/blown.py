@@ -8,7 +8,7 @@ everything that the hosts left behind is read, for the oracle to judge.
 from __future__ import annotations
 
 import contextlib
-import datetime
+import datetime as dt
 import json
 import os
 import pathlib
@@ -163,7 +163,7 @@ class HostRun:
         found = _LINE.search(line)
         if found is None:
             return
-        at = datetime.datetime.fromisoformat(f"{found[1]}+00:00").timestamp()
+        at = dt.datetime.fromisoformat(f"{found[1]}+00:00").timestamp()
         event, fields = found[2], found[3]
         self.up_at = self.up_at or at
         if event == "phase.entered":
@@ -249,7 +249,12 @@ class Run:
         code.mkdir(parents=True)
         self._notes.mkdir()
         script = code / "train.py"
-        words: tuple[str, ...] = (str(self._notes), trial.manner.value, str(trial.script_s), str(trial.save_s))
+        words: tuple[str, ...] = (
+            str(self._notes),
+            trial.manner.value,
+            str(trial.script_s),
+            str(trial.save_s),
+        )
         if trial.kind.tensorflow:
             script = _TENSORFLOW
             job = "ps" if trial.kind is Kind.TF_PS else "mwms"

@@ -20,7 +20,7 @@ import random
 import re
 import signal
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 LEASE_S: Final = 4.0
@@ -222,7 +222,8 @@ def draw(seed: int, index: int, kinds: Sequence[Kind]) -> Trial:
         manner = Manner.SAVES
     longest_s = 3.5 if manner is Manner.WRAPPED else 1.0
     tolerated = int(kind in {Kind.PLAIN, Kind.MWMS, Kind.PS} and dice.random() < 0.25)
-    blows = _draw_blows(dice, kind, hosts, manner)
+    script_s = 4.0 if kind.tensorflow else dice.uniform(1.0, 3.0)
+    blows = _draw_blows(dice, kind, hosts, manner, script_s)
     frozen = any(b.signum == signal.SIGSTOP and b.target is Target.SCRIPT for b in blows)
     rescued = any(b.target is Target.SUPERVISOR and b.signum in STOPPING for b in blows)
     unthawed = frozen and not rescued and any(b.thaw_s is None for b in blows)
@@ -232,7 +233,7 @@ def draw(seed: int, index: int, kinds: Sequence[Kind]) -> Trial:
         kind=kind,
         hosts=hosts,
         manner=manner,
-        script_s=4.0 if kind.tensorflow else dice.uniform(1.0, 3.0),
+        script_s=script_s,
         save_s=dice.uniform(0.1, longest_s),
         stagger_s=tuple(dice.uniform(0.0, 0.8) for _ in hosts),
         tolerated=tolerated,
@@ -242,9 +243,11 @@ def draw(seed: int, index: int, kinds: Sequence[Kind]) -> Trial:
 
 
 def _draw_blows(
-    dice: random.Random, kind: Kind, hosts: tuple[str, ...], manner: Manner
+    dice: random.Random, kind: Kind, hosts: tuple[str, ...], manner: Manner, script_s: float
 ) -> tuple[Blow, ...]:
-    first = _draw_blow(dice, kind, hosts, manner, None)
+    first = _draw_blow(dice, kind, hosts, manner)
+    when, after_s = _draw_time(dice, first.target, script_s)
+    first = replace(first, when=when, after_s=after_s)
     if first.signum == signal.SIGSTOP and first.target is Target.SCRIPT and first.thaw_s is None:
         if dice.random() < 0.5:
             stop = Blow(Target.SUPERVISOR, dice.choice(hosts), signal.SIGTERM, When.BLOW, 0.7)
@@ -253,9 +256,9 @@ def _draw_blows(
     if dice.random() > 0.2:
         return (first,)
     for _ in range(20):
-        second = _draw_blow(dice, kind, hosts, manner, first)
+        second = _draw_blow(dice, kind, hosts, manner)
         if _may_follow(first, second):
-            return first, second
+            return first, replace(second, when=When.BLOW, after_s=dice.uniform(0.0, 0.4))
     return (first,)
 
 
@@ -270,9 +273,8 @@ def _may_follow(first: Blow, second: Blow) -> bool:
     return first.host != second.host or both != {Target.GUARDIAN, Target.SUPERVISOR}
 
 
-def _draw_blow(
-    dice: random.Random, kind: Kind, hosts: tuple[str, ...], manner: Manner, before: Blow | None
-) -> Blow:
+def _draw_blow(dice: random.Random, kind: Kind, hosts: tuple[str, ...], manner: Manner) -> Blow:
+    """A blow whose time is not drawn yet."""
     targets = {Target.SUPERVISOR: 6, Target.SCRIPT: 4, Target.GUARDIAN: 1}
     if manner is Manner.WRAPPED:
         targets[Target.CHILD] = 3
@@ -294,22 +296,18 @@ def _draw_blow(
     if target is Target.SCRIPT and manner is Manner.WRAPPED:
         signals.pop(signal.SIGSTOP)  # the shell's child goes on
     signum = int(dice.choices(tuple(signals), tuple(signals.values()))[0])
-    when, after_s = _draw_time(dice, kind, target, before)
     thaw_s = None
     if signum in FREEZING:
         thaw_s = _draw_thaw(dice, target, signum, alone=len(hosts) == 1)
-    return Blow(target, host, signum, when, after_s, thaw_s)
+    return Blow(target, host, signum, When.RUNNING, 0.0, thaw_s)
 
 
-def _draw_time(
-    dice: random.Random, kind: Kind, target: Target, before: Blow | None
-) -> tuple[When, float]:
-    if before is not None:
-        return When.BLOW, dice.uniform(0.0, 0.4)
-    run_s = 5.0 if kind.tensorflow else 2.5
-    at_spawn = 3 if target is Target.SUPERVISOR else 0
-    when = dice.choices((When.SPAWN, When.RUNNING, When.ENDING), (at_spawn, 7, 1))[0]
-    longest_s = {When.SPAWN: 2.0, When.RUNNING: run_s, When.ENDING: 0.3}[when]
+def _draw_time(dice: random.Random, target: Target, script_s: float) -> tuple[When, float]:
+    """Of a supervisor all of its life; of what it runs the time when that is likely there."""
+    supervisor = target is Target.SUPERVISOR
+    late = supervisor or target in {Target.GUARDIAN, Target.SYNC}
+    when = dice.choices((When.SPAWN, When.RUNNING, When.ENDING), (3 * supervisor, 7, 2 * late))[0]
+    longest_s = {When.SPAWN: 2.0, When.RUNNING: 0.9 * script_s, When.ENDING: 0.2}[when]
     return when, dice.uniform(0.0, longest_s)
 
 
@@ -571,8 +569,14 @@ class _Oracle:
                 return fatal or self._frozen_long(blow)
             case Target.SCRIPT if blow.signum == signal.SIGSTOP:
                 return blow.thaw_s is None
+            case Target.SCRIPT if self._heeds_nothing(blow):
+                return self.seen[blow.host].finished_at is None
             case _:
                 return self._dies(dealt)
+
+    def _heeds_nothing(self, blow: Blow) -> bool:
+        """TensorFlow's notifier of preemptions takes SIGTERM, once a job's collectives are up."""
+        return self.trial.kind is Kind.TF_MWMS and blow.signum == signal.SIGTERM
 
     def _tolerated(self) -> set[str]:
         """Hosts whose loss the failure policy may let pass."""
@@ -623,8 +627,8 @@ class _Oracle:
             seconds = self.trial.hang_s + 2.5
         else:
             seconds = 0.5 + SETTLE_S * self.trial.kind.tensorflow
-            if self.trial.manner is Manner.WRAPPED:
-                seconds += 2 * SWEEP_S  # what outlived the shell is ended first
+            if self.trial.manner in {Manner.WRAPPED, Manner.STUBBORN}:
+                seconds += 2 * SWEEP_S  # what outlives it, deaf to SIGTERM too, is ended first
         return seconds * self.patience + 0.5
 
     def _too_late(self, dealt: Dealt) -> bool:
@@ -720,7 +724,9 @@ class _Oracle:
     def _answers(self, chief: Seen) -> Iterator[int]:
         """How the chief's script may have answered the stop."""
         answer = {Manner.SAVES: 0, Manner.PLAIN: 143, Manner.STUBBORN: 137, Manner.WRAPPED: 143}
-        struck = len(self.dealt) > 1 or chief.finished_at is not None
+        struck = (
+            len(self.dealt) > 1 or self.trial.kind is Kind.TF_MWMS or chief.finished_at is not None
+        )
         ready = chief.began_at is not None and chief.began_at < min(d.at for d in self.dealt)
         may = {0, 130, 137, 143} if struck or not ready else {answer[self.trial.manner]}
         if chief.script_code in may:
@@ -794,6 +800,8 @@ class _Oracle:
             seconds += 3.0 + PUBLISH_S * self._sync_held()
         if trial.kind.tensorflow:
             seconds += 4.0
+        if trial.kind is Kind.TF_MWMS:
+            seconds += grace_s + GROUP_S
         return seconds * self.patience
 
 
