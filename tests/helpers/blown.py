@@ -406,8 +406,10 @@ class Run:
             elif time.time() < due:
                 continue
             self._thaws.remove(entry)
-            # Its parent is the supervisor, or we are: a pid that has died may have another owner.
-            if _stopped(pid):
+            # After SIGTSTP a supervisor is not stopped, its tree is. A pid that has died, and is
+            # not our own child's, may have another owner.
+            ours = supervisor and self._hosts[supervisor].running
+            if ours or _stopped(pid):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGCONT)
             return True
