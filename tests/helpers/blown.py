@@ -59,8 +59,8 @@ notes, manner, script_s, save_s = sys.argv[1], sys.argv[2], float(sys.argv[3]), 
 place, host = os.environ["SUPERVISOR_CHECKPOINT_DIR"], os.environ["SM_CURRENT_HOST"]
 
 def note(what):
-    with open(os.path.join(notes, f"{host}.{what}"), "w") as file:
-        file.write(repr(time.time()))
+    with open(os.path.join(notes, f"{host}.{what}"), "a") as file:
+        file.write(repr(time.time()) + "\\n")
 
 def save(step):
     path = os.path.join(place, "step")
@@ -123,6 +123,7 @@ class HostRun:
     """When a process left with 0."""
     pids: dict[str, int] = field(default_factory=dict)
     joined: dict[str, float] = field(default_factory=dict)
+    reborn: bool = False
     steps: bool = False
     """A TensorFlow script's first step is made."""
     _read: int = 0
@@ -134,7 +135,7 @@ class HostRun:
 
     @property
     def log(self) -> pathlib.Path:
-        return self.base.parent / f"{self.name}.log"
+        return self.base.parent / f"{self.name}{'.again' if self.reborn else ''}.log"
 
     @property
     def running(self) -> bool:
@@ -171,7 +172,7 @@ class HostRun:
         elif event == "job.ending":
             self.ending_at = self.ending_at or at
         elif event == "member.joined":
-            self.joined[_field(fields, "host")] = at
+            self.joined.setdefault(_field(fields, "host"), at)
         elif event == "process.started":
             self.pids[_field(fields, "process")] = int(_field(fields, "pid"))
         elif event == "process.exited" and 'exit="exit 0"' in fields:
@@ -203,6 +204,7 @@ class Run:
         self._struck: list[int | None] = []
         self._thaws: list[tuple[float | None, int, str]] = []
         """When, whom, and which host's supervisor that is, or none."""
+        self._rebirths: list[tuple[float, str]] = []
         self.seconds = 0.0
         """From the last blow to the end of the last host."""
         self.complaints: list[str] = []
@@ -298,9 +300,10 @@ class Run:
                     self._spawn(host)
                 host.poll()
                 host.read()
-            if self._deal() or self._thaw():
+            if self._deal() or self._thaw() or self._bear():
                 last = time.monotonic()
-            if not any(host.poll() for host in self._hosts.values()):
+            alive = any(host.poll() for host in self._hosts.values())
+            if not alive and not self._rebirths:
                 break
             if now - last > limit_s:
                 break
@@ -332,12 +335,28 @@ class Run:
         except ProcessLookupError:
             return True
         self.dealt.append(Dealt(blow, at, host.phase))
+        if blow.again_s is not None:
+            self._rebirths.append((at + blow.again_s, host.name))
         if blow.signum in FREEZING:
             supervisor = blow.host if blow.target is Target.SUPERVISOR else ""
             if blow.thaw_s is not None or supervisor:
                 due = None if blow.thaw_s is None else at + blow.thaw_s
                 self._thaws.append((due, pid, supervisor))
         return True
+
+    def _bear(self) -> bool:
+        """Start a host anew that was killed."""
+        for entry in self._rebirths:
+            due, name = entry
+            before = self._hosts[name]
+            if before.running or time.time() < due:
+                continue
+            self._rebirths.remove(entry)
+            after = HostRun(name, before.layout, joined=before.joined, reborn=True)
+            self._hosts[name] = after
+            self._spawn(after)
+            return True
+        return False
 
     def _due(self, blow: Blow) -> float | None:
         """When the time of the blow begins to count; None while it does not."""
@@ -371,7 +390,7 @@ class Run:
 
     def _note(self, host: str, what: str) -> float | None:
         try:
-            return float((self._notes / f"{host}.{what}").read_text())
+            return float((self._notes / f"{host}.{what}").read_text().split("\n")[0])
         except (OSError, ValueError):
             return None
 
@@ -445,6 +464,8 @@ class Run:
             ending_at=host.ending_at,
             ended_at=host.ended_at,
             joined_at=joined.get(host.name),
+            reborn=host.reborn,
+            begun=len(_lines(self._notes / f"{host.name}.began")),
             began_at=self._note(host.name, "began"),
             finished_at=finished_at,
             saved=saved is not None,
@@ -520,6 +541,13 @@ def _json(path: pathlib.Path) -> Mapping[str, Any]:
     except (OSError, ValueError):
         return {}
     return found
+
+
+def _lines(path: pathlib.Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []
 
 
 def _shell_code(row: Mapping[str, Any]) -> int | None:

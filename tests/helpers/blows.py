@@ -141,11 +141,15 @@ class Blow:
     thaw_s: float | None = None
     """After SIGSTOP and SIGTSTP: when SIGCONT follows; None: a supervisor is continued when the
     other hosts have ended, anything else never."""
+    again_s: float | None = None
+    """After the death of a supervisor: when it is started anew, as an orchestrator does."""
 
     def __str__(self) -> str:
         text = f"{signal.Signals(self.signum).name} to {self.host} {self.target}"
         if self.signum in FREEZING:
             text += " for good" if self.thaw_s is None else f" for {self.thaw_s:.1f} s"
+        if self.again_s is not None:
+            text += f", anew after {self.again_s:.1f} s"
         return f"{text}, {self.when} + {self.after_s:.2f} s"
 
 
@@ -264,6 +268,8 @@ def _draw_blows(
 
 def _may_follow(first: Blow, second: Blow) -> bool:
     """Whether what the two do to a job can still be told."""
+    if second.again_s is not None or (first.again_s is not None and first.host == second.host):
+        return False
     if second.signum in FREEZING or (first.signum in FREEZING and first.host == second.host):
         return False
     if first.host == second.host and first.signum == signal.SIGKILL:
@@ -299,7 +305,10 @@ def _draw_blow(dice: random.Random, kind: Kind, hosts: tuple[str, ...], manner: 
     thaw_s = None
     if signum in FREEZING:
         thaw_s = _draw_thaw(dice, target, signum, alone=len(hosts) == 1)
-    return Blow(target, host, signum, When.RUNNING, 0.0, thaw_s)
+    again_s = None
+    if (target, signum) == (Target.SUPERVISOR, signal.SIGKILL) and len(hosts) > 1:
+        again_s = dice.uniform(0.05, LEASE_S / 2) if dice.random() < 0.4 else None
+    return Blow(target, host, signum, When.RUNNING, 0.0, thaw_s, again_s)
 
 
 def _draw_time(dice: random.Random, target: Target, script_s: float) -> tuple[When, float]:
@@ -359,6 +368,10 @@ class Seen:
     ended_at: float | None = None
     joined_at: float | None = None
     """When the master said that it had joined."""
+    reborn: bool = False
+    """It was killed and started anew; all this is of its second life."""
+    begun: int = 0
+    """How often its script began."""
     began_at: float | None = None
     """When its script had come so far as to know what to do with a signal."""
     finished_at: float | None = None
@@ -400,7 +413,7 @@ class Ending:
 
 
 FINISHED: Final = Ending("finished", MASTER)
-_SCRIPTS: Final = frozenset({"chief", "worker", "master"})
+_BEFORE: Final = frozenset({"", "preparing", "joining"})
 
 
 # --------------------------------------------------------------------------- the oracle
@@ -430,6 +443,8 @@ class _Oracle:
             if any(d.blow.host == host.name and self._ended_it(d, host) for d in dealt)
         }
         """Hosts whose supervisors a blow has ended, so that they could say nothing."""
+        self.reborn = {host.name for host in seen.values() if host.reborn}
+        self.killed -= self.reborn
         self.frozen = {d.blow.host for d in dealt if self._frozen_long(d.blow)}
 
     def complaints(self) -> Iterator[str]:
@@ -445,6 +460,8 @@ class _Oracle:
         if host.code is None:
             yield "not over in time"
             return
+        if host.begun > 1:
+            yield f"its script began {host.begun} times"
         yield from (f"left behind: {what}" for what in host.left)
         if host.name in self.killed:
             return
@@ -492,9 +509,9 @@ class _Oracle:
             if self._too_late(dealt):
                 continue
             found.extend(self._after(dealt, host))
-        if host.name in self.frozen:  # what it finds when it comes back
+        if host.name in self.frozen | self.reborn:  # what it finds when it comes back
             found += [Ending("member_lost"), Ending("master_lost"), Ending("join_timeout")]
-            if self.seen[MASTER].finished_at is not None:
+            if host.name in self.frozen and self.seen[MASTER].finished_at is not None:
                 found.append(FINISHED)
         return found
 
@@ -565,6 +582,8 @@ class _Oracle:
             case Target.GUARDIAN | Target.SYNC:
                 return False
             case Target.SUPERVISOR:
+                if blow.host in self.reborn:
+                    return dealt.phase not in _BEFORE  # nothing had been started by anybody
                 fatal = blow.host in self.killed or blow.signum in STOPPING
                 return fatal or self._frozen_long(blow)
             case Target.SCRIPT if blow.signum == signal.SIGSTOP:
@@ -592,7 +611,7 @@ class _Oracle:
     def _may_pass(self, dealt: Dealt) -> bool:
         blow = dealt.blow
         if blow.target is Target.SUPERVISOR:
-            lost = blow.host in self.killed or self._frozen_long(blow)
+            lost = blow.host in self.killed | self.reborn or self._frozen_long(blow)
             return lost and not self.trial.kind.servers
         stopped = blow.signum == signal.SIGSTOP  # a hang is no failure of a worker
         return blow.target in {Target.SCRIPT, Target.CHILD, Target.SERVER} and not stopped
@@ -666,7 +685,7 @@ class _Oracle:
         if blow.target is not Target.SUPERVISOR or host.code is None:
             return False
         if blow.signum == signal.SIGKILL:
-            return host.code == -signal.SIGKILL
+            return host.reborn or host.code == -signal.SIGKILL
         # Before its first instruction it is any Python.
         early = host.up_at is None or host.up_at > dealt.at
         return blow.signum in STOPPING and early and host.code in {-blow.signum, 130, 1}
@@ -703,14 +722,14 @@ class _Oracle:
     def _stop_codes(self, host: Seen) -> Iterator[int]:
         chief = self.seen[MASTER]
         signals = [d.blow.signum for d in self.dealt if d.blow.signum in STOPPING]
-        if MASTER not in self.killed:
+        if MASTER not in self.killed | self.reborn:
             if chief.script_code is not None:
                 yield from self._answers(chief)
             else:
                 yield from (128 + signum for signum in signals)
         if host.name == MASTER:
             return
-        if MASTER in self.killed | self.frozen or self._left_first(host):
+        if MASTER in self.killed | self.frozen | self.reborn or self._left_first(host):
             # The master's last word did not come in time.
             if host.script_code is not None:
                 yield host.script_code
@@ -749,7 +768,7 @@ class _Oracle:
             for host in self.seen.values()
             if host.cause is not None
             and host.cause.kind not in alone
-            and host.name not in self.frozen | self.killed
+            and host.name not in self.frozen | self.killed | self.reborn
         }
         if len(told) > 1:
             yield f"the hosts do not agree: {' / '.join(sorted(map(_text, told)))}"
@@ -763,7 +782,8 @@ class _Oracle:
 
     def _lateness(self) -> Iterator[str]:
         """Each stage within what the settings imply."""
-        free = [h for h in self.seen.values() if h.name not in self.frozen | self.killed]
+        gone = self.frozen | self.killed | self.reborn
+        free = [h for h in self.seen.values() if h.name not in gone]
         endings = [host.ending_at for host in free if host.ending_at is not None]
         ended = [host.ended_at for host in free if host.ended_at is not None]
         if not endings or not ended:
@@ -792,7 +812,9 @@ class _Oracle:
             seconds += GROUP_S
         if trial.kind.servers:
             seconds += 1.0
-        if self.killed or self.frozen:  # not yet found when the job ended for another reason
+        if (
+            self.killed or self.frozen or self.reborn
+        ):  # not yet found when the job ended for another reason
             seconds += LEASE_S + ACK_S
         if kinds & {"join_timeout", "master_lost"}:  # each host by itself
             seconds += JOIN_S + 2.0
@@ -816,4 +838,6 @@ def bound_s(trial: Trial) -> float:
     found_s = max(LEASE_S, trial.hang_s) + 2.0
     down_s = STOP_GRACE_S + GROUP_S + KILL_S + SERVER_GRACE_S + KILL_S + ACK_S
     joined_s = JOIN_S + 2.0
+    if any(blow.again_s is not None for blow in trial.blows):
+        joined_s += JOIN_S  # who has been heard from is waited for once more
     return start_s + trial.script_s + max(found_s, joined_s) + down_s
