@@ -413,6 +413,8 @@ class Ending:
 
 
 FINISHED: Final = Ending("finished", MASTER)
+_BY_ITSELF: Final = ("master_lost", "join_timeout", "refused")
+"""What each host finds by itself, in words of its own."""
 _BEFORE: Final = frozenset({"", "preparing", "joining"})
 
 
@@ -510,7 +512,7 @@ class _Oracle:
                 continue
             found.extend(self._after(dealt, host))
         if host.name in self.frozen | self.reborn:  # what it finds when it comes back
-            found += [Ending("member_lost"), Ending("master_lost"), Ending("join_timeout")]
+            found += [Ending(kind) for kind in ("member_lost", *_BY_ITSELF)]
             if host.name in self.frozen and self.seen[MASTER].finished_at is not None:
                 found.append(FINISHED)
         return found
@@ -706,7 +708,7 @@ class _Oracle:
                 return frozenset({0, 87} if self._sync_held() else {0})
             case "stop_requested":
                 return frozenset(self._stop_codes(host))
-            case "join_timeout":
+            case "join_timeout" | "refused":
                 return frozenset({82})
             case "master_lost":
                 return frozenset({83})
@@ -762,12 +764,11 @@ class _Oracle:
 
     def _disagreement(self) -> Iterator[str]:
         """One cause, in the same words, on all hosts that could hear of it."""
-        alone = {"master_lost", "join_timeout"}
         told = {
             host.cause
             for host in self.seen.values()
             if host.cause is not None
-            and host.cause.kind not in alone
+            and host.cause.kind not in _BY_ITSELF
             and host.name not in self.frozen | self.killed | self.reborn
         }
         if len(told) > 1:
