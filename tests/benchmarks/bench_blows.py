@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="at once")
     parser.add_argument("--only", choices=[kind.value for kind in Kind])
     parser.add_argument("--replay", metavar="SEED:INDEX", action="append", default=[])
-    parser.add_argument("--patience", type=float, default=1.0, help="factor for a busy machine")
+    parser.add_argument("--patience", type=float, default=1.5, help="factor for a busy machine")
     parser.add_argument("--directory", type=pathlib.Path, help="where wrong ones are kept")
     args = parser.parse_args()
     base = args.directory or pathlib.Path(tempfile.mkdtemp(prefix="blows-"))
@@ -124,6 +124,8 @@ def main() -> None:
         f"{len(trials)} jobs in {time.monotonic() - began:.0f} s, {score.missed} ended before "
         f"their blow, {len(score.wrong)} wrong: {' '.join(score.wrong) or 'none'}"
     )
+    if not score.wrong:
+        shutil.rmtree(base, ignore_errors=True)
     sys.exit(1 if score.wrong else 0)
 
 

@@ -225,7 +225,8 @@ def draw(seed: int, index: int, kinds: Sequence[Kind]) -> Trial:
     if kind is Kind.KEPT:
         manner = Manner.SAVES
     longest_s = 3.5 if manner is Manner.WRAPPED else 1.0
-    tolerated = int(kind in {Kind.PLAIN, Kind.MWMS, Kind.PS} and dice.random() < 0.25)
+    several = kind in {Kind.PLAIN, Kind.MWMS, Kind.PS, Kind.SERVER}
+    tolerated = int(several and dice.random() < 0.25)
     script_s = 4.0 if kind.tensorflow else dice.uniform(1.0, 3.0)
     blows = _draw_blows(dice, kind, hosts, manner, script_s)
     frozen = any(b.signum == signal.SIGSTOP and b.target is Target.SCRIPT for b in blows)
