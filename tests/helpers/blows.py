@@ -541,8 +541,8 @@ class _Oracle:
                 code = 128 + blow.signum
                 word = signal.Signals(blow.signum).name
                 pattern = f"{word}|exit {code}|KeyboardInterrupt"
-                for process in self._scripts_of(blow.host):
-                    yield Ending("script_failed", blow.host, process, pattern, frozenset({code}))
+                process = self._script_of(blow.host)
+                yield Ending("script_failed", blow.host, process, pattern, frozenset({code}))
             case Target.SCRIPT if self.trial.hang_s and blow.signum == signal.SIGSTOP:
                 # Of a real job all scripts wait for the one that is stopped.
                 where = None if self.trial.kind.tensorflow else blow.host
@@ -558,8 +558,9 @@ class _Oracle:
             case _:
                 return
 
-    def _scripts_of(self, host: str) -> tuple[str, ...]:
-        return ("chief",) if host == MASTER else ("worker",)
+    def _script_of(self, host: str) -> str:
+        without_chief = {Kind.MWMS, Kind.TF_MWMS}
+        return "chief" if host == MASTER and self.trial.kind not in without_chief else "worker"
 
     def _dies(self, dealt: Dealt) -> bool:
         """Whether the process that was struck dies of it."""
