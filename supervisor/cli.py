@@ -211,8 +211,7 @@ def _status(arguments: argparse.Namespace) -> int:
 
     url = arguments.url
     if url is None:
-        port = os.environ.get("SUPERVISOR_STATUS_PORT")
-        url = f"http://127.0.0.1:{port}" if port else status_cli.DEFAULT_URL
+        url = status_cli.own_url(os.environ)
     return status_cli.run(url, as_json=arguments.json, watch=arguments.watch)
 
 

@@ -26,9 +26,9 @@ from typing import Final
 from supervisor.contract import CONFIG_FILES, EntryKind, Facts, Strategy, read_contract
 from supervisor.engines import absolute, sagemaker
 from supervisor.engines.local import free_ports
-from supervisor.faults import ContractError, Fault
+from supervisor.faults import ContractError, Fault, in_words
 from supervisor.installation import ALLOW, FILE, installed_versions, read_file
-from supervisor.net import NoAddress, Resolver
+from supervisor.net import NoAddress, Resolver, families, is_address
 from supervisor.paths import paths_below
 from supervisor.plan import FETCH, Plan, make_plan
 from supervisor.ports import check_free
@@ -288,7 +288,7 @@ def _taken_locally() -> Iterator[str]:
     try:
         free_ports(_LOCAL_PORTS)
     except OSError as error:
-        yield str(error)
+        yield in_words(error)
 
 
 def _existing(path: str) -> str:
@@ -496,6 +496,16 @@ def _hosts(sight: Sight) -> Iterator[Check]:
             State.RED,
             f"{plan.host} leads to {shown}, which is no address of this machine",
             "correct current_host in resourceconfig.json, or the DNS",
+        )
+    own, bind = sight.addresses.get(plan.host), plan.status_bind
+    bound = plan.is_cluster and is_address(bind) and bind != "::"
+    if bound and isinstance(own, tuple) and all((":" in each) != (":" in bind) for each in own):
+        yield Check(
+            "host names",
+            State.RED,
+            f"{plan.host} leads to {', '.join(own)}, and the status port is bound to {bind}: "
+            f"nobody comes there{families(own) or ' over IPv4'}",
+            "leave SUPERVISOR_STATUS_BIND out: then it is bound to IPv4 and IPv6",
         )
     good = len(sight.addresses) - len(bad)
     if good:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
@@ -16,7 +17,8 @@ from supervisor.faults import ContractError
 from supervisor.guardian import Guardian
 from supervisor.logs import Log
 from supervisor.masking import Masker
-from supervisor.outcome import FAILURE_LIMIT
+from supervisor.occupied import OccupiedError, occupy
+from supervisor.outcome import EXIT_PREPARING, FAILURE_LIMIT
 from supervisor.paths import paths_below
 from supervisor.plan import Plan, make_plan
 from supervisor.run import LAST_OUTPUT_S, run_host
@@ -51,6 +53,11 @@ def train(environ: Mapping[str, str], flags: Mapping[str, str], guardian: Guardi
         ContractError: nothing was started; the failure file says why.
     """
     inherited = process.reset_inherited_signals(hold=process.STOP_SIGNALS)
+    try:
+        occupy(sagemaker.base_dir(environ))
+    except OccupiedError as error:
+        print(f"supervisor: {error}", file=sys.stderr)
+        return EXIT_PREPARING
     try:
         plan = plan_of(environ, flags)
         return asyncio.run(_train(plan, partial(plan_of, environ, flags), inherited, guardian))

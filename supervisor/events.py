@@ -37,6 +37,8 @@ class Deadline(enum.StrEnum):
     """After SIGKILL: what is not gone now is in uninterruptible sleep, reported and left."""
     ACK = "ack"
     """The master waits for its members to be down."""
+    LATE = "late"
+    """The job failed before every host had come; those that are just starting are told as well."""
     PUBLISH = "publish"
     LIMIT = "limit"
     """The platform's SIGKILL is near: whatever is left is killed and the record written."""
@@ -140,7 +142,8 @@ class MemberReported:
 
 @dataclass(frozen=True, slots=True)
 class MemberLost:
-    """On the master: a member that had joined has been silent for a lease, or refuses."""
+    """On the master: a member that had joined has been silent for a lease, refuses, or another
+    supervisor has come in its place."""
 
     host: str
     evidence: str
@@ -176,8 +179,8 @@ class MasterSeen:
 class MasterLost:
     """On a member: the master had been seen and is gone without a verdict.
 
-    ``how`` is ``crashed`` (connections refused, several times) or ``unreachable`` (silence past
-    the lease).
+    ``how`` is a `liveness.How`: ``crashed`` (connections refused, several times), ``unreachable``
+    (silence past the lease), ``restarted`` (another run answers), or that it refuses this host.
     """
 
     how: str

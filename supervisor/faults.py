@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 _FOUND_LIMIT = 120
+_NUMBER = re.compile(r"\[errno -?\d+\] ", re.IGNORECASE)
+"""How Python's own text of an OSError begins, also where it quotes another one."""
+
+
+def in_words(error: Exception) -> str:
+    """What went wrong, for a sentence of ours that names the file: no number, never empty."""
+    text = error.strerror if isinstance(error, OSError) else None
+    return without_number(text or str(error)) or type(error).__name__
+
+
+def without_number(text: str) -> str:
+    """Python's text of an error, in one line and without its ``[Errno 98]``."""
+    return " ".join(_NUMBER.sub("", text).split())
 
 
 def shown(value: object) -> str:

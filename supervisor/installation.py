@@ -203,7 +203,7 @@ def _say_why(message: str) -> None:
             with open(path, "w", encoding="utf-8") as file:
                 json.dump({"message": message}, file)
         except OSError as error:
-            print(f"supervisor: {path}: {error}", file=sys.stderr)
+            print(f"supervisor: {path}: {error.strerror}", file=sys.stderr)
 
 
 if __name__ == "__main__":

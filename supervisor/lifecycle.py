@@ -90,10 +90,18 @@ SETTLE_S: Final = 2.0
 a second to be proven, and it, not its victim, is then the cause."""
 JOIN_MARGIN_S: Final = 2.0
 """A member waits this much longer than the master, which can say better who is missing."""
+LATE_S: Final = 2.0
+"""A job that fails before all hosts have come is still served so long. Hosts of a job start at
+about the same time, and one that comes too late waits for its whole join timeout."""
 _SHOWN: Final = 10
 """Missing hosts that are named in a message."""
 _MOST_NOTED: Final = 32
 """Further failures that are kept for the report."""
+
+REFUSES: Final = "refuses this host"
+"""How a master is lost that does not take this host; `liveness.How`."""
+_NOTHING_STARTED: Final = frozenset({Phase.PREPARING, Phase.JOINING})
+"""Nothing of the job has been started: a host may still be started anew."""
 
 STOP_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP})
 ECHO_S: Final = 0.05
@@ -231,6 +239,13 @@ class State:
     @property
     def alive(self) -> tuple[Process, ...]:
         return tuple(process for process in self.processes if process.life is Life.ALIVE)
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything of the job was ever started here: there may be something to keep."""
+        return any(
+            not process.step and process.life is not Life.PLANNED for process in self.processes
+        )
 
     @property
     def left(self) -> bool:
@@ -537,7 +552,7 @@ def _signalled(state: State, signum: int, at: float, actions: list[Action]) -> S
     # Already coming down for another reason: the platform's limit counts from here all the same.
     if state.rung is Rung.HOLD and state.setup.host == state.setup.evaluator:
         state = _climb(state, Rung.SCRIPTS, actions)
-    state = _disarm(state, actions, Deadline.PUBLISH)  # its ample time is over
+    state = _disarm(state, actions, Deadline.PUBLISH, Deadline.LATE)  # their ample time is over
     return _arm(state, Deadline.LIMIT, state.setup.budgets.limit_s, actions)
 
 
@@ -607,9 +622,13 @@ def _expired(state: State, deadline: Deadline, at: float, actions: list[Action])
                 state = _with_process(state, process.name, life=Life.LEFT)
             return state
         case Deadline.ACK:
-            late = [name for name, member in state.members.items() if not member.down]
+            late = [
+                name for name, member in state.members.items() if member.heard and not member.down
+            ]
             actions.append(Say("members.late", (("hosts", late),), "warning"))
             return replace(state, all_down=True)
+        case Deadline.LATE:
+            return state  # whether anybody is waited for still is drawn in _settle
         case Deadline.PUBLISH:
             return _publishing_over(state, "not finished in time")
     assert_never(deadline)
@@ -657,8 +676,13 @@ def _member_lost(state: State, host: str, evidence: str, at: float, actions: lis
     member = state.members.get(host)
     if member is None or member.down:
         return state
-    state = replace(state, members={**state.members, host: replace(member, down=True)})
     actions.append(Say("member.lost", (("host", host), ("evidence", evidence)), "warning"))
+    if state.phase in _NOTHING_STARTED:
+        # It may be started anew. Until it is, it is one of those that are waited for.
+        state = replace(state, members={**state.members, host: Member()})
+        actions.append(Announce(JobState.JOINING, missing=state.missing))
+        return state
+    state = replace(state, members={**state.members, host: replace(member, down=True)})
     if not _before_draining(state):
         return state
     return _failed(state, Cause(CauseKind.MEMBER_LOST, host, f"lost: {evidence}", at=at), actions)
@@ -685,16 +709,18 @@ def _job_changed(
 def _master_lost(state: State, how: str, evidence: str, at: float, actions: list[Action]) -> State:
     if state.setup.is_master or state.job is JobState.ENDED:
         return state  # nobody to lose, or it said all it had to say
+    master = state.setup.master
+    if state.phase in _NOTHING_STARTED and how != REFUSES:
+        # It may be started anew, and how long that is waited for is the join timeout.
+        fields = (("host", master), ("how", how), ("evidence", evidence))
+        actions.append(Say("master.lost", fields, "warning"))
+        return replace(state, master_heard=False)
     # From here on nobody will say ENDED.
     state = replace(state, job=JobState.ENDED)
     if _before_draining(state):
-        cause = _own(
-            state,
-            CauseKind.MASTER_LOST,
-            f"the master {state.setup.master} {how}: {evidence}",
-            at,
-        )
-        return _end(state, cause, actions)
+        begun = state.phase not in _NOTHING_STARTED
+        kind = CauseKind.MASTER_LOST if begun else CauseKind.REFUSED
+        return _end(state, _own(state, kind, f"the master {master} {how}: {evidence}", at), actions)
     if state.phase is Phase.DRAINING and state.rung is Rung.HOLD:
         return _climb(state, Rung.SCRIPTS, actions)
     return state
@@ -876,9 +902,11 @@ def _come_down(state: State, actions: list[Action]) -> State:
         state = _announce_end(state, actions)
     # Every timer of the way down, but the platform's where it was asked to stop.
     budgets = state.setup.budgets
-    kept = {Deadline.ACK, Deadline.LIMIT} if state.stop_signals else {Deadline.ACK}
+    kept = {Deadline.ACK, Deadline.LATE} | ({Deadline.LIMIT} if state.stop_signals else set())
     state = _disarm(state, actions, *(state.armed - kept))
     state = replace(state, phase=Phase.PUBLISHING)
+    if not state.begun:
+        return _publishing_over(state, None)  # nothing was made that could be sent
     actions.append(Publish())
     if Deadline.LIMIT in state.armed:
         return state  # all that the platform leaves; the share that is kept free follows it
@@ -898,11 +926,18 @@ def _announce_end(state: State, actions: list[Action]) -> State:
     ack_s = min(budgets.ack_s, budgets.publish_s) if state.stop_signals else budgets.ack_s
     if state.setup.evaluator and verdict.outcome is Outcome.SUCCEEDED and not state.stop_signals:
         ack_s += budgets.evaluator_grace_s
+    waited_for = state.stop_signals or verdict.cause.kind is CauseKind.JOIN_TIMEOUT
+    if not state.begun and not waited_for:
+        state = _arm(state, Deadline.LATE, LATE_S, actions)
     return _arm(state, Deadline.ACK, ack_s, actions)
 
 
 def _leave(state: State, actions: list[Action]) -> State:
-    down = state.all_down or all(member.down for member in state.members.values())
+    # Who has never been heard from may never come, and is not waited for.
+    late = Deadline.LATE in state.armed
+    down = state.all_down or all(
+        member.down or not (member.heard or late) for member in state.members.values()
+    )
     if down:
         state = _disarm(state, actions, Deadline.ACK)
     if not (down and state.publishing_settled):

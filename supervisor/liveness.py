@@ -1,9 +1,10 @@
 """Who is alive, decided from observations alone. Pure: every time is an argument.
 
-Four things are never confused. *Finished*: it said so. *Crashed*: after it had answered, its
+These things are never confused. *Finished*: it said so. *Crashed*: after it had answered, its
 host refuses connections, several times over a window; a refusal is an answer by the kernel of a
 host on which nobody listens any more. *Unreachable*: silence past a lease, whatever the reason.
-*Unseen*: it has not answered yet, which is never a death, however long it lasts.
+*Restarted*: another run of it answers in its place. *Unseen*: it has not answered yet, which is
+never a death, however long it lasts.
 
 All times are seconds of an `ActiveClock`, so that our own suspension is not the other's silence.
 """
@@ -15,6 +16,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from supervisor.model import JobState
+
+_PATIENCE = 1.5
+"""Leases for which a member that is not taken asks again."""
 
 
 class ActiveClock:
@@ -72,10 +76,30 @@ class Answered:
     """The status port answered.
 
     ``state`` is None when the answer was no job document: an error status, another protocol,
-    garbage. It is alive all the same.
+    garbage. It is alive all the same. ``run`` is the document's.
     """
 
     state: JobState | None = None
+    run: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """The status port answered that we are nobody to it: a wrong token, another address, no master.
+
+    A master that is ours may say so before the job runs (its resolver is behind, our token is
+    wrong). Once it has begun with us, whoever says so is no sign of its life.
+    """
+
+    evidence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A master answered, and does not take this host; ``final`` where waiting cannot change it."""
+
+    evidence: str
+    final: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +141,17 @@ class Tick:
     """Time went by."""
 
 
-Observation = Answered | Refused | NoAnswer | ChiefOpen | ChiefRefused | ChiefSilent | Tick
+Observation = (
+    Answered
+    | Denied
+    | Rejected
+    | Refused
+    | NoAnswer
+    | ChiefOpen
+    | ChiefRefused
+    | ChiefSilent
+    | Tick
+)
 
 
 # --------------------------------------------------------------------------- findings
@@ -133,12 +167,17 @@ class Seen:
 class How(enum.StrEnum):
     CRASHED = "crashed"
     UNREACHABLE = "unreachable"
+    RESTARTED = "restarted"
+    REFUSES = "refuses this host"
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
+    """``final``: nothing that comes later is news. Before the job runs a master may come back."""
+
     how: How
     evidence: str
+    final: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,12 +202,16 @@ class MasterState(enum.StrEnum):
     ENDED = "ended"
     """Final: it gave its verdict, or a bare one closed its port."""
     LOST = "lost"
-    """Final: crashed or unreachable."""
+    """Final: crashed, unreachable, restarted, or it does not take us."""
 
 
 @dataclass(slots=True)
 class MasterLiveness:
     """What a member knows of its master: ``unseen → up → draining → ended``, or ``lost``.
+
+    Until the job runs, a master that crashes or falls silent is *unseen* again: nothing has been
+    started, and it may be started anew. From the first document that says more than *joining* it
+    is bound to one run, and whatever else answers is not this master.
 
     Args:
         lease_s: silence after which a master that had answered is unreachable.
@@ -188,8 +231,14 @@ class MasterLiveness:
     """The last thing observed, for people."""
     _refusals: Refusals = field(init=False)
     _chief_refusals: Refusals = field(init=False)
+    bound: bool = False
+    """The job has begun: from here on a loss is final."""
+    run: str = ""
+    """Of the job, as the last document named it."""
     _last_sign: float = 0.0
+    _ever_seen: bool = False
     _chief_open_since: float | None = None
+    _rejected_since: float | None = None
 
     def __post_init__(self) -> None:
         self._refusals = Refusals(self.refused_count, self.refused_window_s)
@@ -201,13 +250,13 @@ class MasterLiveness:
 
     @property
     def seen(self) -> bool:
-        """Whether the status port has ever answered."""
+        """Whether the status port answers, as far as is known."""
         return self.state is not MasterState.UNSEEN and self.state is not MasterState.BARE
 
     @property
     def wants_chief(self) -> bool:
         """Whether the chief's port is worth a look: only while the status port never answered."""
-        return self.state in (MasterState.UNSEEN, MasterState.BARE)
+        return not self._ever_seen and not self.final
 
     def silence_s(self, now: float) -> float:
         """Seconds since the last sign of life; 0 while there was none."""
@@ -216,9 +265,14 @@ class MasterLiveness:
     def observe(self, observation: Observation, now: float) -> Finding | None:
         """Take in one observation at ``now`` (active seconds) and say what follows, if anything."""
         match observation:
-            case Answered(state):
-                self.evidence = "answers"
-                return self._answered(state, now)
+            case Answered(state, run):
+                return self._answered(state, run, now)
+            case Denied(evidence):
+                if not self.bound:
+                    return self._answered(None, "", now)
+                self.evidence = evidence
+            case Rejected(evidence, final):
+                return self._rejected(evidence, now, final=final)
             case Refused(evidence):
                 self.evidence = evidence
                 proven = self._refusals.add(now)
@@ -246,12 +300,20 @@ class MasterLiveness:
                 pass
         return self._check_lease(now)
 
-    def _answered(self, job: JobState | None, now: float) -> Finding | None:
-        self._last_sign = now
-        self._refusals.clear()
+    def _answered(self, job: JobState | None, run: str, now: float) -> Finding | None:
         if self.final:
             return None
-        first = not self.seen
+        if job is not None:
+            if self.bound and self.run and run != self.run:
+                return self._lost(
+                    How.RESTARTED,
+                    "another run of its supervisor answers, which knows nothing of this one",
+                )
+            self.run = run
+            self.bound = self.bound or job is not JobState.JOINING
+            self._rejected_since = None
+        self.evidence = "answers"
+        first = self._sign(now)
         if job is JobState.ENDED:
             self.state = MasterState.ENDED
         elif job is JobState.STOPPING:
@@ -260,14 +322,43 @@ class MasterLiveness:
             self.state = MasterState.UP
         return Seen(bare=False) if first else None
 
+    def _sign(self, now: float) -> bool:
+        """Take a sign of life; True for the first one."""
+        first = not self.seen
+        self._ever_seen = True
+        self._last_sign = now
+        self._refusals.clear()
+        return first
+
+    def _rejected(self, evidence: str, now: float, *, final: bool) -> Finding | None:
+        """It does not take us: for good, or for longer than silence may last.
+
+        A name may still lead to the last job's master, and a supervisor that was killed may not
+        be known to be dead yet: its lease has to run out first.
+        """
+        if self.final:
+            return None
+        self.evidence = evidence
+        if self._rejected_since is None:
+            self._rejected_since = now
+        if final or now - self._rejected_since > _PATIENCE * self.lease_s:
+            return self._lost(How.REFUSES, evidence, final=True)
+        if self.bound:
+            return self._check_lease(now)  # no sign of life of ours
+        # Somebody listens who is no bare master, whatever the chief's port says.
+        first = self._sign(now)
+        self.state = MasterState.UP
+        return Seen(bare=False) if first else None
+
     def _chief_open(self, now: float) -> Finding | None:
         if self.state is MasterState.BARE:
             self._last_sign = now
-        elif self.state is MasterState.UNSEEN:
+        elif self.wants_chief:
             if self._chief_open_since is None:
                 self._chief_open_since = now
             if now - self._chief_open_since >= self.bare_after_s:
                 self.state = MasterState.BARE
+                self.bound = True
                 self._last_sign = now
                 return Seen(bare=True)
         return None
@@ -277,13 +368,18 @@ class MasterLiveness:
             return None
         if now - self._last_sign <= self.lease_s:
             return None
+        if self.bound and self._rejected_since is not None:
+            return self._lost(How.REFUSES, self.evidence, final=True)
         return self._lost(
             How.UNREACHABLE, f"no answer for {now - self._last_sign:.0f} s ({self.evidence})"
         )
 
-    def _lost(self, how: How, evidence: str) -> Lost:
-        self.state = MasterState.LOST
-        return Lost(how, evidence)
+    def _lost(self, how: How, evidence: str, *, final: bool = False) -> Lost:
+        final = final or self.bound
+        self.state = MasterState.LOST if final else MasterState.UNSEEN
+        self._refusals.clear()
+        self._rejected_since = None
+        return Lost(how, evidence, final)
 
 
 # --------------------------------------------------------------------------- the members
@@ -323,12 +419,14 @@ class MemberWatch:
         self, hosts: Iterable[str], *, lease_s: float, refused_count: int, refused_window_s: float
     ) -> None:
         self._lease_s = lease_s
+        self._refused_count = refused_count
+        self._refused_window_s = refused_window_s
         self._members = {host: _Member(Refusals(refused_count, refused_window_s)) for host in hosts}
 
     def signed(self, host: str, now: float) -> bool:
-        """Take a sign of life, of a member that had been given up too; True for its first one."""
+        """Take a sign of life; True for its first one, and for that of one that was given up."""
         member = self._members[host]
-        first = member.state is MemberState.UNSEEN
+        first = member.state not in (MemberState.UP, MemberState.DONE)
         member.last_sign = now
         member.refusals.clear()
         if member.state is not MemberState.DONE:
@@ -338,11 +436,21 @@ class MemberWatch:
     def done(self, host: str) -> None:
         self._members[host].state = MemberState.DONE
 
-    def restarted(self, host: str, now: float) -> None:
-        """Watch a member again that had said it was done and came back as a new process."""
+    def replaced(self, host: str, now: float) -> Lost | None:
+        """Watch a member again that has come back as a new process; what became of the old one."""
+        was_up = self._members[host].state is MemberState.UP
+        self._members[host] = _Member(
+            Refusals(self._refused_count, self._refused_window_s), MemberState.UP, now
+        )
+        return Lost(How.RESTARTED, "its supervisor was started anew") if was_up else None
+
+    def given_up(self, host: str) -> Lost | None:
+        """Take a member for gone whose place another process wants while the job runs."""
         member = self._members[host]
-        member.state = MemberState.UP
-        member.last_sign = now
+        if member.state is not MemberState.UP:
+            return None
+        member.state = MemberState.CRASHED
+        return Lost(How.RESTARTED, "its supervisor was started anew while the job ran")
 
     def opened(self, host: str) -> None:
         """Note that its port accepts connections. A stopped process's does too: no sign of life."""

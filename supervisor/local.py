@@ -26,7 +26,7 @@ from supervisor.console import HURRIED_PATIENCE_S, PATIENCE_S, SETTLE_S, settle
 from supervisor.contract import Strategy
 from supervisor.engines import absolute
 from supervisor.engines.local import ADDRESS, LocalHost, NoPortsError, lay_out
-from supervisor.faults import ContractError, Fault
+from supervisor.faults import ContractError, Fault, in_words
 from supervisor.guardian import Guardian
 from supervisor.lifecycle import ECHO_S
 from supervisor.model import ProcessSpec, Role
@@ -162,7 +162,7 @@ def _ssh_directory(request: Request) -> Iterator[str]:
         try:
             subprocess.run(command, stdin=subprocess.DEVNULL, check=True, timeout=30)
         except (OSError, subprocess.SubprocessError) as error:
-            found = f"mpi, and no ssh key can be made ({error})"
+            found = f"mpi, and no ssh key can be made ({in_words(error)})"
             wanted = "OpenSSH's client and server and Open MPI on this machine"
             raise ContractError([Fault("command line", "--strategy", found, wanted)]) from None
         yield directory

@@ -123,6 +123,8 @@ class CauseKind(enum.StrEnum):
     TRANSFER_FAILED = "transfer_failed"
     """What must be kept elsewhere cannot be sent there."""
     JOIN_TIMEOUT = "join_timeout"
+    REFUSED = "refused"
+    """The master does not take this host for one of its job."""
     MASTER_LOST = "master_lost"
     """The master crashed or became unreachable: no verdict can come."""
     MASTER_ENDED = "master_ended"

@@ -17,8 +17,17 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from supervisor.faults import in_words
+
 MAX_LOOKUPS = 32
 """Threads that may wait for a name at the same time."""
+
+
+MOST_ADDRESSES = 8
+"""Addresses of one host that are tried."""
+_NO_WAY = frozenset(
+    {errno.ENETUNREACH, errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EINVAL, errno.ENODEV}
+)
 
 
 class NoAddress(OSError):  # noqa: N818 - reads as what it says, beside the OSErrors it is caught with
@@ -40,6 +49,26 @@ def canonical(address: str) -> str:
     return str(parsed)
 
 
+def connectable(address: str) -> str:
+    """The same for connecting: a link-local address means nothing without its scope."""
+    parsed = canonical(address)
+    scope = address.partition("%")[2]
+    return f"{parsed}%{scope}" if scope and ":" in parsed else parsed
+
+
+def place(address: str, port: int) -> str:
+    """As people and URLs write it: an IPv6 address stands in brackets."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def families(addresses: Iterable[str]) -> str:
+    """``over IPv6``, ``over IPv4 and IPv6``; nothing where it is IPv4 alone, as people expect."""
+    found = {":" in address for address in addresses}
+    if True not in found:
+        return ""
+    return " over IPv4 and IPv6" if False in found else " over IPv6"
+
+
 @functools.lru_cache(maxsize=4096)
 def is_address(name: str) -> bool:
     try:
@@ -47,6 +76,11 @@ def is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def is_wildcard(address: str) -> bool:
+    """Whether it stands for every address of a machine: ``0.0.0.0``, ``::``."""
+    return is_address(address) and ipaddress.ip_address(address).is_unspecified
 
 
 class Resolver:
@@ -63,14 +97,14 @@ class Resolver:
         self._slots = asyncio.Semaphore(max_lookups)
 
     async def resolve(self, name: str, *, timeout_s: float) -> tuple[str, ...]:
-        """Give all addresses of ``name``, in the resolver's order.
+        """Give all addresses of ``name``, in the resolver's order, to connect to.
 
         Raises:
             NoAddress: there is none, or no answer within ``timeout_s`` seconds.
 
         """
         if is_address(name):
-            return (canonical(name),)
+            return (connectable(name),)
         try:
             async with asyncio.timeout(timeout_s):
                 lookup = self._running.get(name)
@@ -107,9 +141,9 @@ class Resolver:
             problem: str | None = None
             try:
                 found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
-                addresses = tuple(dict.fromkeys(canonical(str(info[4][0])) for info in found))
+                addresses = tuple(dict.fromkeys(connectable(str(info[4][0])) for info in found))
             except (OSError, UnicodeError) as error:
-                problem = f"{name}: {getattr(error, 'strerror', None) or error}"
+                problem = f"{name}: {in_words(error)}"
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(settle, addresses, problem)
 
@@ -135,42 +169,66 @@ class Knock(enum.StrEnum):
 class Knocked:
     knock: Knock
     evidence: str
+    families: str = ""
+    """Over what it was tried, see `families`."""
 
 
 async def knock(address: str, port: int, *, resolver: Resolver, timeout_s: float) -> Knocked:
     """Connect to a port and hang up: open, refused or silent, within ``timeout_s`` seconds.
 
-    Open if any of the name's addresses is, refused only if all of them are. A connect without a
-    byte leaves no line in TensorFlow's log.
+    All of a name's addresses are tried at the same time, `MOST_ADDRESSES` at most: one that
+    swallows packets is not to cost the others their time. Open if any of them is; refused only if
+    one refuses and every other does too, or cannot be reached from here at all. A connect without
+    a byte leaves no line in TensorFlow's log.
     """
-    where = f"{address}:{port}"
-    refused = 0
-    evidence = f"{where}: no answer in {timeout_s:g} s"
+    where = place(address, port)
+    evidence, over = f"{where}: no answer in {timeout_s:g} s", ""
+    tasks: list[asyncio.Task[OSError | None]] = []
     try:
         async with asyncio.timeout(timeout_s):
             addresses = await resolver.resolve(address, timeout_s=timeout_s)
-            for one in addresses:
-                problem = await _connect(one, port)
+            over = families(addresses)
+            evidence += over
+            tasks = [asyncio.create_task(_connect(one, port)) for one in addresses[:MOST_ADDRESSES]]
+            problems: list[OSError] = []
+            for task in asyncio.as_completed(tasks):
+                problem = await task
                 if problem is None:
                     return Knocked(Knock.OPEN, f"{where} accepts connections")
-                if problem.errno == errno.ECONNREFUSED:
-                    refused += 1
-                evidence = f"{where}: {problem.strerror or problem}"
-            if refused == len(addresses):
-                return Knocked(Knock.REFUSED, f"{where} refuses connections")
+                problems.append(problem)
+            if are_refusals(problem.errno for problem in problems):
+                return Knocked(Knock.REFUSED, f"{where} refuses connections{over}", over)
+            evidence = f"{where}: {in_words(problems[-1])}{over}"
     except TimeoutError:
         pass
     except NoAddress as error:
         evidence = str(error)
-    return Knocked(Knock.SILENT, evidence)
+    finally:
+        for each in tasks:
+            each.cancel()
+    return Knocked(Knock.SILENT, evidence, over)
+
+
+def are_refusals(numbers: Iterable[int | None]) -> bool:
+    """Whether failed connections to all addresses of a host mean that it refuses.
+
+    One whose family or network this machine does not have says nothing about the other side.
+    """
+    told = {number for number in numbers if number not in _NO_WAY}
+    return told == {errno.ECONNREFUSED}
 
 
 async def _connect(address: str, port: int) -> OSError | None:
+    bare, _, scope = address.partition("%")
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
+        target: tuple[str, int] | tuple[str, int, int, int] = (bare, port)
+        if scope:
+            number = int(scope) if scope.isdecimal() else socket.if_nametoindex(scope)
+            target = (bare, port, 0, number)
         # Inside the try: EMFILE is an OSError of socket() itself.
         with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as end:
-            await asyncio.get_running_loop().sock_connect(end, (address, port))
+            await asyncio.get_running_loop().sock_connect(end, target)
     except OSError as error:
         return error
     return None
@@ -237,7 +295,8 @@ class AddressBook:
         if age_s < self._again_s:
             return address in addresses
         try:
-            found = frozenset(await self._resolver.resolve(name, timeout_s=self._timeout_s))
+            told = await self._resolver.resolve(name, timeout_s=self._timeout_s)
+            found = frozenset(map(canonical, told))
         except NoAddress:
             # A resolver that is down takes nobody's membership away.
             found = addresses

@@ -21,7 +21,7 @@ EXIT_INTERNAL: Final = 90
 EXIT_CODES: Final = {
     EXIT_CONTRACT: "bad contract or settings: nothing was started",
     EXIT_PREPARING: "preparing failed",
-    EXIT_JOINING: "joining timed out: not every host came",
+    EXIT_JOINING: "joining failed: not every host came in time, or the master refused this one",
     EXIT_MASTER_LOST: "the master was lost",
     EXIT_ELSEWHERE: "the job failed on another host",
     EXIT_ESSENTIAL: "an essential process (a parameter server) died on this host",
@@ -71,7 +71,7 @@ def _failure_code(cause: Cause) -> int:
             return EXIT_PREPARING
         case CauseKind.TRANSFER_FAILED:
             return EXIT_PUBLISHING
-        case CauseKind.JOIN_TIMEOUT:
+        case CauseKind.JOIN_TIMEOUT | CauseKind.REFUSED:
             return EXIT_JOINING
         case CauseKind.MASTER_LOST:
             return EXIT_MASTER_LOST

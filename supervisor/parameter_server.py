@@ -168,12 +168,16 @@ def check_port(port: int) -> None:
     Asked before TensorFlow is loaded, because its own answer is "Could not start gRPC server",
     seconds later. Another process can still take the port in between; then that answer comes.
     """
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+    # TensorFlow binds every interface, whatever address the cluster names, and gRPC takes its
+    # 0.0.0.0 for every address of both families (a socket of IPv6, where there is that).
+    dual = socket.has_dualstack_ipv6()
+    with socket.socket(socket.AF_INET6 if dual else socket.AF_INET, socket.SOCK_STREAM) as probe:
         # As gRPC does: connections of the last attempt in TIME_WAIT are no obstacle, a listener is.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if dual:
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         try:
-            # TensorFlow binds every interface, whatever address the cluster names.
-            probe.bind(("0.0.0.0", port))  # noqa: S104
+            probe.bind(("", port))
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 reason = "is already taken by another process on this machine"

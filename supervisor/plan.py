@@ -46,7 +46,9 @@ class Endpoint:
     port: int
 
     def __str__(self) -> str:
-        return f"{self.address}:{self.port}"
+        # Where a port follows, an IPv6 address stands in brackets (RFC 3986, 3.2.2).
+        address = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{address}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,12 @@ class Plan:
     @property
     def is_cluster(self) -> bool:
         return len(self.hosts) > 1
+
+    @property
+    def status_bind(self) -> str:
+        """The address that the status server binds; empty: every one, IPv4 and IPv6."""
+        bind = self.contract.settings.status_bind
+        return "" if bind == "auto" else bind
 
     @property
     def chief_endpoint(self) -> Endpoint | None:

@@ -9,14 +9,15 @@ and tells the life cycle what follows.
 from __future__ import annotations
 
 import asyncio
-import errno
 import itertools
+import json
 import os
 import random
+import re
 import socket
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import aiohttp
@@ -32,12 +33,14 @@ from tenacity import (
 
 from supervisor import beat
 from supervisor.events import JobChanged, MasterEnded, MasterLost, MasterSeen
+from supervisor.faults import in_words
 from supervisor.liveness import (
     ActiveClock,
     Answered,
     ChiefOpen,
     ChiefRefused,
     ChiefSilent,
+    Denied,
     Ended,
     Finding,
     How,
@@ -47,21 +50,43 @@ from supervisor.liveness import (
     NoAnswer,
     Observation,
     Refused,
+    Rejected,
     Seen,
     Tick,
 )
 from supervisor.model import Cause, Phase
-from supervisor.net import Knock, NoAddress, Resolver, knock
+from supervisor.net import (
+    MOST_ADDRESSES,
+    Knock,
+    NoAddress,
+    Resolver,
+    are_refusals,
+    families,
+    is_address,
+    knock,
+    place,
+)
 from supervisor.protocol import (
     MAX_BODY_BYTES,
     HostReport,
     JobDocument,
+    JobIdentity,
     ProtocolError,
+    Refusal,
     decode_job,
+    decode_refusal,
     encode_report,
 )
 
 Post = Callable[[MasterSeen | JobChanged | MasterLost | MasterEnded], None]
+
+
+_NOBODY = frozenset({401, 403, 404})
+"""Answers to somebody who is no member of the job that is served there."""
+
+
+_ERRNO = re.compile(r"\[Errno (\d+)\]")
+_MOST_STATUS = 16 * 1024 * 1024
 
 
 class _NoAnswerError(Exception):
@@ -69,16 +94,20 @@ class _NoAnswerError(Exception):
 
 
 class _NamesResolver(AbstractResolver):
-    """`Resolver` as aiohttp wants it: names are looked up for every new connection."""
+    """`Resolver` as aiohttp wants it, of one host: looked up for every new connection."""
 
-    def __init__(self, resolver: Resolver, timeout_s: float) -> None:
+    def __init__(self, resolver: Resolver, address: str, timeout_s: float) -> None:
         self._resolver = resolver
+        self._address = address
         self._timeout_s = timeout_s
+        self.last: tuple[str, ...] = (address,) if is_address(address) else ()
+        """What was found last."""
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        found = await self._resolver.resolve(host, timeout_s=self._timeout_s)
+        found = await self._resolver.resolve(self._address, timeout_s=self._timeout_s)
+        self.last = found[:MOST_ADDRESSES]
         return [
             ResolveResult(
                 hostname=host,
@@ -88,7 +117,7 @@ class _NamesResolver(AbstractResolver):
                 proto=0,
                 flags=0,
             )
-            for address in found
+            for address in self.last
             if family in (socket.AF_UNSPEC, socket.AF_INET6 if ":" in address else socket.AF_INET)
         ]
 
@@ -116,6 +145,7 @@ class MasterLink:
         slack_s: time allowed for a connection, and for an answer beyond its wait; if None, a
             fifth of the lease, 5 s at most: a delay of 2 s each way fits.
         instance: names this run of the supervisor; random if None.
+        job: the job that this host is of.
 
     """
 
@@ -135,6 +165,7 @@ class MasterLink:
         wait_s: float | None = None,
         slack_s: float | None = None,
         instance: str | None = None,
+        job: JobIdentity | None = None,
         resolver: Resolver | None = None,
     ) -> None:
         self._host = host
@@ -148,7 +179,9 @@ class MasterLink:
         self._slack_s = min(5.0, lease_s / 5) if slack_s is None else slack_s
         self._refused_pause_s = refused_window_s / max(1, refused_count - 1)
         self._instance = instance or os.urandom(8).hex()
+        self._job = job or JobIdentity()
         self._resolver = resolver or Resolver()
+        self._names = _NamesResolver(self._resolver, status_endpoint[0], self._slack_s)
         self._tick_s = min(1.0, lease_s / 8)
         self._clock = ActiveClock(time.monotonic(), max_step_s=4 * self._tick_s)
         self._liveness = MasterLiveness(lease_s, refused_count, refused_window_s, bare_after_s)
@@ -162,7 +195,7 @@ class MasterLink:
         self._acknowledged = 0
         self._nobody_listens = False
         self._progress = asyncio.Event()
-        """Set, and replaced by a new one, at every acknowledgement."""
+        """Set, and replaced by a new one, at every acknowledgement and finding."""
         self._numbers = itertools.count(1)
         self._session: aiohttp.ClientSession | None = None
         self.latency_s: float | None = None
@@ -190,6 +223,11 @@ class MasterLink:
         return self.problem or self._liveness.evidence
 
     @property
+    def answers(self) -> bool:
+        """Whether the master answers now, as far as is known."""
+        return self.state in {MasterState.UP, MasterState.DRAINING, MasterState.ENDED}
+
+    @property
     def document(self) -> JobDocument | None:
         """The job's document as last heard."""
         return self._document
@@ -215,6 +253,7 @@ class MasterLink:
             cause=cause,
             heard=0,
             seq=next(self._numbers),
+            job=self._job,
         )
         self._unsent.set()
 
@@ -224,11 +263,11 @@ class MasterLink:
         False if ``timeout_s`` seconds pass, and at once where nobody is there to hear it: the
         master crashed, or a bare one closed its port.
         """
-        if self._nobody_listens:
-            return False
         try:
             async with asyncio.timeout(timeout_s):
                 while self._report is not None and self._acknowledged < self._report.seq:
+                    if self._nobody_listens:
+                        return False
                     await self._progress.wait()
         except TimeoutError:
             return False
@@ -242,7 +281,7 @@ class MasterLink:
             limit=4,
             use_dns_cache=False,
             keepalive_timeout=15.0,
-            resolver=_NamesResolver(self._resolver, self._slack_s),
+            resolver=self._names,
         )
         self._session = aiohttp.ClientSession(
             connector=connector,
@@ -282,7 +321,10 @@ class MasterLink:
         self._in_touch = False
         params = {
             "host": self._host,
-            "instance": document.instance if document else "",
+            "instance": self._instance,
+            "job": self._job.name,
+            "cluster": self._job.cluster,
+            "run": document.run if document else "",
             "after": str(document.revision if document else 0),
             "wait": f"{wait_s:g}",
         }
@@ -315,21 +357,12 @@ class MasterLink:
         report = self._report  # the latest, on every attempt
         if report is None:
             return
-        heard = self._document.revision if self._document else 0
+        heard, run = (self._document.revision, self._document.run) if self._document else (0, "")
         began = time.monotonic()
         await self._ask(
             "PUT",
             f"/v1/hosts/{self._host}",
-            body=encode_report(
-                HostReport(
-                    report.instance,
-                    report.phase,
-                    report.script_ended,
-                    report.cause,
-                    heard,
-                    report.seq,
-                )
-            ),
+            body=encode_report(replace(report, heard=heard, run=run)),
             timeout_s=2 * self._slack_s,
         )
         self.latency_s = time.monotonic() - began
@@ -380,14 +413,14 @@ class MasterLink:
         """
         assert self._session is not None
         address, port = self._status
-        if ":" in address:
-            address = f"[{address}]"
-        where = f"{address}:{port}"
+        where = place(address, port)
+        # An address with a scope is none to a URL: the resolver knows it.
+        there = f"{self._master_host}:{port}" if "%" in address else where
         stage = _Stage()
         try:
             async with self._session.request(
                 method,
-                f"http://{address}:{port}{path}",
+                f"http://{there}{path}",
                 params=params,
                 data=body,
                 allow_redirects=False,
@@ -400,9 +433,11 @@ class MasterLink:
                     if len(answer) > MAX_BODY_BYTES:
                         break
         except aiohttp.ClientConnectorError as error:
-            observation = _of_connect(error.os_error, where)
+            observation = _of_connect(error.os_error, where, families(self._names.last))
         except TimeoutError:
-            observation = NoAnswer(f"{where}: no answer in {timeout_s:g} s", stage.connected)
+            over = families(self._names.last)
+            silence = f"{where}: no answer in {timeout_s:g} s{over}"
+            observation = NoAnswer(silence, stage.connected)
         except aiohttp.ClientResponseError as error:
             # Bytes came that are no HTTP: something lives there.
             self.problem = f"{where} does not speak HTTP ({error.message})"[:300]
@@ -419,12 +454,16 @@ class MasterLink:
     def _take(self, status: int, body: bytes, where: str) -> None:
         """Take in an HTTP answer."""
         document: JobDocument | None = None
+        observation: Observation = Answered()
         if status == 200:
             try:
                 document = decode_job(body)
                 self.problem = None
+                observation = Answered(document.state, document.run)
             except ProtocolError as error:
                 self.problem = f"{where} answered 200 without a job document ({error})"[:300]
+        elif status == 409:
+            observation = self._rejected(body, where)
         else:
             text = body[:200].decode("utf-8", "replace").strip()
             self.problem = (
@@ -432,12 +471,16 @@ class MasterLink:
                 if status == 401
                 else f"{where} answered {status} ({text})"
             )
-        self._observe(Answered(document.state if document else None))
+            if status in _NOBODY:
+                observation = Denied(self.problem)
+        self._observe(observation)
         if document is None:
             raise _NoAnswerError
+        if self.state is MasterState.LOST:
+            return  # whatever is said now is not meant for us
         self._answers.set()
         known = self._document
-        if known is not None and known.instance == document.instance:
+        if known is not None and known.run == document.run:
             if document.revision <= known.revision:
                 return
         elif known is not None and self._report is not None:
@@ -447,13 +490,44 @@ class MasterLink:
         self._document = document
         self._post(JobChanged(document.state, document.verdict, document.missing))
 
+    def _rejected(self, body: bytes, where: str) -> Observation:
+        """A master that does not take this host, and whether that can change."""
+        reason, text = decode_refusal(body)
+        self.problem = f"{where}: {text}"[:700]
+        if reason is Refusal.RUN and not self._liveness.bound:
+            return Answered()  # the next poll brings its document
+        final = reason in {Refusal.RUN, Refusal.REPLACED, Refusal.RUNNING}
+        return Rejected(self.problem, final)
+
     def _observe(self, observation: Observation) -> None:
         finding = self._liveness.observe(observation, self._clock.advance(time.monotonic()))
         if finding is not None:
             self._nobody_listens = isinstance(finding, Ended) or (
-                isinstance(finding, Lost) and finding.how is How.CRASHED
+                isinstance(finding, Lost) and finding.how is not How.UNREACHABLE
             )
+            self._progress.set()
+            self._progress = asyncio.Event()
             self._post(_event(finding))
+
+
+async def who_serves(address: str, port: int, *, timeout_s: float) -> Mapping[str, object] | None:
+    """Ask a status port who it is: its ``/status``, empty where no supervisor answers.
+
+    None where nothing was answered within ``timeout_s`` seconds.
+    """
+    try:
+        async with (
+            asyncio.timeout(timeout_s),
+            aiohttp.ClientSession(trust_env=False) as session,
+            session.get(f"http://{place(address, port)}/status", allow_redirects=False) as answer,
+        ):
+            body = await answer.content.readexactly(min(answer.content_length or 0, _MOST_STATUS))
+            status = json.loads(body)
+    except TimeoutError:
+        return None
+    except (aiohttp.ClientError, asyncio.IncompleteReadError, OSError, ValueError, RecursionError):
+        return {}
+    return status if isinstance(status, dict) else {}
 
 
 @dataclass(slots=True)
@@ -474,12 +548,14 @@ def _tracing() -> aiohttp.TraceConfig:
     return tracing
 
 
-def _of_connect(error: OSError, where: str) -> Observation:
+def _of_connect(error: OSError, where: str, over: str) -> Observation:
     if isinstance(error, NoAddress):
         return NoAnswer(f"DNS: {error}"[:300])
-    if error.errno == errno.ECONNREFUSED:
-        return Refused(f"{where} refuses connections")
-    return NoAnswer(f"{where}: {error.strerror or error}"[:300])
+    # aiohappyeyeballs puts the errors of several addresses into the text of one without a number.
+    numbers = [error.errno] if error.errno else [int(n) for n in _ERRNO.findall(str(error))]
+    if are_refusals(numbers):
+        return Refused(f"{where} refuses connections{over}")
+    return NoAnswer(f"{where}: {in_words(error)}{over}"[:300])
 
 
 def _event(finding: Finding) -> MasterSeen | MasterLost | MasterEnded:

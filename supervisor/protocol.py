@@ -1,35 +1,42 @@
-"""The wire protocol between the hosts of a job, version 1. Pure: bytes in, frozen data out.
+"""The wire protocol between the hosts of a job, version 2. Pure: bytes in, frozen data out.
 
-Two documents travel, each a JSON object in UTF-8 of at most 64 KiB with the key ``"v": 1``.
+Two documents travel, each a JSON object in UTF-8 of at most 64 KiB with the key ``"v": 2``.
 
-``GET /v1/job?after=R&instance=I&wait=S&host=H`` on the master answers with the **job document**::
+``GET /v1/job?run=U&after=R&wait=S&host=H&instance=I&job=N&cluster=C`` on the master answers with
+the **job document**::
 
-    {"v": 1, "instance": "8c…", "revision": 7, "state": "ended",
+    {"v": 2, "run": "8c…", "revision": 7, "state": "ended",
      "verdict": {"outcome": "failed", "exit_code": 1, "cause": {…}}, "missing": []}
 
-- ``instance`` names this run of the master's supervisor, ``revision`` counts up within it from 1.
-  The request says with ``instance`` and ``after`` what the member knows already. The answer comes
-  at once when the master's document is another one, else as soon as it changes, else after ``wait``
-  seconds (at most 30) unchanged.
+- ``run`` names this run of the job: the master's supervisor makes it when it starts, members learn
+  it here and put it into every message. ``revision`` counts up within it from 1. The request says
+  with ``run`` and ``after`` what the member knows already. The answer comes at once when the
+  master's document is another one, else as soon as it changes, else after ``wait`` seconds (at
+  most 30) unchanged.
 - ``host`` (optional) makes the request a sign of life of that member, and ``after`` its
-  acknowledgement of that revision. It is then accepted on the same terms as a report.
+  acknowledgement of that revision. It is then accepted on the same terms as a report, and says as
+  a report does who asks: ``instance``, ``job`` and ``cluster``.
 
 ``PUT /v1/hosts/{name}`` on the master carries the **host report** and answers with the job
 document::
 
-    {"v": 1, "instance": "f0…", "seq": 3, "phase": "running", "script_ended": false,
-     "cause": null, "heard": 6}
+    {"v": 2, "job": "mnist", "cluster": "5d…", "run": "8c…", "instance": "f0…", "seq": 3,
+     "phase": "running", "script_ended": false, "cause": null, "heard": 6}
 
+- ``job`` is the platform's name of the job, empty if it gives none, and ``cluster`` a digest of
+  its hosts: both ends must have the same.
 - ``instance`` names this run of the member's supervisor, ``seq`` counts its reports. A report is
   the whole of what the member has to say, so sending it again changes nothing; one with a lower
-  ``seq`` of the same instance, or of an instance that was followed by another, arrived late and
-  is answered and ignored.
+  ``seq`` of the same instance arrived late and is answered and ignored.
 - ``heard`` is the revision of the job document that the member knows, 0 for none.
 - Accepted from the named host's own addresses only, and with ``Authorization: Bearer TOKEN``
   where the job has a token.
 
+Who is not taken is answered with 409 and ``{"error": "one line", "reason": …}``, a `Refusal`;
+``admission.py`` decides it. Other errors are ``{"error": "one line"}`` with a 4xx status.
+
 A cause is ``{"kind", "host", "message", "process", "exit", "detail", "at"}``, an exit
-``{"code", "signum", "core_dumped"}``. Errors are ``{"error": "one line"}`` with a 4xx status.
+``{"code", "signum", "core_dumped"}``.
 
 Compatibility: unknown keys are ignored, an unknown version or an unknown value of an enumeration
 is refused. Nothing is believed of a body: every type, length and range is checked, and whatever is
@@ -41,9 +48,10 @@ times that.
 from __future__ import annotations
 
 import enum
+import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
@@ -57,7 +65,7 @@ from supervisor.model import (
     Verdict,
 )
 
-VERSION = 1
+VERSION = 2
 MAX_BODY_BYTES = 64 * 1024
 MAX_MESSAGE_CHARS = 1024
 MAX_DETAIL_CHARS = 4096
@@ -83,10 +91,49 @@ class ProtocolError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class JobIdentity:
+    """Which job a host is of. Hosts that do not agree on it have nothing to say to each other."""
+
+    name: str = ""
+    """The platform's; empty if it gives none."""
+    cluster: str = ""
+    """Tells apart what has the same name, or none: a digest of the hosts, see `identify`."""
+
+    def __str__(self) -> str:
+        return f"job {self.name}" if self.name else "a job without a name"
+
+
+def identify(name: str, master: str, hosts: Iterable[str]) -> JobIdentity:
+    """The identity of a job by its name and its hosts, whatever their order.
+
+    Nothing else of the configuration belongs to it: settings may differ from host to host.
+    """
+    told = json.dumps([master, *sorted(hosts)]).encode()
+    return JobIdentity(_clean(name)[:MAX_NAME_CHARS], hashlib.sha256(told).hexdigest()[:16])
+
+
+class Refusal(enum.StrEnum):
+    """Why the master does not take a host, as it travels."""
+
+    JOB = "job"
+    """It is of a job with another name."""
+    CLUSTER = "cluster"
+    """It is of a job of the same name with other hosts."""
+    RUN = "run"
+    """It follows an earlier run of the job."""
+    TAKEN = "taken"
+    """Another supervisor is this host, and it is alive."""
+    REPLACED = "replaced"
+    """Another supervisor has become this host, because this one was gone."""
+    RUNNING = "running"
+    """The job runs, and this host's supervisor was started after that."""
+
+
+@dataclass(frozen=True, slots=True)
 class JobDocument:
     """The job as the master says it, for every member to read."""
 
-    instance: str
+    run: str
     revision: int
     state: JobState
     verdict: Verdict | None = None
@@ -104,6 +151,9 @@ class HostReport:
     cause: Cause | None
     heard: int
     seq: int = 0
+    run: str = ""
+    """The run of the job that it follows."""
+    job: JobIdentity = JobIdentity()
 
 
 # --------------------------------------------------------------------------- encoding
@@ -137,7 +187,7 @@ def encode_job(document: JobDocument) -> bytes:
     return _dump(
         {
             "v": VERSION,
-            "instance": document.instance,
+            "run": document.run,
             "revision": document.revision,
             "state": document.state.value,
             "verdict": None if document.verdict is None else encode_verdict(document.verdict),
@@ -150,6 +200,9 @@ def encode_report(report: HostReport) -> bytes:
     return _dump(
         {
             "v": VERSION,
+            "job": report.job.name,
+            "cluster": report.job.cluster,
+            "run": report.run,
             "instance": report.instance,
             "seq": report.seq,
             "phase": report.phase.value,
@@ -220,7 +273,7 @@ def decode_job(body: bytes) -> JobDocument:
     if len(names) > _TOLERANCE * MAX_MISSING:
         raise ProtocolError(f"missing: {len(names)} names, at most {_TOLERANCE * MAX_MISSING}")
     return JobDocument(
-        instance=_text(fields, "instance", MAX_NAME_CHARS),
+        run=_text(fields, "run", MAX_NAME_CHARS),
         revision=_integer(fields, "revision", 0, MAX_NUMBER),
         state=_member(JobState, fields, "state"),
         verdict=None if verdict is None else decode_verdict(verdict),
@@ -244,7 +297,25 @@ def decode_report(body: bytes) -> HostReport:
         cause=None if cause is None else decode_cause(cause),
         heard=_integer(fields, "heard", 0, MAX_NUMBER),
         seq=_integer(fields, "seq", 0, MAX_NUMBER) if "seq" in fields else 0,
+        run=_text(fields, "run", MAX_NAME_CHARS),
+        job=JobIdentity(
+            _text(fields, "job", MAX_NAME_CHARS), _text(fields, "cluster", MAX_NAME_CHARS)
+        ),
     )
+
+
+def decode_refusal(body: bytes) -> tuple[Refusal | None, str]:
+    """Read the body of a 409: the reason, None for one that is not known, and the master's words.
+
+    Never raises: whatever has answered is not to be believed, and a word of it is better than none.
+    """
+    try:
+        fields = _object("body", json.loads(body[:MAX_BODY_BYTES].decode("utf-8")))
+    except (ValueError, RecursionError):  # a ProtocolError is a ValueError
+        return None, cut(body[:200].decode("utf-8", "replace").strip(), 200)
+    error, reason = fields.get("error"), fields.get("reason")
+    text = cut(_clean(error), MAX_MESSAGE_CHARS) if isinstance(error, str) else ""
+    return next((known for known in Refusal if known == reason), None), text
 
 
 def decode_verdict(value: object) -> Verdict:

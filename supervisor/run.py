@@ -60,7 +60,7 @@ from supervisor.events import (
     TransferFailed,
     Waiting,
 )
-from supervisor.faults import ContractError
+from supervisor.faults import ContractError, without_number
 from supervisor.guardian import Guardian
 from supervisor.lifecycle import Process, Setup, State, initial, step
 from supervisor.logs import Log
@@ -81,7 +81,7 @@ from supervisor.signals import SignalPipe
 
 if TYPE_CHECKING:  # not needed before the script's start: loaded when they are used
     from supervisor.probe import MasterLink
-    from supervisor.protocol import HostReport
+    from supervisor.protocol import HostReport, JobIdentity
     from supervisor.status import JobBoard
     from supervisor.storage.agent import Agent
     from supervisor.storage.job import Fetched
@@ -100,8 +100,10 @@ WAITING_EVERY_S: Final = 5.0
 ``WAITING_FIRST_S``."""
 WAITING_KNOCKS: Final = 64
 """So many missing hosts are asked why, each time."""
+WHO_IS_IT_S: Final = 2.0
+"""So long whoever has our status port may take to say who it is."""
 FLUSH_S: Final = 1.0
-"""At the very end: for the last words to the master."""
+"""At the very end: for the last words to the master, or to members that have not heard them."""
 LAST_OUTPUT_S: Final = 2.0
 """At the very end: for our own last lines. What came before them has had its time by then."""
 OUTPUT_RESERVE_S: Final = 1.0
@@ -286,6 +288,8 @@ class _Host:
         """The last report to the master, the last answers to members, in bounded time."""
         if self._account.link is not None:
             await self._account.link.flush(FLUSH_S)
+        if self._board is not None and self._account.server is not None:
+            await self._account.server.told(FLUSH_S)
 
     async def end_output(self) -> None:
         """The outputs are closed; the report is put right where that has cost anything."""
@@ -628,7 +632,9 @@ class _Host:
             self._broke(name, error)
 
     def _broke(self, name: str, error: Exception) -> None:
-        self._post(Broke(f"{name}: {type(error).__name__}: {error}", time.time()))
+        self._post(
+            Broke(f"{name}: {type(error).__name__}: {without_number(str(error))}", time.time())
+        )
 
     def _serve(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         task = self._services.create_task(self._watched(name, work), name=name)
@@ -642,16 +648,37 @@ class _Host:
         plan = self.plan
         if plan.is_master:
             self._board = JobBoard(os.urandom(8).hex(), missing=tuple(plan.hosts[1:]))
-        else:
-            # Before our own port: that it is taken must reach the master as well.
-            self._account.link = self._new_link(MasterLink)
-            self._serve("link to the master", self._account.link.run())
+        failed: BindError | None = None
         try:
             await self._open_status_port()
         except BindError as error:
-            return str(error)
+            failed = error
+        # A supervisor whose port is another one's of the same host says nothing to the master: it
+        # would end the job of the other one.
+        if not plan.is_master and not (failed and failed.taken and await self._is_a_second_one()):
+            self._account.link = self._new_link(MasterLink)
+            self._serve("link to the master", self._account.link.run())
+        if failed:
+            return str(failed)
         self._serve("who is missing", self._keep_explaining())
         return None
+
+    async def _is_a_second_one(self) -> bool:
+        """Whether a supervisor of this host and job has the status port, as far as can be known.
+
+        Another program, or another job's supervisor, keeps ours from ever coming: that the master
+        is told. One that does not answer in time may be ours, and stopped.
+        """
+        from supervisor.net import is_wildcard  # noqa: PLC0415
+        from supervisor.probe import who_serves  # noqa: PLC0415
+
+        plan = self.plan
+        bind = plan.status_bind
+        address = "127.0.0.1" if not bind or is_wildcard(bind) else bind
+        port = plan.endpoints[plan.host].status.port
+        told = await who_serves(address, port, timeout_s=WHO_IS_IT_S)
+        own = {"host": plan.host, "master": plan.master, "job": plan.contract.job_name}
+        return told is None or {key: told.get(key) for key in own} == own
 
     async def _keep_explaining(self) -> None:
         """Until the job runs: who is missing and why, every few seconds, as an event."""
@@ -668,9 +695,10 @@ class _Host:
             assert self._account.server is not None
             missing = self._state.missing[:WAITING_KNOCKS]
             return await self._account.server.explain(missing, timeout_s=min(2.0, timeout_s))
-        heard = self._account.link.document
-        if self._account.link.problem or heard is None:
-            return {self.plan.master: self._account.link.evidence}
+        link = self._account.link
+        heard = link.document
+        if link.problem or heard is None or not link.answers:
+            return {self.plan.master: link.evidence}
         return dict.fromkeys(
             (name for name in heard.missing if name != self.plan.host), "not heard from"
         )
@@ -689,10 +717,18 @@ class _Host:
             refused_window_s=plan.contract.settings.master_refused_window_s,
             bare_after_s=plan.contract.settings.bare_master_after_s,
             wait_s=plan.contract.settings.poll_wait_s,
+            job=self._identity,
             post=self._post,
         )
         link.report(Phase.PREPARING, script_ended=False, cause=None)
         return link
+
+    @property
+    def _identity(self) -> JobIdentity:
+        from supervisor.protocol import identify  # noqa: PLC0415
+
+        plan = self.plan
+        return identify(plan.contract.job_name, plan.master, plan.hosts)
 
     async def _watch_resources(self) -> None:
         """Say early what would end the job later."""
@@ -795,7 +831,7 @@ class _Host:
         plan = self.plan
         others = [(name, plan.endpoints[name].status) for name in plan.hosts if name != plan.host]
         self._account.server = StatusServer(
-            bind=plan.contract.settings.status_bind,
+            bind=plan.status_bind,
             port=plan.endpoints[plan.host].status.port,
             host=plan.host,
             board=self._board,
@@ -805,6 +841,8 @@ class _Host:
             ready=self._ready,
             on_report=self._on_report,
             on_lost=lambda host, why: self._post(MemberLost(host, why, time.time())),
+            on_refused=self._on_refused,
+            job=self._identity,
             lease_s=plan.budgets.lease_s,
             samples=self._outputs.samples,
             refused_count=plan.contract.settings.master_refused_count,
@@ -822,6 +860,9 @@ class _Host:
 
     def _on_report(self, host: str, report: HostReport) -> None:
         self._post(MemberReported(host, report.phase, report.script_ended, report.cause))
+
+    def _on_refused(self, host: str, reason: str) -> None:
+        self._account.say("warning", "member.refused", host=host, reason=reason)
 
     def _ready(self) -> tuple[bool, str]:
         state = self._state

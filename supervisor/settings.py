@@ -657,7 +657,13 @@ TABLE: Final[tuple[Setting, ...]] = (
         "let the script's Python processes write their stacks before they are killed",
     ),
     Setting("status_port", _port, "2224", "", "port of the status server and of the coordination"),
-    Setting("status_bind", str, "0.0.0.0", "", "address that the status server binds"),  # noqa: S104  # members are other hosts; stated in the README
+    Setting(
+        "status_bind",
+        str,
+        "auto",
+        "",
+        "address that the status server binds; auto: every one of this host, IPv4 and IPv6",
+    ),
     Setting(
         "token",
         _token,

@@ -30,15 +30,21 @@ from typing import Literal, NoReturn, NotRequired, TypedDict
 from aiohttp import web
 
 from supervisor import beat, ports
+from supervisor.admission import Claim, Seat, admit
+from supervisor.faults import in_words
 from supervisor.liveness import ActiveClock, Lost, MemberState, MemberWatch
 from supervisor.model import JobState, Phase, Verdict
-from supervisor.net import AddressBook, Knock, Knocked, Resolver, knock
+from supervisor.net import AddressBook, Knock, Knocked, Resolver, knock, place
 from supervisor.protocol import (
+    MAX_MESSAGE_CHARS,
     MAX_MISSING,
+    MAX_NAME_CHARS,
     MAX_NUMBER,
     HostReport,
     JobDocument,
+    JobIdentity,
     ProtocolError,
+    Refusal,
     decode_report,
     encode_job,
 )
@@ -46,6 +52,10 @@ from supervisor.status_gate import Buckets, Connection, Gate, Limits, Pool
 
 MAX_WAIT_S = 30.0
 """The longest long poll; longer wishes are cut to it."""
+REATTACH_S = 2.0
+"""A member that lives and has lost its connection has a new one within this time."""
+_TURNED_AWAY = 4
+"""Reasons for which a host is turned away that are told."""
 
 # --------------------------------------------------------------------------- the snapshot
 
@@ -160,17 +170,15 @@ class JobBoard:
     otherwise wake each other a million times.
 
     Args:
-        instance: names this run of the master's supervisor.
+        run: names this run of the job.
         missing: the hosts that have not joined yet.
         gather_s: how long changes of ``missing`` alone are gathered.
 
     """
 
-    def __init__(
-        self, instance: str, *, missing: tuple[str, ...] = (), gather_s: float = 1.0
-    ) -> None:
+    def __init__(self, run: str, *, missing: tuple[str, ...] = (), gather_s: float = 1.0) -> None:
         missing = missing[:MAX_MISSING]
-        self._document = JobDocument(instance, 1, JobState.JOINING, None, missing)
+        self._document = JobDocument(run, 1, JobState.JOINING, None, missing)
         self._body = encode_job(self._document)
         self._changed = asyncio.Event()
         self._gather_s = gather_s
@@ -210,7 +218,7 @@ class JobBoard:
             self._timer.cancel()
             self._timer = None
         old = self._document
-        new = JobDocument(old.instance, old.revision + 1, state, verdict, self._gathered)
+        new = JobDocument(old.run, old.revision + 1, state, verdict, self._gathered)
         if (old.state, old.verdict, old.missing) != (new.state, new.verdict, new.missing):
             self._document = new
             self._body = encode_job(new)
@@ -221,12 +229,12 @@ class JobBoard:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def wait(self, instance: str, revision: int, *, timeout_s: float) -> bytes:
-        """Give the body as soon as it is another one than that revision of that instance.
+    async def wait(self, run: str, revision: int, *, timeout_s: float) -> bytes:
+        """Give the body as soon as it is another one than that revision of that run.
 
         After ``timeout_s`` seconds it is given as it is.
         """
-        if instance == self._document.instance and revision >= self._document.revision:
+        if run == self._document.run and revision >= self._document.revision:
             changed = self._changed
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
@@ -425,12 +433,22 @@ class _Reported:
 
     report: HostReport | None = None
     heard: int = 0
-    former: deque[str] = field(default_factory=lambda: deque(maxlen=8))
-    """Earlier instances of its supervisor."""
+    seat: Seat = field(default_factory=Seat)
+    left_at: float = -math.inf
+    """When its supervisor last closed a connection, active seconds."""
+    turned_away: list[str] = field(default_factory=list)
+    """Why others that said they were this host were not taken, each once."""
 
 
-class BindError(OSError):
-    """The status port cannot be had; the message names port, pid and command of its holder."""
+class BindError(Exception):
+    """The status port cannot be had; the message names port, pid and command of its holder.
+
+    ``taken``: somebody else has it.
+    """
+
+    def __init__(self, message: str, *, taken: bool) -> None:
+        super().__init__(message)
+        self.taken = taken
 
 
 class StatusServer:
@@ -443,11 +461,14 @@ class StatusServer:
         board: the job's document; None on every host but the master.
         members: the other hosts of the job. The master takes reports of these and watches them.
         token: the job's secret; None where none is configured.
+        job: the job that this host is of; a host of another one is not taken for a member.
         snapshot: gives the JSON of ``/status``, secrets masked.
         ready: whether this host runs, and if not the reason.
         on_report: called with the host and its report for every report that says something new.
         on_lost: called once per loss with a member's name and the evidence, which begins with
-            ``crashed`` or ``unreachable``.
+            ``crashed``, ``unreachable`` or ``restarted``.
+        on_refused: called with a member's name and the reason when somebody who says that it is
+            this member is not taken; once a reason.
         lease_s: silence after which a member that had joined is lost.
         refused_count: connections that a member's status port must refuse in a row, …
         refused_window_s: … over at least this long, to have crashed.
@@ -472,6 +493,8 @@ class StatusServer:
         ready: Callable[[], tuple[bool, str]],
         on_report: Callable[[str, HostReport], None] = lambda _host, _report: None,
         on_lost: Callable[[str, str], None] = lambda _host, _evidence: None,
+        on_refused: Callable[[str, str], None] = lambda _host, _reason: None,
+        job: JobIdentity | None = None,
         lease_s: float = 30.0,
         refused_count: int = 4,
         refused_window_s: float = 1.0,
@@ -490,6 +513,8 @@ class StatusServer:
         self._ready = ready
         self._on_report = on_report
         self._on_lost = on_lost
+        self._on_refused = on_refused
+        self._job = job or JobIdentity()
         self._lease_s = lease_s
         self._refused_count = refused_count
         self._refused_window_s = refused_window_s
@@ -514,6 +539,8 @@ class StatusServer:
             resolver=self._resolver,
             now=time.monotonic,
         )
+        self._heard_more = asyncio.Event()
+        """Set whenever fewer members may be left that have not heard the last word."""
         self._tokenless: set[str] = set()
         """Members from whose addresses somebody spoke in their names with a wrong token."""
         self._connections = Pool(self._limits, members=len(self._members))
@@ -599,28 +626,39 @@ class StatusServer:
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
-        for connection in self._connections.all():
+        for connection in self._connections:
             connection.abort()
 
     def _bound(self) -> socket.socket:
+        """The listening socket.
+
+        Every interface: one socket for both families. Where there is no IPv6 (no module, or
+        switched off so that ``::`` cannot be had) it is IPv4 alone.
+        """
         try:
-            if not self._bind:
-                dual = socket.has_dualstack_ipv6()
-                return socket.create_server(
-                    ("", self._port),
-                    family=socket.AF_INET6 if dual else socket.AF_INET,
-                    dualstack_ipv6=dual,
-                    backlog=2048,
-                )
-            family = socket.AF_INET6 if ":" in self._bind else socket.AF_INET
-            return socket.create_server((self._bind, self._port), family=family, backlog=2048)
+            if self._bind not in {"", "::"}:
+                family = socket.AF_INET6 if ":" in self._bind else socket.AF_INET
+                return socket.create_server((self._bind, self._port), family=family, backlog=2048)
+            if socket.has_dualstack_ipv6():
+                try:
+                    return socket.create_server(
+                        ("", self._port),
+                        family=socket.AF_INET6,
+                        dualstack_ipv6=True,
+                        backlog=2048,
+                    )
+                except OSError as error:
+                    if error.errno not in {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}:
+                        raise
+            return socket.create_server(("", self._port), backlog=2048)
         except OSError as error:
-            if error.errno == errno.EADDRINUSE:
+            taken = error.errno == errno.EADDRINUSE
+            if taken:
                 reason = ports.why_not(self._port, error)
             else:
                 where = self._bind or "every interface"
-                reason = f"port {self._port} on {where} cannot be bound: {error.strerror or error}"
-            raise BindError(error.errno, f"status server: {reason}") from None
+                reason = f"port {self._port} on {where} cannot be bound: {in_words(error)}"
+            raise BindError(f"status server: {reason}", taken=taken) from None
 
     def publish(self, event: Mapping[str, object]) -> None:
         """Send one entry of the timeline to the readers of ``/events``."""
@@ -647,8 +685,9 @@ class StatusServer:
     async def explain(self, hosts: Iterable[str], *, timeout_s: float = 2.0) -> dict[str, str]:
         """Say why members have not joined, by knocking once at the door of each.
 
-        ``DNS``, ``no answer on 2224``, ``2224 refused``, ``answers on 2224, has not reported`` or
-        ``comes without the job's token``; after twice ``timeout_s`` for every 64 hosts at most.
+        ``DNS``, ``no answer on 2224``, ``2224 refused``, ``answers on 2224, has not reported``,
+        ``comes without the job's token`` or why the one that came was not taken; after twice
+        ``timeout_s`` for every 64 hosts at most.
         """
         members = [self._members[host] for host in hosts if host in self._members]
         turns = asyncio.Semaphore(64)
@@ -656,16 +695,19 @@ class StatusServer:
         async def reason(member: Member) -> str:
             if member.host in self._tokenless:
                 return "comes without the job's token"
+            turned_away = self._reported[member.host].turned_away
+            if turned_away and self._watch.state(member.host) is not MemberState.UP:
+                return turned_away[-1]
             async with turns:
                 found = await self._knock(member, timeout_s)
             match found.knock:
                 case Knock.OPEN:
                     return f"answers on {member.port}, has not reported"
                 case Knock.REFUSED:
-                    return f"{member.port} refused"
+                    return f"{member.port} refused{found.families}"
                 case Knock.SILENT:
-                    unnamed = not found.evidence.startswith(f"{member.address}:{member.port}")
-                    return "DNS" if unnamed else f"no answer on {member.port}"
+                    unnamed = not found.evidence.startswith(place(member.address, member.port))
+                    return "DNS" if unnamed else f"no answer on {member.port}{found.families}"
 
         reasons = await asyncio.gather(*(reason(member) for member in members))
         return {member.host: why for member, why in zip(members, reasons, strict=True)}
@@ -678,11 +720,66 @@ class StatusServer:
     def _now(self) -> float:
         return self._clock.advance(time.monotonic())
 
-    def _signed(self, host: str, connection: Connection) -> None:
+    def _admit_member(self, claim: Claim, connection: Connection) -> None:
+        """Take whoever asks for the member that it says it is, and its life as proven.
+
+        Raises:
+            _Refused: 409 with the reason.
+
+        """
+        board = self._master()
+        host, said = claim.host, self._reported[claim.host]
+        admission = admit(
+            said.seat,
+            claim,
+            job=self._job,
+            run=board.document.run,
+            state=board.document.state,
+            alive=self._alive(host),
+        )
+        now = self._now()
+        if admission.refusal is not None:
+            if admission.lost and (lost := self._watch.given_up(host)):
+                self._lost(host, lost)
+            if admission.text not in said.turned_away and len(said.turned_away) < _TURNED_AWAY:
+                said.turned_away.append(admission.text)
+                self._on_refused(host, admission.text)
+            raise _Refused(409, admission.text, admission.refusal)
+        if admission.lost:
+            said.report, said.heard = None, 0
+            self._examine_again[host] = 0.0
+            if lost := self._watch.replaced(host, now):
+                self._lost(host, lost)
+        if admission.seat != said.seat:
+            said.seat = admission.seat
+            said.turned_away.clear()
+        connection.instance = claim.instance
+        self._signed(host, connection, now)
+
+    def _alive(self, host: str) -> bool:
+        """Whether the supervisor that is this member lives, as far as can be known from here.
+
+        The kernel closes the connections of a process that is killed, and only of such a one: one
+        that is stopped or cut off keeps them, and then the lease decides.
+        """
+        if self._watch.state(host) is not MemberState.UP:
+            return False
+        said = self._reported[host]
+        if any(
+            each.host == host and each.instance == said.seat.instance for each in self._connections
+        ):
+            return True
+        silence_s = self._watch.silence_s(host, self._now()) or 0.0
+        since_s = min(silence_s, self._now() - said.left_at)
+        return since_s < min(REATTACH_S, self._lease_s / 4)
+
+    def _signed(self, host: str, connection: Connection, now: float) -> None:
         self._connections.proven(connection, host)
         self._tokenless.discard(host)
-        now = self._now()
         first = self._watch.signed(host, now)
+        last = self._reported[host].report
+        if first and last is not None:
+            self._on_report(host, last)  # it was given up, and says nothing new of itself
         if first or (not self._watch.proven_open(host) and now >= self._examine_again[host]):
             self._examine_again[host] = now + self._lease_s
             self._examine(host)
@@ -719,6 +816,7 @@ class StatusServer:
             await asyncio.sleep(pause_s)
 
     def _lost(self, host: str, lost: Lost) -> None:
+        self._heard_more.set()
         try:
             self._on_lost(host, f"{lost.how}: {lost.evidence}")
         except Exception as error:  # noqa: BLE001 - the watch must outlive a defect of its listener
@@ -747,7 +845,7 @@ class StatusServer:
         """Close the connections of those who never ask, or never read the answer."""
         if self._listener is not None:
             self._listener.sweep()
-        for connection in self._connections.all():
+        for connection in self._connections:
             if connection.transport is None:
                 continue
             waiting = connection.transport.get_write_buffer_size() > 0
@@ -820,6 +918,8 @@ class StatusServer:
     def _gone(self, connection: Connection) -> None:
         self._connections.leave(connection)
         host = connection.host
+        if host is not None and connection.instance == self._reported[host].seat.instance:
+            self._reported[host].left_at = self._now()
         if host is not None and self._listener is not None and self._watch.proven_open(host):
             # Perhaps only an idle connection that was closed, perhaps the end of the member.
             self._examine(host)
@@ -863,7 +963,7 @@ class StatusServer:
             else:
                 response = _error(429, "too many requests")
         except _Refused as refusal:
-            response = _error(refusal.status, refusal.reason)
+            response = _error(refusal.status, refusal.text, refusal.reason)
         except ProtocolError as error:
             response = _error(400, str(error))
         except web.HTTPException as error:
@@ -1016,16 +1116,18 @@ class StatusServer:
         query = request.query
         after = _whole_number(query.get("after", "0"), "after")
         wait_s = min(_seconds(query.get("wait", "0"), "wait"), MAX_WAIT_S)
-        instance = query.get("instance", "")
+        run = query.get("run", "")
         host = query.get("host")
         if host is not None:
             await self._prove(request, host)
-            self._signed(host, _connection(request))
-            if instance == board.document.instance:
-                self._heard(host, after)
+            # A member of an earlier run is answered: the document is how it learns of this one.
+            if run in {"", board.document.run}:
+                self._admit_member(_claim(host, query, run), _connection(request))
+                if run:
+                    self._heard(host, after)
         if self._listener is None:
             wait_s = 0.0  # stopping: what is there, now
-        body = await board.wait(instance, after, timeout_s=wait_s)
+        body = await board.wait(run, after, timeout_s=wait_s)
         return web.Response(body=body, content_type="application/json")
 
     async def _put_host(self, request: web.Request) -> web.StreamResponse:
@@ -1033,26 +1135,37 @@ class StatusServer:
         host = request.match_info["name"]
         await self._prove(request, host)
         report = decode_report(await self._body(request))
-        connection = _connection(request)
+        if not report.instance:
+            raise _Refused(400, _NAMELESS)
+        self._admit_member(
+            Claim(host, report.instance, report.job, report.run), _connection(request)
+        )
         said = self._reported[host]
         last = said.report
-        if report.instance in said.former or (
-            last is not None and last.instance == report.instance and report.seq < last.seq
-        ):
+        if last is not None and report.seq < last.seq:
             return web.Response(body=board.body, content_type="application/json")
-        self._signed(host, connection)
         self._heard(host, report.heard)
-        new_instance = last is not None and last.instance != report.instance
-        if last is not None and new_instance:
-            said.former.append(last.instance)
-            said.heard = min(report.heard, board.document.revision)
-            self._watch.restarted(host, self._now())
         said.report = report
         if report.phase is Phase.DONE:
             self._watch.done(host)
-        if last is None or (last.instance, last.seq) != (report.instance, report.seq):
+            self._heard_more.set()
+        if last is None or last.seq != report.seq:
             self._on_report(host, report)
         return web.Response(body=board.body, content_type="application/json")
+
+    async def told(self, timeout_s: float) -> bool:
+        """Wait until every member that is up has heard the last word, ``timeout_s`` at most."""
+        assert self.board is not None
+        revision = self.board.document.revision
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while any(
+                    peer.state is MemberState.UP and peer.heard < revision for peer in self.peers()
+                ):
+                    await self._heard_more.wait()
+                    self._heard_more.clear()
+                return True
+        return False
 
     def _heard(self, host: str, revision: int) -> None:
         assert self.board is not None
@@ -1060,6 +1173,7 @@ class StatusServer:
         if revision <= self.board.document.revision:
             said = self._reported[host]
             said.heard = max(said.heard, revision)
+            self._heard_more.set()
 
     def _master(self) -> JobBoard:
         if self.board is None:
@@ -1096,9 +1210,10 @@ class StatusServer:
 
 
 class _Refused(Exception):  # noqa: N818 - an answer, not a failure of ours
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(reason)
+    def __init__(self, status: int, text: str, reason: Refusal | None = None) -> None:
+        super().__init__(text)
         self.status = status
+        self.text = text
         self.reason = reason
 
 
@@ -1126,8 +1241,20 @@ def _json(value: object, *, status: int = 200) -> web.Response:
     return web.Response(body=_encode(value) + b"\n", status=status, content_type="application/json")
 
 
-def _error(status: int, reason: str) -> web.Response:
-    return _json({"error": " ".join(reason.split())[:200]}, status=status)
+def _error(status: int, text: str, reason: Refusal | None = None) -> web.Response:
+    told = {"error": " ".join(text.split())[: 200 if reason is None else MAX_MESSAGE_CHARS]}
+    return _json(told if reason is None else told | {"reason": reason.value}, status=status)
+
+
+_NAMELESS = "instance: a member says which supervisor it is"
+
+
+def _claim(host: str, query: Mapping[str, str], run: str) -> Claim:
+    """Who polls: the same names as in a report."""
+    names = [query.get(key, "")[:MAX_NAME_CHARS] for key in ("instance", "job", "cluster")]
+    if not names[0]:
+        raise _Refused(400, _NAMELESS)
+    return Claim(host, names[0], JobIdentity(*names[1:]), run)
 
 
 async def _expect(request: web.Request) -> web.StreamResponse | None:

@@ -19,10 +19,18 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-DEFAULT_URL = "http://127.0.0.1:2224"
 TIMEOUT_S = 5.0
 ANSWER_S = 15.0
 MAX_BYTES = 16 * 1024 * 1024
+
+
+def own_url(environ: Mapping[str, str]) -> str:
+    """Where a supervisor of this machine, with these settings in its environment, is asked."""
+    address = environ.get("SUPERVISOR_STATUS_BIND", "")
+    if address in {"", "auto", "0.0.0.0", "::"}:  # noqa: S104  # every one, and so loopback's
+        address = "127.0.0.1"
+    port = environ.get("SUPERVISOR_STATUS_PORT") or "2224"
+    return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
 
 
 class StatusError(Exception):

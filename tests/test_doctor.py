@@ -88,6 +88,24 @@ def test_a_sound_host_has_nothing_to_remedy() -> None:
 
 
 @pytest.mark.parametrize(
+    ("bind", "address", "found"),
+    [
+        ("0.0.0.0", "fd77::1", "bound to 0.0.0.0: nobody comes there over IPv6"),
+        ("fd77::1", "10.0.0.1", "bound to fd77::1: nobody comes there over IPv4"),
+        ("0.0.0.0", "10.0.0.1", ""),
+        ("auto", "fd77::1", ""),
+        ("::", "10.0.0.1", ""),
+    ],
+)
+def test_a_status_port_of_the_other_family(bind: str, address: str, found: str) -> None:
+    """Hosts with IPv6 alone waited for each other until the join timeout, without a word why."""
+    seen = sight(SUPERVISOR_STATUS_BIND=bind)
+    red = not_ok(replace(seen, addresses=dict.fromkeys(seen.addresses, (address,))))
+    assert [check.state for check in red] == [State.RED] * bool(found)
+    assert not red or found in red[0].found
+
+
+@pytest.mark.parametrize(
     ("change", "check", "state", "found"),
     [
         ({"taken": ("port 2222 is held by pid 7 (x)",)}, "ports", "red", "pid 7"),

@@ -46,7 +46,8 @@ from supervisor.events import (
     TransferFailed,
     Waiting,
 )
-from supervisor.lifecycle import Life, Process, Rung, Setup, State, initial, step
+from supervisor.lifecycle import LATE_S, REFUSES, Life, Process, Rung, Setup, State, initial, step
+from supervisor.liveness import How
 from supervisor.model import Cause, CauseKind, ExitStatus, JobState, Outcome, Phase, Verdict
 from supervisor.outcome import host_exit_code, outcome_of
 from supervisor.plan import Budgets, SuccessPolicy
@@ -398,6 +399,110 @@ def test_a_lost_member_fails_the_job() -> None:
     assert state.phase is Phase.DONE, "a lost member is not waited for"
 
 
+def test_a_host_that_is_lost_while_all_join_is_waited_for_again() -> None:
+    """Nothing has been started: a container that is killed may be started anew."""
+    lost = MemberLost("algo-2", "restarted: its supervisor was started anew", 1.0)
+    orders: tuple[list[Event], ...] = (
+        [Prepared(), joined("algo-2")],
+        [joined("algo-2"), Prepared()],
+    )
+    for before in orders:
+        state, actions = play(master(), [*before, lost])
+        assert (state.phase, state.cause) == (Phase.JOINING, None)
+        assert state.missing == ("algo-2", "algo-3")
+        assert Announce(JobState.JOINING, missing=("algo-2", "algo-3")) in actions
+        state, _ = play(state, [joined("algo-3"), joined("algo-2", Phase.PREPARING)])
+        assert state.phase is Phase.JOINING, "the new one has not joined yet"
+        state, _ = play(state, [joined("algo-2")])
+        assert state.phase is Phase.RUNNING
+    state, _ = play(master(), [lost, joined("algo-2"), Prepared()])
+    assert state.missing == ("algo-3",)
+
+
+def test_a_master_that_is_lost_while_all_join_is_waited_for_again() -> None:
+    """Members ended with 83, and a master that was started anew had nobody to wait for."""
+    lost = MasterLost("crashed", "algo-1:2224 refuses connections", 1.0)
+    waiting: list[Event] = [Prepared(), JobChanged(JobState.JOINING, None, ("algo-3",))]
+    state, actions = play(member(), [*waiting, lost])
+    assert (state.phase, state.cause) == (Phase.JOINING, None)
+    assert said(actions) == {"master.lost": "algo-1"}
+    late, _ = play(state, [Expired(Deadline.JOIN, 902.0)])
+    assert late.cause is not None, "no longer one that is heard from"
+    assert late.cause.kind is CauseKind.JOIN_TIMEOUT
+    state, _ = play(state, [*waiting[1:], JobChanged(JobState.RUNNING, None)])
+    assert state.phase is Phase.RUNNING
+    state, _ = play(state, [MasterLost("restarted", "another run answers", 1.0)])
+    assert state.cause is not None
+    assert state.cause.kind is CauseKind.MASTER_LOST
+    assert state.cause.message == "the master algo-1 restarted: another run answers"
+
+
+def test_a_host_that_the_master_refuses_ends_by_itself() -> None:
+    assert str(How.REFUSES) == REFUSES
+    refused = MasterLost(REFUSES, "algo-1:2224: algo-2 is of job a, the master of job b", 1.0)
+    for before in range(2):
+        state, actions = play(member(), [*[Prepared()] * before, refused])
+        assert state.cause is not None
+        assert (state.cause.kind, state.cause.host) == (CauseKind.REFUSED, "algo-2")
+        assert state.phase is Phase.DONE
+        assert not [action for action in actions if isinstance(action, Start)]
+        assert _code(state) == 82
+    state, _ = play(member(), [*RUNNING_MEMBER, refused])
+    assert state.cause is not None
+    assert state.cause.kind is CauseKind.MASTER_LOST
+    assert state.phase is Phase.DRAINING
+
+
+def test_only_hosts_that_were_heard_are_waited_for_at_the_end() -> None:
+    """A master that was stopped while joining waited 15 s for members that had never come."""
+    lost: list[Event] = [Prepared(), joined("algo-3"), MemberLost("algo-3", "x", 1)]
+    ends: tuple[list[Event], ...] = (
+        [Prepared(), joined("algo-2"), Signalled(15, 1.0)],
+        [Prepared(), joined("algo-2"), Expired(Deadline.JOIN, 900.0)],
+        [joined("algo-2", Phase.PREPARING), PrepareFailed("no space", 1.0)],
+        [*lost, joined("algo-2"), Signalled(15, 1.0)],
+    )
+    for events in ends:
+        state, _ = play(master(), events)
+        assert state.job is JobState.ENDED, "and those are told"
+        assert state.phase is Phase.PUBLISHING
+        assert Deadline.ACK in state.armed
+        late, actions = play(state, [Expired(Deadline.ACK, 30.0)])
+        assert said(actions)["members.late"] == ["algo-2"]
+        assert late.phase is Phase.DONE
+        state, _ = play(state, [joined("algo-2", Phase.DONE)])
+        state, _ = play(state, [Expired(each, 3.0) for each in state.armed & {Deadline.LATE}])
+        assert state.phase is Phase.DONE
+    state, _ = play(master(), [Prepared(), Signalled(15, 1.0)])
+    assert state.phase is Phase.DONE, "nobody has come"
+
+
+def test_hosts_that_are_just_starting_are_told_of_a_failure() -> None:
+    """Hosts start together: one whose master had failed a moment before it came would wait for
+    its whole join timeout."""
+    failed = PrepareFailed("no space", 1.0)
+    state, actions = play(master(), [failed])
+    assert Arm(Deadline.LATE, LATE_S) in actions
+    told, _ = play(state, [joined("algo-2", Phase.DONE), joined("algo-3", Phase.DONE)])
+    assert (told.phase, len(told.armed)) == (Phase.DONE, 0)
+    for end in (Expired(Deadline.LATE, 3.0), Signalled(15, 2.0)):
+        state, _ = play(master(), [failed, end])
+        assert state.phase is Phase.DONE, "and not for long"
+
+
+def test_where_nothing_was_started_nothing_is_published() -> None:
+    """SIGTERM and SIGINT while joining were 87, results could not be sent, of a job that had
+    none."""
+    for start in (alone(), master(), member()):
+        steps, _ = play(with_steps(start), [Prepared(), Signalled(15, 1.0)])
+        state, actions = play(steps, [Exited("requirements", TERMED, 2.0)])
+        assert not [action for action in actions if isinstance(action, Publish)]
+        assert (state.publishing_settled, state.publish_error) == (True, None)
+    state, _ = play(master(), [Prepared(), joined("algo-2"), Signalled(15, 1.0)])
+    state, _ = play(state, [Signalled(2, 1.0)])
+    assert (state.phase, state.publish_error) == (Phase.DONE, None)
+
+
 def test_joining_times_out_naming_who_is_missing() -> None:
     state, actions = play(master(), [Prepared(), joined("algo-3"), Expired(Deadline.JOIN, 900.0)])
     assert state.cause is not None
@@ -600,8 +705,8 @@ def test_nobody_waits_for_the_evaluators_script_and_the_master_serves_it_longer(
 def test_a_stop_before_anything_runs_starts_nothing() -> None:
     for state in (alone(), master(), member()):
         stopped, actions = play(state, [Signalled(15, 1.0), Prepared()])
-        assert stopped.phase is Phase.PUBLISHING
-        assert not [action for action in actions if isinstance(action, Start)]
+        assert stopped.phase is Phase.DONE, "there is nothing to send and nobody to wait for"
+        assert not [action for action in actions if isinstance(action, Start | Publish)]
 
 
 def test_a_member_that_is_late_gets_the_verdict() -> None:
@@ -820,7 +925,12 @@ _free = st.one_of(
     st.builds(MemberLost, _others, st.just("silent"), st.just(1.0)),
     st.builds(JobChanged, st.sampled_from(list(JobState)), st.none() | _verdicts),
     st.builds(MasterSeen, st.booleans()),
-    st.builds(MasterLost, st.sampled_from(["crashed", "unreachable"]), st.just("x"), st.just(1.0)),
+    st.builds(
+        MasterLost,
+        st.sampled_from(["crashed", "unreachable", "restarted", REFUSES]),
+        st.just("x"),
+        st.just(1.0),
+    ),
     st.builds(MasterEnded, st.just("x"), st.just(1.0)),
     st.builds(Broke, st.just("bug"), st.just(1.0)),
     st.just(Waiting((("algo-3", "DNS"),))),
@@ -878,7 +988,11 @@ def test_what_holds_whatever_comes(state: State, draw: st.DataObject) -> None:
             assert state.armed, "every phase after running has a deadline"
         done = state.phase is Phase.DONE
         settled = state.publishing_settled and (
-            state.all_down or all(m.down for m in state.members.values())
+            state.all_down
+            or all(
+                m.down or not (m.heard or Deadline.LATE in state.armed)
+                for m in state.members.values()
+            )
         )
         assert done == (order.index(state.phase) >= order.index(Phase.PUBLISHING) and settled)
         if done:

@@ -12,6 +12,7 @@ from supervisor.liveness import (
     ChiefOpen,
     ChiefRefused,
     ChiefSilent,
+    Denied,
     Ended,
     Finding,
     How,
@@ -23,15 +24,20 @@ from supervisor.liveness import (
     NoAnswer,
     Observation,
     Refused,
+    Rejected,
     Seen,
     Tick,
 )
 from supervisor.model import JobState
 
-UP = Answered(JobState.RUNNING)
+UP = Answered(JobState.RUNNING, "run-1")
 NO = Refused("algo-1:2224 refuses connections")
 SILENT = NoAnswer("algo-1:2224: no answer in 5 s")
 STOPPED = NoAnswer("algo-1:2224: no answer in 5 s", connected=True)
+DENIED = Denied("algo-1:2224 answered 403 (no)")
+NOT_NOW = Rejected("algo-1:2224: algo-2 is of another job", final=False)
+NEVER = Rejected("algo-1:2224: another supervisor has taken its place", final=True)
+JOINING = Answered(JobState.JOINING, "run-1")
 CHIEF_NO = ChiefRefused("algo-1:2222 refuses connections")
 CHIEF_SILENT = ChiefSilent("algo-1:2222: no answer")
 
@@ -87,6 +93,87 @@ HISTORIES = (
         MasterState.UP,
     ),
     History(
+        "before the job runs, a crash may be taken back by another run, or by the same",
+        (
+            *((0, JOINING), (1, NO), (2, NO), (3, NO), (60, NO), (99, SILENT)),
+            *((100, Answered(JobState.JOINING, "run-2")), (131, Tick()), (140, JOINING)),
+        ),
+        ("seen", "crashed", "seen", "unreachable", "seen"),
+        MasterState.UP,
+    ),
+    History(
+        "an open chief's port is no bare master where a status port has ever answered",
+        ((0, JOINING), (1, NO), (2, NO), (3, NO), (9, ChiefOpen()), (99, ChiefOpen())),
+        ("seen", "crashed"),
+        MasterState.UNSEEN,
+    ),
+    History(
+        "another run while the hosts join is the master, started anew",
+        ((0, JOINING), (5, Answered(JobState.JOINING, "run-2"))),
+        ("seen",),
+        MasterState.UP,
+    ),
+    History(
+        "another run while the job runs is a loss",
+        ((0, UP), (5, Answered(JobState.JOINING, "run-2")), (6, UP)),
+        ("seen", "restarted"),
+        MasterState.LOST,
+    ),
+    History(
+        "another run while the job is stopped is a loss too",
+        ((0, Answered(JobState.STOPPING, "run-1")), (5, Answered(JobState.RUNNING, "run-2"))),
+        ("seen", "restarted"),
+        MasterState.LOST,
+    ),
+    History(
+        "a master that does not take us is waited for as long as silence is",
+        ((0, NOT_NOW), (15, NOT_NOW), (29, NOT_NOW), (29.5, JOINING), (59, NOT_NOW), (89, Tick())),
+        ("seen",),
+        MasterState.UP,
+    ),
+    History(
+        "and no longer",
+        ((0, NOT_NOW), (20, NOT_NOW), (40, NOT_NOW), (45.1, NOT_NOW), (46, JOINING)),
+        ("seen", "refuses this host"),
+        MasterState.LOST,
+    ),
+    History(
+        "in a running job the silence of the true one decides, and the reason is said",
+        ((0, UP), (10, NOT_NOW), (20, NOT_NOW), (30, NOT_NOW), (30.1, Tick())),
+        ("seen", "refuses this host"),
+        MasterState.LOST,
+    ),
+    History(
+        "before that, silence after a refusal is silence, and a new master takes us",
+        ((0, NOT_NOW), (31, Tick()), (99, Answered(JobState.JOINING, "run-2"))),
+        ("seen", "unreachable", "seen"),
+        MasterState.UP,
+    ),
+    History(
+        "one that will never take us is not waited for",
+        ((0, JOINING), (1, NEVER), (2, JOINING)),
+        ("seen", "refuses this host"),
+        MasterState.LOST,
+    ),
+    History(
+        "one that does not take us is no bare master, whatever its chief's port says",
+        ((0, NOT_NOW), (1, ChiefOpen()), (12, ChiefOpen()), (15, NOT_NOW), (20, ChiefOpen())),
+        ("seen",),
+        MasterState.UP,
+    ),
+    History(
+        "in a running job somebody who does not know us is no sign of its life",
+        ((0, UP), *((float(t), DENIED) for t in range(5, 35, 5)), (31, DENIED)),
+        ("seen", "unreachable"),
+        MasterState.LOST,
+    ),
+    History(
+        "before that it is a master that cannot know us yet",
+        tuple((float(t), DENIED) for t in range(0, 3600, 7)),
+        ("seen",),
+        MasterState.UP,
+    ),
+    History(
         "a stopped master takes connections: neither crashed nor dead before the lease",
         ((0, UP), (5, STOPPED), (11, STOPPED), (17, STOPPED), (20, UP)),
         ("seen",),
@@ -112,19 +199,19 @@ HISTORIES = (
     ),
     History(
         "a master that stops the job and then crashes has crashed",
-        ((0, UP), (1, Answered(JobState.STOPPING)), (2, NO), (3, NO), (4, NO)),
+        ((0, UP), (1, Answered(JobState.STOPPING, "run-1")), (2, NO), (3, NO), (4, NO)),
         ("seen", "crashed"),
         MasterState.LOST,
     ),
     History(
         "after the verdict nothing is a loss any more",
-        ((0, UP), (1, Answered(JobState.ENDED)), (2, NO), (3, NO), (4, NO), (99, Tick())),
+        ((0, UP), (1, Answered(JobState.ENDED, "run-1")), (2, NO), (3, NO), (4, NO), (99, Tick())),
         ("seen",),
         MasterState.ENDED,
     ),
     History(
         "the first answer may be the verdict",
-        ((0, NO), (60, Answered(JobState.ENDED)), (61, NO), (62, NO), (63, NO)),
+        ((0, NO), (60, Answered(JobState.ENDED, "run-1")), (61, NO), (62, NO), (63, NO)),
         ("seen",),
         MasterState.ENDED,
     ),
@@ -235,8 +322,8 @@ OBSERVATIONS = st.sampled_from(
     [
         UP,
         Answered(None),
-        Answered(JobState.STOPPING),
-        Answered(JobState.ENDED),
+        Answered(JobState.STOPPING, "run-1"),
+        Answered(JobState.ENDED, "run-1"),
         NO,
         SILENT,
         STOPPED,
@@ -244,51 +331,66 @@ OBSERVATIONS = st.sampled_from(
         CHIEF_NO,
         CHIEF_SILENT,
         Tick(),
+        Answered(JobState.JOINING, "run-1"),
+        Answered(JobState.JOINING, "run-2"),
+        Answered(JobState.RUNNING, "run-2"),
+        DENIED,
+        NOT_NOW,
+        NEVER,
     ]
 )
 
 
 @given(st.lists(st.tuples(st.floats(0, 20), OBSERVATIONS), max_size=60))
 def test_laws_over_any_order(steps: list[tuple[float, Observation]]) -> None:
-    """Nothing is lost that was not seen; seen comes before lost; the last word is final; a crash
-    needs the refusals, and unreachable the silence, that define them."""
+    """Nothing is lost that was not seen, and nothing seen twice without a loss; the last word is
+    final; a loss may be taken back as long as the job has not begun, and once it has, only its own
+    run counts; a crash needs the refusals, and unreachable the silence, that define them."""
     it = liveness()
-    now = 0.0
-    findings: list[str] = []
-    last_answer = None
-    refusals = 0
+    now, last_sign, refusals = 0.0, 0.0, 0
+    seen, bare, begun = False, False, False
     for pause_s, observation in steps:
         now += pause_s
-        if isinstance(observation, Answered):
-            last_answer, refusals = now, 0
-        elif isinstance(observation, Refused):
-            refusals += 1
+        before = it.state
         final_before = it.state if it.final else None
+        run_before = it.run if it.bound else ""
         finding = it.observe(observation, now)
         if final_before is not None:
             assert finding is None
             assert it.state is final_before
-        if finding is None:
             continue
-        findings.append(word(finding))
+        ours = not run_before or getattr(observation, "run", run_before) in {run_before, ""}
+        answered = isinstance(observation, Answered) and ours
+        if answered or (isinstance(observation, Denied) and not begun):
+            last_sign, refusals = now, 0
+        elif isinstance(observation, Refused):
+            refusals += 1
+        if isinstance(observation, Answered) and observation.state not in {None, JobState.JOINING}:
+            begun = True
         match finding:
-            case Lost(How.CRASHED, _):
-                assert last_answer is not None
-                assert refusals >= 3
-            case Lost(How.UNREACHABLE, _):
-                assert last_answer is None or now - last_answer > 30
-    assert findings in (
-        [],
-        ["seen"],
-        ["bare"],
-        ["bare", "seen"],
-        ["seen", "crashed"],
-        ["seen", "unreachable"],
-        ["bare", "ended"],
-        ["bare", "unreachable"],
-        ["bare", "seen", "crashed"],
-        ["bare", "seen", "unreachable"],
-    )
+            case Seen(is_bare):
+                assert not seen
+                assert not (is_bare and bare)
+                seen, bare = not is_bare, bare or is_bare
+                begun = begun or is_bare
+            case Lost(how, _, final):
+                assert seen or bare or how is How.REFUSES
+                assert final == (begun or how is How.REFUSES)
+                assert it.state is (MasterState.LOST if final else MasterState.UNSEEN)
+                if how is How.CRASHED:
+                    assert refusals >= 3
+                elif how is How.UNREACHABLE:
+                    assert now - last_sign > 30 or before is MasterState.BARE
+                elif how is How.RESTARTED:
+                    assert run_before
+                    assert not ours
+                seen, refusals = False, 0
+            case _:
+                pass
+        if isinstance(observation, Rejected) and not begun and finding is None:
+            last_sign, refusals, seen = now, 0, True
+        elif isinstance(observation, Rejected) and finding == Seen(bare=False):
+            last_sign, refusals = now, 0
 
 
 @given(st.lists(st.floats(0.1, 29.9), min_size=1, max_size=40))
@@ -370,7 +472,7 @@ def test_a_member_that_said_done_may_leave() -> None:
     for at in (2, 3, 4, 5):
         assert it.refused("algo-2", "refused", at) is None
     assert it.tick(1000) == []
-    it.restarted("algo-2", 1000)
+    assert it.replaced("algo-2", 1000) is None
     assert len(it.tick(1031)) == 1
 
 
@@ -385,6 +487,33 @@ def test_a_member_that_had_opened_and_refuses_has_crashed() -> None:
     )
     assert it.refused("algo-2", "algo-2:2224 refuses connections", 3) is None
     assert it.tick(1000) == []
+
+
+def test_a_member_that_was_started_anew_is_watched_as_a_new_one() -> None:
+    it = watch()
+    it.signed("algo-2", 0)
+    it.opened("algo-2")
+    it.refused("algo-2", "refused", 1)
+    it.refused("algo-2", "refused", 2)
+    assert it.replaced("algo-2", 2.5) == Lost(How.RESTARTED, "its supervisor was started anew")
+    for at in (3, 4, 5):
+        assert it.refused("algo-2", "refused", at) is None, "its port has not opened yet"
+    assert it.tick(32) == []
+    assert len(it.tick(33)) == 1
+    assert it.replaced("algo-2", 34) is None, "lost already"
+
+
+def test_a_member_whose_place_another_one_wants_is_given_up_once() -> None:
+    it = watch()
+    assert it.given_up("algo-2") is None
+    it.signed("algo-2", 0)
+    lost = it.given_up("algo-2")
+    assert lost == Lost(How.RESTARTED, "its supervisor was started anew while the job ran")
+    assert it.given_up("algo-2") is None
+    assert it.tick(100) == []
+    it.signed("algo-3", 0)
+    it.done("algo-3")
+    assert it.given_up("algo-3") is None
 
 
 def test_a_member_whose_port_never_opened_to_us_cannot_be_proven_crashed() -> None:

@@ -6,18 +6,24 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
 from supervisor.events import JobChanged, MasterEnded, MasterLost, MasterSeen
-from supervisor.liveness import MasterState, MemberState
+from supervisor.liveness import How, MasterState, MemberState
 from supervisor.model import JobState, Phase
 from supervisor.net import Knock, NoAddress, Resolver, knock
+from supervisor.protocol import identify
 from supervisor.status import Member
 from tests.helpers.aio import free_port, until
 from tests.helpers.cluster import CAUSE, VERDICT, link, master
 from tests.helpers.hosts import process
 from tests.helpers.proxy import proxy
+
+HOSTS = ("algo-1", "algo-2")
+PATIENT: dict[str, Any] = {"refused_count": 60, "refused_window_s": 6.0}
+"""A port that closes for a moment is no crash, and is soon tried again."""
 
 
 async def pass_time(seconds: float) -> None:
@@ -206,22 +212,116 @@ def test_a_report_survives_a_network_that_breaks_connections() -> None:
     asyncio.run(scenario())
 
 
-def test_a_new_master_is_told_again() -> None:
+def test_a_new_master_is_told_again_while_the_hosts_join() -> None:
     """A restarted master's supervisor knows nothing; its members say it again, unasked."""
 
     async def scenario() -> None:
         port = free_port()
-        async with link(port, refused_window_s=10.0) as member:
+        async with link(port, **PATIENT) as member:
+            member.link.report(Phase.JOINING, script_ended=False, cause=None)
+            async with master(port=port, run="run-1") as first:
+                assert await member.link.flush(5)
+                first.board.announce(JobState.JOINING, None, ())
+                await until(lambda: member.events[-1] == JobChanged(JobState.JOINING, None))
+            async with master(port=port, run="run-2") as second:
+                await until(lambda: second.reports)
+                report = second.reports[0][1]
+                assert (report.phase, report.run) == (Phase.JOINING, "run-2")
+                # Its revision 1 is news, though revision 2 of the other was known.
+                assert member.events[-1] == JobChanged(JobState.JOINING, None, ("algo-2",))
+
+    asyncio.run(scenario())
+
+
+def test_a_master_that_crashes_while_the_hosts_join_may_come_back() -> None:
+    """Its members ended with 83 a second after its crash, before anything had been started."""
+
+    async def scenario() -> None:
+        port = free_port()
+        async with link(port) as member:
+            member.link.report(Phase.JOINING, script_ended=False, cause=None)
+            async with master(port=port, run="run-1"):
+                assert await member.link.flush(5)
+            await until(lambda: member.of(MasterLost))
+            assert not member.link.answers
+            assert "refuses connections" in member.link.evidence
+            async with master(port=port, run="run-2") as second:
+                await until(lambda: second.reports)
+                second.board.announce(JobState.RUNNING)
+                await until(lambda: member.events[-1] == JobChanged(JobState.RUNNING, None))
+
+    asyncio.run(scenario())
+
+
+def test_a_member_of_a_running_job_that_meets_another_run_has_lost_its_master() -> None:
+    """A master that was killed and started anew within the lease took its running members for
+    joined, whose variables were gone with it, and the job succeeded."""
+
+    async def scenario() -> None:
+        port = free_port()
+        async with link(port, **PATIENT) as member:
             member.link.report(Phase.RUNNING, script_ended=False, cause=None)
-            async with master(port=port, instance="run-1") as first:
+            async with master(port=port, run="run-1") as first:
                 assert await member.link.flush(5)
                 first.board.announce(JobState.RUNNING)
                 await until(lambda: member.events[-1] == JobChanged(JobState.RUNNING, None))
-            async with master(port=port, instance="run-2") as second:
-                await until(lambda: second.reports)
-                assert second.reports[0][1].phase is Phase.RUNNING
-                # Its revision 1 is news, though revision 2 of the other was known.
-                assert member.events[-1] == JobChanged(JobState.JOINING, None, ("algo-2",))
+            async with master(port=port, run="run-2") as second:
+                await until(lambda: member.of(MasterLost))
+                (lost,) = member.of(MasterLost)
+                assert lost.how == "restarted"
+                assert "another run" in lost.evidence
+                member.link.report(Phase.DRAINING, script_ended=False, cause=CAUSE)
+                assert not await member.link.flush(60), "nobody hears it, and nobody is waited for"
+                assert second.reports == []
+                assert second.server.peers()[0].state is MemberState.UNSEEN
+                assert member.events[-1] == lost
+
+    asyncio.run(scenario())
+
+
+def test_a_master_of_another_job_is_named_and_not_followed() -> None:
+    """Both names stand in what both sides say; a name may lead there for a while."""
+
+    async def scenario() -> None:
+        theirs, ours = (identify(name, "algo-1", HOSTS) for name in ("job-A", "job-B"))
+        async with (
+            master(job=theirs) as it,
+            link(it.server.port, job=ours, lease_s=0.6) as member,
+        ):
+            member.link.report(Phase.JOINING, script_ended=False, cause=None)
+            await until(lambda: it.refused)
+            assert it.refused == [("algo-2", "algo-2 is of job job-B, the master of job job-A")]
+            assert not member.of(MasterLost), "not yet"
+            await until(lambda: member.of(MasterLost))
+            (lost,) = member.of(MasterLost)
+            assert lost.how == How.REFUSES.value
+            assert "algo-2 is of job job-B, the master of job job-A" in lost.evidence
+            assert (it.reports, member.of(JobChanged)) == ([], [])
+            assert it.server.peers()[0].state is MemberState.UNSEEN
+            assert len(it.refused) == 1, "said once"
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_whoever_does_not_know_a_running_member_is_no_sign_of_its_masters_life(
+    status: int,
+) -> None:
+    """A job with another token, or another host's supervisor at the master's address, kept a
+    member of an earlier run alive for ever."""
+
+    async def scenario() -> None:
+        port = free_port()
+        async with link(port, **PATIENT, lease_s=0.8) as member:
+            async with master(port=port) as first:
+                first.board.announce(JobState.RUNNING)
+                await until(lambda: member.events[-1:] == [JobChanged(JobState.RUNNING, None)])
+            answer = b"HTTP/1.1 %d No\r\nContent-Length: 2\r\n\r\nno" % status
+            async with listener(answer, port):
+                await until(lambda: member.of(MasterLost))
+            (lost,) = member.of(MasterLost)
+            assert lost.how == "unreachable"
+            assert ("refuses the token" if status == 401 else str(status)) in lost.evidence
 
     asyncio.run(scenario())
 

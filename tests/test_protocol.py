@@ -25,6 +25,7 @@ from supervisor.protocol import (
     MAX_NUMBER,
     HostReport,
     JobDocument,
+    JobIdentity,
     ProtocolError,
     cut,
     cut_middle,
@@ -65,7 +66,7 @@ VERDICTS = st.builds(
 )
 JOBS = st.builds(
     JobDocument,
-    instance=NAMES,
+    run=NAMES,
     revision=st.integers(0, MAX_NUMBER),
     state=st.sampled_from(JobState),
     verdict=st.none() | VERDICTS,
@@ -79,6 +80,8 @@ REPORTS = st.builds(
     cause=st.none() | CAUSES,
     heard=st.integers(0, MAX_NUMBER),
     seq=st.integers(0, MAX_NUMBER),
+    run=NAMES,
+    job=st.builds(JobIdentity, NAMES, NAMES),
 )
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
@@ -153,13 +156,16 @@ REPORT: dict[str, Any] = json.loads(encode_report(HostReport("i", Phase.RUNNING,
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"v": 2}, "v: this is protocol version 1, found 2"),
+        ({"v": 3}, "v: this is protocol version 2, found 3"),
         ({"v": None}, "v: "),
         ({"v": True}, "v: "),
         ({"v": 1.0}, "v: "),
         ({"v": "1"}, "v: "),
         ({"instance": 7}, "instance: must be a string, found 7"),
         ({"instance": "x" * 254}, "instance: 254 characters"),
+        ({"run": None}, "run: must be a string, found None"),
+        ({"job": 7}, "job: must be a string, found 7"),
+        ({"cluster": ["a"]}, "cluster: must be a string, found a list"),
         ({"phase": "dreaming"}, "phase: must be one of preparing, joining"),
         ({"phase": ["running"]}, "phase: must be one of"),
         ({"script_ended": 0}, "script_ended: must be true or false"),

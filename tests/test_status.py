@@ -1,11 +1,12 @@
 """The status server over real sockets: what it serves, to whom, and what cannot hurt it."""
 
 import asyncio
+import contextlib
 import json
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import aiohttp
@@ -14,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from supervisor.events import MasterLost
+from supervisor.events import JobChanged, MasterLost
 from supervisor.liveness import MemberState
 from supervisor.model import JobState, Phase
 from supervisor.protocol import MAX_MISSING, HostReport, decode_job, encode_report
@@ -232,9 +233,7 @@ def test_a_reader_of_events_that_does_not_read_is_cut_off() -> None:
 def test_stopping_ends_readers_and_pollers_at_once() -> None:
     async def scenario() -> None:
         async with session() as client, master() as it:
-            poll = asyncio.create_task(
-                get(f"{it.url}/v1/job", after="1", instance="run-1", wait="30")
-            )
+            poll = asyncio.create_task(get(f"{it.url}/v1/job", after="1", run="run-1", wait="30"))
             events = await client.get(f"{it.url}/events")
             await until(lambda: len(it.server._connections) == 2)
             began = time.monotonic()
@@ -254,12 +253,11 @@ def test_a_long_poll_answers_at_once_when_there_is_news() -> None:
         async with master() as it:
             job = f"{it.url}/v1/job"
             assert decode_job((await get(job))[1]).revision == 1
-            # Another instance's revision says nothing about ours.
-            stale = await get(job, after="7", instance="run-0", wait="30")
+            # Another run's revision says nothing about ours.
+            stale = await get(job, after="7", run="run-0", wait="30")
             assert decode_job(stale[1]).revision == 1
             polls = [
-                asyncio.create_task(get(job, after="1", instance="run-1", wait="30"))
-                for _ in range(20)
+                asyncio.create_task(get(job, after="1", run="run-1", wait="30")) for _ in range(20)
             ]
             await until(lambda: len(it.server._connections) == 20)
             assert not any(poll.done() for poll in polls)
@@ -274,7 +272,7 @@ def test_a_long_poll_answers_at_once_when_there_is_news() -> None:
 def test_a_long_poll_without_news_ends_after_its_wait() -> None:
     async def scenario() -> None:
         async with master() as it:
-            status, body = await get(f"{it.url}/v1/job", after="1", instance="run-1", wait="0.05")
+            status, body = await get(f"{it.url}/v1/job", after="1", run="run-1", wait="0.05")
             assert (status, decode_job(body).revision) == (200, 1)
 
     asyncio.run(scenario())
@@ -327,24 +325,154 @@ def test_a_report_is_answered_with_the_job_and_is_idempotent() -> None:
 
 
 def test_late_reports_are_answered_and_ignored() -> None:
-    """A retry may overtake; a former run of a member's supervisor may still have one in flight."""
+    """A retry may overtake."""
 
     async def scenario() -> None:
         async with master() as it:
-
-            async def send(instance: str, seq: int, phase: Phase) -> int:
-                report = HostReport(instance, phase, False, None, 0, seq)
-                return (await put(it.url, "algo-2", encode_report(report)))[0]
-
-            assert await send("m-1", 2, Phase.RUNNING) == 200
-            assert await send("m-1", 1, Phase.JOINING) == 200
-            assert await send("m-2", 1, Phase.JOINING) == 200
-            assert await send("m-1", 3, Phase.DONE) == 200
-            assert [(report.instance, report.seq) for _, report in it.reports] == [
-                ("m-1", 2),
-                ("m-2", 1),
-            ]
+            for seq, phase in ((2, Phase.RUNNING), (1, Phase.JOINING)):
+                report = HostReport("m-1", phase, False, None, 0, seq)
+                assert (await put(it.url, "algo-2", encode_report(report)))[0] == 200
+            assert [(report.instance, report.seq) for _, report in it.reports] == [("m-1", 2)]
             assert it.server.peers()[0].state is MemberState.UP
+
+    asyncio.run(scenario())
+
+
+async def report(it: Master, instance: str, phase: Phase, **more: Any) -> tuple[int, str]:
+    """Report as algo-2; the status, and the reason where it is refused."""
+    run = more.pop("run", it.board.document.run)
+    body = encode_report(HostReport(instance, phase, False, None, 0, 1, run, **more))
+    status, answer = await put(it.url, "algo-2", body)
+    return status, json.loads(answer).get("reason", "")
+
+
+@contextlib.asynccontextmanager
+async def polls(it: Master, instance: str) -> AsyncIterator[None]:
+    """A member's open connection, as long as its supervisor lives."""
+    params = {"host": "algo-2", "instance": instance, "run": "run-1", "after": "99", "wait": "30"}
+    async with session() as client:
+        poll = asyncio.create_task(client.get(f"{it.url}/v1/job", params=params).__aenter__())
+        await until(lambda: any(each.instance == instance for each in it.server._connections))
+        try:
+            yield
+        finally:
+            poll.cancel()
+            await asyncio.gather(poll, return_exceptions=True)
+
+
+def test_a_member_that_is_alive_is_not_replaced() -> None:
+    """A second supervisor on a member's host ended the running job: its word was believed."""
+
+    async def scenario() -> None:
+        async with master(lease_s=0.8) as it, polls(it, "m-1"):
+            assert await report(it, "m-1", Phase.JOINING) == (200, "")
+            for state in (JobState.JOINING, JobState.RUNNING):
+                it.board.announce(state)
+                for phase in (Phase.JOINING, Phase.DONE):
+                    assert await report(it, "m-2", phase) == (409, "taken")
+                status, _ = await get(f"{it.url}/v1/job", host="algo-2", instance="m-2")
+                assert status == 409
+                assert await report(it, "m-1", Phase.JOINING) == (200, "")
+            assert [each.instance for _, each in it.reports] == ["m-1"]
+            text = "another supervisor of algo-2 takes part in the job and is alive"
+            assert (it.lost, it.refused) == ([], [("algo-2", text)]), "said once"
+            assert await it.server.explain(["algo-2"]) == {"algo-2": "1 refused"}
+
+    asyncio.run(scenario())
+
+
+def test_a_member_that_is_gone_is_replaced_while_the_hosts_join() -> None:
+    async def scenario() -> None:
+        async with master(lease_s=0.8) as it:
+            async with polls(it, "m-1"):
+                assert await report(it, "m-1", Phase.JOINING) == (200, "")
+            assert await report(it, "m-2", Phase.PREPARING) == (409, "taken"), "perhaps alive"
+            gone = time.monotonic() + 0.25
+            await until(lambda: time.monotonic() > gone)
+            assert await report(it, "m-2", Phase.PREPARING) == (200, "")
+            assert it.lost == [("algo-2", "restarted: its supervisor was started anew")]
+            assert [each.instance for _, each in it.reports] == ["m-1", "m-2"]
+            assert await report(it, "m-1", Phase.RUNNING) == (409, "replaced")
+
+    asyncio.run(scenario())
+
+
+def test_a_member_that_is_gone_is_lost_to_a_running_job_and_not_replaced() -> None:
+    """Killed and started anew within the lease it counted as joined, and its script ran twice."""
+
+    async def scenario() -> None:
+        async with master(lease_s=0.8) as it:
+            async with polls(it, "m-1"):
+                assert await report(it, "m-1", Phase.JOINING) == (200, "")
+                it.board.announce(JobState.RUNNING)
+            gone = time.monotonic() + 0.25
+            await until(lambda: time.monotonic() > gone)
+            for _ in range(2):
+                assert await report(it, "m-2", Phase.PREPARING) == (409, "running")
+            evidence = "restarted: its supervisor was started anew while the job ran"
+            assert it.lost == [("algo-2", evidence)], "once"
+            assert [each.instance for _, each in it.reports] == ["m-1"]
+            # Its own end is the verdict's, which it may still hear.
+            it.board.announce(JobState.ENDED, VERDICT)
+            assert await report(it, "m-2", Phase.PREPARING) == (200, "")
+
+    asyncio.run(scenario())
+
+
+def test_a_member_of_an_earlier_run_is_refused_and_told_of_this_one() -> None:
+    """A supervisor that was stopped (SIGSTOP) and goes on after its job's end took part in the
+    next run of it."""
+
+    async def scenario() -> None:
+        async with master() as it:
+            assert await report(it, "m-1", Phase.RUNNING, run="run-0") == (409, "run")
+            status, body = await get(
+                f"{it.url}/v1/job", host="algo-2", instance="m-1", run="run-0", after="9", wait="9"
+            )
+            assert (status, decode_job(body).run) == (200, "run-1")
+            assert (it.reports, it.server.peers()[0].state) == ([], MemberState.UNSEEN)
+
+    asyncio.run(scenario())
+
+
+def test_a_member_that_was_given_up_while_joining_is_known_again() -> None:
+    """It has said all it has to say, and would have been waited for until the end."""
+
+    async def scenario() -> None:
+        async with master(lease_s=0.4) as it:
+            assert await report(it, "m-1", Phase.JOINING) == (200, "")
+            await until(lambda: it.lost)
+            status, _ = await get(
+                f"{it.url}/v1/job", host="algo-2", instance="m-1", run="run-1", after="0"
+            )
+            assert status == 200
+            assert [each.phase for _, each in it.reports] == [Phase.JOINING, Phase.JOINING]
+
+    asyncio.run(scenario())
+
+
+def test_a_member_says_which_supervisor_it_is() -> None:
+    async def scenario() -> None:
+        async with master() as it:
+            assert (await get(f"{it.url}/v1/job", host="algo-2"))[0] == 400
+            assert (await report(it, "", Phase.JOINING))[0] == 400
+            assert it.server.peers()[0].state is MemberState.UNSEEN
+
+    asyncio.run(scenario())
+
+
+def test_members_are_told_the_last_word_and_only_for_a_moment() -> None:
+    async def scenario() -> None:
+        async with master() as it, link(it.server.port) as member:
+            member.link.report(Phase.JOINING, script_ended=False, cause=None)
+            assert await member.link.flush(5)
+            it.board.announce(JobState.ENDED, VERDICT)
+            assert await it.server.told(5)
+            await until(lambda: member.events[-1] == JobChanged(JobState.ENDED, VERDICT))
+        async with master() as it:
+            assert await it.server.told(5), "nobody has come"
+            assert await report(it, "m-1", Phase.JOINING) == (200, "")
+            assert not await it.server.told(0.05)
 
     asyncio.run(scenario())
 
@@ -352,13 +480,15 @@ def test_late_reports_are_answered_and_ignored() -> None:
 def test_a_poll_with_a_name_acknowledges() -> None:
     async def scenario() -> None:
         async with master() as it:
-            assert (await get(f"{it.url}/v1/job", host="algo-2"))[0] == 200
+            assert (await get(f"{it.url}/v1/job", host="algo-2", instance="m-1"))[0] == 200
             peer = it.server.peers()[0]
             assert (peer.state, peer.heard, peer.phase) == (MemberState.UP, 0, None)
-            await get(f"{it.url}/v1/job", host="algo-2", after="1", instance="run-1")
+            await get(f"{it.url}/v1/job", host="algo-2", instance="m-1", after="1", run="run-1")
             assert it.server.peers()[0].heard == 1
             # What was never announced was not heard from us.
-            await get(f"{it.url}/v1/job", host="algo-2", after="99", instance="run-1", wait="0")
+            await get(
+                f"{it.url}/v1/job", host="algo-2", instance="m-1", after="99", run="run-1", wait="0"
+            )
             assert it.server.peers()[0].heard == 1
 
     asyncio.run(scenario())
@@ -811,7 +941,7 @@ def test_health_is_answered_when_nobody_gives_way() -> None:
                 for number in range(4)
                 for end in await holding(port, f"127.0.0.{60 + number}", poll, 1)
             ]
-            await until(lambda: sum(one.busy for one in it.server._connections.all()) == 4)
+            await until(lambda: sum(one.busy for one in it.server._connections) == 4)
             for _ in range(20):
                 assert await ask(port, "/livez", "127.0.0.77") == 200
             async with session("127.0.0.77") as client:
@@ -913,7 +1043,7 @@ def test_the_body_of_a_refused_request_is_not_read(monkeypatch: pytest.MonkeyPat
             )
             async with asyncio.timeout(10):
                 assert (await reader.readline()).startswith(b"HTTP/1.1 403 ")
-                [connection] = it.server._connections.all()
+                [connection] = it.server._connections
                 assert connection.transport is not None
                 handler = connection.transport.get_protocol()
                 assert isinstance(handler, asyncio.BufferedProtocol)
@@ -997,7 +1127,7 @@ def test_who_goes_for_whom() -> None:
     assert greedy[1] not in pool
     assert len(pool) == 4
     # Nobody is sent away in the middle of an answer for somebody who has as much.
-    for one in pool.all():
+    for one in pool:
         one.busy = True
     assert not pool.enter(_visitor("a"))
     assert pool.enter(_visitor("d"))
@@ -1239,7 +1369,7 @@ def test_a_dropped_poll_alone_is_nothing() -> None:
             master(members=(Member("algo-2", "127.0.0.1", member_server.server.port),)) as it,
         ):
             for _ in range(3):
-                async with link(it.server.port) as member:
+                async with link(it.server.port, instance="m-1") as member:
                     await until(lambda: member.link.document)
             await until(lambda: not it.server._connections)
             await until(lambda: not it.server._tasks)

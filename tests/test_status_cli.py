@@ -23,6 +23,23 @@ from tests.helpers.cluster import CAUSE, VERDICT, master, snapshot
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.mark.parametrize(
+    ("bind", "url"),
+    [
+        ("", "http://127.0.0.1:2224"),
+        ("auto", "http://127.0.0.1:2224"),
+        ("::", "http://127.0.0.1:2224"),
+        ("0.0.0.0", "http://127.0.0.1:2224"),
+        ("10.0.0.7", "http://10.0.0.7:2224"),
+        ("fd77::1", "http://[fd77::1]:2224"),
+    ],
+)
+def test_where_a_supervisor_of_this_machine_is_asked(bind: str, url: str) -> None:
+    """One that was bound to another address than loopback's was not found."""
+    assert status_cli.own_url({"SUPERVISOR_STATUS_BIND": bind}) == url
+    assert status_cli.own_url({"SUPERVISOR_STATUS_PORT": "2300"}) == "http://127.0.0.1:2300"
+
+
 def failed() -> Snapshot:
     shown = snapshot()
     shown["cause"] = encode_cause(CAUSE)

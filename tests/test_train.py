@@ -286,6 +286,32 @@ def test_nothing_outlives_a_supervisor_that_is_killed(tmp_path: pathlib.Path) ->
         wait_until(lambda: not processes_with(mark), 15, "children outlived their supervisor")
 
 
+def test_a_second_supervisor_in_the_same_place_touches_nothing(tmp_path: pathlib.Path) -> None:
+    """It took the first one's records away, and its own failure stood beside that one's success."""
+    lay_out(tmp_path, "import sys\nprint('ready', flush=True)\nsys.stdin = open('../go')\ninput()")
+    os.mkfifo(tmp_path / "go")
+    with start(tmp_path) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == b"ready\n"
+        for more in ({}, {"SUPERVISOR_STATUS_PORT": "http"}):
+            second = subprocess.run(
+                [*COMMAND, "train"],
+                env=environment(SAGEMAKER_BASE_DIR=str(tmp_path), **more),
+                capture_output=True,
+                timeout=60,
+                check=False,
+            )
+            assert second.returncode == 81
+            assert second.stdout == b""
+            assert second.stderr.startswith(b"supervisor: another supervisor (pid "), second.stderr
+            assert not (tmp_path / "output" / "failure").exists()
+        with open(tmp_path / "go", "w") as go:
+            go.write("\n")
+        assert first.wait(60) == 0
+    assert (tmp_path / "output" / "success").exists()
+    assert run(tmp_path / "nowhere")[0] == 80, "what is not there cannot be taken"
+
+
 def test_a_bad_contract_starts_nothing_and_says_all_of_it(tmp_path: pathlib.Path) -> None:
     lay_out(tmp_path, "open('../model/started', 'w')")
     config = tmp_path / "input" / "config"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from supervisor.faults import ContractError, Fault
+from supervisor.faults import ContractError, Fault, in_words
 
 
 def absolute(path: str) -> str:
@@ -16,5 +16,8 @@ def absolute(path: str) -> str:
     try:
         return os.path.abspath(path)
     except OSError as error:
-        found, expected = f"{path!r}, and {error}", "one that exists: cd to another directory"
+        found, expected = (
+            f"{path!r}, and {in_words(error)}",
+            "one that exists: cd to another directory",
+        )
         raise ContractError([Fault("working directory", "", found, expected)]) from None

@@ -84,7 +84,8 @@ def take_environment_of_host() -> None:
         with open(path, encoding="utf-8") as file:
             os.environ.update(json.load(file))
     except (OSError, ValueError) as error:
-        say(f"the variables of this host cannot be read, those of the master are used: {error}")
+        why = getattr(error, "strerror", None) or error
+        say(f"the variables of this host cannot be read, those of the master are used: {why}")
 
 
 def end_as(status: int) -> NoReturn:

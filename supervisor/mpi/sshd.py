@@ -87,7 +87,8 @@ def make_key(path: str) -> None:
     try:
         subprocess.run(command, stdin=subprocess.DEVNULL, check=True, timeout=30)
     except (OSError, subprocess.SubprocessError) as error:
-        fail(f"no host key could be made: {error}; install openssh-client")
+        why = getattr(error, "strerror", None) or error
+        fail(f"no host key could be made: {why}; install openssh-client")
 
 
 def fail(text: str) -> NoReturn:

@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, BinaryIO, Final, TypeVar, cast
 
 from supervisor import prctl
-from supervisor.faults import shown
+from supervisor.faults import shown, without_number
 from supervisor.storage import job as jobs
 from supervisor.storage import progress
 from supervisor.storage.files import PARTIAL
@@ -481,7 +481,7 @@ def main() -> int:
         signal.raise_signal(signalled.signum)  # so that our parent sees what we died of
         return 128 + signalled.signum
     except (FetchError, StorageError, OSError) as error:
-        _say_why(str(error))
+        _say_why(without_number(str(error)))
         return 1
     except Exception as error:  # noqa: BLE001  # a defect of ours is said as well
         traceback.print_exc()
@@ -540,7 +540,7 @@ def _say_why(message: str) -> None:
             with open(path, "w", encoding="utf-8") as file:
                 json.dump({"message": message}, file)
         except OSError as error:
-            progress.say(f"supervisor: {path}: {error}")
+            progress.say(f"supervisor: {path}: {error.strerror}")
     progress.flush()
 
 

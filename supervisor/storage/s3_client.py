@@ -45,6 +45,7 @@ from botocore.exceptions import ConnectionError as NoConnectionError
 from botocore.parsers import RestXMLParser
 from botocore.utils import parse_timestamp, percent_encode
 
+from supervisor.faults import without_number
 from supervisor.storage.job import Options
 from supervisor.storage.patience import Patience, Waits
 from supervisor.storage.s3_faults import Answer, Cure, Fault, fault_of
@@ -292,7 +293,7 @@ class S3Client:
                 date=headers.get("date", ""),
             )
             return fault_of(answer, doing.operation, doing.bucket, self.options, time.time())
-        what = " ".join(str(error).split()) or type(error).__name__
+        what = without_number(str(error)) or type(error).__name__
         if isinstance(error, NoCredentialsError):
             remedy = "give the job a role, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             return Fault(Reason.CREDENTIALS, "no credentials were found", remedy)

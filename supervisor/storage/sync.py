@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from supervisor import prctl
+from supervisor.faults import without_number
 from supervisor.storage import job as jobs
 from supervisor.storage import notices, watch
 from supervisor.storage.job import Kind, SyncJob
@@ -272,7 +273,11 @@ class Sync:
             for task, each in tasks.items():
                 if task.done() and not task.cancelled() and (error := task.exception()):
                     known = isinstance(error, StorageError)
-                    each.failing = str(error) if known else f"{type(error).__name__}: {error}"
+                    each.failing = (
+                        str(error)
+                        if known
+                        else f"{type(error).__name__}: {without_number(str(error))}"
+                    )
             self._tell_outcome()
             await _end(list(tasks))
         left_s = min(TIDY_S, self._deadline - time.monotonic())

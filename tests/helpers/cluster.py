@@ -77,6 +77,7 @@ class Master:
     board: JobBoard
     reports: list[tuple[str, HostReport]] = field(default_factory=list)
     lost: list[tuple[str, str]] = field(default_factory=list)
+    refused: list[tuple[str, str]] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
     @property
@@ -94,11 +95,11 @@ async def master(
     limits: Limits | None = None,
     lease_s: float = 30.0,
     bind: str = "127.0.0.1",
-    instance: str = "run-1",
+    run: str = "run-1",
     show: Callable[[], Snapshot] = snapshot,
     **more: Any,
 ) -> AsyncIterator[Master]:
-    board = JobBoard(instance, missing=tuple(member.host for member in members))
+    board = JobBoard(run, missing=tuple(member.host for member in members))
     it = Master(None, board)  # type: ignore[arg-type]  # filled below
     it.server = StatusServer(
         bind=bind,
@@ -111,6 +112,7 @@ async def master(
         ready=more.pop("ready", lambda: (True, "running")),
         on_report=lambda host, report: it.reports.append((host, report)),
         on_lost=lambda host, evidence: it.lost.append((host, evidence)),
+        on_refused=lambda host, reason: it.refused.append((host, reason)),
         lease_s=lease_s,
         refused_count=3,
         refused_window_s=more.pop("refused_window_s", 0.3),

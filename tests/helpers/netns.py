@@ -52,12 +52,13 @@ def _run(*command: str) -> str:
 class Network:
     """Namespaces ``hosts``, connected. A context manager that leaves nothing behind."""
 
-    def __init__(self, *hosts: str) -> None:
+    def __init__(self, *hosts: str, ipv6: bool = False) -> None:
         self._tag = f"sv{os.getpid():x}"
         self._switch = f"{self._tag}-switch"
         self._spaces = {host: f"{self._tag}-{host}" for host in hosts}
         self._ports = {host: f"port{number}" for number, host in enumerate(hosts, 1)}
-        self.addresses = {host: f"10.77.0.{number}" for number, host in enumerate(hosts, 1)}
+        net, self._mask = ("fd77::", "64") if ipv6 else ("10.77.0.", "24")
+        self.addresses = {host: f"{net}{number}" for number, host in enumerate(hosts, 1)}
 
     def __enter__(self) -> Self:
         try:
@@ -88,7 +89,10 @@ class Network:
                 *("peer", "name", "eth0", "netns", space),
             )
             _run("ip", "-n", self._switch, "link", "set", port, "master", "bridge", "up")
-            _run("ip", "-n", space, "address", "add", f"{self.addresses[host]}/24", "dev", "eth0")
+            address = f"{self.addresses[host]}/{self._mask}"
+            # Without the detection of duplicates, which takes a second, where there is any.
+            calm = ("nodad",) if ":" in address else ()
+            _run("ip", "-n", space, "address", "add", address, "dev", "eth0", *calm)
             _run("ip", "-n", space, "link", "set", "lo", "up")
             _run("ip", "-n", space, "link", "set", "eth0", "up")
 
@@ -206,6 +210,12 @@ class Host:
             raise AssertionError(
                 f"{self.name} is not over after {timeout_s} s:\n{self.log}"
             ) from None
+
+    @property
+    def began(self) -> int:
+        """How often the script has begun, for those that note it."""
+        path = self.base / "checkpoints" / "began"
+        return len(path.read_text()) if path.exists() else 0
 
     @property
     def running(self) -> bool:
