@@ -17,7 +17,7 @@ from supervisor.faults import ContractError
 from supervisor.guardian import Guardian
 from supervisor.logs import Log
 from supervisor.masking import Masker
-from supervisor.occupied import OccupiedError, occupy
+from supervisor.occupied import OccupiedError, occupied
 from supervisor.outcome import EXIT_PREPARING, FAILURE_LIMIT
 from supervisor.paths import paths_below
 from supervisor.plan import Plan, make_plan
@@ -54,10 +54,19 @@ def train(environ: Mapping[str, str], flags: Mapping[str, str], guardian: Guardi
     """
     inherited = process.reset_inherited_signals(hold=process.STOP_SIGNALS)
     try:
-        occupy(sagemaker.base_dir(environ))
+        with occupied(sagemaker.base_dir(environ)):
+            return _train_alone(environ, flags, inherited, guardian)
     except OccupiedError as error:
         print(f"supervisor: {error}", file=sys.stderr)
         return EXIT_PREPARING
+
+
+def _train_alone(
+    environ: Mapping[str, str],
+    flags: Mapping[str, str],
+    inherited: process.InheritedSignals,
+    guardian: Guardian,
+) -> int:
     try:
         plan = plan_of(environ, flags)
         return asyncio.run(_train(plan, partial(plan_of, environ, flags), inherited, guardian))

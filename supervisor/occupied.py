@@ -11,17 +11,19 @@ import contextlib
 import errno
 import fcntl
 import os
+from collections.abc import Iterator
 
 
 class OccupiedError(Exception):
     """Another supervisor runs there; the message names it."""
 
 
-def occupy(base: str) -> None:
-    """Take ``base`` for this process, until it ends.
+@contextlib.contextmanager
+def occupied(base: str) -> Iterator[None]:
+    """Have ``base`` for this process alone.
 
-    Where it cannot be locked (it is not there, or its file system knows no such locks) nothing
-    happens.
+    Where it cannot be locked (it is not there, or its file system knows no such locks) it is had
+    without.
 
     Raises:
         OccupiedError: another supervisor has it.
@@ -30,13 +32,21 @@ def occupy(base: str) -> None:
     try:
         directory = os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
+        yield
         return
+    try:
+        _lock(base, directory)
+        yield
+    finally:
+        os.close(directory)
+
+
+def _lock(base: str, directory: int) -> None:
     try:
         fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        holder = _holder(os.fstat(directory).st_ino)
-        os.close(directory)
         if error.errno in {errno.EWOULDBLOCK, errno.EACCES}:
+            holder = _holder(os.fstat(directory).st_ino)
             raise OccupiedError(
                 f"another supervisor{holder} runs the job below {base}: nothing was started, and "
                 "nothing of it was touched; SAGEMAKER_BASE_DIR names another place"
