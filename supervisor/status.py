@@ -392,6 +392,8 @@ class _Handler(web.RequestHandler, asyncio.BufferedProtocol):
         if self.connection.transport is None or self.connection.transport.is_closing():
             # As the base class: there is nobody to answer.
             raise ConnectionError("the client closed the connection")
+        if isinstance(exc, UnicodeError):
+            status = 400  # aiohttp's own answer to what it does not know quotes it, or tries to
         if status >= 500:
             self.logger.error("%s: %r", request.path[:80], exc)
             status = 503

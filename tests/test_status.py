@@ -598,6 +598,7 @@ MALFORMED: dict[str, tuple[bytes, int]] = {
         405,
     ),
     "bad expect": (b"GET /livez HTTP/1.1\r\nHost: x\r\nExpect: miracles\r\n\r\n", 417),
+    "bad expect at no route": (b"GET /no HTTP/1.1\r\nHost: x\r\nExpect: \xb9\r\n\r\n", 400),
     "bad wait": (
         b"GET /v1/job?wait=nan HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
         400,
