@@ -398,6 +398,8 @@ class _Handler(web.RequestHandler, asyncio.BufferedProtocol):
         if self.connection.transport is None or self.connection.transport.is_closing():
             # As the base class: there is nobody to answer.
             raise ConnectionError("the client closed the connection")
+        if isinstance(exc, UnicodeError):
+            status = 400  # aiohttp's own answer to what it does not know quotes it, or tries to
         if status >= 500:
             self.logger.error("%s: %r", request.path[:80], exc)
             status = 503
@@ -632,7 +634,7 @@ class StatusServer:
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
-        for connection in self._connections.all():
+        for connection in self._connections:
             connection.abort()
 
     def _bound(self) -> socket.socket:
@@ -852,7 +854,7 @@ class StatusServer:
         """Close the connections of those who never ask, or never read the answer."""
         if self._listener is not None:
             self._listener.sweep()
-        for connection in self._connections.all():
+        for connection in self._connections:
             if connection.transport is None:
                 continue
             waiting = connection.transport.get_write_buffer_size() > 0

@@ -23,7 +23,7 @@ import socket
 import struct
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from supervisor import status_filter
@@ -206,8 +206,9 @@ class Pool:
     def __contains__(self, connection: object) -> bool:
         return connection in self._all
 
-    def all(self) -> tuple[Connection, ...]:
-        return tuple(self._all)
+    def __iter__(self) -> Iterator[Connection]:
+        # Of a copy: whoever looks at them may close some.
+        return iter(tuple(self._all))
 
     def beside(self, connection: Connection) -> Iterable[Connection]:
         """Give all connections that are counted together with this one, itself too."""

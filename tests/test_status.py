@@ -598,6 +598,7 @@ MALFORMED: dict[str, tuple[bytes, int]] = {
         405,
     ),
     "bad expect": (b"GET /livez HTTP/1.1\r\nHost: x\r\nExpect: miracles\r\n\r\n", 417),
+    "bad expect at no route": (b"GET /no HTTP/1.1\r\nHost: x\r\nExpect: \xb9\r\n\r\n", 400),
     "bad wait": (
         b"GET /v1/job?wait=nan HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
         400,
@@ -941,7 +942,7 @@ def test_health_is_answered_when_nobody_gives_way() -> None:
                 for number in range(4)
                 for end in await holding(port, f"127.0.0.{60 + number}", poll, 1)
             ]
-            await until(lambda: sum(one.busy for one in it.server._connections.all()) == 4)
+            await until(lambda: sum(one.busy for one in it.server._connections) == 4)
             for _ in range(20):
                 assert await ask(port, "/livez", "127.0.0.77") == 200
             async with session("127.0.0.77") as client:
@@ -1043,7 +1044,7 @@ def test_the_body_of_a_refused_request_is_not_read(monkeypatch: pytest.MonkeyPat
             )
             async with asyncio.timeout(10):
                 assert (await reader.readline()).startswith(b"HTTP/1.1 403 ")
-                [connection] = it.server._connections.all()
+                [connection] = it.server._connections
                 assert connection.transport is not None
                 handler = connection.transport.get_protocol()
                 assert isinstance(handler, asyncio.BufferedProtocol)
@@ -1127,7 +1128,7 @@ def test_who_goes_for_whom() -> None:
     assert greedy[1] not in pool
     assert len(pool) == 4
     # Nobody is sent away in the middle of an answer for somebody who has as much.
-    for one in pool.all():
+    for one in pool:
         one.busy = True
     assert not pool.enter(_visitor("a"))
     assert pool.enter(_visitor("d"))
