@@ -774,8 +774,7 @@ class StatusServer:
             return False
         said = self._reported[host]
         if any(
-            each.host == host and each.instance == said.seat.instance
-            for each in self._connections.all()
+            each.host == host and each.instance == said.seat.instance for each in self._connections
         ):
             return True
         silence_s = self._watch.silence_s(host, self._now()) or 0.0

@@ -352,7 +352,7 @@ async def polls(it: Master, instance: str) -> AsyncIterator[None]:
     params = {"host": "algo-2", "instance": instance, "run": "run-1", "after": "99", "wait": "30"}
     async with session() as client:
         poll = asyncio.create_task(client.get(f"{it.url}/v1/job", params=params).__aenter__())
-        await until(lambda: any(each.instance == instance for each in it.server._connections.all()))
+        await until(lambda: any(each.instance == instance for each in it.server._connections))
         try:
             yield
         finally:
