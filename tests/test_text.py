@@ -6,6 +6,7 @@ import base64
 import json
 import pathlib
 import re
+import subprocess
 import sys
 import urllib.parse
 from collections.abc import Callable
@@ -180,9 +181,17 @@ def test_the_table_of_local_shows_a_reports_words_as_text(tmp_path: pathlib.Path
     assert "[red]bold[/red]" in text.replace("\n", "")
 
 
-def test_bad_words_on_the_command_line_are_told_safely(tmp_path: pathlib.Path) -> None:
-    import subprocess
+def test_what_a_transfer_says_is_safe() -> None:
+    """Names of files and a store's own error texts stood raw in the lines of a transfer."""
+    code = (
+        "import sys; from supervisor.storage import progress; progress.say(sys.argv[1]);"
+        " progress.flush()"
+    )
+    done = subprocess.run([sys.executable, "-c", code, NASTY], capture_output=True, check=True)
+    assert done.stderr.decode() == safe(NASTY) + "\n"
 
+
+def test_bad_words_on_the_command_line_are_told_safely(tmp_path: pathlib.Path) -> None:
     for words in (["--hosts", NASTY], [f"--{NASTY}"]):
         done = subprocess.run(
             [sys.executable, "-m", "supervisor", "local", *words],

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, TypeVar, cast
 
 from supervisor import prctl, record
 from supervisor.faults import shown, without_number
+from supervisor.masking import Masker
 from supervisor.storage import job as jobs
 from supervisor.storage import progress
 from supervisor.storage.files import PARTIAL, FileStore
@@ -541,7 +542,7 @@ def _write(path: str, fetched: Fetched) -> None:
 
 
 def _say_why(message: str) -> None:
-    message = " ".join(message.split())
+    message = Masker.of(os.environ).text(" ".join(message.split()))
     if len(message) > _LONGEST:
         message = message[: _LONGEST - 1] + "…"
     progress.say(f"supervisor: {message}")

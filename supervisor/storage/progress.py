@@ -19,6 +19,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
+from supervisor.faults import safe
+
 LINE_S: Final = 5.0
 DRAW_S: Final = 0.1
 QUIET_S: Final = 2.0
@@ -200,7 +202,7 @@ class _Board:
             self._timer = None
 
     def say(self, text: str) -> None:
-        self.unsaid.append(text)
+        self.unsaid.append(safe(text))
         self.give_lines()
 
     def _arm(self) -> None:
