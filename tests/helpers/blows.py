@@ -317,7 +317,8 @@ def _draw_time(dice: random.Random, target: Target, script_s: float) -> tuple[Wh
     supervisor = target is Target.SUPERVISOR
     late = supervisor or target in {Target.GUARDIAN, Target.SYNC}
     when = dice.choices((When.SPAWN, When.RUNNING, When.ENDING), (3 * supervisor, 7, 2 * late))[0]
-    longest_s = {When.SPAWN: 2.0, When.RUNNING: 0.9 * script_s, When.ENDING: 0.2}[when]
+    ending_s = 0.2 if supervisor else 0.08  # what sends checkpoints is soon gone
+    longest_s = {When.SPAWN: 2.0, When.RUNNING: 0.9 * script_s, When.ENDING: ending_s}[when]
     return when, dice.uniform(0.0, longest_s)
 
 
