@@ -85,7 +85,9 @@ _KNOWN_CHATTER = re.compile(
     r"|This could happen if the remote target has been disconnected"
 )
 """Warnings and errors that TensorFlow logs in runs that are sound."""
-_CONTINUED = re.compile(r"[ \t]|\S*\}$|\w+ \{$|\w+: (?:\"[^\"]*\"|[\w.-]+)$|/job:\S+$|$")
+_CONTINUED = re.compile(
+    r"[ \t]|\S*\}$|\w+ \{$|(?!error|fatal)[a-z]\w*: (?:\"[^\"]*\"|[\w.-]+)$|/job:\S+$|$"
+)
 """What goes on with a message of C++: indented, or a dump of a protocol buffer."""
 _LOGGED_ERROR = re.compile(r"(?:\b|_)(?:ERROR|CRITICAL|FATAL)\b|^E\d{4}|: E ")
 _NOISE = re.compile(

@@ -21,8 +21,9 @@ def quiet_tensorflow(show_from: Literal["I", "W", "E", "F"] = "E") -> LineFilter
     ``INFO:tensorflow:…``, and what every process without a GPU says as an error.
 
     A line without a header belongs to the message before it: the dump of a ServerDef or of session
-    options is one message of 20 lines and more. Only what a runtime or a program of Python says
-    begins something of its own: a traceback, a fatal error, a warning with its place.
+    options is one message of 20 lines and more. That is so where it looks like the rest of one:
+    plain words are somebody else's, and so is what begins something of its own, as a traceback, a
+    fatal error or a warning with its place does.
 
     The filter knows the message that it is in: each stream has one of its own.
     """
@@ -41,8 +42,8 @@ def quiet_tensorflow(show_from: Literal["I", "W", "E", "F"] = "E") -> LineFilter
                 within = level in hidden or _HARMLESS.search(line) is not None
             elif _ALWAYS_CHATTER.match(line):
                 within = True
-            elif within and _BEGINS.match(line):
-                within = False
+            else:
+                within = within and not _BEGINS.match(line) and bool(_CONTINUED.match(line))
             if not within:
                 kept.append(line + b"\n")
         return b"".join(kept)
@@ -64,6 +65,12 @@ _HARMLESS = re.compile(
     rb"|Unable to register cu\w+ (?:factory|plugin)"
 )
 """What TensorFlow logs as an error on every machine without a GPU."""
+_CONTINUED = re.compile(
+    rb"[ \t]|\S*\}$|[\w.]+ ?\{$|[a-z]\w*: (?:\"[^\"]*\"|[\w.+-]+)$|$"  # indented, or a dump
+    rb"|/job:|Additional GRPC error information|:UNKNOWN:Error received|\d+ root error"
+    rb"|\d+ (?:successful|derived) |The tasks have crashed\.|The error could be from a previous"
+    rb"|This could happen if the remote target"
+)
 _BEGINS = re.compile(
     rb"Traceback \(most recent call last\)|  \+ Exception Group|Fatal Python error"
     rb"|Exception ignored|Exception in thread|Process |Thread 0x|Current thread"
