@@ -398,12 +398,12 @@ class _Host:
             self._account.enter(self._state.phase)
             if self._state.phase is Phase.RUNNING:
                 self._ran = True
-                self._serve("resumed", self._say_resumed(time.time_ns()))
+                self._serve("resumed", self._say_resumed(time.time_ns()), vital=False)
                 if self.plan.storage is not None:
                     self._serve("storage", self._keep(self.plan.storage))
                 self._servers = _servers(self.plan)
                 if self._servers is not None:
-                    self._serve("servers", self._watch_servers(self._servers))
+                    self._serve("servers", self._watch_servers(self._servers), vital=False)
 
     def _perform(self, action: Action) -> None:
         match action:
@@ -1146,9 +1146,9 @@ class _Host:
 
 async def _found(directory: str, before_ns: int) -> str:
     """The newest checkpoint there; empty where nothing answers: it is only for people."""
-    from supervisor import resumed  # noqa: PLC0415
-
     try:
+        from supervisor import resumed  # noqa: PLC0415
+
         return await Aside("resumed")(LOOK_S, resumed.newest, directory, before_ns)
     except (OSError, TimeoutError):
         return ""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from supervisor.faults import safe, safe_json
+from supervisor.strangers import is_of_a_service
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -32,6 +33,8 @@ def own_url(environ: Mapping[str, str]) -> str:
     if address in {"", "auto", "0.0.0.0", "::"}:  # noqa: S104  # every one, and so loopback's
         address = "127.0.0.1"
     port = environ.get("SUPERVISOR_STATUS_PORT") or "2224"
+    if is_of_a_service("SUPERVISOR_STATUS_PORT", port):
+        port = "2224"
     return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
 
 

@@ -46,12 +46,13 @@ class Limits:
     stranger has a member's address."""
     connections_per_address: int = 32
     """Of one stranger, and of a member's address beyond its own."""
-    admissions_per_s: float = 20.0
-    """New connections that HTTP is made for, per address and, at a member's, per member."""
-    admissions_burst: int = 100
-    requests_per_s: float = 50.0
+    admissions_per_s: float = 200.0
+    """New connections that HTTP is made for, per address and, at a member's, per member. Somebody
+    who asks for the status a hundred times a second on this machine is no flood."""
+    admissions_burst: int = 400
+    requests_per_s: float = 200.0
     """Per address and, at a member's, per member; ``/livez`` and ``/readyz`` are not counted."""
-    requests_burst: int = 200
+    requests_burst: int = 400
     waiting_per_address: int = 64
     """Accepted connections that have not said a word yet."""
     waiting: int = 256
@@ -146,7 +147,7 @@ class Bucket:
 
 
 _MOST_KEYS = 4096
-ALL_STRANGERS = 10
+ALL_STRANGERS = 3
 """Shares of all strangers together: so many of them can use up theirs without being in the way."""
 
 
