@@ -692,8 +692,9 @@ class _Host:
             who, stdout, stderr = words.who, words.stdout, words.stderr
             status = ExitStatus(signum=words.signum) if words.signum else status
         if running.stop_sent_at is not None and end.status.code in evidence.RESTART_CODES:
-            place, since = self.plan.paths.checkpoints, running.stop_sent_at
-            checkpoint = await self._look(lambda: record.newest_checkpoint(place, since), "")
+            checkpoint = await self._newest_checkpoint(running.stop_sent_at)
+        early = not end.status.ok and end.run_s < evidence.STARTUP_S
+        saved = early and await self._newest_checkpoint(running.started_at or 0.0)
         known = evidence.read(
             status=status,
             run_s=end.run_s,
@@ -703,11 +704,7 @@ class _Host:
             memory_after=cgroup.read_memory_cgroup(),
             stopped_because=self._stopped_because(running.spec.name),
             checkpoint=checkpoint,
-            progressed=bool(
-                not end.status.ok
-                and end.run_s < evidence.STARTUP_S
-                and record.newest_checkpoint(self.plan.paths.checkpoints, running.started_at or 0)
-            ),
+            progressed=bool(saved),
         )
         if not end.status.ok and not running.spec.essential:
             paths, mask = self.plan.paths, self._masker.text
@@ -717,6 +714,10 @@ class _Host:
             if own_words:
                 return f"{safe(own_words)[:300]}; {end.status}", known.detail
         return f"{who}: {known.message}" if who else known.message, known.detail
+
+    async def _newest_checkpoint(self, since: float) -> str:
+        place = self.plan.paths.checkpoints
+        return await self._look(lambda: record.newest_checkpoint(place, since), "")
 
     def _stopped_by_us(self, process: str) -> bool:
         return any(each.name == process and each.stopped_by_us for each in self._state.processes)

@@ -766,13 +766,19 @@ class _Oracle:
     # ------------------------------------------------------------------ the job as a whole
 
     def _disagreement(self) -> Iterator[str]:
-        """One cause, in the same words, on all hosts that could hear of it."""
+        """One cause, in the same words, on all hosts that could hear of it.
+
+        Two that are stopped before they have met leave each for its own signal.
+        """
+        struck = {d.blow.host for d in self.dealt if d.phase in _BEFORE}
+        unmet = struck if len(struck) > 1 else set[str]()
         told = {
             host.cause
             for host in self.seen.values()
             if host.cause is not None
             and host.cause.kind not in _BY_ITSELF
             and host.name not in self.frozen | self.killed | self.reborn
+            and not (host.name in unmet and host.cause.host == host.name)
         }
         if len(told) > 1:
             yield f"the hosts do not agree: {' / '.join(sorted(map(_text, told)))}"
