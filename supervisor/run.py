@@ -481,7 +481,8 @@ class _Host:
 
     def _start(self, running: Running) -> None:
         spec = self._for_this_terminal(running.spec)
-        running.heartbeat_before = record.heartbeat(self.plan.paths)
+        if self.plan.contract.settings.hang_timeout_s:  # else nobody asks for it
+            running.heartbeat_before = record.heartbeat(self.plan.paths)
         try:
             one_pipe = self.plan.contract.settings.log_streams == "merge"
             child = spawn(spec, one_pipe=one_pipe)
