@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, assert_never
 
 from supervisor import beat, execution, neighbour, orphans, procfs, record, regular, stacks
 from supervisor.account import Account, Running
-from supervisor.aside import Aside, start_thread
+from supervisor.aside import Aside
 from supervisor.console import HURRIED_PATIENCE_S, PATIENCE_S, SETTLE_S, Outputs
 from supervisor.contacts import Servers, rest_s
 from supervisor.contract import OVERLAY, RESOURCES, EntryKind, Strategy
@@ -483,8 +483,8 @@ class _Host:
         spec = self._for_this_terminal(running.spec)
         if self.plan.contract.settings.hang_timeout_s:  # else nobody asks for it
             running.heartbeat_before = record.heartbeat(self.plan.paths)
+        one_pipe = self.plan.contract.settings.log_streams == "merge"
         try:
-            one_pipe = self.plan.contract.settings.log_streams == "merge"
             child = spawn(spec, one_pipe=one_pipe)
         except SpawnError as error:
             refused: SpawnError | None = error
@@ -492,7 +492,7 @@ class _Host:
                 self._account.say("warning", "process.interpreted", text=error.instead.why)
                 running.spec = spec = replace(spec, argv=error.instead.argv)
                 with contextlib.suppress(SpawnError):
-                    child, refused = spawn(spec), None
+                    child, refused = spawn(spec, one_pipe=one_pipe), None
             if refused is not None:
                 message = self._masker.text(refused.message)
                 self._post(StartFailed(spec.name, refused.code, message, time.time()))
@@ -1086,7 +1086,10 @@ class _Host:
 
     async def _serve_alone(self) -> None:
         await asyncio.sleep(SERVE_ALONE_AFTER_S)
-        await _imported("supervisor.status")
+        # A quarter of a second, in which the loop still hears signals. Whoever imports it next is
+        # told what went wrong.
+        with contextlib.suppress(Exception):
+            await Aside("import")(READY_S, importlib.import_module, "supervisor.status")
         from supervisor.status import BindError  # noqa: PLC0415
 
         try:
@@ -1169,25 +1172,6 @@ def _servers(plan: Plan) -> Servers | None:
         if spec.essential
     }
     return Servers(ports) if ports else None
-
-
-async def _imported(name: str) -> None:
-    """Import on a thread of its own: a quarter of a second in which the loop still hears signals.
-
-    Not ``asyncio.to_thread``, whose threads the loop waits for at its end.
-    """
-    loop = asyncio.get_running_loop()
-    done = asyncio.Event()
-
-    def load() -> None:
-        with contextlib.suppress(Exception):  # whoever imports it next is told
-            importlib.import_module(name)
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
-            loop.call_soon_threadsafe(done.set)
-
-    if not start_thread(load, f"import {name}"):
-        load()  # a pids limit that the script has used up
-    await done.wait()
 
 
 def _initial_state(plan: Plan) -> State:

@@ -123,6 +123,18 @@ def test_what_a_shell_takes_for_a_script_is_one(
     assert "process.interpreted" in train.err
 
 
+def test_a_script_without_a_first_line_has_its_one_pipe_too(tmp_path: pathlib.Path) -> None:
+    """Its second start forgot the setting, and its stderr came where nobody had asked for it."""
+    lay_out(tmp_path, Script("run.sh", ""))
+    turns = "".join(f"echo out {number}; echo err {number} >&2\n" for number in range(200))
+    (tmp_path / "code" / "run.sh").write_text(turns)
+    with Train(tmp_path, SUPERVISOR_LOG_STREAMS="merge", SUPERVISOR_LOG_FORMAT="raw") as train:
+        assert train.wait() == 0, train.err
+    assert "process.interpreted" in train.err
+    wanted = "".join(f"out {number}\nerr {number}\n" for number in range(200))
+    assert (tmp_path / "stdout").read_text() == wanted
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
