@@ -12,7 +12,8 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable
-from typing import Generic, ParamSpec, TypeVar
+from concurrent.futures import Future
+from typing import ParamSpec, TypeVar
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -23,7 +24,7 @@ class Aside:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._running: asyncio.Future[object] | None = None
+        self._running: asyncio.Future[None] | None = None
 
     async def __call__(
         self, limit_s: float, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs
@@ -36,29 +37,28 @@ class Aside:
         async with asyncio.timeout(limit_s):
             while self._running is not None and not self._running.done():
                 await asyncio.wait({self._running})
-            work = _Work(lambda: call(*args, **kwargs))
-            self._running = ended = asyncio.get_running_loop().create_future()
-            if not start_thread(work.in_thread(ended), self._name):
+            loop = asyncio.get_running_loop()
+            done: Future[T] = Future()
+            self._running = ended = loop.create_future()
+
+            def make() -> None:
+                _make(done, lambda: call(*args, **kwargs))
+                with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+                    loop.call_soon_threadsafe(_settle, ended)
+
+            if not start_thread(make, self._name):
                 ended.set_result(None)
-                return work.now()
+                return call(*args, **kwargs)
             await asyncio.wait({ended})
-        return work.result()
+        return done.result()
 
 
 def within(limit_s: float, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """The same without an event loop; signals are not heard meanwhile."""
-    work = _Work(lambda: call(*args, **kwargs))
-    ended = threading.Event()
-
-    def run() -> None:
-        work.run()
-        ended.set()
-
-    if not start_thread(run, "aside"):
-        return work.now()
-    if not ended.wait(limit_s):
-        raise TimeoutError
-    return work.result()
+    done: Future[T] = Future()
+    if not start_thread(lambda: _make(done, lambda: call(*args, **kwargs)), "aside"):
+        return call(*args, **kwargs)
+    return done.result(limit_s)
 
 
 def start_thread(run: Callable[[], object], name: str) -> bool:
@@ -70,39 +70,13 @@ def start_thread(run: Callable[[], object], name: str) -> bool:
     return True
 
 
-class _Work(Generic[T]):
-    """One call, and what came of it."""
-
-    def __init__(self, call: Callable[[], T]) -> None:
-        self._call = call
-        self._done: list[T] = []
-        self._error: BaseException | None = None
-
-    def run(self) -> None:
-        try:
-            self._done.append(self._call())
-        except BaseException as error:  # noqa: BLE001  # handed on to who waits
-            self._error = error
-
-    def in_thread(self, ended: asyncio.Future[object]) -> Callable[[], None]:
-        loop = ended.get_loop()
-
-        def run() -> None:
-            self.run()
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
-                loop.call_soon_threadsafe(_settle, ended)
-
-        return run
-
-    def now(self) -> T:
-        return self._call()
-
-    def result(self) -> T:
-        if self._error is not None:
-            raise self._error
-        return self._done[0]
+def _make(done: Future[T], call: Callable[[], T]) -> None:
+    try:
+        done.set_result(call())
+    except BaseException as error:  # noqa: BLE001  # handed on to who waits
+        done.set_exception(error)
 
 
-def _settle(ended: asyncio.Future[object]) -> None:
+def _settle(ended: asyncio.Future[None]) -> None:
     if not ended.done():
         ended.set_result(None)
