@@ -83,7 +83,7 @@ def compare(told: Mapping[str, str], *, own_lines: bool) -> Agreement:
     ``own_lines``: each host has generations of its own, whose numbers say nothing of each other:
     then all hold something, or none does.
     """
-    held = {host: known for host, text in told.items() if (known := Held.parse(text))}
+    held = _parsed(told)
     marks: set[object] = {
         each.kind is Kind.NOTHING if own_lines else (each.kind, each.mark) for each in held.values()
     }
@@ -97,9 +97,12 @@ def compare(told: Mapping[str, str], *, own_lines: bool) -> Agreement:
 
 def differing(told: Mapping[str, str], generation: str) -> list[str]:
     """Who does not hold it, of those who say anything."""
-    found = {host: known for host, text in told.items() if (known := Held.parse(text))}
     wanted = (Kind.GENERATION, generation)
-    return [host for host, each in found.items() if (each.kind, each.mark) != wanted]
+    return [host for host, each in _parsed(told).items() if (each.kind, each.mark) != wanted]
+
+
+def _parsed(told: Mapping[str, str]) -> dict[str, Held]:
+    return {host: known for host, text in told.items() if (known := Held.parse(text))}
 
 
 def _order(generation: str) -> tuple[int, str]:

@@ -113,11 +113,9 @@ def make_executable(base: str, code: str, name: str) -> None:
         if is_mount(at):
             return
         at = os.path.dirname(at)
-    fd = regular.open_file(real, os.O_RDONLY)
+    fd = regular.open_file(real, os.O_RDONLY, alone=True)
     try:
-        status = os.fstat(fd)
-        if status.st_nlink == 1:
-            os.fchmod(fd, stat.S_IMODE(status.st_mode) | 0o111)
+        os.fchmod(fd, stat.S_IMODE(os.fstat(fd).st_mode) | 0o111)
     finally:
         os.close(fd)
 

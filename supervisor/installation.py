@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import importlib.util
-import json
 import os
 import subprocess
 import sys
@@ -200,8 +199,7 @@ async def _ask_code_artifact(repository: CodeArtifact) -> tuple[str, str]:
 def _say_why(message: str) -> None:
     message = Masker.of(os.environ).text(message)
     print(f"supervisor: {safe(message)}", file=sys.stderr, flush=True)
-    path = os.environ.get("SUPERVISOR_ERROR_FILE")
-    if path and (problem := record.write(path, json.dumps({"message": message}))):
+    if problem := record.write_error(message):
         print(f"supervisor: {problem}", file=sys.stderr)
 
 

@@ -392,7 +392,7 @@ def _react(state: State, event: Event, actions: list[Action]) -> State:
 
 def _prepared(state: State, actions: list[Action]) -> State:
     """Start the next step, or go on to the barrier where none is left."""
-    if state.phase not in {Phase.PREPARING, Phase.JOINING} or state.alive:
+    if state.phase not in _NOTHING_STARTED or state.alive:
         return state  # a stop came first, or a step is under way
     step = next((each for each in state.processes if each.step and each.life is Life.PLANNED), None)
     if step is not None:
@@ -415,7 +415,7 @@ def _prepared(state: State, actions: list[Action]) -> State:
 
 def _restore(state: State, generation: str, actions: list[Action]) -> State:
     """Once in a life, before the job runs: the checkpoint with which all hosts begin."""
-    if state.restore or state.phase not in {Phase.PREPARING, Phase.JOINING}:
+    if state.restore or state.phase not in _NOTHING_STARTED:
         return state
     state = replace(state, restore=generation)
     if state.phase is Phase.PREPARING:
@@ -528,8 +528,7 @@ def _exited(state: State, event: Exited, actions: list[Action]) -> State:
     )
     if process.step and event.status.ok:
         return _prepared(state, actions)
-    before_the_job = {Phase.PREPARING, Phase.JOINING}
-    if state.phase not in (before_the_job if process.step else {Phase.RUNNING}):
+    if state.phase not in (_NOTHING_STARTED if process.step else {Phase.RUNNING}):
         return state
     if process.step:
         kind = CauseKind.PREPARE_FAILED
@@ -839,7 +838,7 @@ def _broke(state: State, message: str, at: float, actions: list[Action]) -> Stat
 
 
 def _before_draining(state: State) -> bool:
-    return state.phase in {Phase.PREPARING, Phase.JOINING, Phase.RUNNING}
+    return state.phase in {*_NOTHING_STARTED, Phase.RUNNING}
 
 
 def _end(state: State, cause: Cause, actions: list[Action]) -> State:

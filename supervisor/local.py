@@ -235,13 +235,17 @@ def is_over(hosts: Sequence[Standing]) -> bool:
     return hosts[0].ended or all(host.stopped for host in left)
 
 
+def _shares_s(settings: Settings) -> float:
+    """What a supervisor gives its processes at the end of a job, all rungs."""
+    return settings.end_grace_s + GROUP_S + settings.server_grace_s + KILL_S
+
+
 def longest_s(settings: Settings, *, keeps: bool) -> float:
     """The longest that a supervisor in order needs after the master's: to notice, to stop its
     processes, and where something is kept elsewhere to send it."""
-    shares_s = settings.end_grace_s + GROUP_S + settings.server_grace_s + KILL_S
     return (
         settings.master_lease_s
-        + max(settings.stop_limit_s, shares_s)
+        + max(settings.stop_limit_s, _shares_s(settings))
         + settings.evaluator_grace_s
         + (settings.publish_timeout_s if keeps else 0.0)
         + _MARGIN_S
@@ -373,7 +377,7 @@ class _Fleet:
         be waited for without end.
         """
         settings = self._request.settings
-        kill_s = settings.end_grace_s + GROUP_S + settings.server_grace_s + KILL_S + END_S
+        kill_s = _shares_s(settings) + END_S
         late_s = longest_s(settings, keeps=_keeps_elsewhere(self._request))
         since: dict[str, float] = {}
         """Host → since when it is late in this way: stopped, or not ended."""

@@ -61,6 +61,11 @@ def signal_name(signum: int) -> str:
         return f"SIGRTMIN+{signum - low}" if low and signum > low else f"signal {signum}"
 
 
+def place(address: str, port: int | str) -> str:
+    """As people and URLs write it: an IPv6 address stands in brackets (RFC 3986, 3.2.2)."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
 @dataclass(frozen=True, slots=True)
 class ExitStatus:
     """How a process ended: exactly one of ``code`` (0 to 255) and ``signum`` is set."""

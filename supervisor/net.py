@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from supervisor.aside import start_thread
 from supervisor.faults import in_words
+from supervisor.model import place
 
 MAX_LOOKUPS = 32
 """Threads that may wait for a name at the same time."""
@@ -54,11 +55,6 @@ def connectable(address: str) -> str:
     parsed = canonical(address)
     scope = address.partition("%")[2]
     return f"{parsed}%{scope}" if scope and ":" in parsed else parsed
-
-
-def place(address: str, port: int) -> str:
-    """As people and URLs write it: an IPv6 address stands in brackets."""
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def families(addresses: Iterable[str]) -> str:

@@ -19,7 +19,7 @@ from supervisor import mpi_job
 from supervisor.contract import HYPERPARAMETERS, RESOURCES, Contract, EntryKind, Strategy
 from supervisor.environment import STACKS_SIGNUM, inherited, script_environment, user_arguments
 from supervisor.faults import ContractError, Fault, counted, shown
-from supervisor.model import ProcessSpec, Role
+from supervisor.model import ProcessSpec, Role, place
 from supervisor.paths import Paths, paths_below
 from supervisor.proxies import proxies_in
 from supervisor.settings import GROUP_S, KILL_S, RECORD_S
@@ -49,9 +49,7 @@ class Endpoint:
     port: int
 
     def __str__(self) -> str:
-        # Where a port follows, an IPv6 address stands in brackets (RFC 3986, 3.2.2).
-        address = f"[{self.address}]" if ":" in self.address else self.address
-        return f"{address}:{self.port}"
+        return place(self.address, self.port)
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,7 @@ from supervisor.liveness import (
     Seen,
     Tick,
 )
-from supervisor.model import Cause, Phase
+from supervisor.model import Cause, Phase, place
 from supervisor.net import (
     MOST_ADDRESSES,
     Knock,
@@ -64,7 +64,6 @@ from supervisor.net import (
     families,
     is_address,
     knock,
-    place,
 )
 from supervisor.protocol import (
     MAX_BODY_BYTES,

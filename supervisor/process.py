@@ -622,7 +622,7 @@ class Child:
         found: list[Process] = []
         queue = [self.pid] if procfs.usable() else []
         while queue and len(found) < NAMED:
-            for pid in procfs.children(queue.pop(0)):
+            for pid in procfs.children(queue.pop(0)) or ():
                 if (process := procfs.stat(pid)) is not None:
                     found.append(process)
                     queue.append(pid)

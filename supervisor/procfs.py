@@ -6,7 +6,6 @@ is gone. Field numbers are those of proc(5).
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from collections.abc import Iterator
@@ -172,33 +171,29 @@ def stuck(pid: int) -> bool:
 
 
 def own_children() -> list[int] | None:
-    """Our children, adopted ones included; None where the kernel does not list them.
+    """Our children, adopted ones included; see ``children``."""
+    return children("self")
+
+
+def children(pid: int | str) -> list[int] | None:
+    """The children of a process; None where the kernel does not list them.
 
     Source: ``/proc/PID/task/TID/children``, proc_tid_children(5). The list is exact only for
     children that do not change meanwhile, which is why callers come again.
     """
+    tasks = f"/proc/{pid}/task"
     found: list[int] = []
     try:
-        threads = os.listdir("/proc/self/task")
+        threads = os.listdir(tasks)
     except OSError:
         return None
     for thread in threads:
-        data = read_all(f"/proc/self/task/{thread}/children", 1 << 24)
+        data = read_all(f"{tasks}/{thread}/children", 1 << 24)
         if data is None:
-            if os.path.exists(f"/proc/self/task/{thread}/stat"):
+            if os.path.exists(f"{tasks}/{thread}/stat"):
                 return None  # built without CONFIG_PROC_CHILDREN
             continue
         found.extend(map(int, data.split()))
-    return found
-
-
-def children(pid: int) -> list[int]:
-    """The children of any process, as far as the kernel lists them; see ``own_children``."""
-    found: list[int] = []
-    with contextlib.suppress(OSError, ValueError):
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            data = read_all(f"/proc/{pid}/task/{thread}/children", 1 << 16) or b""
-            found.extend(map(int, data.split()))
     return found
 
 

@@ -10,7 +10,6 @@ does, so it is not for the event loop's thread.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import stat
@@ -123,6 +122,12 @@ def _start_of(path: str) -> str:
         return ""
 
 
+def write_error(message: str) -> str | None:
+    """The error file that a step was told of, if it was: how it says why it failed."""
+    path = os.environ.get("SUPERVISOR_ERROR_FILE")
+    return write(path, json.dumps({"message": message})) if path else None
+
+
 def write_success(paths: Paths) -> str | None:
     return write(paths.success, "")
 
@@ -180,11 +185,7 @@ def _put(name: str, content: bytes, place: int) -> None:
             _write_all(fd, content)
         finally:
             os.close(fd)
-        try:
-            os.rename(scratch, name, src_dir_fd=place, dst_dir_fd=place)
-        except IsADirectoryError:
-            os.rename(name, regular.aside(name), src_dir_fd=place, dst_dir_fd=place)
-            os.rename(scratch, name, src_dir_fd=place, dst_dir_fd=place)
+        regular.rename(scratch, name, place)
     except OSError:
         with contextlib.suppress(OSError):
             os.unlink(scratch, dir_fd=place)
@@ -192,10 +193,8 @@ def _put(name: str, content: bytes, place: int) -> None:
 
 
 def _overwrite(path: str, content: bytes, place: int | None) -> None:
-    fd = regular.open_file(path, os.O_WRONLY, place=place)
+    fd = regular.open_file(path, os.O_WRONLY, alone=True, place=place)
     try:
-        if os.fstat(fd).st_nlink > 1:  # it has another name: it is somebody else's too
-            raise OSError(errno.EMLINK, "it has other names", path)
         os.truncate(fd, 0)
         _write_all(fd, content)
     finally:

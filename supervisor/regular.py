@@ -39,13 +39,15 @@ def open_file(
     *,
     follow: bool = False,
     devices: bool = False,
+    alone: bool = False,
     place: int | None = None,
     mode: int = 0o666,
 ) -> int:
     """A descriptor of the regular file ``path``, relative to the directory ``place`` if given.
 
-    ``devices``: or of a character device, as ``/dev/null`` is. Raises OSError where something else
-    is there, a link included unless ``follow``.
+    ``devices``: or of a character device, as ``/dev/null`` is. ``alone``: it has no other name, by
+    which it would be somebody else's too. Raises OSError where something else is there, a link
+    included unless ``follow``.
     """
     if not follow:
         flags |= os.O_NOFOLLOW
@@ -57,7 +59,7 @@ def open_file(
             raise
     fd = os.open(path, flags | _QUIETLY, mode, dir_fd=place)
     try:
-        _check(os.fstat(fd), path, devices=devices)
+        _check(os.fstat(fd), path, devices=devices, alone=alone)
     except OSError:
         os.close(fd)
         raise
@@ -76,15 +78,29 @@ def own_directory(path: str) -> None:
     os.makedirs(path, exist_ok=True)
 
 
+def rename(name: str, new: str, place: int) -> None:
+    """In the directory ``place``. A directory in the place of the new name is kept, aside.
+
+    Raises OSError.
+    """
+    try:
+        os.rename(name, new, src_dir_fd=place, dst_dir_fd=place)
+    except (IsADirectoryError, NotADirectoryError):
+        os.rename(new, aside(new), src_dir_fd=place, dst_dir_fd=place)
+        os.rename(name, new, src_dir_fd=place, dst_dir_fd=place)
+
+
 def aside(path: str) -> str:
     """A name for what is in the place of ``path`` and not ours."""
     return f"{path}.replaced-{os.urandom(4).hex()}"
 
 
-def _check(status: os.stat_result, path: str, *, devices: bool) -> None:
+def _check(status: os.stat_result, path: str, *, devices: bool, alone: bool = False) -> None:
     if stat.S_ISLNK(status.st_mode):
         raise OSError(errno.ELOOP, "it is a link", path)
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
     if not (stat.S_ISREG(status.st_mode) or (devices and stat.S_ISCHR(status.st_mode))):
         raise OSError(errno.EINVAL, "it is no regular file", path)
+    if alone and status.st_nlink > 1:
+        raise OSError(errno.EMLINK, "it has other names", path)

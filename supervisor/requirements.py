@@ -136,6 +136,8 @@ _NOT_FOUND: Final = re.compile(
 
 _INVALID: Final = re.compile(r"ERROR: (Invalid requirement: .*)")
 _SUBPROCESS: Final = "subprocess-exited-with-error"
+_PYTHON: Final = re.compile(r"\s*(?P<why>(?:\w+\.)*\w*(?:Error|Exception|Unavailable)(?:: .+)?)$")
+"""Python's own, of a setup.py or a build backend: the last line of its traceback."""
 _WHY: Final = (
     # git, whose first word on it is the reason and whose later ones are advice
     re.compile(r"\s*(?P<why>fatal: (?!Could not read from remote).+)"),
@@ -144,8 +146,7 @@ _WHY: Final = (
     re.compile(r"\s*(?P<why>\S*: (?:cannot find -l|undefined reference).+)"),
     re.compile(r"\s*(?P<why>error\[E\d+\]: .+)"),
     re.compile(r"\s*(?:CMake Error.*: *)(?P<why>.+)"),
-    # Python's own, of a setup.py or a build backend
-    re.compile(r"\s*(?P<why>(?:\w+\.)*\w*(?:Error|Exception|Unavailable)(?:: .+)?)$"),
+    _PYTHON,
     re.compile(r"\s*(?P<why>error: (?!subprocess-exited|metadata-gen|command ).+)"),
     re.compile(r"\s*(?P<why>error: command .+)"),
 )
@@ -209,7 +210,7 @@ def _failed_build(lines: Sequence[str]) -> str | None:
         matches = [m["why"].strip() for line in said if (m := pattern.match(line)) is not None]
         if matches:
             # A traceback's last line is the error; of a compiler's errors the first is the cause.
-            why = matches[-1] if pattern is _WHY[5] else matches[0]
+            why = matches[-1] if pattern is _PYTHON else matches[0]
             return f"{subject}: {why}"[:_LONGEST] if subject else why[:_LONGEST]
     words = [line.strip() for line in after[1:stop] if line.strip()]
     return f"{subject}: {words[-1]}"[:_LONGEST] if words else None

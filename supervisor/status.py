@@ -33,8 +33,8 @@ from supervisor import beat, ports
 from supervisor.admission import Claim, Seat, admit
 from supervisor.faults import in_words
 from supervisor.liveness import ActiveClock, Lost, MemberState, MemberWatch
-from supervisor.model import JobState, Phase, Verdict
-from supervisor.net import AddressBook, Knock, Knocked, Resolver, knock, place
+from supervisor.model import JobState, Phase, Verdict, place
+from supervisor.net import AddressBook, Knock, Knocked, Resolver, knock
 from supervisor.protocol import (
     MAX_MESSAGE_CHARS,
     MAX_MISSING,
@@ -917,7 +917,7 @@ class StatusServer:
             handler.connection.abort()  # pushed out before it had a transport
 
     def _health(self, route: str) -> tuple[int, bytes]:
-        """Answer for the gate, where there is no place for a visitor."""
+        """Status and body; for the gate as well, where there is no place for a visitor."""
         if route == "/livez":
             return 200, _encode(_ALIVE) + b"\n"
         ready, reason = self._ready()
@@ -936,8 +936,8 @@ class StatusServer:
 
     def _routes(self, router: web.UrlDispatcher) -> None:
         gets: tuple[tuple[str, Callable[[web.Request], Awaitable[web.StreamResponse]]], ...] = (
-            ("/livez", self._get_livez),
-            ("/readyz", self._get_readyz),
+            ("/livez", self._get_health),
+            ("/readyz", self._get_health),
             ("/status", self._get_status),
             ("/metrics", self._get_metrics),
             ("/v1/job", self._get_job),
@@ -997,12 +997,9 @@ class StatusServer:
             response.headers["Cache-Control"] = "no-store"
         return response
 
-    async def _get_livez(self, _request: web.Request) -> web.StreamResponse:
-        return _json(_ALIVE)
-
-    async def _get_readyz(self, _request: web.Request) -> web.StreamResponse:
-        ready, reason = self._ready()
-        return _json({"ready": ready, "reason": reason}, status=200 if ready else 503)
+    async def _get_health(self, request: web.Request) -> web.StreamResponse:
+        status, body = self._health(request.path)
+        return web.Response(body=body, status=status, content_type="application/json")
 
     async def _get_status(self, _request: web.Request) -> web.StreamResponse:
         body = self._cached("status", lambda: _encode(self._snapshot()))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from supervisor.faults import safe, safe_json
+from supervisor.model import place
 from supervisor.strangers import is_of_a_service
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def own_url(environ: Mapping[str, str]) -> str:
     port = environ.get("SUPERVISOR_STATUS_PORT") or "2224"
     if is_of_a_service("SUPERVISOR_STATUS_PORT", port):
         port = "2224"
-    return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
+    return f"http://{place(address, port)}"
 
 
 class StatusError(Exception):

@@ -546,8 +546,7 @@ def _say_why(message: str) -> None:
     if len(message) > _LONGEST:
         message = message[: _LONGEST - 1] + "…"
     progress.say(f"supervisor: {message}")
-    path = os.environ.get("SUPERVISOR_ERROR_FILE")
-    if path and (problem := record.write(path, json.dumps({"message": message}))):
+    if problem := record.write_error(message):
         progress.say(f"supervisor: {problem}")
     progress.flush()
 

@@ -141,11 +141,7 @@ def unsafe(path: str) -> str:
         return "is absolute"
     if any(part in {"", ".", ".."} for part in path.split("/")):
         return "has an empty part, . or .. in it"
-    try:
-        length = len(path.encode())
-    except UnicodeEncodeError:
-        return "is not UTF-8"
-    return f"has more than {PATH_LIMIT} bytes" if length > PATH_LIMIT else ""
+    return _unwritable(path)
 
 
 def link_fault(path: str, target: str) -> str:
@@ -164,8 +160,12 @@ def link_fault(path: str, target: str) -> str:
         return "is not in its shortest form"
     if f"{posixpath.normpath(posixpath.join(posixpath.dirname(path), target))}/".startswith("../"):
         return "leads out of the directory"
+    return _unwritable(target)
+
+
+def _unwritable(text: str) -> str:
     try:
-        length = len(target.encode())
+        length = len(text.encode())
     except UnicodeEncodeError:
         return "is not UTF-8"
     return f"has more than {PATH_LIMIT} bytes" if length > PATH_LIMIT else ""

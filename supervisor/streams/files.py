@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import stat
 from collections.abc import Sequence
@@ -90,12 +89,14 @@ class RotatingFile:
         self._size = os.fstat(self._fd).st_size
 
     def _own_file(self) -> int:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        fd = regular.open_file(self._name, flags, devices=True, place=self._place, mode=0o644)
-        if os.fstat(fd).st_nlink > 1:
-            os.close(fd)
-            raise OSError(errno.EMLINK, "it has other names", self.path)
-        return fd
+        return regular.open_file(
+            self._name,
+            os.O_WRONLY | os.O_CREAT | os.O_APPEND,
+            devices=True,
+            alone=True,
+            place=self._place,
+            mode=0o644,
+        )
 
     def _is_replaced(self) -> bool:
         """Whether something is there that is no file of ours. A device is, and stays."""
@@ -120,14 +121,9 @@ class RotatingFile:
         self._open()
 
     def _rename(self, name: str, new: str) -> None:
-        """If it is there. A directory in the place of the new name is kept, aside."""
-        at = {"src_dir_fd": self._place, "dst_dir_fd": self._place}
+        """If it is there."""
         with contextlib.suppress(FileNotFoundError):
-            try:
-                os.rename(name, new, **at)
-            except (IsADirectoryError, NotADirectoryError):
-                os.rename(new, regular.aside(new), **at)
-                os.rename(name, new, **at)
+            regular.rename(name, new, self._place)
 
 
 def _line_end(path: str) -> bytes:
