@@ -13,6 +13,7 @@ import pytest
 
 from supervisor import parameter_server
 from supervisor.faults import in_words, without_number
+from supervisor.model import place
 from supervisor.net import (
     Knock,
     Resolver,
@@ -22,7 +23,6 @@ from supervisor.net import (
     families,
     is_wildcard,
     knock,
-    place,
 )
 from supervisor.plan import Endpoint
 from tests.helpers import netns
@@ -76,11 +76,8 @@ def fleet(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[Fl
             host.start(**QUICK | env)
         return made
 
-    yield start
-    network.mend()
-    for host in made:
-        assert host.process is not None
-        host.process.wait(10)
+    with netns.ended(network, made):
+        yield start
 
 
 class TestHosts:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 
 from tests.helpers import netns
-from tests.helpers.netns import Host, Network, lasts
+from tests.helpers.netns import Host, Network, all_run, lasts
 from tests.helpers.waiting import wait_until
 
 _WHY_NOT = netns.why_not()
@@ -24,13 +24,7 @@ pytestmark = [
 ]
 
 HOSTS = ("algo-1", "algo-2", "algo-3")
-QUICK = {
-    "SUPERVISOR_LOG_FORMAT": "prefix",
-    "SUPERVISOR_MASTER_LEASE_S": "3",
-    "SUPERVISOR_END_GRACE_S": "2",
-    "SUPERVISOR_STOP_LIMIT_S": "40",
-    "SUPERVISOR_ACK_TIMEOUT_S": "6",
-}
+QUICK = {**netns.QUICK, "SUPERVISOR_MASTER_LEASE_S": "3"}
 PATIENT = {
     "SUPERVISOR_MASTER_LEASE_S": "20",
     "SUPERVISOR_MASTER_REFUSED_COUNT": "60",
@@ -79,25 +73,14 @@ def lay(network: Network, tmp_path: pathlib.Path) -> Iterator[Lay]:
             host.start(**{**QUICK, **env})
         return host
 
-    yield lay_out
-    network.mend()
-    for host in made:
-        if host.process is not None:
-            host.process.wait(10)
-
-
-def all_run(hosts: Sequence[Host]) -> None:
-    for host in hosts:
-        host.wait_for(r"│ part")
+    with netns.ended(network, made):
+        yield lay_out
 
 
 def finish(hosts: Sequence[Host]) -> None:
-    """Let every script end with 0, and see that the job then ends well, each having run once."""
-    for host in hosts:
-        (host.base / "checkpoints" / "finish").touch()
-    for host in hosts:
-        assert host.wait() == 0, host.log
-        assert (host.failure, host.began) == ("", 1)
+    """As ``netns.finish``, each having run once."""
+    netns.finish(hosts)
+    assert [host.began for host in hosts] == [1] * len(hosts)
 
 
 def kill(host: Host) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 
 from tests.helpers import netns
-from tests.helpers.netns import Host, Network, lasts
+from tests.helpers.netns import Host, Network, all_run, finish, lasts
 from tests.helpers.waiting import wait_until
 
 _WHY_NOT = netns.why_not()
@@ -24,13 +24,7 @@ pytestmark = [
 ]
 
 HOSTS = ("algo-1", "algo-2", "algo-3")
-QUICK = {
-    "SUPERVISOR_LOG_FORMAT": "prefix",
-    "SUPERVISOR_MASTER_LEASE_S": "5",
-    "SUPERVISOR_END_GRACE_S": "2",
-    "SUPERVISOR_STOP_LIMIT_S": "40",
-    "SUPERVISOR_ACK_TIMEOUT_S": "6",
-}
+QUICK = {**netns.QUICK, "SUPERVISOR_MASTER_LEASE_S": "5"}
 
 SCRIPT = """
 import json, os, socket, sys, time
@@ -77,25 +71,8 @@ def fleet(network: Network, tmp_path: pathlib.Path) -> Iterator[Fleet]:
                 host.start(**{**QUICK, **env})
         return made
 
-    yield lay_out
-    network.mend()
-    for host in made:
-        if host.process is not None:
-            host.process.wait(10)
-
-
-def all_run(hosts: Sequence[Host]) -> None:
-    for host in hosts:
-        host.wait_for(r"│ part")
-
-
-def finish(hosts: Sequence[Host]) -> None:
-    """Let every script end with 0, and see that the job then ends well."""
-    for host in hosts:
-        (host.base / "checkpoints" / "finish").touch()
-    for host in hosts:
-        assert host.wait() == 0, host.log
-        assert host.failure == ""
+    with netns.ended(network, made):
+        yield lay_out
 
 
 def test_a_cable_that_is_cut_for_longer_than_the_lease(network: Network, fleet: Fleet) -> None:

@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 from tests.helpers.job import COMMAND, environment
@@ -26,6 +26,12 @@ from tests.helpers.waiting import wait_until
 SWITCHES = {
     "ps": "sagemaker_parameter_server_enabled",
     "mwms": "sagemaker_multi_worker_mirrored_strategy_enabled",
+}
+QUICK = {
+    "SUPERVISOR_LOG_FORMAT": "prefix",
+    "SUPERVISOR_END_GRACE_S": "2",
+    "SUPERVISOR_STOP_LIMIT_S": "40",
+    "SUPERVISOR_ACK_TIMEOUT_S": "6",
 }
 
 
@@ -244,6 +250,31 @@ class Host:
         text = (self.base / "output" / "supervisor" / "report.json").read_text()
         report: dict[str, Any] = json.loads(text)
         return report
+
+
+@contextlib.contextmanager
+def ended(network: Network, hosts: Sequence[Host]) -> Iterator[None]:
+    """At its end nothing of ``hosts``, which may have grown since, runs any more."""
+    yield
+    network.mend()
+    for host in hosts:
+        if host.process is not None:
+            host.process.wait(10)
+
+
+def all_run(hosts: Sequence[Host]) -> None:
+    """Wait until every script has said that it is there."""
+    for host in hosts:
+        host.wait_for(r"│ part")
+
+
+def finish(hosts: Sequence[Host]) -> None:
+    """Let every script end with 0, and see that the job then ends well."""
+    for host in hosts:
+        (host.base / "checkpoints" / "finish").touch()
+    for host in hosts:
+        assert host.wait() == 0, host.log
+        assert host.failure == ""
 
 
 def lasts(predicate: Callable[[], object], seconds: float) -> bool:
