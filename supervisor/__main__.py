@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     _fill_standard_descriptors()
     _look_beside(words)
-    from supervisor import cli  # noqa: PLC0415
+    from supervisor.verbs import cli  # noqa: PLC0415
 
     _leave(cli.main(words))
 
@@ -32,7 +32,7 @@ def _look_beside(words: list[str]) -> None:
     """PyPI's ``supervisor`` overwrites files of ours and takes them away when it goes. Two looks at
     the file system, and one sentence in place of a traceback."""
     import supervisor  # noqa: PLC0415
-    from supervisor import neighbour  # noqa: PLC0415
+    from supervisor.host import neighbour  # noqa: PLC0415
 
     here = neighbour.is_beside()
     if not here and hasattr(supervisor, "__version__"):
@@ -42,8 +42,8 @@ def _look_beside(words: list[str]) -> None:
         base = os.environ.get("SAGEMAKER_BASE_DIR") or "/opt/ml"
         if words[:1] == ["train"] and os.path.isdir(base):
             with contextlib.suppress(Exception):  # what it needs may be damaged too
-                from supervisor import record  # noqa: PLC0415
-                from supervisor.paths import paths_below  # noqa: PLC0415
+                from supervisor.contract import record  # noqa: PLC0415
+                from supervisor.contract.paths import paths_below  # noqa: PLC0415
 
                 record.write_failure(paths_below(base), text)
         _leave(90)  # EXIT_INTERNAL

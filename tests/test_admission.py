@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.admission import Admission, Claim, Seat, admit
-from supervisor.model import JobState
-from supervisor.protocol import JobIdentity, Refusal, identify
+from supervisor.cluster.admission import Admission, Claim, Seat, admit
+from supervisor.cluster.protocol import JobIdentity, Refusal, identify
+from supervisor.life.words import JobState
 
 HOSTS = ("algo-1", "algo-2", "algo-3")
 JOB = identify("mnist", "algo-1", HOSTS)

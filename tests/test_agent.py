@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from supervisor.model import ProcessSpec, Role
+from supervisor.life.words import ProcessSpec, Role
 from supervisor.storage.agent import Agent
 from supervisor.storage.notices import Failed, Standing, Unsent
 from tests.helpers.job import ROOT

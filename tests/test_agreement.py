@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor import agreement
-from supervisor.agreement import Held, Kind
+from supervisor.life import agreement
+from supervisor.life.agreement import Held, Kind
 
 NOTHING = str(Held(Kind.NOTHING))
 OLD, NEW = (str(Held(Kind.GENERATION, name)) for name in ("000009-bb", "000010-aa"))

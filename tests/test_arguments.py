@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from supervisor.arguments import script_arguments
-from supervisor.contract import read_contract
+from supervisor.contract.contract import read_contract
+from supervisor.contract.settings import parse_settings
 from supervisor.faults import ContractError
-from supervisor.plan import make_plan
-from supervisor.settings import parse_settings
+from supervisor.plan.arguments import script_arguments
+from supervisor.plan.plan import make_plan
 from tests.helpers.train import lay_out
 from tests.test_contract import HYPER, facts
 from tests.test_train import run

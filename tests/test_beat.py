@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from supervisor import beat
+from supervisor.cluster import beat
 
 
 @pytest.mark.parametrize("interval_s", [0.125, 0.5, 1.0, 2.0])

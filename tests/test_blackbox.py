@@ -19,7 +19,7 @@ import time
 
 import pytest
 
-from supervisor.run import _NOT_FORWARDED
+from supervisor.host.run import _NOT_FORWARDED
 from tests.helpers.aio import free_port
 from tests.helpers.children import OF_THE_C_LIBRARY
 from tests.helpers.job import COMMAND, Job, environment, processes_with
@@ -717,7 +717,7 @@ def test_a_suspended_tree_does_not_hang(tmp_path: pathlib.Path) -> None:
 CYCLES = """
 import asyncio, gc, os, signal, sys
 sys.path.insert(0, {root!r})
-from supervisor import entry
+from supervisor.host import entry
 from supervisor.guardian import Guardian
 from tests.helpers.leaks import no_leaks
 

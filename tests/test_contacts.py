@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from supervisor import contacts
-from supervisor.contacts import Contact, Servers
+from supervisor.linux import contacts
+from supervisor.linux.contacts import Contact, Servers
 from tests.helpers.job import Job
 from tests.helpers.waiting import wait_until
 

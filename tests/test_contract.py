@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from supervisor.arguments import script_arguments
-from supervisor.contract import (
+from supervisor.contract.contract import (
     SWITCHES,
     UNSUPPORTED,
     Contract,
@@ -19,9 +18,10 @@ from supervisor.contract import (
     Strategy,
     read_contract,
 )
-from supervisor.environment import script_environment
+from supervisor.contract.settings import TABLE, parse_settings
 from supervisor.faults import ContractError
-from supervisor.settings import TABLE, parse_settings
+from supervisor.plan.arguments import script_arguments
+from supervisor.plan.environment import script_environment
 from supervisor.storage.job import Fetched
 
 BASE = "/opt/ml"

@@ -20,8 +20,8 @@ from typing import Any, Final
 
 import pytest
 
-from supervisor import execution
-from supervisor.entry import plan_of
+from supervisor.children import execution
+from supervisor.host.entry import plan_of
 from tests.helpers.job import ROOT
 
 PREDECESSOR = os.environ.get("TEST_PREDECESSOR_PYTHON", "")

@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
-from supervisor.contract import Facts, Strategy, read_contract
-from supervisor.doctor import Check, Disk, Gpus, Sight, State, diagnose
+from supervisor.contract.contract import Facts, Strategy, read_contract
 from supervisor.engines.local import lay_out
 from supervisor.faults import Fault
-from supervisor.plan import make_plan
-from supervisor.requirements import Conflict
+from supervisor.plan.plan import make_plan
+from supervisor.plan.requirements import Conflict
+from supervisor.verbs.doctor import Check, Disk, Gpus, Sight, State, diagnose
 from tests.helpers.aio import free_port
 from tests.helpers.job import COMMAND, Job, environment
 

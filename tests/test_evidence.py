@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from supervisor import cgroup, evidence, memory
-from supervisor.evidence import Evidence, read
-from supervisor.memory import MemoryReading
-from supervisor.model import ExitStatus
+from supervisor.children import evidence
+from supervisor.children.evidence import Evidence, read
+from supervisor.life.words import ExitStatus
+from supervisor.linux import cgroup, memory
+from supervisor.linux.memory import MemoryReading
 
 HOURS = 3 * 3600 + 12 * 60.0
 
@@ -236,7 +237,7 @@ def test_the_detail_holds_the_users_own_frames(tmp_path: Path) -> None:
 
 
 def test_no_frame_of_ours_is_shown() -> None:
-    ours = evidence.__file__.replace("evidence.py", "parameter_server.py")
+    ours = evidence.__file__.replace("children/evidence.py", "programs/parameter_server.py")
     text = (
         "Traceback (most recent call last):\n"
         f'  File "{ours}", line 9, in main\n    serve()\n'

@@ -11,10 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 
-from supervisor import parameter_server
-from supervisor.faults import in_words, without_number
-from supervisor.model import place
-from supervisor.net import (
+from supervisor.cluster.net import (
     Knock,
     Resolver,
     are_refusals,
@@ -24,7 +21,10 @@ from supervisor.net import (
     is_wildcard,
     knock,
 )
-from supervisor.plan import Endpoint
+from supervisor.faults import in_words, without_number
+from supervisor.life.words import place
+from supervisor.plan.plan import Endpoint
+from supervisor.programs import parameter_server
 from tests.helpers import netns
 from tests.helpers.netns import Host, Network
 

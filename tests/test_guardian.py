@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from supervisor import orphans, procfs
-from supervisor.guardian import Guardian
+from supervisor.children.guardian import Guardian
+from supervisor.linux import orphans, procfs
 from tests.helpers.leaks import no_leaks
 from tests.helpers.waiting import wait_until
 

@@ -11,7 +11,7 @@ from tests.helpers.children import OF_THE_C_LIBRARY
 
 SCRIPT = """
 import os, signal, sys
-from supervisor import process
+from supervisor.children import child as process
 from supervisor.model import ProcessSpec, Role
 found = process.reset_inherited_signals()
 print(sorted(found.ignored), sorted(found.blocked), found.hangup_ignored)

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from supervisor.events import (
+from supervisor.cluster.liveness import How
+from supervisor.life.events import (
     Action,
     Announce,
     Arm,
@@ -48,7 +49,7 @@ from supervisor.events import (
     TransferFailed,
     Waiting,
 )
-from supervisor.lifecycle import (
+from supervisor.life.lifecycle import (
     LATE_S,
     REFUSES,
     SWEEP_S,
@@ -61,10 +62,9 @@ from supervisor.lifecycle import (
     respite,
     step,
 )
-from supervisor.liveness import How
-from supervisor.model import Cause, CauseKind, ExitStatus, JobState, Outcome, Phase, Verdict
-from supervisor.outcome import host_exit_code, outcome_of
-from supervisor.plan import Budgets, SuccessPolicy
+from supervisor.life.outcome import host_exit_code, outcome_of
+from supervisor.life.words import Cause, CauseKind, ExitStatus, JobState, Outcome, Phase, Verdict
+from supervisor.plan.plan import Budgets, SuccessPolicy
 
 BUDGETS = Budgets(
     prepare_s=600,

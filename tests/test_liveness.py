@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.liveness import (
+from supervisor.cluster.liveness import (
     ActiveClock,
     Answered,
     ChiefOpen,
@@ -28,7 +28,7 @@ from supervisor.liveness import (
     Seen,
     Tick,
 )
-from supervisor.model import JobState
+from supervisor.life.words import JobState
 
 UP = Answered(JobState.RUNNING, "run-1")
 NO = Refused("algo-1:2224 refuses connections")

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from supervisor.local import Standing, is_over
+from supervisor.verbs.local import Standing, is_over
 from tests.helpers.job import COMMAND, Job, environment
 from tests.helpers.waiting import wait_until
 

@@ -21,7 +21,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor import mpi_words
+from supervisor.mpi import words as mpi_words
 from supervisor.mpi.launcher import Lines, wait_for
 from tests.helpers.job import COMMAND, Job, environment, processes_with
 from tests.helpers.netns import Host, Network, why_not

@@ -59,8 +59,8 @@ def test_processes_and_orphans_as_pid_1(kind: str) -> None:
 @pytest.mark.parametrize("kind", NAMESPACES)
 def test_pid_1_needs_no_guardian_and_is_a_reaper_by_nature(kind: str) -> None:
     script = (
-        "import os; from supervisor import orphans, prctl; "
-        "from supervisor.guardian import Guardian; g = Guardian.start(); "
+        "import os; from supervisor.linux import orphans, prctl; "
+        "from supervisor.children.guardian import Guardian; g = Guardian.start(); "
         "assert os.getpid() == 1; assert g.pid is None; assert not g.alive; g.close(); "
         "assert orphans.adopting() and orphans.adopt() and prctl.is_subreaper(); print('good')"
     )
@@ -71,7 +71,7 @@ def test_pid_1_needs_no_guardian_and_is_a_reaper_by_nature(kind: str) -> None:
 def test_a_foreign_proc_is_never_believed() -> None:
     """A PID namespace without its own /proc: the numbers there are other processes'."""
     script = (
-        "import os; from supervisor import procfs; from supervisor.tree import Tree; "
+        "import os; from supervisor.linux import procfs; from supervisor.linux.tree import Tree; "
         "assert os.getpid() == 1; assert not procfs.usable(); "
         "assert Tree(2, 'x.1', 0).members() == []; print('good')"
     )

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import pytest
 
 import supervisor
-from supervisor.neighbour import damage, is_beside, warning
+from supervisor.host.neighbour import damage, is_beside, warning
 from tests.helpers.job import environment
 from tests.helpers.train import lay_out
 

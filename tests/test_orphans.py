@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from supervisor import orphans, prctl, procfs
+from supervisor.linux import orphans, prctl, procfs
 from tests.helpers import children
 from tests.helpers.leaks import no_leaks
 from tests.helpers.waiting import wait_until_async
@@ -131,7 +131,7 @@ def test_die_with_parent() -> None:
     orphans.adopt()
     script = """
 import os, sys, time
-from supervisor.prctl import die_with_parent
+from supervisor.linux.prctl import die_with_parent
 read, write = os.pipe()
 if os.fork() == 0:
     die_with_parent()
@@ -158,7 +158,7 @@ time.sleep(3600)
 def test_die_with_parent_notices_a_parent_that_was_quicker() -> None:
     """The attribute sends nothing for a parent that died before it was set."""
     script = (
-        "import os; from supervisor.prctl import die_with_parent; "
+        "import os; from supervisor.linux.prctl import die_with_parent; "
         "die_with_parent(os.getpid()); print('alive')"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)

@@ -10,12 +10,18 @@ import stat
 
 import pytest
 
-from supervisor import record
-from supervisor.logs import Log
-from supervisor.masking import MASK, Masker, is_secret_name
-from supervisor.model import Cause, CauseKind, ExitStatus, Outcome, Verdict
-from supervisor.outcome import EXIT_CODES, failure_text, host_exit_code, job_exit_code, outcome_of
-from supervisor.paths import Paths, paths_below
+from supervisor.contract import record
+from supervisor.contract.paths import Paths, paths_below
+from supervisor.life.outcome import (
+    EXIT_CODES,
+    failure_text,
+    host_exit_code,
+    job_exit_code,
+    outcome_of,
+)
+from supervisor.life.words import Cause, CauseKind, ExitStatus, Outcome, Verdict
+from supervisor.streams.logs import Log
+from supervisor.streams.masking import MASK, Masker, is_secret_name
 
 
 def cause(kind: CauseKind, status: ExitStatus | None = None, host: str = "algo-2") -> Cause:

@@ -26,9 +26,9 @@ from types import MappingProxyType
 
 import pytest
 
-from supervisor.contract import read_contract
-from supervisor.plan import make_plan
-from supervisor.settings import BY_ENV
+from supervisor.contract.contract import read_contract
+from supervisor.contract.settings import BY_ENV
+from supervisor.plan.plan import make_plan
 from supervisor.streams import DEFAULT_TEMPLATE, Label
 from supervisor.streams.decode import decode_json, decode_prefix
 from tests.helpers.aio import free_port
@@ -845,7 +845,7 @@ def test_off_a_terminal_a_bar_is_a_line_with_its_last_state(tmp_path: pathlib.Pa
     ],
 )
 def test_a_faulty_setting_is_refused(name: str, value: str, expected: str) -> None:
-    from supervisor.settings import parse_settings
+    from supervisor.contract.settings import parse_settings
 
     _, faults = parse_settings({}, {f"SUPERVISOR_{name}": value}, {})
     assert len(faults) == 1

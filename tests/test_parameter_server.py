@@ -1,6 +1,6 @@
 """The parameter server as a process, and the bundled examples on clusters without the supervisor.
 
-Most tests start ``python -P -m supervisor.parameter_server`` the way the supervisor does. Where
+Most tests start ``python -P -m supervisor.programs.parameter_server`` the way the supervisor does. Where
 the question is not TensorFlow's behaviour, a tiny package of that name stands in for it, which
 makes the process start in milliseconds.
 """
@@ -22,13 +22,13 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from supervisor import parameter_server
-from supervisor.parameter_server import ServerError, Task
+from supervisor.programs import parameter_server
+from supervisor.programs.parameter_server import ServerError, Task
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "supervisor" / "examples"
 JOBS = ROOT / "tests" / "scripts" / "tensorflow_jobs.py"
-SERVER = (sys.executable, "-P", "-m", "supervisor.parameter_server")
+SERVER = (sys.executable, "-P", "-m", "supervisor.programs.parameter_server")
 
 START_S = 60.0
 """A loaded machine imports TensorFlow in tens of seconds."""
@@ -419,7 +419,7 @@ def test_it_ends_with_its_parent(start: Starter, tmp_path: pathlib.Path) -> None
 
 def test_a_parent_that_is_gone_already_is_noticed(start: Starter) -> None:
     """The parent may end between the first look at its pid and the arming of the signal."""
-    code = "from supervisor import parameter_server as p; p.end_with_parent(2**22 + 1); print('on')"
+    code = "from supervisor.programs import parameter_server as p; p.end_with_parent(2**22 + 1); print('on')"
     orphan = start("orphan", (sys.executable, "-c", code))
     assert orphan.end(END_S) == -signal.SIGKILL
     assert orphan.text() == ""

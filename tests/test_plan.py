@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 import supervisor
-from supervisor.contract import Strategy, read_contract
+from supervisor.contract.contract import Strategy, read_contract
 from supervisor.faults import ContractError
-from supervisor.model import Role
-from supervisor.plan import Plan, SuccessPolicy, chief_name, make_plan, tf_config
+from supervisor.life.words import Role
+from supervisor.plan.plan import Plan, SuccessPolicy, chief_name, make_plan, tf_config
 from tests.test_contract import HYPER, facts
 
 PS = {**HYPER, "sagemaker_parameter_server_enabled": "true"}
@@ -48,7 +48,7 @@ def test_the_seed_convention_of_tf_config() -> None:
 def test_the_parameter_server_is_essential_blind_and_free_of_user_code() -> None:
     environ = {"PATH": "/bin", "SUPERVISOR_TOKEN": "geheim-geheim", "CUDA_VISIBLE_DEVICES": "0"}
     server, script = plan(PS, 2, environ=environ).processes
-    assert server.argv == (sys.executable, "-P", "-m", "supervisor.parameter_server")
+    assert server.argv == (sys.executable, "-P", "-m", "supervisor.programs.parameter_server")
     assert server.essential
     assert not script.essential
     assert server.env["CUDA_VISIBLE_DEVICES"] == "-1"
@@ -290,7 +290,7 @@ def test_the_layout_of_parameter_servers(
             assert blind == (spec.role is Role.PS)
             ours = spec.role is Role.PS or (worker == "server" and spec.role is Role.WORKER)
             assert spec.essential == ours
-            assert (spec.argv[-1] == "supervisor.parameter_server") == ours
+            assert (spec.argv[-1] == "supervisor.programs.parameter_server") == ours
         assert len(each.listening) == len(each.processes)
         scripts = {h for h, p in made.items() if not all(s.essential for s in p.processes)}
         assert set(each.hosts) - set(each.scriptless) == scripts

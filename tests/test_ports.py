@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from supervisor.ports import MAX_COMMAND_CHARS, check_free, port_holder
+from supervisor.linux.ports import MAX_COMMAND_CHARS, check_free, port_holder
 from tests.helpers.aio import free_port
 
 

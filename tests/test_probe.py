@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from supervisor.events import JobChanged, MasterEnded, MasterLost, MasterSeen
-from supervisor.liveness import How, MasterState, MemberState
-from supervisor.model import JobState, Phase
-from supervisor.net import Knock, NoAddress, Resolver, knock
-from supervisor.protocol import identify
-from supervisor.status import Member
+from supervisor.cluster.liveness import How, MasterState, MemberState
+from supervisor.cluster.net import Knock, NoAddress, Resolver, knock
+from supervisor.cluster.protocol import identify
+from supervisor.life.events import JobChanged, MasterEnded, MasterLost, MasterSeen
+from supervisor.life.words import JobState, Phase
+from supervisor.status.server import Member
 from tests.helpers.aio import free_port, until
 from tests.helpers.cluster import CAUSE, VERDICT, link, master
 from tests.helpers.hosts import process

@@ -15,9 +15,10 @@ from typing import TypeVar
 
 import pytest
 
-from supervisor import orphans, process, procfs
-from supervisor.model import ExitStatus, ProcessSpec, Role
-from supervisor.process import Child, ChildEnd, SpawnError, spawn
+from supervisor.children import child as process
+from supervisor.children.child import Child, ChildEnd, SpawnError, spawn
+from supervisor.life.words import ExitStatus, ProcessSpec, Role
+from supervisor.linux import orphans, procfs
 from tests.helpers import children
 from tests.helpers.leaks import no_leaks, no_other_tasks, open_descriptors, own_children
 from tests.helpers.waiting import wait_until, wait_until_async

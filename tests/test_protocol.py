@@ -8,16 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.model import (
-    Cause,
-    CauseKind,
-    ExitStatus,
-    JobState,
-    Outcome,
-    Phase,
-    Verdict,
-)
-from supervisor.protocol import (
+from supervisor.cluster.protocol import (
     MAX_BODY_BYTES,
     MAX_DETAIL_CHARS,
     MAX_MESSAGE_CHARS,
@@ -40,6 +31,7 @@ from supervisor.protocol import (
     encode_report,
     encode_verdict,
 )
+from supervisor.life.words import Cause, CauseKind, ExitStatus, JobState, Outcome, Phase, Verdict
 from tests.helpers.cluster import CAUSE, VERDICT
 
 TEXT = st.characters(exclude_categories=["Cs"])

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from supervisor.plan_text import as_json, as_text
-from supervisor.proxies import exceptions, proxies_in
+from supervisor.plan.proxies import exceptions, proxies_in
+from supervisor.verbs.plan import as_json, as_text
 from tests.test_contract import HYPER
 from tests.test_plan import MPI, MWMS, PS, plan
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pathlib
 import re
 
-from supervisor.outcome import EXIT_CODES
-from supervisor.settings import TABLE
+from supervisor.contract.settings import TABLE
+from supervisor.life.outcome import EXIT_CODES
 
 README = (pathlib.Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 

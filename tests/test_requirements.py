@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from supervisor.installation import installed_versions
-from supervisor.requirements import code_artifact, conflicts, constraints, diagnosis
+from supervisor.plan.installation import installed_versions
+from supervisor.plan.requirements import code_artifact, conflicts, constraints, diagnosis
 from tests.helpers.job import environment, processes_with
 from tests.helpers.waiting import wait_until
 from tests.helpers.wheels import layered_python, write_wheel

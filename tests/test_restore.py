@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from supervisor.agreement import Held, Kind
+from supervisor.life.agreement import Held, Kind
 from supervisor.storage import restore as restoring
 from supervisor.storage.job import Options, Restore
 from supervisor.storage.location import Location

@@ -14,7 +14,7 @@ import shutil
 import numpy as np
 import pytest
 
-from supervisor.contract import CHANNELS, Strategy
+from supervisor.contract.contract import CHANNELS, Strategy
 from supervisor.engines.local import lay_out
 from tests.helpers.train import Train
 

@@ -2,9 +2,9 @@
 
 import asyncio
 
-from supervisor.events import JobChanged, MasterSeen
-from supervisor.liveness import MasterState, MemberState
-from supervisor.model import JobState, Phase
+from supervisor.cluster.liveness import MasterState, MemberState
+from supervisor.life.events import JobChanged, MasterSeen
+from supervisor.life.words import JobState, Phase
 from tests.helpers.aio import until
 from tests.helpers.cluster import CAUSE, VERDICT, link, master
 

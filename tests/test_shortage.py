@@ -195,8 +195,8 @@ def test_names_are_found_without_threads() -> None:
 def test_a_child_without_pidfd_and_thread_is_waited_for() -> None:
     code = """
         import asyncio, os
-        from supervisor import process
-        from supervisor.model import ProcessSpec, Role
+        from supervisor.children import child as process
+        from supervisor.life.words import ProcessSpec, Role
         def refused(pid, flags=0):
             raise OSError(24, "too many open files")
         os.pidfd_open = refused

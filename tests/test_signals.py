@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from supervisor.signals import SignalPipe
+from supervisor.linux.signals import SignalPipe
 from tests.helpers.job import environment
 from tests.helpers.waiting import wait_until_async
 

@@ -15,13 +15,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from supervisor.events import JobChanged, MasterLost
-from supervisor.liveness import MemberState
-from supervisor.model import JobState, Phase
-from supervisor.protocol import MAX_MISSING, HostReport, decode_job, encode_report
-from supervisor.status import BindError, JobBoard, Member, Snapshot
-from supervisor.status_filter import queue_share, shut_out
-from supervisor.status_gate import Connection, Limits, Pool, key_of
+from supervisor.cluster.liveness import MemberState
+from supervisor.cluster.protocol import MAX_MISSING, HostReport, decode_job, encode_report
+from supervisor.life.events import JobChanged, MasterLost
+from supervisor.life.words import JobState, Phase
+from supervisor.status.filter import queue_share, shut_out
+from supervisor.status.limits import Connection, Limits, Pool, key_of
+from supervisor.status.server import BindError, JobBoard, Member, Snapshot
 from tests.helpers.aio import until
 from tests.helpers.cluster import CAUSE, VERDICT, Master, free_port, link, master, snapshot
 

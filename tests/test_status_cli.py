@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from supervisor import status_cli
-from supervisor.protocol import encode_cause, encode_verdict
-from supervisor.status import Snapshot
-from supervisor.status_gate import Limits
+from supervisor.cluster.protocol import encode_cause, encode_verdict
+from supervisor.status.limits import Limits
+from supervisor.status.server import Snapshot
+from supervisor.verbs import status as status_cli
 from tests.helpers.aio import free_port
 from tests.helpers.cluster import CAUSE, VERDICT, master, snapshot
 
@@ -53,7 +53,7 @@ async def ask(url: str, *words: str) -> tuple[int, str, str]:
     child = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
-        "import sys; from supervisor import status_cli as s;"
+        "import sys; from supervisor.verbs import status as s;"
         "sys.exit(s.run(sys.argv[1], as_json='json' in sys.argv, watch='watch' in sys.argv,"
         " interval_s=0.05))",
         url,

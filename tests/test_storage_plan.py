@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.contract import Facts, read_contract
+from supervisor.contract.contract import Facts, read_contract
 from supervisor.faults import ContractError
-from supervisor.plan import FETCH, Plan, make_plan
+from supervisor.plan.plan import FETCH, Plan, make_plan
 from supervisor.storage import job, notices
 from supervisor.storage.job import Fetched, FetchJob, Kind, Policy, SyncJob
 from supervisor.storage.location import Location, Scheme

@@ -7,8 +7,8 @@ import subprocess
 
 import pytest
 
-from supervisor.settings import TABLE
-from supervisor.strangers import SUPERVISORD, is_of_a_service, nearest
+from supervisor.contract.settings import TABLE
+from supervisor.contract.strangers import SUPERVISORD, is_of_a_service, nearest
 from tests.helpers.job import COMMAND, environment
 from tests.test_contract import HYPER, read, refusal
 from tests.test_plan import PS, plan

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from supervisor import hardware, model_check, resources
-from supervisor.cgroup import cpu_quota, parse_quota
+from supervisor.host import model_check
+from supervisor.linux import hardware, resources
+from supervisor.linux.cgroup import cpu_quota, parse_quota
 from tests.helpers.job import environment
 from tests.helpers.train import lay_out
 from tests.test_train import failure, run

@@ -13,16 +13,16 @@ from collections.abc import Callable
 
 import pytest
 
-from supervisor.contract import Strategy
+from supervisor.contract.contract import Strategy
+from supervisor.contract.settings import parse_settings
 from supervisor.engines.local import LocalHost
 from supervisor.faults import safe, safe_json, safe_lines
-from supervisor.local import Request, Result, _merging, _summary
-from supervisor.logs import Log
-from supervisor.masking import MASK, Masker
-from supervisor.model import Cause, CauseKind, Outcome, Verdict
-from supervisor.outcome import FAILURE_LIMIT, failure_text
-from supervisor.settings import parse_settings
+from supervisor.life.outcome import FAILURE_LIMIT, failure_text
+from supervisor.life.words import Cause, CauseKind, Outcome, Verdict
 from supervisor.streams import Carriage, Label
+from supervisor.streams.logs import Log
+from supervisor.streams.masking import MASK, Masker
+from supervisor.verbs.local import Request, Result, _merging, _summary
 from tests.helpers.train import Train, lay_out
 
 SECRET = "SeCrEt/VaLuE+0123'456\"789-abcdefghij"

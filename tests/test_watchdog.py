@@ -2,7 +2,7 @@
 
 import pytest
 
-from supervisor.watchdog import Signs, Stillness
+from supervisor.children.watchdog import Signs, Stillness
 
 Row = tuple[float, int, float, int | None]
 

@@ -15,9 +15,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from supervisor import record
-from supervisor.contract import CHANNELS, HYPERPARAMETERS, OVERLAY, RESOURCES, SWITCHES, Strategy
-from supervisor.paths import paths_below
+from supervisor.contract import record
+from supervisor.contract.contract import (
+    CHANNELS,
+    HYPERPARAMETERS,
+    OVERLAY,
+    RESOURCES,
+    SWITCHES,
+    Strategy,
+)
+from supervisor.contract.paths import paths_below
 
 ADDRESS: Final = "127.0.0.1"
 _LOWEST_PORT: Final = 20000

@@ -10,9 +10,10 @@ import sys
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Final
 
-from supervisor import hardware, regular
-from supervisor.contract import CONFIG_FILES, Facts
+from supervisor import regular
+from supervisor.contract.contract import CONFIG_FILES, Facts
 from supervisor.engines import absolute
+from supervisor.linux import hardware
 
 if TYPE_CHECKING:
     from supervisor.storage.job import Fetched

@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from supervisor.model import ProcessSpec
-from supervisor.process import Child, PumpLike, SpawnError, spawn
+from supervisor.children.child import Child, PumpLike, SpawnError, spawn
+from supervisor.life.words import ProcessSpec
 from supervisor.storage import notices
 from supervisor.storage.lines import Lines
 from supervisor.storage.notices import (

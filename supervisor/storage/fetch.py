@@ -23,9 +23,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, BinaryIO, Final, TypeVar, cast
 
-from supervisor import prctl, record
+from supervisor.contract import record
 from supervisor.faults import shown, without_number
-from supervisor.masking import Masker
+from supervisor.linux import prctl
 from supervisor.storage import job as jobs
 from supervisor.storage import progress
 from supervisor.storage.files import PARTIAL, FileStore
@@ -36,6 +36,7 @@ from supervisor.storage.places import open_store
 from supervisor.storage.progress import Progress, amount
 from supervisor.storage.store import Entry, Moved, StorageError, Store
 from supervisor.storage.trees import Incoming, fetch_files
+from supervisor.streams.masking import Masker
 
 if TYPE_CHECKING:
     from supervisor.storage.archive import Unpacked

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-from supervisor.agreement import Held, Kind
+from supervisor.life.agreement import Held, Kind
 from supervisor.storage import manifest, snapshot, watch
 from supervisor.storage.files import raise_local
 from supervisor.storage.flow import in_thread, taken_back

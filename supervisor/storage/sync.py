@@ -23,8 +23,8 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
-from supervisor import prctl
 from supervisor.faults import without_number
+from supervisor.linux import prctl
 from supervisor.storage import job as jobs
 from supervisor.storage import notices, watch
 from supervisor.storage.flow import run

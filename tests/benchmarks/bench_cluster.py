@@ -23,8 +23,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from supervisor.events import JobChanged
-from supervisor.model import JobState, Phase
+from supervisor.life.events import JobChanged
+from supervisor.life.words import JobState, Phase
 from tests.helpers.aio import free_port
 from tests.helpers.cluster import VERDICT, snapshot
 
@@ -59,8 +59,8 @@ def stats() -> None:
 
 async def serve(members: int, death_port: int, doors: list[int]) -> None:
     """The real one."""
-    from supervisor.protocol import HostReport
-    from supervisor.status import JobBoard, Member, StatusServer
+    from supervisor.cluster.protocol import HostReport
+    from supervisor.status.server import JobBoard, Member, StatusServer
 
     names = [f"host-{number}" for number in range(members)]
     board = JobBoard(INSTANCE, missing=tuple(names))
@@ -111,7 +111,7 @@ async def serve_bare(members: int) -> None:
     """The yardstick: a long poll in aiohttp's plainest form, nothing checked, nobody watched."""
     from aiohttp import web
 
-    from supervisor.protocol import JobDocument, encode_job
+    from supervisor.cluster.protocol import JobDocument, encode_job
 
     bodies = [encode_job(JobDocument(INSTANCE, 1, JobState.JOINING))]
     changed = asyncio.Event()
@@ -151,7 +151,7 @@ async def serve_bare(members: int) -> None:
 
 
 async def follow(port: int, first: int, count: int, door: int) -> None:
-    from supervisor.probe import MasterLink
+    from supervisor.cluster.probe import MasterLink
 
     heard: dict[int, float] = {}
 

@@ -26,9 +26,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from supervisor.contract import Strategy
+from supervisor.contract.contract import Strategy
 from supervisor.engines.local import LocalHost, free_ports, lay_out
-from supervisor.outcome import EXIT_MASTER_LOST
+from supervisor.life.outcome import EXIT_MASTER_LOST
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 DEADLINE_S = 120.0
@@ -212,7 +212,7 @@ def bare(directory: pathlib.Path, *, servers: bool) -> float:
             "cluster": {"chief": ["127.0.0.1:1"], "ps": [f"127.0.0.1:{port}"]},
             "task": {"type": "ps", "index": 0},
         }
-        argv = ["-m", "supervisor.parameter_server"] if servers else [str(script)]
+        argv = ["-m", "supervisor.programs.parameter_server"] if servers else [str(script)]
         processes.append(
             subprocess.Popen(
                 [sys.executable, "-P", *argv],

@@ -140,8 +140,8 @@ def _figures() -> dict[str, Any]:
 
 async def serve(members: int) -> None:
     """Run the real one."""
-    from supervisor.model import JobState
-    from supervisor.status import JobBoard, Member, StatusServer
+    from supervisor.life.words import JobState
+    from supervisor.status.server import JobBoard, Member, StatusServer
 
     board = JobBoard("bench")
     lost: list[str] = []

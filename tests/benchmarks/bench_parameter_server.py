@@ -73,7 +73,7 @@ def server(mode: str) -> Sample:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     config = {"cluster": {"ps": [f"127.0.0.1:{port}"]}, "task": {"type": "ps", "index": 0}}
-    argv = [sys.executable, "-P", "-m", "supervisor.parameter_server"]
+    argv = [sys.executable, "-P", "-m", "supervisor.programs.parameter_server"]
     env = {"TF_CONFIG": json.dumps(config), "SUPERVISOR_PS_IMPORT": mode}
 
     def port_is_open() -> bool:

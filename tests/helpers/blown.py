@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
-from supervisor.contract import Strategy
+from supervisor.contract.contract import Strategy
 from supervisor.engines.local import ADDRESS, LocalHost, lay_out
 from tests.helpers.blows import (
     FREEZING,

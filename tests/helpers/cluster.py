@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from supervisor.events import JobChanged, MasterEnded, MasterLost, MasterSeen
-from supervisor.model import Cause, CauseKind, ExitStatus, Outcome, Verdict
-from supervisor.probe import MasterLink
-from supervisor.protocol import HostReport
-from supervisor.status import JobBoard, Member, Snapshot, StatusServer
-from supervisor.status_gate import Limits
+from supervisor.cluster.probe import MasterLink
+from supervisor.cluster.protocol import HostReport
+from supervisor.life.events import JobChanged, MasterEnded, MasterLost, MasterSeen
+from supervisor.life.words import Cause, CauseKind, ExitStatus, Outcome, Verdict
+from supervisor.status.limits import Limits
+from supervisor.status.server import JobBoard, Member, Snapshot, StatusServer
 from tests.helpers.aio import free_port
 
 CAUSE = Cause(

@@ -12,7 +12,7 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from supervisor.guardian import Guardian
+from supervisor.children.guardian import Guardian
 
 if __name__ == "__main__":
     started = time.perf_counter()
@@ -20,9 +20,9 @@ if __name__ == "__main__":
     took_ms = (time.perf_counter() - started) * 1000
     print("guardian", guardian.pid, f"{took_ms:.3f}", flush=True)
 
-    from supervisor import orphans
-    from supervisor.model import ProcessSpec, Role
-    from supervisor.process import spawn
+    from supervisor.children.child import spawn
+    from supervisor.life.words import ProcessSpec, Role
+    from supervisor.linux import orphans
     from tests.helpers.children import command
 
     orphans.adopt()

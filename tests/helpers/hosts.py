@@ -16,9 +16,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from supervisor.model import Phase
-from supervisor.probe import MasterLink
-from supervisor.status import JobBoard, Member, StatusServer
+from supervisor.cluster.probe import MasterLink
+from supervisor.life.words import Phase
+from supervisor.status.server import JobBoard, Member, StatusServer
 from tests.helpers.cluster import snapshot
 
 ROOT = Path(__file__).resolve().parents[2]

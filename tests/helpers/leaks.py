@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from supervisor import procfs
+from supervisor.linux import procfs
 from tests.helpers.waiting import wait_until
 
 

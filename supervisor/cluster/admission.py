@@ -1,0 +1,103 @@
+"""Whom the master takes for a host of its job. Pure: one decision over frozen data.
+
+Three names tell supervisors apart. The **job**: the platform's name of it and its hosts. The
+**run**: made by the master's supervisor when it starts, so that a master which was started anew is
+another run. The **instance**: made by every other host's supervisor when it starts.
+
+While the hosts join nothing has been started, and a supervisor that is gone may be replaced by
+another one of the same host. Once the job runs nobody is: the scripts of a run began together, and
+one that began later knows nothing of what the others hold for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from supervisor.cluster.protocol import JobIdentity, Refusal
+from supervisor.life.words import JobState
+
+_FORMER: Final = 8
+"""Replaced supervisors of a host that are remembered, to be told so when they come again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Somebody says that it is a host of the job."""
+
+    host: str
+    instance: str
+    job: JobIdentity
+    run: str
+    """The run that it follows; empty before it has heard of one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """Which supervisor is a host of the job."""
+
+    instance: str = ""
+    """Empty: none has come."""
+    former: tuple[str, ...] = ()
+    """Those it has replaced, the latest last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What follows from a claim."""
+
+    seat: Seat
+    refusal: Refusal | None = None
+    text: str = ""
+    """Why it is refused, for both sides to say."""
+    lost: bool = False
+    """The supervisor that had the seat is proven to be gone."""
+
+
+def admit(
+    seat: Seat, claim: Claim, *, job: JobIdentity, run: str, state: JobState, alive: bool
+) -> Admission:
+    """Decide about one claim.
+
+    Args:
+        seat: the host's, as the last claim left it.
+        claim: who asks.
+        job: the master's own.
+        run: the master's own.
+        state: of the job.
+        alive: whether the supervisor that has the seat is, as far as it can be known.
+
+    """
+
+    def refused(refusal: Refusal, text: str, *, lost: bool = False) -> Admission:
+        return Admission(seat, refusal, text, lost)
+
+    if claim.job.name != job.name:
+        return refused(Refusal.JOB, f"{claim.host} is of {claim.job}, the master of {job}")
+    if claim.job.cluster != job.cluster:
+        return refused(
+            Refusal.CLUSTER, f"{claim.host} is of {claim.job} with other hosts than the master's"
+        )
+    if claim.run not in {"", run}:
+        return refused(
+            Refusal.RUN,
+            f"{claim.host} follows an earlier run of the job: the master was started anew",
+        )
+    if claim.instance == seat.instance:
+        return Admission(seat)
+    if not seat.instance:
+        return Admission(replace(seat, instance=claim.instance))
+    if claim.instance in seat.former:
+        return refused(Refusal.REPLACED, f"another supervisor of {claim.host} has taken its place")
+    if alive:
+        return refused(
+            Refusal.TAKEN, f"another supervisor of {claim.host} takes part in the job and is alive"
+        )
+    if state is JobState.RUNNING:
+        return refused(
+            Refusal.RUNNING,
+            f"the job runs, and this supervisor of {claim.host} was started after that",
+            lost=True,
+        )
+    former = (*seat.former, seat.instance)[-_FORMER:]
+    return Admission(Seat(claim.instance, former), lost=True)

@@ -1,0 +1,567 @@
+"""A member's link to its master: long poll, reports, liveness.
+
+HTTP first: the master's status port gives the job document, and every answer is a sign of life.
+Only while it has never answered is the chief's own TCP port looked at, for masters that run
+another entrypoint. What observations mean is decided in ``liveness.py``; this module makes them
+and tells the life cycle what follows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import random
+import re
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception_type,
+    stop_after_attempt,
+    stop_never,
+    wait_random_exponential,
+)
+
+from supervisor.cluster import beat
+from supervisor.cluster.liveness import (
+    ActiveClock,
+    Answered,
+    ChiefOpen,
+    ChiefRefused,
+    ChiefSilent,
+    Denied,
+    Ended,
+    Finding,
+    How,
+    Lost,
+    MasterLiveness,
+    MasterState,
+    NoAnswer,
+    Observation,
+    Refused,
+    Rejected,
+    Seen,
+    Tick,
+)
+from supervisor.cluster.net import (
+    MOST_ADDRESSES,
+    Knock,
+    NoAddress,
+    Resolver,
+    are_refusals,
+    families,
+    is_address,
+    knock,
+)
+from supervisor.cluster.protocol import (
+    MAX_BODY_BYTES,
+    HostReport,
+    JobDocument,
+    JobIdentity,
+    ProtocolError,
+    Refusal,
+    decode_job,
+    decode_refusal,
+    encode_report,
+)
+from supervisor.faults import in_words
+from supervisor.life.events import JobChanged, MasterEnded, MasterLost, MasterSeen
+from supervisor.life.words import Cause, Phase, place
+
+Post = Callable[[MasterSeen | JobChanged | MasterLost | MasterEnded], None]
+
+
+_NOBODY = frozenset({401, 403, 404})
+"""Answers to somebody who is no member of the job that is served there."""
+
+
+_ERRNO = re.compile(r"\[Errno (\d+)\]")
+_MOST_STATUS = 16 * 1024 * 1024
+
+
+class _NoAnswerError(Exception):
+    """An attempt that brought no answer; the observation is made, the attempt worth repeating."""
+
+
+class _NamesResolver(AbstractResolver):
+    """`Resolver` as aiohttp wants it, of one host: looked up for every new connection."""
+
+    def __init__(self, resolver: Resolver, address: str, timeout_s: float) -> None:
+        self._resolver = resolver
+        self._address = address
+        self._timeout_s = timeout_s
+        self.last: tuple[str, ...] = (address,) if is_address(address) else ()
+        """What was found last."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        found = await self._resolver.resolve(self._address, timeout_s=self._timeout_s)
+        self.last = found[:MOST_ADDRESSES]
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address,
+                port=port,
+                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+                proto=0,
+                flags=0,
+            )
+            for address in self.last
+            if family in (socket.AF_UNSPEC, socket.AF_INET6 if ":" in address else socket.AF_INET)
+        ]
+
+    async def close(self) -> None:
+        pass
+
+
+class MasterLink:
+    """Keeps a member in touch with its master until cancelled.
+
+    Args:
+        host: this member's name.
+        master_host: the master's name, for messages.
+        status_endpoint: address (a name is looked up for every connection) and status port.
+        chief_endpoint: address and TCP port of the chief; None switches the fallback off.
+        token: the job's secret; None where none is configured.
+        post: takes what follows, in the event loop; must not block.
+        lease_s: silence after which the master is unreachable.
+        refused_count: connections refused in a row that prove a crash …
+        refused_window_s: … when they are spread over at least this long.
+        bare_after_s: how long the chief's port must be open and the status port not, until the
+            master is taken for one without a status server.
+        wait_s: length of a long poll; a quarter of the lease if None. An answer may take
+            `slack_s` longer.
+        slack_s: time allowed for a connection, and for an answer beyond its wait; if None, a
+            fifth of the lease, 5 s at most: a delay of 2 s each way fits.
+        instance: names this run of the supervisor; random if None.
+        job: the job that this host is of.
+
+    """
+
+    def __init__(
+        self,
+        *,
+        host: str,
+        master_host: str,
+        status_endpoint: tuple[str, int],
+        post: Post,
+        chief_endpoint: tuple[str, int] | None = None,
+        token: str | None = None,
+        lease_s: float = 30.0,
+        refused_count: int = 4,
+        refused_window_s: float = 1.0,
+        bare_after_s: float = 10.0,
+        wait_s: float | None = None,
+        slack_s: float | None = None,
+        instance: str | None = None,
+        job: JobIdentity | None = None,
+        resolver: Resolver | None = None,
+    ) -> None:
+        self._host = host
+        self._master_host = master_host
+        self._status = status_endpoint
+        self._chief = chief_endpoint
+        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._post = post
+        self._lease_s = lease_s
+        self._wait_s = min(30.0, lease_s / 4) if wait_s is None else wait_s
+        self._slack_s = min(5.0, lease_s / 5) if slack_s is None else slack_s
+        self._refused_pause_s = refused_window_s / max(1, refused_count - 1)
+        self._instance = instance or os.urandom(8).hex()
+        self._job = job or JobIdentity()
+        self._resolver = resolver or Resolver()
+        self._names = _NamesResolver(self._resolver, status_endpoint[0], self._slack_s)
+        self._tick_s = min(1.0, lease_s / 8)
+        self._clock = ActiveClock(time.monotonic(), max_step_s=4 * self._tick_s)
+        self._liveness = MasterLiveness(lease_s, refused_count, refused_window_s, bare_after_s)
+        self._document: JobDocument | None = None
+        self._in_touch = False
+        """Whether the last poll was answered."""
+        self._answers = asyncio.Event()
+        """Set at the first answer: before it, a report has nowhere to go."""
+        self._report: HostReport | None = None
+        self._unsent = asyncio.Event()
+        self._acknowledged = 0
+        self._nobody_listens = False
+        self._progress = asyncio.Event()
+        """Set, and replaced by a new one, at every acknowledgement and finding."""
+        self._numbers = itertools.count(1)
+        self._session: aiohttp.ClientSession | None = None
+        self.latency_s: float | None = None
+        """How long the master's last answer took, its wait not counted."""
+        self.problem: str | None = None
+        """Why the master refuses this member, if it does: ``answered 403 (…)``."""
+
+    # ----------------------------------------------------------------- what people ask
+
+    @property
+    def state(self) -> MasterState:
+        return self._liveness.state
+
+    @property
+    def silence_s(self) -> float | None:
+        """Seconds since the master's last sign of life, our own suspensions not counted; None
+        before the first."""
+        if self.state is MasterState.UNSEEN:
+            return None
+        return self._liveness.silence_s(self._clock.advance(time.monotonic()))
+
+    @property
+    def evidence(self) -> str:
+        """What is known of the master, for messages: ``no answer on 2224``, ``answers``."""
+        return self.problem or self._liveness.evidence
+
+    @property
+    def answers(self) -> bool:
+        """Whether the master answers now, as far as is known."""
+        return self.state in {MasterState.UP, MasterState.DRAINING, MasterState.ENDED}
+
+    @property
+    def document(self) -> JobDocument | None:
+        """The job's document as last heard."""
+        return self._document
+
+    # ----------------------------------------------------------------- reports
+
+    def report(
+        self, phase: Phase, *, script_ended: bool, cause: Cause | None, holds: str = ""
+    ) -> None:
+        """Tell the master where this host stands: at once, and until it is acknowledged.
+
+        A later report replaces one that is still on its way.
+        """
+        last = self._report
+        told = (phase, script_ended, cause, holds)
+        if last is not None and (last.phase, last.script_ended, last.cause, last.holds) == told:
+            return
+        self._report = HostReport(
+            instance=self._instance,
+            phase=phase,
+            script_ended=script_ended,
+            cause=cause,
+            heard=0,
+            seq=next(self._numbers),
+            holds=holds,
+            job=self._job,
+        )
+        self._unsent.set()
+
+    async def flush(self, timeout_s: float) -> bool:
+        """Wait until the latest report is acknowledged.
+
+        False if ``timeout_s`` seconds pass, and at once where nobody is there to hear it: the
+        master crashed, or a bare one closed its port.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self._report is not None and self._acknowledged < self._report.seq:
+                    if self._nobody_listens:
+                        return False
+                    await self._progress.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    # ----------------------------------------------------------------- life
+
+    async def run(self) -> None:
+        """Poll, report and watch until cancelled."""
+        connector = aiohttp.TCPConnector(
+            limit=4,
+            use_dns_cache=False,
+            keepalive_timeout=15.0,
+            resolver=self._names,
+        )
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            headers=self._headers,
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            # Never through a proxy of the environment: that is for the world outside.
+            trust_env=False,
+            trace_configs=[_tracing()],
+        )
+        async with self._session, asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._keep_polling(), name="master poll")
+            tasks.create_task(self._keep_reporting(), name="master report")
+            tasks.create_task(self._keep_time(), name="master lease")
+            if self._chief is not None:
+                tasks.create_task(self._keep_knocking(self._chief), name="chief port")
+
+    async def _keep_time(self) -> None:
+        while True:
+            await asyncio.sleep(beat.rest_s(self._tick_s))
+            self._observe(Tick())
+
+    async def _keep_polling(self) -> None:
+        while True:
+            async for attempt in AsyncRetrying(
+                retry=retry_if_exception_type(_NoAnswerError),
+                wait=self._pause_s,
+                stop=stop_never,  # the lease and the life cycle bound it, by cancelling
+            ):
+                with attempt:
+                    await self._poll()
+
+    async def _poll(self) -> None:
+        document = self._document
+        # After a failure the question is whether it lives: asked for an answer at once.
+        wait_s = self._wait_s if self._in_touch and document is not None else 0.0
+        self._in_touch = False
+        params = {
+            "host": self._host,
+            "instance": self._instance,
+            "job": self._job.name,
+            "cluster": self._job.cluster,
+            "run": document.run if document else "",
+            "after": str(document.revision if document else 0),
+            "wait": f"{wait_s:g}",
+        }
+        began = time.monotonic()
+        await self._ask("GET", "/v1/job", params=params, timeout_s=wait_s + self._slack_s)
+        self._in_touch = True
+        if self._document is document:
+            # No news, so it was held for the whole wait, and the rest is what the answer took.
+            self.latency_s = max(0.0, time.monotonic() - began - wait_s)
+
+    async def _keep_reporting(self) -> None:
+        while True:
+            await self._unsent.wait()
+            await self._answers.wait()
+            self._unsent.clear()
+            try:
+                async for attempt in AsyncRetrying(
+                    retry=retry_if_exception_type(_NoAnswerError),
+                    wait=self._pause_s,
+                    stop=stop_after_attempt(5),
+                    reraise=True,
+                ):
+                    with attempt:
+                        await self._send()
+            except _NoAnswerError:
+                # Out of attempts: a new round, because the report is not to be lost.
+                self._unsent.set()
+
+    async def _send(self) -> None:
+        report = self._report  # the latest, on every attempt
+        if report is None:
+            return
+        heard, run = (self._document.revision, self._document.run) if self._document else (0, "")
+        began = time.monotonic()
+        await self._ask(
+            "PUT",
+            f"/v1/hosts/{self._host}",
+            body=encode_report(replace(report, heard=heard, run=run)),
+            timeout_s=2 * self._slack_s,
+        )
+        self.latency_s = time.monotonic() - began
+        self._acknowledged = max(self._acknowledged, report.seq)
+        self._progress.set()
+        self._progress = asyncio.Event()
+
+    async def _keep_knocking(self, chief: tuple[str, int]) -> None:
+        """Look at the chief's own port, only for as long as the status port never answered."""
+        while self._liveness.wants_chief:
+            address, port = chief
+            found = await knock(address, port, resolver=self._resolver, timeout_s=self._slack_s)
+            match found.knock:
+                case Knock.OPEN:
+                    self._observe(ChiefOpen())
+                case Knock.REFUSED:
+                    self._observe(ChiefRefused(found.evidence))
+                case Knock.SILENT:
+                    self._observe(ChiefSilent(found.evidence))
+            closing = self.state is MasterState.BARE and found.knock is not Knock.OPEN
+            await asyncio.sleep(self._refused_pause_s if closing else min(1.0, self._lease_s / 8))
+
+    def _pause_s(self, retry: RetryCallState) -> float:
+        """Seconds to the next attempt: short where a crash is to be proven, else with back-off."""
+        if self._liveness.state in (MasterState.UP, MasterState.DRAINING) and not self.problem:
+            return self._refused_pause_s * random.uniform(0.7, 1.0)  # noqa: S311 - jitter
+        # A thousand members must not call in step, and none less than some times in a lease.
+        longest_s = min(2.0, self._lease_s / 8)
+        return wait_random_exponential(multiplier=0.2, max=longest_s)(retry) + 0.02
+
+    # ----------------------------------------------------------------- one request
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        timeout_s: float,
+        params: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+    ) -> None:
+        """Make one request, tell what was observed, and take in the job document.
+
+        Raises:
+            _NoAnswerError: refused, silent, broken off; or alive but not for us: a wrong token,
+                another program, too many connections.
+
+        """
+        assert self._session is not None
+        address, port = self._status
+        where = place(address, port)
+        # An address with a scope is none to a URL: the resolver knows it.
+        there = f"{self._master_host}:{port}" if "%" in address else where
+        stage = _Stage()
+        try:
+            async with self._session.request(
+                method,
+                f"http://{there}{path}",
+                params=params,
+                data=body,
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=self._slack_s),
+                trace_request_ctx=stage,
+            ) as response:
+                answer = bytearray()
+                while chunk := await response.content.readany():
+                    answer += chunk
+                    if len(answer) > MAX_BODY_BYTES:
+                        break
+        except aiohttp.ClientConnectorError as error:
+            observation = _of_connect(error.os_error, where, families(self._names.last))
+        except TimeoutError:
+            over = families(self._names.last)
+            silence = f"{where}: no answer in {timeout_s:g} s{over}"
+            observation = NoAnswer(silence, stage.connected)
+        except aiohttp.ClientResponseError as error:
+            # Bytes came that are no HTTP: something lives there.
+            self.problem = f"{where} does not speak HTTP ({error.message})"[:300]
+            observation = Answered()
+        except (aiohttp.ClientError, OSError) as error:
+            # The connection broke: a death, a restart, a proxy. The next attempt tells.
+            observation = NoAnswer(f"{where}: {type(error).__name__}", stage.connected)
+        else:
+            self._take(response.status, bytes(answer), where)
+            return
+        self._observe(observation)
+        raise _NoAnswerError
+
+    def _take(self, status: int, body: bytes, where: str) -> None:
+        """Take in an HTTP answer."""
+        document: JobDocument | None = None
+        observation: Observation = Answered()
+        if status == 200:
+            try:
+                document = decode_job(body)
+                self.problem = None
+                observation = Answered(document.state, document.run)
+            except ProtocolError as error:
+                self.problem = f"{where} answered 200 without a job document ({error})"[:300]
+        elif status == 409:
+            observation = self._rejected(body, where)
+        else:
+            text = body[:200].decode("utf-8", "replace").strip()
+            self.problem = (
+                f"{where} refuses the token: SUPERVISOR_TOKEN is not the master's"
+                if status == 401
+                else f"{where} answered {status} ({text})"
+            )
+            if status in _NOBODY:
+                observation = Denied(self.problem)
+        self._observe(observation)
+        if document is None:
+            raise _NoAnswerError
+        if self.state is MasterState.LOST:
+            return  # whatever is said now is not meant for us
+        self._answers.set()
+        known = self._document
+        if known is not None and known.run == document.run:
+            if document.revision <= known.revision:
+                return
+        elif known is not None and self._report is not None:
+            # The master's supervisor is a new one and knows nothing of us.
+            self._acknowledged = 0
+            self._unsent.set()
+        self._document = document
+        self._post(JobChanged(document.state, document.verdict, document.missing, document.restore))
+
+    def _rejected(self, body: bytes, where: str) -> Observation:
+        """A master that does not take this host, and whether that can change."""
+        reason, text = decode_refusal(body)
+        self.problem = f"{where}: {text}"[:700]
+        if reason is Refusal.RUN and not self._liveness.bound:
+            return Answered()  # the next poll brings its document
+        final = reason in {Refusal.RUN, Refusal.REPLACED, Refusal.RUNNING}
+        return Rejected(self.problem, final)
+
+    def _observe(self, observation: Observation) -> None:
+        finding = self._liveness.observe(observation, self._clock.advance(time.monotonic()))
+        if finding is not None:
+            self._nobody_listens = isinstance(finding, Ended) or (
+                isinstance(finding, Lost) and finding.how is not How.UNREACHABLE
+            )
+            self._progress.set()
+            self._progress = asyncio.Event()
+            self._post(_event(finding))
+
+
+async def who_serves(address: str, port: int, *, timeout_s: float) -> Mapping[str, object] | None:
+    """Ask a status port who it is: its ``/status``, empty where no supervisor answers.
+
+    None where nothing was answered within ``timeout_s`` seconds.
+    """
+    try:
+        async with (
+            asyncio.timeout(timeout_s),
+            aiohttp.ClientSession(trust_env=False) as session,
+            session.get(f"http://{place(address, port)}/status", allow_redirects=False) as answer,
+        ):
+            body = await answer.content.readexactly(min(answer.content_length or 0, _MOST_STATUS))
+            status = json.loads(body)
+    except TimeoutError:
+        return None
+    except (aiohttp.ClientError, asyncio.IncompleteReadError, OSError, ValueError, RecursionError):
+        return {}
+    return status if isinstance(status, dict) else {}
+
+
+@dataclass(slots=True)
+class _Stage:
+    """How far one request came."""
+
+    connected: bool = False
+
+
+async def _connected(_session: object, context: SimpleNamespace, _params: object) -> None:
+    context.trace_request_ctx.connected = True
+
+
+def _tracing() -> aiohttp.TraceConfig:
+    tracing = aiohttp.TraceConfig()
+    tracing.on_connection_create_end.append(_connected)
+    tracing.on_connection_reuseconn.append(_connected)
+    return tracing
+
+
+def _of_connect(error: OSError, where: str, over: str) -> Observation:
+    if isinstance(error, NoAddress):
+        return NoAnswer(f"DNS: {error}"[:300])
+    # aiohappyeyeballs puts the errors of several addresses into the text of one without a number.
+    numbers = [error.errno] if error.errno else [int(n) for n in _ERRNO.findall(str(error))]
+    if are_refusals(numbers):
+        return Refused(f"{where} refuses connections{over}")
+    return NoAnswer(f"{where}: {in_words(error)}{over}"[:300])
+
+
+def _event(finding: Finding) -> MasterSeen | MasterLost | MasterEnded:
+    match finding:
+        case Seen(bare):
+            return MasterSeen(bare)
+        case Lost(how, evidence):
+            return MasterLost(how.value, evidence, time.time())
+        case Ended(evidence):
+            return MasterEnded(evidence, time.time())

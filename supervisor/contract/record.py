@@ -1,0 +1,211 @@
+"""What a run leaves behind for people and platforms: failure, success and ``report.json``.
+
+Writing must not change the outcome: a full disk or a missing directory is said, never raised.
+
+The script may have put anything in the place of any of these files. Nothing is read, written or
+changed through a link, and nothing waits for a FIFO; but everything here takes as long as the disk
+does, so it is not for the event loop's thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import stat
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from supervisor import regular
+from supervisor.contract.paths import Paths
+from supervisor.faults import safe_json
+
+if TYPE_CHECKING:
+    from supervisor.storage.job import Fetched
+
+_WORDS_LIMIT = 64 * 1024
+_MOST_FILES = 5000
+_CLOCK_S = 0.01
+"""File systems stamp with the kernel's tick, which is behind the clock by up to one."""
+
+
+def clear(paths: Paths) -> None:
+    """Take away what an earlier run in the same place has said."""
+    for path in (
+        paths.failure,
+        paths.success,
+        paths.report,
+        paths.error,
+        paths.heartbeat,
+        paths.fetched,
+    ):
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            # Mounted there (Kubernetes' terminationMessagePath), or not our directory: emptied.
+            with contextlib.suppress(OSError):
+                _overwrite(path, b"", None)
+
+
+def write_failure(paths: Paths, text: str) -> str | None:
+    """The failure file; one that the script wrote itself wins. Returns what went wrong."""
+    with contextlib.suppress(OSError):
+        status = os.lstat(paths.failure)
+        if stat.S_ISREG(status.st_mode) and status.st_size > 0:
+            return None
+    return write(paths.failure, text)
+
+
+def own_words(paths: Paths, mask: Callable[[str], str] = str) -> str | None:
+    """Why the script failed, where it said so itself; None where it did not.
+
+    Its failure file, whose first line counts, or its error file: JSON whose ``message`` is a text,
+    or an object that has one (as torch.distributed.elastic writes it). ``mask`` takes secrets out
+    of the whole text, of which one line may be told.
+    """
+    failure = mask(_start_of(paths.failure)).strip()
+    if failure:
+        return failure.splitlines()[0]
+    try:
+        error = json.loads(_start_of(paths.error))
+        message = error["message"]
+        words = str(message["message"] if isinstance(message, dict) else message)
+        return mask(words).strip() or None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def heartbeat(paths: Paths) -> int | None:
+    """The modification time of the heartbeat file in nanoseconds; None unless it is a regular file:
+    a link, a pipe or a device says nothing about the script."""
+    try:
+        found = os.lstat(paths.heartbeat)
+    except OSError:
+        return None
+    return found.st_mtime_ns if stat.S_ISREG(found.st_mode) else None
+
+
+def fetched(paths: Paths) -> Fetched:
+    """What the step that fetches says it did; nothing where it says nothing."""
+    from supervisor.storage.job import Fetched  # noqa: PLC0415  # for those that fetch
+
+    try:
+        return Fetched(**json.loads(_start_of(paths.fetched)))
+    except (ValueError, TypeError, RecursionError):
+        return Fetched()
+
+
+def newest_checkpoint(directory: str, since: float) -> str:
+    """The prefix of the TensorFlow checkpoint below ``directory`` that was written last, at
+    ``since`` (seconds since the epoch) or later; empty if there is none. Looks at a bounded number
+    of files.
+    """
+    newest, when, room = "", since - _CLOCK_S, _MOST_FILES
+    for parent, _, names in os.walk(directory):
+        for name in names[:room]:
+            path = os.path.join(parent, name)
+            with contextlib.suppress(OSError):
+                if name.endswith(".index") and (written := os.stat(path).st_mtime) >= when:
+                    newest, when = path.removesuffix(".index"), written
+        room -= len(names) + 1
+        if room <= 0:
+            break
+    return newest
+
+
+def _start_of(path: str) -> str:
+    try:
+        return regular.read(path, _WORDS_LIMIT).decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def write_error(message: str) -> str | None:
+    """The error file that a step was told of, if it was: how it says why it failed."""
+    path = os.environ.get("SUPERVISOR_ERROR_FILE")
+    return write(path, json.dumps({"message": message})) if path else None
+
+
+def write_success(paths: Paths) -> str | None:
+    return write(paths.success, "")
+
+
+def write_report(paths: Paths, report: Mapping[str, object]) -> str | None:
+    """``report.json``, whole or not at all."""
+    text = safe_json(json.dumps(report, indent=2, ensure_ascii=False)) + "\n"
+    try:
+        regular.own_directory(os.path.dirname(paths.report))
+    except OSError as error:
+        return _not_written(paths.report, error)
+    return write(paths.report, text)
+
+
+def write(path: str, text: str) -> str | None:
+    """``replace``; None, or one sentence about what went wrong."""
+    try:
+        replace(path, text)
+    except OSError as error:
+        return _not_written(path, error)
+    return None
+
+
+def replace(path: str, text: str) -> None:
+    """Put a file with ``text`` in the place of whatever ``path`` is, at once and whole.
+
+    A directory there is kept, aside. A file that cannot be replaced (mounted there, or in a
+    directory that may not be written) is written in place.
+
+    Not synchronised: an fsync waits for all that the disk still has to write, minutes after a large
+    checkpoint, and this is for readers on this running machine. Raises OSError.
+    """
+    content = text.encode("utf-8", "backslashreplace")
+    directory, name = os.path.split(path)
+    os.makedirs(directory, exist_ok=True)
+    # Everything below happens in this very directory, whatever takes its place meanwhile.
+    place = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            _put(name, content, place)
+        except OSError as error:
+            try:
+                _overwrite(name, content, place)
+            except OSError:
+                raise error from None
+    finally:
+        os.close(place)
+
+
+def _put(name: str, content: bytes, place: int) -> None:
+    scratch = f".{name}.{os.urandom(8).hex()}"
+    try:
+        fd = regular.open_file(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, place=place)
+        try:
+            _write_all(fd, content)
+        finally:
+            os.close(fd)
+        regular.rename(scratch, name, place)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(scratch, dir_fd=place)
+        raise
+
+
+def _overwrite(path: str, content: bytes, place: int | None) -> None:
+    fd = regular.open_file(path, os.O_WRONLY, alone=True, place=place)
+    try:
+        os.truncate(fd, 0)
+        _write_all(fd, content)
+    finally:
+        os.close(fd)
+
+
+def _write_all(fd: int, content: bytes) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def _not_written(path: str, error: OSError) -> str:
+    return f"{path} was not written: {error.strerror or error}"

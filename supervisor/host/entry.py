@@ -1,0 +1,149 @@
+"""``supervisor train``: from the environment to a plan, and from the plan to an exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from supervisor.aside import within
+from supervisor.children import child as process
+from supervisor.children.guardian import Guardian
+from supervisor.contract import record
+from supervisor.contract.contract import Facts, read_contract
+from supervisor.contract.paths import paths_below
+from supervisor.engines import sagemaker
+from supervisor.faults import ContractError, Fault
+from supervisor.host.console import Outputs
+from supervisor.host.occupied import OccupiedError, occupied
+from supervisor.host.run import LAST_OUTPUT_S, READY_S, RECORD_LIMIT_S, run_host
+from supervisor.life.outcome import EXIT_PREPARING, cut
+from supervisor.plan.plan import Plan, make_plan
+from supervisor.streams.logs import Log
+from supervisor.streams.masking import Masker
+
+if TYPE_CHECKING:
+    from supervisor.storage.job import Fetched
+
+
+def plan_of(
+    environ: Mapping[str, str], flags: Mapping[str, str], fetched: Fetched | None = None
+) -> Plan:
+    """The plan of this host; raises ``ContractError`` with everything that is wrong.
+
+    ``fetched``: what was done about it, once everything is fetched. The code is here then, and the
+    plan is made again from what it says.
+    """
+    facts = sagemaker.gather(environ, flags, fetched)
+    try:
+        return make_plan(read_contract(facts))
+    except ContractError as error:
+        raise _masked(error, facts) from None
+
+
+def _masked(error: ContractError, facts: Facts) -> ContractError:
+    """The same faults without the secrets that the platform's files and variables have."""
+    mask = Masker.before_the_contract(facts.environ, facts.flags, facts.files).text
+    return ContractError(
+        [
+            replace(each, found=mask(each.found), expected=mask(each.expected))
+            for each in error.faults
+        ]
+    )
+
+
+def masker_of(plan: Plan) -> Masker:
+    """Knows every secret that the job was given."""
+    contract = plan.contract
+    return Masker.of(
+        contract.environ,
+        contract.hyperparameters,
+        contract.platform_hyperparameters,
+        argvs=[spec.argv for spec in plan.processes],
+    )
+
+
+def train(environ: Mapping[str, str], flags: Mapping[str, str], guardian: Guardian) -> int:
+    """Run this host; returns the supervisor's exit code (see ``outcome.EXIT_CODES``).
+
+    ``guardian`` is closed by whoever started it.
+
+    Raises:
+        ContractError: nothing was started; the failure file says why.
+    """
+    inherited = process.reset_inherited_signals(hold=process.STOP_SIGNALS)
+    try:
+        with occupied(sagemaker.base_dir(environ)):
+            return _train_alone(environ, flags, inherited, guardian)
+    except OccupiedError as error:
+        print(f"supervisor: {error}", file=sys.stderr)
+        return EXIT_PREPARING
+
+
+def _train_alone(
+    environ: Mapping[str, str],
+    flags: Mapping[str, str],
+    inherited: process.InheritedSignals,
+    guardian: Guardian,
+) -> int:
+    try:
+        plan = _first_plan(environ, flags)
+        return asyncio.run(_train(plan, partial(plan_of, environ, flags), inherited, guardian))
+    except ContractError as error:
+        _record_failure(environ, str(error), anew=True)
+        raise
+    except Exception as error:
+        _record_failure(environ, f"internal error of the supervisor: {error!r}", anew=False)
+        raise
+
+
+def _first_plan(environ: Mapping[str, str], flags: Mapping[str, str]) -> Plan:
+    """``plan_of`` in bounded time: no signal is heard yet."""
+    try:
+        return within(READY_S, plan_of, environ, flags)
+    except TimeoutError:
+        base, found = sagemaker.base_dir(environ), f"no answer in {READY_S:g} s"
+        raise ContractError([Fault(base, "", found, "a file system that answers")]) from None
+
+
+def _record_failure(environ: Mapping[str, str], text: str, *, anew: bool) -> None:
+    """For a life that has no end of its own. ``anew``: what lies there is an earlier run's."""
+    base = sagemaker.base_dir(environ)
+
+    def write() -> None:
+        if os.path.isdir(base):  # not on a laptop that has no such thing
+            if anew:
+                record.clear(paths_below(base))
+            record.write_failure(paths_below(base), cut(Masker.of(environ).text(text)))
+
+    with contextlib.suppress(TimeoutError):
+        within(RECORD_LIMIT_S, write)
+
+
+async def _train(
+    plan: Plan,
+    replan: Callable[[Fetched], Plan],
+    inherited: process.InheritedSignals,
+    guardian: Guardian,
+) -> int:
+    settings = plan.contract.settings
+    outputs = Outputs(plan.host, settings, plan.paths.logs)
+    masker = masker_of(plan)
+    log = Log(
+        outputs.err.offer_line,
+        host=plan.host,
+        level=settings.log_level,
+        style=settings.log_format,
+        masker=masker,
+        prefix=outputs.own_prefix,
+        color=outputs.color,
+    )
+    try:
+        return await run_host(plan, replan, outputs, log, masker, inherited, guardian)
+    finally:
+        await outputs.finish(limit_s=LAST_OUTPUT_S)

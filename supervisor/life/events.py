@@ -1,0 +1,362 @@
+"""What can happen to a host (events) and what it can do about it (actions), as frozen data.
+
+The reducer of ``lifecycle.py`` turns one into the other; ``run.py`` observes the first and
+performs the second. An event tells a fact and carries no opinion; the time of an event, where it
+matters, is a value in it, because the reducer knows no clock.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from supervisor.life.words import Cause, ExitStatus, JobState, Phase, Verdict
+
+
+class Deadline(enum.StrEnum):
+    """The timers of a life cycle, named. Each is armed by the reducer and expires as an event."""
+
+    PREPARE = "prepare"
+    """The steps before the barrier, such as installing requirements."""
+    JOIN = "join"
+    """The barrier: every host must have joined."""
+    SETTLE = "settle"
+    """A script failed and speaks of a lost peer; the peer's own loss may be proven meanwhile."""
+    STRAGGLER = "straggler"
+    """The chief is done; the scripts that the success policy still waits for have this long."""
+    RUNTIME = "runtime"
+    """``SUPERVISOR_MAX_RUNTIME_S``."""
+    HOLD = "hold"
+    """A member keeps its servers for the chief's last checkpoint; the master's word may be lost.
+    Also the evaluator's share for its last evaluation."""
+    GRACE = "grace"
+    """The leader's share after its stop signal."""
+    GROUP = "group"
+    """The process group's share after its stop signal; SIGKILL follows."""
+    KILL = "kill"
+    """After SIGKILL: what is not gone now is in uninterruptible sleep, reported and left."""
+    ACK = "ack"
+    """The master waits for its members to be down."""
+    LATE = "late"
+    """The job failed before every host had come; those that are just starting are told as well."""
+    PUBLISH = "publish"
+    LIMIT = "limit"
+    """The platform's SIGKILL is near: whatever is left is killed and the record written."""
+
+
+# --------------------------------------------------------------------------- events
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The supervisor is ready; what is left before the barrier are the steps of the plan."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replanned:
+    """What was fetched calls for further steps: the code is here, and its requirements."""
+
+    steps: tuple[str, ...]
+    holds: str | None = None
+    """What the checkpoint directory holds now, see ``agreement.Held``; None: what it held."""
+
+
+@dataclass(frozen=True, slots=True)
+class TransferFailed:
+    """A transfer without which the job is not to go on cannot be done."""
+
+    message: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareFailed:
+    message: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    process: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class StartFailed:
+    """exec failed. ``code`` is 127 when the program was not found, 126 when it could not run."""
+
+    process: str
+    code: int
+    message: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """A process is gone: its tree swept, its status reaped, its pipes drained.
+
+    ``message`` and ``detail`` are what its last words say (``evidence.py``); ``left`` are the
+    pids of its tree that survived SIGKILL (uninterruptible sleep).
+    """
+
+    process: str
+    status: ExitStatus
+    at: float
+    message: str = ""
+    detail: str = ""
+    left: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Signalled:
+    """A signal reached the supervisor."""
+
+    signum: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Hung:
+    """A script has shown no sign of life for ``idle_s``; its stacks have been asked for."""
+
+    process: str
+    idle_s: float
+    at: float
+    detail: str = ""
+    """The end of its output, stacks included."""
+    beats: bool = False
+    """It uses its heartbeat file, and that alone counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    deadline: Deadline
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class MemberReported:
+    """On the master: a member said where it stands."""
+
+    host: str
+    phase: Phase
+    script_ended: bool
+    cause: Cause | None
+    holds: str = ""
+    """What its checkpoint directory holds; empty where it says nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemberLost:
+    """On the master: a member that had joined has been silent for a lease, refuses, or another
+    supervisor has come in its place."""
+
+    host: str
+    evidence: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class JobChanged:
+    """On a member: the master's document of the job."""
+
+    state: JobState
+    verdict: Verdict | None
+    missing: tuple[str, ...] = ()
+    """While joining: the hosts that have not joined yet."""
+    restore: str = ""
+    """While joining: the generation that every host is to hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """While joining: which hosts are missing, and why, as far as it can be seen from here."""
+
+    reasons: tuple[tuple[str, str], ...]
+    """Host and reason: ``("algo-3", "DNS")``, ``("algo-7", "no answer on 2224")``."""
+
+
+@dataclass(frozen=True, slots=True)
+class MasterSeen:
+    """On a member: the master answers. ``bare``: only the chief's TCP port, no status server."""
+
+    bare: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MasterLost:
+    """On a member: the master had been seen and is gone without a verdict.
+
+    ``how`` is a `liveness.How`: ``crashed`` (connections refused, several times), ``unreachable``
+    (silence past the lease), ``restarted`` (another run answers), or that it refuses this host.
+    """
+
+    how: str
+    evidence: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class MasterEnded:
+    """On a member: a bare master closed its port. It ended; its verdict is unknown."""
+
+    evidence: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Broke:
+    """A defect of ours: a task of the supervisor raised."""
+
+    message: str
+    at: float
+
+
+Event = (
+    Prepared
+    | PrepareFailed
+    | Replanned
+    | TransferFailed
+    | Started
+    | StartFailed
+    | Exited
+    | Signalled
+    | Hung
+    | Expired
+    | MemberReported
+    | MemberLost
+    | JobChanged
+    | Waiting
+    | MasterSeen
+    | MasterLost
+    | MasterEnded
+    | Published
+    | Broke
+)
+
+
+# --------------------------------------------------------------------------- actions
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    process: str
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """A signal to the leader alone, or to its whole group (then followed by SIGCONT)."""
+
+    process: str
+    signum: int
+    whole_group: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Suspend:
+    """SIGSTOP to every process of the tree."""
+
+    process: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """SIGCONT to every process of the tree."""
+
+    process: str
+
+
+@dataclass(frozen=True, slots=True)
+class DumpStacks:
+    """Ask the Python processes of the tree where they are, before it is too late to ask."""
+
+    process: str
+
+
+@dataclass(frozen=True, slots=True)
+class KillTree:
+    """SIGKILL to the group and to every descendant, those with a session of their own too."""
+
+    process: str
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    deadline: Deadline
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Disarm:
+    deadline: Deadline
+
+
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """On the master: publish a new revision of the job's document."""
+
+    state: JobState
+    verdict: Verdict | None = None
+    missing: tuple[str, ...] = ()
+    """While joining: the hosts that have not joined yet."""
+    restore: str = ""
+    """While joining: the generation that every host is to hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """Make a step that restores this generation; ``Prepared`` has it started."""
+
+    generation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """On a member: tell the master where this host stands."""
+
+    phase: Phase
+    script_ended: bool
+    cause: Cause | None
+    holds: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Send what is to be kept to where it is to be kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Write failure, success and report."""
+
+
+@dataclass(frozen=True, slots=True)
+class Say:
+    """A line of the supervisor's own log: an event name and fields."""
+
+    event: str
+    fields: tuple[tuple[str, object], ...] = ()
+    level: str = "info"
+
+
+Action = (
+    Start
+    | Send
+    | Suspend
+    | Resume
+    | DumpStacks
+    | KillTree
+    | Arm
+    | Disarm
+    | Announce
+    | Restore
+    | Report
+    | Publish
+    | Record
+    | Say
+)

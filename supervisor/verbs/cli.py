@@ -1,0 +1,280 @@
+"""The verbs. Each parses its own words and loads what it needs, no more: start-up is a feature."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
+
+from supervisor import __version__
+from supervisor.faults import ContractError, safe, safe_json, safe_lines
+from supervisor.life.outcome import EXIT_CONTRACT, EXIT_INTERNAL
+
+if TYPE_CHECKING:
+    import argparse
+
+_DESCRIPTION: Final = "Runs TensorFlow training: parameter servers, the script, and their end."
+
+_LOCAL_OPTIONS: Final = (
+    "--hosts", "--strategy", "--run-dir", "-p", "--parameter", "--checkpoints",
+)  # fmt: skip
+"""Of ``supervisor local``, beside the settings."""
+
+_PRINTING: Final = frozenset({"plan", "status", "doctor"})
+"""Verbs whose output is all that they do."""
+
+
+class Verb(NamedTuple):
+    help: str
+    define: Callable[[argparse.ArgumentParser], None]
+    """Adds its arguments to its parser."""
+    perform: Callable[[argparse.Namespace], int]
+    description: str = ""
+
+
+def main(argv: Sequence[str]) -> int:
+    try:
+        if list(argv) == ["train"]:
+            # A container's start: with no words to parse the parser is not loaded, which is 5 ms.
+            return _train({})
+        if argv and argv[0] in VERBS:
+            verb = VERBS[argv[0]]
+            import argparse  # noqa: PLC0415
+
+            given = argparse.Namespace(words=tuple(argv[1:]))
+            code = verb.perform(_parser(argv[0], verb).parse_args(argv[1:], given))
+            sys.stdout.flush()  # a table or a plan that could not be written is none
+            return code
+    except ContractError as error:
+        return _refuse(error)
+    except BrokenPipeError:
+        # The reader of a table or a plan went away. The interpreter must not flush at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    except Exception as error:  # noqa: BLE001  # a defect of ours, or no room for us: it is said
+        if argv[0] in _PRINTING and isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            print(f"supervisor {argv[0]}: not printed: {error.strerror}", file=sys.stderr)
+            return 1
+        import traceback  # noqa: PLC0415
+
+        print(safe_lines(traceback.format_exc()), end="", file=sys.stderr)
+        return EXIT_INTERNAL
+    _overview().parse_args(argv)  # help, the version, or an error: it exits
+    return 0
+
+
+def _overview() -> argparse.ArgumentParser:
+    """Without a verb: what there is."""
+    import argparse  # noqa: PLC0415
+
+    parser = argparse.ArgumentParser(
+        prog="supervisor", description=_DESCRIPTION, allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"supervisor {__version__}")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    for name, verb in VERBS.items():
+        verbs.add_parser(name, help=verb.help)
+    return parser
+
+
+def _parser(name: str, verb: Verb) -> argparse.ArgumentParser:
+    import argparse  # noqa: PLC0415
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            super().error(safe(message))
+
+    parser = Parser(
+        prog=f"supervisor {name}", description=verb.description or None, allow_abbrev=False
+    )
+    verb.define(parser)
+    return parser
+
+
+# --------------------------------------------------------------------------- settings
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    from supervisor.contract.settings import TABLE  # noqa: PLC0415
+
+    group = parser.add_argument_group(
+        "settings", "each is also an environment variable: --stop-grace-s, SUPERVISOR_STOP_GRACE_S"
+    )
+    for setting in TABLE:
+        unit = f", in {setting.unit}" if setting.unit else ""
+        default = f" (default {setting.default}{unit})" if setting.default else ""
+        group.add_argument(
+            setting.flag,
+            dest=f"setting_{setting.field}",
+            metavar="X",
+            help=(setting.help + default).replace("%", "%%"),
+        )
+
+
+def setting_flags(arguments: argparse.Namespace) -> dict[str, str]:
+    """Settings given on the command line, as text."""
+    from supervisor.contract.settings import TABLE  # noqa: PLC0415
+
+    given = {setting.field: getattr(arguments, f"setting_{setting.field}") for setting in TABLE}
+    return {name: text for name, text in given.items() if text is not None}
+
+
+def _refuse(error: ContractError) -> int:
+    lines = [f"supervisor: {safe(str(fault))}" for fault in error.faults]
+    print("\n".join(lines), file=sys.stderr)
+    return EXIT_CONTRACT
+
+
+# --------------------------------------------------------------------------- the verbs
+
+
+def _train(flags: dict[str, str]) -> int:
+    from supervisor.children.guardian import Guardian  # noqa: PLC0415
+
+    # Before anything else is loaded: whatever is in memory at the fork we soon write to, with
+    # reference counts alone, and then the guardian has a copy of its own (3 MB less this way).
+    guardian = Guardian.start()
+    try:
+        from supervisor.host import entry  # noqa: PLC0415
+
+        return entry.train(dict(os.environ), flags, guardian)
+    finally:
+        guardian.close()
+
+
+def _define_local(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--hosts", metavar="N", default="3", help="how many hosts (default 3)")
+    parser.add_argument(
+        "--strategy",
+        choices=("ps", "mwms", "mpi", "none"),
+        help="parameter servers (default with two hosts or more), MultiWorkerMirroredStrategy, "
+        "MPI (needs Open MPI and OpenSSH), or every host its script alone",
+    )
+    parser.add_argument(
+        "--run-dir",
+        metavar="DIR",
+        help="where hosts, models, checkpoints and logs go; an earlier one is continued "
+        "(default: a new one below ./supervisor-runs)",
+    )
+    parser.add_argument(
+        "-p",
+        "--parameter",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="a hyperparameter of the script; may be repeated",
+    )
+    parser.add_argument(
+        "--checkpoints",
+        metavar="DIR_OR_URI",
+        help="where checkpoints are kept, and restored from at the start: a directory, or "
+        "s3://BUCKET/PREFIX",
+    )
+    _add_settings(parser)
+    parser.add_argument("script", metavar="SCRIPT", nargs="?", help="the training script")
+    parser.add_argument("arguments", metavar="ARGS", nargs="...", help="its arguments")
+
+
+def _local(arguments: argparse.Namespace) -> int:
+    from supervisor.engines import absolute  # noqa: PLC0415
+    from supervisor.verbs import local  # noqa: PLC0415
+
+    flags = setting_flags(arguments)
+    if arguments.checkpoints is not None:
+        place = arguments.checkpoints
+        flags["checkpoint_s3_uri"] = place if "://" in place else absolute(place)
+    request = local.read_request(
+        hosts=arguments.hosts,
+        strategy=arguments.strategy,
+        run_dir=arguments.run_dir,
+        parameters=arguments.parameter,
+        script=arguments.script,
+        arguments=arguments.arguments,
+        flags=flags,
+        environ=dict(os.environ),
+    )
+    if misplaced := _misplaced(arguments):
+        name = os.path.basename(arguments.script)
+        print(
+            f"supervisor: {', '.join(misplaced)} after {name} is the script's and no option of "
+            f"supervisor local: put it before {name}, or -- behind {name} to say that it is meant",
+            file=sys.stderr,
+        )
+    return local.run(request)
+
+
+def _misplaced(arguments: argparse.Namespace) -> list[str]:
+    """Options of ours among the script's arguments, unless ``--`` says that they are not ours."""
+    from supervisor.contract.settings import TABLE  # noqa: PLC0415
+
+    words, after = arguments.words, arguments.arguments
+    if "--" in words[: len(words) - len(after)]:
+        return []
+    if "--" in after:
+        after = after[: after.index("--")]
+    ours = {*_LOCAL_OPTIONS, *(setting.flag for setting in TABLE)}
+    return [word for word in after if word.partition("=")[0] in ours]
+
+
+def _define_plan(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    _add_settings(parser)
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from supervisor.host.entry import plan_of  # noqa: PLC0415
+    from supervisor.verbs import plan as plan_text  # noqa: PLC0415
+
+    plan = plan_of(dict(os.environ), setting_flags(arguments))
+    print(safe_json(plan_text.as_json(plan)) if arguments.json else plan_text.as_text(plan))
+    return 0
+
+
+def _define_status(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("url", nargs="?", metavar="URL", help="default: this machine, port 2224")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.add_argument("--watch", action="store_true", help="again and again, until interrupted")
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from supervisor.verbs import status as status_cli  # noqa: PLC0415
+
+    url = arguments.url
+    if url is None:
+        url = status_cli.own_url(os.environ)
+    return status_cli.run(url, as_json=arguments.json, watch=arguments.watch)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from supervisor.verbs import doctor  # noqa: PLC0415
+
+    return doctor.run(dict(os.environ), setting_flags(arguments), as_json=arguments.json)
+
+
+VERBS: Final = {
+    "train": Verb(
+        "run this host of a job: the container's entrypoint",
+        _add_settings,
+        lambda arguments: _train(setting_flags(arguments)),
+        "Reads the container contract below SAGEMAKER_BASE_DIR (/opt/ml) and runs it.",
+    ),
+    "local": Verb(
+        "run a job of several hosts on this machine",
+        _define_local,
+        _local,
+        "Runs N real supervisors as the hosts of one job, on ports of their own. "
+        "Without SCRIPT it trains the bundled example.",
+    ),
+    "plan": Verb("print what this host would do, and start nothing", _define_plan, _plan),
+    "status": Verb("ask a running supervisor", _define_status, _status),
+    "doctor": Verb(
+        "look for what would make a job fail here, and start nothing",
+        _define_plan,
+        _doctor,
+        "Checks the contract below SAGEMAKER_BASE_DIR (/opt/ml), host names, ports, directories, "
+        "versions and devices; without a contract, this machine for supervisor local. "
+        "Exits 1 if anything is red.",
+    ),
+}
