@@ -1,4 +1,4 @@
-"""Files that a script can put something else in the place of: read without ever waiting.
+"""Files that a script can put something else in the place of: read and written without waiting.
 
 A FIFO, a device, a socket or a directory is not read, and neither is a link unless its target is
 wanted. An ``open`` of a FIFO waits for its other end, one of a leased file for the lease
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import stat
 from typing import Final
@@ -64,6 +65,84 @@ def open_file(
         os.close(fd)
         raise
     return fd
+
+
+def write(path: str, text: str) -> str | None:
+    """``replace``; None, or one sentence about what went wrong."""
+    try:
+        replace(path, text)
+    except OSError as error:
+        return not_written(path, error)
+    return None
+
+
+def write_error(message: str) -> str | None:
+    """The error file that a step was told of, if it was: how it says why it failed."""
+    path = os.environ.get("SUPERVISOR_ERROR_FILE")
+    return write(path, json.dumps({"message": message})) if path else None
+
+
+def replace(path: str, text: str) -> None:
+    """Put a file with ``text`` in the place of whatever ``path`` is, at once and whole.
+
+    A directory there is kept, aside. A file that cannot be replaced (mounted there, or in a
+    directory that may not be written) is written in place.
+
+    Not synchronised: an fsync waits for all that the disk still has to write, minutes after a large
+    checkpoint, and this is for readers on this running machine. Raises OSError.
+    """
+    content = text.encode("utf-8", "backslashreplace")
+    directory, name = os.path.split(path)
+    os.makedirs(directory, exist_ok=True)
+    # Everything below happens in this very directory, whatever takes its place meanwhile.
+    place = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            _put(name, content, place)
+        except OSError as error:
+            try:
+                overwrite(name, content, place)
+            except OSError:
+                raise error from None
+    finally:
+        os.close(place)
+
+
+def _put(name: str, content: bytes, place: int) -> None:
+    scratch = f".{name}.{os.urandom(8).hex()}"
+    try:
+        fd = open_file(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, place=place)
+        try:
+            _write_all(fd, content)
+        finally:
+            os.close(fd)
+        rename(scratch, name, place)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(scratch, dir_fd=place)
+        raise
+
+
+def overwrite(path: str, content: bytes, place: int | None = None) -> None:
+    """Put ``content`` into the regular file that ``path`` is. Raises OSError; so it does where the
+    file has other names, for then it is somebody else's too."""
+    fd = open_file(path, os.O_WRONLY, alone=True, place=place)
+    try:
+        os.truncate(fd, 0)
+        _write_all(fd, content)
+    finally:
+        os.close(fd)
+
+
+def _write_all(fd: int, content: bytes) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def not_written(path: str, error: OSError) -> str:
+    """One sentence for people."""
+    return f"{path} was not written: {error.strerror or error}"
 
 
 def own_directory(path: str) -> None:

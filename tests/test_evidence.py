@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from supervisor.children import evidence
 from supervisor.children.evidence import Evidence, read
-from supervisor.life.words import ExitStatus
+from supervisor.life.words import ExitStatus, speaks_of_lost_peer
 from supervisor.linux import cgroup, memory
 from supervisor.linux.memory import MemoryReading
 
@@ -394,7 +394,7 @@ def test_what_tensorflow_says_went_wrong_is_the_cause(name: str) -> None:
     stderr = (RECORDINGS / f"{name}.txt").read_bytes()
     found = read(status=status, run_s=HOURS, stderr=stderr)
     assert found.message.startswith(TENSORFLOW[name])
-    assert evidence.speaks_of_lost_peer(f"{found.message} {found.detail}") == (name in VICTIMS)
+    assert speaks_of_lost_peer(f"{found.message} {found.detail}") == (name in VICTIMS)
     for chatter in ("absl::InitializeLog", "cudart_stub", "cuInit", "ABORTED: Shutdown", "oneDNN"):
         assert chatter not in found.detail
     if "Collective ops" in TENSORFLOW[name]:

@@ -63,8 +63,17 @@ from supervisor.life.lifecycle import (
     step,
 )
 from supervisor.life.outcome import host_exit_code, outcome_of
-from supervisor.life.words import Cause, CauseKind, ExitStatus, JobState, Outcome, Phase, Verdict
-from supervisor.plan.plan import Budgets, SuccessPolicy
+from supervisor.life.words import (
+    Budgets,
+    Cause,
+    CauseKind,
+    ExitStatus,
+    JobState,
+    Outcome,
+    Phase,
+    SuccessPolicy,
+    Verdict,
+)
 
 BUDGETS = Budgets(
     prepare_s=600,

@@ -1,8 +1,8 @@
 """The parameter server as a process, and the bundled examples on clusters without the supervisor.
 
-Most tests start ``python -P -m supervisor.programs.parameter_server`` the way the supervisor does. Where
-the question is not TensorFlow's behaviour, a tiny package of that name stands in for it, which
-makes the process start in milliseconds.
+Most tests start ``python -P -m supervisor.programs.parameter_server`` the way the supervisor does.
+Where the question is not TensorFlow's behaviour, a tiny package of that name stands in for it,
+which makes the process start in milliseconds.
 """
 
 from __future__ import annotations
@@ -419,7 +419,10 @@ def test_it_ends_with_its_parent(start: Starter, tmp_path: pathlib.Path) -> None
 
 def test_a_parent_that_is_gone_already_is_noticed(start: Starter) -> None:
     """The parent may end between the first look at its pid and the arming of the signal."""
-    code = "from supervisor.programs import parameter_server as p; p.end_with_parent(2**22 + 1); print('on')"
+    code = (
+        "from supervisor.programs import parameter_server as p;"
+        "p.end_with_parent(2**22 + 1); print('on')"
+    )
     orphan = start("orphan", (sys.executable, "-c", code))
     assert orphan.end(END_S) == -signal.SIGKILL
     assert orphan.text() == ""

@@ -13,8 +13,8 @@ import pytest
 import supervisor
 from supervisor.contract.contract import Strategy, read_contract
 from supervisor.faults import ContractError
-from supervisor.life.words import Role
-from supervisor.plan.plan import Plan, SuccessPolicy, chief_name, make_plan, tf_config
+from supervisor.life.words import Role, SuccessPolicy
+from supervisor.plan.plan import Plan, chief_name, make_plan, tf_config
 from tests.test_contract import HYPER, facts
 
 PS = {**HYPER, "sagemaker_parameter_server_enabled": "true"}

@@ -94,12 +94,6 @@ _NOISE = re.compile(
     r"Exception ignored in|terminate called|Aborted|Segmentation fault|sys:1: "
     r"|.{0,400}Warning: |  warnings\.warn|During handling|Error in atexit"
 )
-_LOST_PEER = re.compile(
-    r"UnavailableError|UNAVAILABLE|AbortedError|Connection(?:Reset|Refused|Aborted)Error"
-    r"|BrokenPipeError|Connection re(?:set by peer|fused)|Socket closed|Broken pipe"
-    r"|failed to connect to all addresses|[Hh]eartbeat|\bRPC (?:failed|error)|GOAWAY"
-)
-"""What gRPC, TensorFlow's coordination service and sockets say of a peer that is gone."""
 _LIBRARY = re.compile(r"(?:^|/)(?:site-packages|dist-packages)/([^/.]+)")
 _STANDARD = re.compile(r"(?:^|/)lib(?:64)?/python\d[^/]*/")
 _SECOND_HAND = re.compile(
@@ -279,14 +273,6 @@ def read(
         no_space=no_space,
         checkpoint_saved=saved is not None,
     )
-
-
-def speaks_of_lost_peer(text: str) -> bool:
-    """Whether a script's last words say that another process of the job could not be reached.
-
-    Such a script is often the victim of a loss that will be proven a moment later.
-    """
-    return _LOST_PEER.search(text) is not None
 
 
 def format_duration(seconds: float) -> str:

@@ -101,7 +101,7 @@ def make_executable(base: str, code: str, name: str) -> None:
     path = os.path.join(code, name)
     if os.access(path, os.X_OK):
         return
-    from supervisor.storage.staging import is_mount  # noqa: PLC0415  # rare
+    from supervisor.linux.mounts import is_mount  # noqa: PLC0415  # rare
 
     root = os.path.realpath(base)
     own = os.path.join(root, os.path.relpath(code, base))

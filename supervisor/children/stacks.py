@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from supervisor.linux import orphans, procfs
-from supervisor.plan.environment import STACKS_SIGNUM
+from supervisor.linux.signals import STACKS_SIGNUM
 
 WRITE_S: Final = 1.0
 """Time for the stacks to be written before anything else is done to the process."""

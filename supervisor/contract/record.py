@@ -46,7 +46,7 @@ def clear(paths: Paths) -> None:
         except OSError:
             # Mounted there (Kubernetes' terminationMessagePath), or not our directory: emptied.
             with contextlib.suppress(OSError):
-                _overwrite(path, b"", None)
+                regular.overwrite(path, b"")
 
 
 def write_failure(paths: Paths, text: str) -> str | None:
@@ -55,7 +55,7 @@ def write_failure(paths: Paths, text: str) -> str | None:
         status = os.lstat(paths.failure)
         if stat.S_ISREG(status.st_mode) and status.st_size > 0:
             return None
-    return write(paths.failure, text)
+    return regular.write(paths.failure, text)
 
 
 def own_words(paths: Paths, mask: Callable[[str], str] = str) -> str | None:
@@ -122,14 +122,8 @@ def _start_of(path: str) -> str:
         return ""
 
 
-def write_error(message: str) -> str | None:
-    """The error file that a step was told of, if it was: how it says why it failed."""
-    path = os.environ.get("SUPERVISOR_ERROR_FILE")
-    return write(path, json.dumps({"message": message})) if path else None
-
-
 def write_success(paths: Paths) -> str | None:
-    return write(paths.success, "")
+    return regular.write(paths.success, "")
 
 
 def write_report(paths: Paths, report: Mapping[str, object]) -> str | None:
@@ -138,74 +132,5 @@ def write_report(paths: Paths, report: Mapping[str, object]) -> str | None:
     try:
         regular.own_directory(os.path.dirname(paths.report))
     except OSError as error:
-        return _not_written(paths.report, error)
-    return write(paths.report, text)
-
-
-def write(path: str, text: str) -> str | None:
-    """``replace``; None, or one sentence about what went wrong."""
-    try:
-        replace(path, text)
-    except OSError as error:
-        return _not_written(path, error)
-    return None
-
-
-def replace(path: str, text: str) -> None:
-    """Put a file with ``text`` in the place of whatever ``path`` is, at once and whole.
-
-    A directory there is kept, aside. A file that cannot be replaced (mounted there, or in a
-    directory that may not be written) is written in place.
-
-    Not synchronised: an fsync waits for all that the disk still has to write, minutes after a large
-    checkpoint, and this is for readers on this running machine. Raises OSError.
-    """
-    content = text.encode("utf-8", "backslashreplace")
-    directory, name = os.path.split(path)
-    os.makedirs(directory, exist_ok=True)
-    # Everything below happens in this very directory, whatever takes its place meanwhile.
-    place = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        try:
-            _put(name, content, place)
-        except OSError as error:
-            try:
-                _overwrite(name, content, place)
-            except OSError:
-                raise error from None
-    finally:
-        os.close(place)
-
-
-def _put(name: str, content: bytes, place: int) -> None:
-    scratch = f".{name}.{os.urandom(8).hex()}"
-    try:
-        fd = regular.open_file(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, place=place)
-        try:
-            _write_all(fd, content)
-        finally:
-            os.close(fd)
-        regular.rename(scratch, name, place)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.unlink(scratch, dir_fd=place)
-        raise
-
-
-def _overwrite(path: str, content: bytes, place: int | None) -> None:
-    fd = regular.open_file(path, os.O_WRONLY, alone=True, place=place)
-    try:
-        os.truncate(fd, 0)
-        _write_all(fd, content)
-    finally:
-        os.close(fd)
-
-
-def _write_all(fd: int, content: bytes) -> None:
-    view = memoryview(content)
-    while view:
-        view = view[os.write(fd, view) :]
-
-
-def _not_written(path: str, error: OSError) -> str:
-    return f"{path} was not written: {error.strerror or error}"
+        return regular.not_written(paths.report, error)
+    return regular.write(paths.report, text)

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from supervisor import regular
 from supervisor.contract import record
 from supervisor.contract.contract import (
     CHANNELS,
@@ -84,7 +85,7 @@ def lay_out(
             OVERLAY: overlay,
         }
         for file_name, content in contract.items():
-            record.replace(os.path.join(config, file_name), json.dumps(content, indent=2))
+            regular.replace(os.path.join(config, file_name), json.dumps(content, indent=2))
         code = os.path.join(base, "code")
         if os.path.islink(code):
             os.unlink(code)

@@ -76,6 +76,7 @@ from supervisor.life.events import (
 )
 from supervisor.life.outcome import job_exit_code, outcome_of
 from supervisor.life.words import (
+    Budgets,
     Cause,
     CauseKind,
     ExitStatus,
@@ -84,10 +85,11 @@ from supervisor.life.words import (
     Phase,
     Respite,
     Role,
+    SuccessPolicy,
     Verdict,
     signal_name,
+    speaks_of_lost_peer,
 )
-from supervisor.plan.plan import Budgets, SuccessPolicy
 
 SETTLE_S: Final = 2.0
 """A script that failed and speaks of a lost peer is looked at this long: a peer's crash takes about
@@ -553,8 +555,6 @@ def _failed(state: State, cause: Cause, actions: list[Action]) -> State:
         return _note(state, cause, actions)
     if _tolerable(state, cause):
         return _tolerate(state, cause, actions)
-    from supervisor.children.evidence import speaks_of_lost_peer  # noqa: PLC0415  # the spawn does not wait
-
     victim = cause.kind is CauseKind.SCRIPT_FAILED and speaks_of_lost_peer(
         f"{cause.message}\n{cause.detail}"
     )

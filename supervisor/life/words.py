@@ -7,6 +7,7 @@ contract, the plan, the reducer, the wire protocol and the reports speak of the 
 from __future__ import annotations
 
 import enum
+import re
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -211,3 +212,57 @@ class JobState(enum.StrEnum):
     """A cause is known; the chief is being stopped, servers are still needed."""
     ENDED = "ended"
     """The verdict is final: stop everything, acknowledge, exit."""
+
+
+class SuccessPolicy(enum.StrEnum):
+    """Whose exit 0 makes the job a success."""
+
+    CHIEF = "chief"
+    ALL = "all"
+    SHARE = "share"
+    """That of a share of all scripts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budgets:
+    """All durations of a life cycle, in seconds; see the settings table for each."""
+
+    prepare_s: float
+    join_s: float
+    max_runtime_s: float
+    """0: no limit."""
+    stop_grace_s: float
+    end_grace_s: float
+    group_s: float
+    server_grace_s: float
+    kill_s: float
+    stop_limit_s: float
+    """The platform's: from its stop signal to its SIGKILL."""
+    limit_s: float
+    """From the first stop signal, or the end of the job, until everything here is killed."""
+    publish_s: float
+    """Of the platform's limit, for transfers after a stop."""
+    publish_end_s: float
+    """For transfers after a job that nobody stopped."""
+    ack_s: float
+    lease_s: float
+    straggler_s: float = 0.0
+    """0: no limit."""
+    evaluator_grace_s: float = 0.0
+
+
+_LOST_PEER = (
+    r"UnavailableError|UNAVAILABLE|AbortedError|Connection(?:Reset|Refused|Aborted)Error"
+    r"|BrokenPipeError|Connection re(?:set by peer|fused)|Socket closed|Broken pipe"
+    r"|failed to connect to all addresses|[Hh]eartbeat|\bRPC (?:failed|error)|GOAWAY"
+)
+"""What gRPC, TensorFlow's coordination service and sockets say of a peer that is gone. A text: the
+spawn of the user's process does not wait for it to be compiled."""
+
+
+def speaks_of_lost_peer(text: str) -> bool:
+    """Whether a script's last words say that another process of the job could not be reached.
+
+    Such a script is often the victim of a loss that will be proven a moment later.
+    """
+    return re.search(_LOST_PEER, text) is not None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import posixpath
-import signal
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -19,8 +18,6 @@ from supervisor.contract.strangers import PREFIX
 from supervisor.plan.arguments import script_arguments
 from supervisor.plan.proxies import exceptions
 
-STACKS_SIGNUM: Final = int(signal.SIGRTMAX) - 1
-"""Asks a Python process for its stacks. Neither the C library, Python nor TensorFlow uses it."""
 STACKS_DIRECTORY: Final = posixpath.join(
     posixpath.dirname(posixpath.dirname(__file__)), "programs", "injected"
 )

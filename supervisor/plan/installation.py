@@ -1,4 +1,4 @@
-"""``python -m supervisor.plan.installation requirements|package``: one step before the job, around pip.
+"""``python -m supervisor.plan.installation requirements|package``: a step around pip.
 
 A process of its own, supervised like any other: what it costs to import and how long pip takes do
 not concern the event loop, and a stop signal ends it as it ends a script. What went wrong is said
@@ -20,7 +20,6 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from supervisor import regular
-from supervisor.contract import record
 from supervisor.faults import safe
 from supervisor.plan.requirements import (
     CodeArtifact,
@@ -130,7 +129,7 @@ def read_file(name: str, directory: str = "") -> str | None:
 
 def _write(path: str, text: str) -> None:
     try:
-        record.replace(path, text)
+        regular.replace(path, text)
     except OSError as error:
         raise InstallationError(f"{path} cannot be written: {error.strerror}") from error
 
@@ -200,7 +199,7 @@ async def _ask_code_artifact(repository: CodeArtifact) -> tuple[str, str]:
 def _say_why(message: str) -> None:
     message = Masker.of(os.environ).text(message)
     print(f"supervisor: {safe(message)}", file=sys.stderr, flush=True)
-    if problem := record.write_error(message):
+    if problem := regular.write_error(message):
         print(f"supervisor: {problem}", file=sys.stderr)
 
 

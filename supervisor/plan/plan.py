@@ -7,7 +7,6 @@ that share one network stack need ports of their own.
 
 from __future__ import annotations
 
-import enum
 import json
 import posixpath
 import sys
@@ -19,9 +18,10 @@ from supervisor.contract.contract import HYPERPARAMETERS, RESOURCES, Contract, E
 from supervisor.contract.paths import Paths, paths_below
 from supervisor.contract.settings import GROUP_S, KILL_S, RECORD_S
 from supervisor.faults import ContractError, Fault, counted, shown
-from supervisor.life.words import ProcessSpec, Role, place
+from supervisor.life.words import Budgets, ProcessSpec, Role, SuccessPolicy, place
+from supervisor.linux.signals import STACKS_SIGNUM
 from supervisor.plan import mpi as mpi_job
-from supervisor.plan.environment import STACKS_SIGNUM, inherited, script_environment, user_arguments
+from supervisor.plan.environment import inherited, script_environment, user_arguments
 from supervisor.plan.proxies import proxies_in
 
 TRAIN_PORT: Final = 2222
@@ -32,15 +32,6 @@ FETCH: Final = "fetch"
 """The step after which the plan is made again."""
 RESTORE: Final = "restore"
 """The step that brings a host to the checkpoint of all, where it held another."""
-
-
-class SuccessPolicy(enum.StrEnum):
-    """Whose exit 0 makes the job a success."""
-
-    CHIEF = "chief"
-    ALL = "all"
-    SHARE = "share"
-    """That of a share of all scripts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,34 +50,6 @@ class HostEndpoints:
     train: Endpoint
     ps: Endpoint
     status: Endpoint
-
-
-@dataclass(frozen=True, slots=True)
-class Budgets:
-    """All durations of a life cycle, in seconds; see the settings table for each."""
-
-    prepare_s: float
-    join_s: float
-    max_runtime_s: float
-    """0: no limit."""
-    stop_grace_s: float
-    end_grace_s: float
-    group_s: float
-    server_grace_s: float
-    kill_s: float
-    stop_limit_s: float
-    """The platform's: from its stop signal to its SIGKILL."""
-    limit_s: float
-    """From the first stop signal, or the end of the job, until everything here is killed."""
-    publish_s: float
-    """Of the platform's limit, for transfers after a stop."""
-    publish_end_s: float
-    """For transfers after a job that nobody stopped."""
-    ack_s: float
-    lease_s: float
-    straggler_s: float = 0.0
-    """0: no limit."""
-    evaluator_grace_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, BinaryIO, Final, TypeVar, cast
 
-from supervisor.contract import record
+from supervisor import regular
 from supervisor.faults import shown, without_number
 from supervisor.linux import prctl
 from supervisor.storage import job as jobs
@@ -539,7 +539,7 @@ async def _until_signalled(work: Coroutine[None, None, T]) -> T:
 
 def _write(path: str, fetched: Fetched) -> None:
     """Whole or not at all."""
-    record.replace(path, json.dumps(dataclasses.asdict(fetched)))
+    regular.replace(path, json.dumps(dataclasses.asdict(fetched)))
 
 
 def _say_why(message: str) -> None:
@@ -547,7 +547,7 @@ def _say_why(message: str) -> None:
     if len(message) > _LONGEST:
         message = message[: _LONGEST - 1] + "…"
     progress.say(f"supervisor: {message}")
-    if problem := record.write_error(message):
+    if problem := regular.write_error(message):
         progress.say(f"supervisor: {problem}")
     progress.flush()
 

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final, Self
 
+from supervisor.linux.mounts import is_mount
 from supervisor.storage import below
 from supervisor.storage.snapshot import INCOMPLETE, OURS, is_state
 
@@ -147,23 +148,6 @@ class Staging:
         for name in os.listdir(place):
             if name.startswith(prefix) and name != INCOMPLETE and not name.startswith(kept):
                 _remove(os.path.join(place, name))
-
-
-def is_mount(path: str) -> bool:
-    """Whether something is mounted at ``path``, which is absolute and has no links in it.
-
-    ``os.path.ismount`` does not see a directory that is mounted from the same file system, which
-    can be renamed as little as any other mount point.
-    """
-    if os.path.ismount(path):
-        return True
-    try:
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-            # Spaces, tabs, line ends and backslashes are written in octal (proc(5)).
-            named = path.translate({ord(each): f"\\{ord(each):03o}" for each in " \t\n\\"})
-            return any(line.split(" ", 5)[4] == named for line in file)
-    except (OSError, IndexError):
-        return False
 
 
 def _holds_files(

@@ -9,7 +9,8 @@ from typing import Any
 
 from supervisor.faults import safe
 from supervisor.host.entry import masker_of
-from supervisor.plan.plan import FETCH, Plan, SuccessPolicy
+from supervisor.life.words import SuccessPolicy
+from supervisor.plan.plan import FETCH, Plan
 from supervisor.storage import job
 
 
