@@ -15,7 +15,7 @@ from supervisor.cluster.net import Knock, NoAddress, Resolver, knock
 from supervisor.cluster.protocol import identify
 from supervisor.life.events import JobChanged, MasterEnded, MasterLost, MasterSeen
 from supervisor.life.words import JobState, Phase
-from supervisor.status.server import Member
+from supervisor.status.doors import Member
 from tests.helpers.aio import free_port, until
 from tests.helpers.cluster import CAUSE, VERDICT, link, master
 from tests.helpers.hosts import process
@@ -134,7 +134,7 @@ def test_a_refused_member_says_why() -> None:
             await until(lambda: "refuses the token" in member.link.evidence)
             assert not await member.link.flush(0.2)
             assert it.reports == []
-            assert it.server.peers()[0].state is MemberState.UNSEEN
+            assert it.server.members.peers()[0].state is MemberState.UNSEEN
 
     asyncio.run(scenario())
 
@@ -273,7 +273,7 @@ def test_a_member_of_a_running_job_that_meets_another_run_has_lost_its_master() 
                 member.link.report(Phase.DRAINING, script_ended=False, cause=CAUSE)
                 assert not await member.link.flush(60), "nobody hears it, and nobody is waited for"
                 assert second.reports == []
-                assert second.server.peers()[0].state is MemberState.UNSEEN
+                assert second.server.members.peers()[0].state is MemberState.UNSEEN
                 assert member.events[-1] == lost
 
     asyncio.run(scenario())
@@ -297,7 +297,7 @@ def test_a_master_of_another_job_is_named_and_not_followed() -> None:
             assert lost.how == How.REFUSES.value
             assert "algo-2 is of job job-B, the master of job job-A" in lost.evidence
             assert (it.reports, member.of(JobChanged)) == ([], [])
-            assert it.server.peers()[0].state is MemberState.UNSEEN
+            assert it.server.members.peers()[0].state is MemberState.UNSEEN
             assert len(it.refused) == 1, "said once"
 
     asyncio.run(scenario())
@@ -430,7 +430,7 @@ def test_a_cut_shorter_than_the_lease_is_nothing() -> None:
             await pass_time(1.0)
             between.heal()
             revision = it.board.announce(JobState.RUNNING)
-            await until(lambda: it.server.peers()[0].heard == revision)
+            await until(lambda: it.server.members.peers()[0].heard == revision)
             await pass_time(1.0)
             assert member.of(MasterLost) == []
             assert it.lost == []
@@ -467,7 +467,7 @@ def test_connections_that_break_all_the_time_are_nothing() -> None:
         ):
             for state in (JobState.RUNNING, JobState.STOPPING) * 5:
                 revision = it.board.announce(state)
-                await until(lambda: it.server.peers()[0].heard == revision)  # noqa: B023
+                await until(lambda: it.server.members.peers()[0].heard == revision)  # noqa: B023
                 between.reset()
             assert member.of(MasterLost) == []
             assert it.lost == []
@@ -695,7 +695,7 @@ def test_members_are_told_apart_on_the_wire() -> None:
             third.link.report(Phase.RUNNING, script_ended=False, cause=None)
             assert await second.link.flush(5)
             assert await third.link.flush(5)
-            phases = {peer.host: peer.phase for peer in it.server.peers()}
+            phases = {peer.host: peer.phase for peer in it.server.members.peers()}
             assert phases == {"algo-2": Phase.JOINING, "algo-3": Phase.RUNNING}
 
     asyncio.run(scenario())

@@ -16,7 +16,7 @@ def test_a_job_from_joining_to_its_verdict() -> None:
         async with master() as chief, link(chief.server.port) as member:
             member.link.report(Phase.JOINING, script_ended=False, cause=None)
             await until(lambda: chief.reports)
-            assert chief.server.peers()[0].state is MemberState.UP
+            assert chief.server.members.peers()[0].state is MemberState.UP
             assert member.events[0] == MasterSeen(bare=False)
             assert member.events[1] == JobChanged(JobState.JOINING, None, ("algo-2",))
 
@@ -29,12 +29,12 @@ def test_a_job_from_joining_to_its_verdict() -> None:
 
             revision = chief.board.announce(JobState.ENDED, VERDICT)
             await until(lambda: member.events[-1] == JobChanged(JobState.ENDED, VERDICT))
-            await until(lambda: chief.server.peers()[0].heard == revision)
+            await until(lambda: chief.server.members.peers()[0].heard == revision)
             assert member.link.state is MasterState.ENDED
 
             member.link.report(Phase.DONE, script_ended=True, cause=CAUSE)
             assert await member.link.flush(5)
-            assert chief.server.peers()[0].state is MemberState.DONE
+            assert chief.server.members.peers()[0].state is MemberState.DONE
             assert [report.phase for _, report in chief.reports] == [
                 Phase.JOINING,
                 Phase.DRAINING,

@@ -19,9 +19,12 @@ from supervisor.cluster.liveness import MemberState
 from supervisor.cluster.protocol import MAX_MISSING, HostReport, decode_job, encode_report
 from supervisor.life.events import JobChanged, MasterLost
 from supervisor.life.words import JobState, Phase
+from supervisor.status.board import JobBoard
+from supervisor.status.doors import Member
 from supervisor.status.filter import queue_share, shut_out
 from supervisor.status.limits import Connection, Limits, Pool, key_of
-from supervisor.status.server import BindError, JobBoard, Member, Snapshot
+from supervisor.status.server import BindError
+from supervisor.status.snapshot import Snapshot
 from tests.helpers.aio import until
 from tests.helpers.cluster import CAUSE, VERDICT, Master, free_port, link, master, snapshot
 
@@ -333,7 +336,7 @@ def test_late_reports_are_answered_and_ignored() -> None:
                 report = HostReport("m-1", phase, False, None, 0, seq)
                 assert (await put(it.url, "algo-2", encode_report(report)))[0] == 200
             assert [(report.instance, report.seq) for _, report in it.reports] == [("m-1", 2)]
-            assert it.server.peers()[0].state is MemberState.UP
+            assert it.server.members.peers()[0].state is MemberState.UP
 
     asyncio.run(scenario())
 
@@ -376,7 +379,7 @@ def test_a_member_that_is_alive_is_not_replaced() -> None:
             assert [each.instance for _, each in it.reports] == ["m-1"]
             text = "another supervisor of algo-2 takes part in the job and is alive"
             assert (it.lost, it.refused) == ([], [("algo-2", text)]), "said once"
-            assert await it.server.explain(["algo-2"]) == {"algo-2": "1 refused"}
+            assert await it.server.members.explain(["algo-2"]) == {"algo-2": "1 refused"}
 
     asyncio.run(scenario())
 
@@ -430,7 +433,7 @@ def test_a_member_of_an_earlier_run_is_refused_and_told_of_this_one() -> None:
                 f"{it.url}/v1/job", host="algo-2", instance="m-1", run="run-0", after="9", wait="9"
             )
             assert (status, decode_job(body).run) == (200, "run-1")
-            assert (it.reports, it.server.peers()[0].state) == ([], MemberState.UNSEEN)
+            assert (it.reports, it.server.members.peers()[0].state) == ([], MemberState.UNSEEN)
 
     asyncio.run(scenario())
 
@@ -456,7 +459,7 @@ def test_a_member_says_which_supervisor_it_is() -> None:
         async with master() as it:
             assert (await get(f"{it.url}/v1/job", host="algo-2"))[0] == 400
             assert (await report(it, "", Phase.JOINING))[0] == 400
-            assert it.server.peers()[0].state is MemberState.UNSEEN
+            assert it.server.members.peers()[0].state is MemberState.UNSEEN
 
     asyncio.run(scenario())
 
@@ -467,12 +470,12 @@ def test_members_are_told_the_last_word_and_only_for_a_moment() -> None:
             member.link.report(Phase.JOINING, script_ended=False, cause=None)
             assert await member.link.flush(5)
             it.board.announce(JobState.ENDED, VERDICT)
-            assert await it.server.told(5)
+            assert await it.server.members.told(5)
             await until(lambda: member.events[-1] == JobChanged(JobState.ENDED, VERDICT))
         async with master() as it:
-            assert await it.server.told(5), "nobody has come"
+            assert await it.server.members.told(5), "nobody has come"
             assert await report(it, "m-1", Phase.JOINING) == (200, "")
-            assert not await it.server.told(0.05)
+            assert not await it.server.members.told(0.05)
 
     asyncio.run(scenario())
 
@@ -481,15 +484,15 @@ def test_a_poll_with_a_name_acknowledges() -> None:
     async def scenario() -> None:
         async with master() as it:
             assert (await get(f"{it.url}/v1/job", host="algo-2", instance="m-1"))[0] == 200
-            peer = it.server.peers()[0]
+            peer = it.server.members.peers()[0]
             assert (peer.state, peer.heard, peer.phase) == (MemberState.UP, 0, None)
             await get(f"{it.url}/v1/job", host="algo-2", instance="m-1", after="1", run="run-1")
-            assert it.server.peers()[0].heard == 1
+            assert it.server.members.peers()[0].heard == 1
             # What was never announced was not heard from us.
             await get(
                 f"{it.url}/v1/job", host="algo-2", instance="m-1", after="99", run="run-1", wait="0"
             )
-            assert it.server.peers()[0].heard == 1
+            assert it.server.members.peers()[0].heard == 1
 
     asyncio.run(scenario())
 
@@ -519,7 +522,7 @@ def test_a_member_speaks_only_for_itself() -> None:
             assert (await put(it.url, "algo-9", GOOD))[0] == 403
             assert (await get(f"{it.url}/v1/job", host="algo-3"))[0] == 403
             assert it.reports == []
-            assert {peer.state for peer in it.server.peers()} == {MemberState.UNSEEN}
+            assert {peer.state for peer in it.server.members.peers()} == {MemberState.UNSEEN}
             assert (await put(it.url, "algo-3", GOOD, address="127.0.0.2"))[0] == 200
             assert [host for host, _ in it.reports] == ["algo-3"]
 
@@ -677,7 +680,7 @@ def test_a_body_that_is_no_report_is_refused(body: bytes) -> None:
             assert status == 400
             assert set(json.loads(answer)) == {"error"}
             assert it.reports == []
-            assert it.server.peers()[0].state is MemberState.UNSEEN
+            assert it.server.members.peers()[0].state is MemberState.UNSEEN
 
     asyncio.run(scenario())
 
@@ -1325,7 +1328,7 @@ def test_a_dropped_poll_and_a_closed_port_is_a_crash() -> None:
             async with master(members=(Member("algo-2", "127.0.0.1", port),)) as it:
                 async with link(it.server.port) as member:
                     await until(lambda: member.link.document)
-                    await until(lambda: it.server._watch.proven_open("algo-2"))
+                    await until(lambda: it.server.members._watch.proven_open("algo-2"))
                     await member_server.server.stop()
                     assert it.lost == []
                 await until(lambda: it.lost)
@@ -1338,7 +1341,7 @@ def test_a_dropped_poll_and_a_closed_port_is_a_crash() -> None:
                         ),
                     )
                 ]
-                assert it.server.peers()[0].state is MemberState.CRASHED
+                assert it.server.members.peers()[0].state is MemberState.CRASHED
 
     asyncio.run(scenario())
 
@@ -1353,7 +1356,7 @@ def test_a_port_that_closes_a_moment_after_the_connection_is_a_crash_too() -> No
             async with master(members=(Member("algo-2", "127.0.0.1", port),)) as it:
                 async with link(it.server.port) as member:
                     await until(lambda: member.link.document)
-                    await until(lambda: it.server._watch.proven_open("algo-2"))
+                    await until(lambda: it.server.members._watch.proven_open("algo-2"))
                 knocked = member_server.server._counts["connections"]
                 await until(lambda: member_server.server._counts["connections"] > knocked)
                 await member_server.server.stop()
@@ -1373,7 +1376,7 @@ def test_a_dropped_poll_alone_is_nothing() -> None:
                 async with link(it.server.port, instance="m-1") as member:
                     await until(lambda: member.link.document)
             await until(lambda: not it.server._connections)
-            await until(lambda: not it.server._tasks)
+            await until(lambda: not it.server.members._doors._tasks)
             assert it.lost == []
 
     asyncio.run(scenario())
@@ -1390,7 +1393,7 @@ def test_a_dropped_poll_alone_is_nothing() -> None:
 def test_why_a_member_is_missing(member: Callable[[int], Member], reason: str) -> None:
     async def scenario() -> None:
         async with master() as other, master(members=(member(other.server.port),)) as it:
-            said = await it.server.explain(["algo-2", "unknown"])
+            said = await it.server.members.explain(["algo-2", "unknown"])
             assert list(said) == ["algo-2"]
             assert reason in said["algo-2"]
 

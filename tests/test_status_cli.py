@@ -15,7 +15,7 @@ import pytest
 
 from supervisor.cluster.protocol import encode_cause, encode_verdict
 from supervisor.status.limits import Limits
-from supervisor.status.server import Snapshot
+from supervisor.status.snapshot import Snapshot
 from supervisor.verbs import status as status_cli
 from tests.helpers.aio import free_port
 from tests.helpers.cluster import CAUSE, VERDICT, master, snapshot
@@ -110,7 +110,7 @@ def test_watching_goes_on_until_the_supervisor_is_gone() -> None:
                     raise KeyError("gone")
                 return snapshot()
 
-            it.server._snapshot = show
+            it.server._answers._snapshot = show
             code, out, error = await ask(it.url, "json", "watch")
             assert code == 1
             assert len(out.splitlines()) == 3

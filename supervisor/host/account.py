@@ -22,7 +22,8 @@ from supervisor.streams.masking import Masker
 if TYPE_CHECKING:  # not needed before the script's start: loaded when they are used
     from supervisor.cluster.probe import MasterLink
     from supervisor.linux.memory import MemoryReading
-    from supervisor.status.server import HostRow, ProcessRow, Snapshot, StatusServer, TransferRow
+    from supervisor.status.server import StatusServer
+    from supervisor.status.snapshot import HostRow, ProcessRow, Snapshot, TransferRow
     from supervisor.storage.agent import Agent
     from supervisor.storage.notices import Unsent
 
@@ -232,7 +233,7 @@ class Account:
                     "last_seen_s": self.link.silence_s,
                 }
             )
-        peers = self.server.peers() if self.server and self.link is None else ()
+        peers = self.server.members.peers() if self.server and self.link is None else ()
         rows.extend(
             {
                 "name": peer.host,

@@ -32,7 +32,7 @@ from supervisor.streams import (
 from supervisor.streams.filters import LineFilter
 
 if TYPE_CHECKING:  # heavy: loaded with the status server
-    from supervisor.status.server import Sample
+    from supervisor.status.snapshot import Sample
 
 PATIENCE_S: Final = 5.0
 """At the end, an output that takes nothing for so long is given up …"""
@@ -272,7 +272,7 @@ class Outputs:
 
     def samples(self) -> Iterator[Sample]:
         """The same for ``/metrics``."""
-        from supervisor.status.server import Sample  # noqa: PLC0415  # it is loaded: it asks
+        from supervisor.status.snapshot import Sample  # noqa: PLC0415  # it is loaded: it asks
 
         for sink in self._sinks:
             labels = {"sink": os.path.basename(sink.name)}

@@ -103,7 +103,7 @@ if TYPE_CHECKING:  # not needed before the script's start: loaded when they are 
     from supervisor.children.watchdog import Signs
     from supervisor.cluster.probe import MasterLink
     from supervisor.cluster.protocol import HostReport, JobIdentity
-    from supervisor.status.server import JobBoard
+    from supervisor.status.board import JobBoard
     from supervisor.storage.agent import Agent
     from supervisor.storage.job import Fetched
     from supervisor.storage.notices import Failed, Unsent
@@ -349,7 +349,7 @@ class _Host:
         if self._account.link is not None:
             await self._account.link.flush(FLUSH_S)
         if self._board is not None and self._account.server is not None:
-            await self._account.server.told(FLUSH_S)
+            await self._account.server.members.told(FLUSH_S)
 
     async def end_output(self) -> None:
         """The outputs are closed; the report is put right where that has cost anything."""
@@ -856,7 +856,8 @@ class _Host:
     async def _coordinate(self) -> str | None:
         """Serve the status port, and the job on it or the link to it; what went wrong, or None."""
         from supervisor.cluster.probe import MasterLink  # noqa: PLC0415
-        from supervisor.status.server import BindError, JobBoard  # noqa: PLC0415
+        from supervisor.status.board import JobBoard  # noqa: PLC0415
+        from supervisor.status.server import BindError  # noqa: PLC0415
 
         plan = self.plan
         if plan.is_master:
@@ -930,7 +931,9 @@ class _Host:
         if self._account.link is None:
             assert self._account.server is not None
             missing = self._state.missing[:WAITING_KNOCKS]
-            return await self._account.server.explain(missing, timeout_s=min(2.0, timeout_s))
+            return await self._account.server.members.explain(
+                missing, timeout_s=min(2.0, timeout_s)
+            )
         link = self._account.link
         heard = link.document
         if link.problem or heard is None or not link.answers:
@@ -1109,7 +1112,8 @@ class _Host:
             self._account.say("warning", "status.unavailable", error=str(error))
 
     async def _open_status_port(self) -> None:
-        from supervisor.status.server import Member, StatusServer  # noqa: PLC0415
+        from supervisor.status.doors import Member  # noqa: PLC0415
+        from supervisor.status.server import StatusServer  # noqa: PLC0415
 
         plan = self.plan
         others = [(name, plan.endpoints[name].status) for name in plan.hosts if name != plan.host]

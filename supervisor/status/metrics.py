@@ -14,7 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from supervisor.life.words import Phase
-from supervisor.status.server import Sample, Snapshot, TransferRow
+from supervisor.status.snapshot import Sample, Snapshot, TransferRow
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 PREFIX = "supervisor_"

@@ -60,7 +60,9 @@ def stats() -> None:
 async def serve(members: int, death_port: int, doors: list[int]) -> None:
     """The real one."""
     from supervisor.cluster.protocol import HostReport
-    from supervisor.status.server import JobBoard, Member, StatusServer
+    from supervisor.status.board import JobBoard
+    from supervisor.status.doors import Member
+    from supervisor.status.server import StatusServer
 
     names = [f"host-{number}" for number in range(members)]
     board = JobBoard(INSTANCE, missing=tuple(names))
@@ -100,7 +102,7 @@ async def serve(members: int, death_port: int, doors: list[int]) -> None:
         if command == "announce":
             say(announced=time.monotonic())
             revision = board.announce(JobState.ENDED, VERDICT)
-            while sum(peer.heard == revision for peer in server.peers()) < members:  # noqa: ASYNC110
+            while sum(peer.heard == revision for peer in server.members.peers()) < members:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
             say(acknowledged=time.monotonic())
         elif command == "stats":

@@ -141,7 +141,9 @@ def _figures() -> dict[str, Any]:
 async def serve(members: int) -> None:
     """Run the real one."""
     from supervisor.life.words import JobState
-    from supervisor.status.server import JobBoard, Member, StatusServer
+    from supervisor.status.board import JobBoard
+    from supervisor.status.doors import Member
+    from supervisor.status.server import StatusServer
 
     board = JobBoard("bench")
     lost: list[str] = []

@@ -11,8 +11,11 @@ from supervisor.cluster.probe import MasterLink
 from supervisor.cluster.protocol import HostReport
 from supervisor.life.events import JobChanged, MasterEnded, MasterLost, MasterSeen
 from supervisor.life.words import Cause, CauseKind, ExitStatus, Outcome, Verdict
+from supervisor.status.board import JobBoard
+from supervisor.status.doors import Member
 from supervisor.status.limits import Limits
-from supervisor.status.server import JobBoard, Member, Snapshot, StatusServer
+from supervisor.status.server import StatusServer
+from supervisor.status.snapshot import Snapshot
 from tests.helpers.aio import free_port
 
 CAUSE = Cause(

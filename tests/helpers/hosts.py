@@ -18,7 +18,9 @@ from typing import Any
 
 from supervisor.cluster.probe import MasterLink
 from supervisor.life.words import Phase
-from supervisor.status.server import JobBoard, Member, StatusServer
+from supervisor.status.board import JobBoard
+from supervisor.status.doors import Member
+from supervisor.status.server import StatusServer
 from tests.helpers.cluster import snapshot
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,0 +1,96 @@
+"""The job's document on the master, and everybody who waits for its next revision."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import replace
+
+from supervisor.cluster.protocol import MAX_MISSING, JobDocument, encode_job
+from supervisor.life.words import JobState, Verdict
+
+
+class JobBoard:
+    """The job's document on the master, and everybody who waits for its next revision.
+
+    A revision's body is encoded once, however many read it, and one event wakes all waiters.
+    Changes of ``missing`` alone are gathered: a thousand hosts that join one after the other would
+    otherwise wake each other a million times.
+
+    Args:
+        run: names this run of the job.
+        missing: the hosts that have not joined yet.
+        gather_s: how long changes of ``missing`` alone are gathered.
+
+    """
+
+    def __init__(self, run: str, *, missing: tuple[str, ...] = (), gather_s: float = 1.0) -> None:
+        missing = missing[:MAX_MISSING]
+        self._document = JobDocument(run, 1, JobState.JOINING, None, missing)
+        self._body = encode_job(self._document)
+        self._changed = asyncio.Event()
+        self._gather_s = gather_s
+        self._gathered: tuple[str, ...] = missing
+        self._restore = ""
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def document(self) -> JobDocument:
+        return self._document
+
+    @property
+    def body(self) -> bytes:
+        return self._body
+
+    def announce(
+        self,
+        state: JobState,
+        verdict: Verdict | None = None,
+        missing: tuple[str, ...] = (),
+        restore: str = "",
+    ) -> int:
+        """Publish the job's state and wake everybody who waits; return its revision.
+
+        Announcing what is announced already changes nothing. If only ``missing`` is new, it is
+        published within ``gather_s`` seconds and the revision is still the present one. To be
+        called in the event loop.
+        """
+        old = self._document
+        missing = missing[:MAX_MISSING]
+        self._gathered = missing
+        if (old.state, old.verdict, old.restore) != (state, verdict, restore):
+            self._restore = restore
+            self._publish(state, verdict)
+        elif old.missing != missing and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(
+                self._gather_s, self._publish, state, verdict
+            )
+        return self._document.revision
+
+    def _publish(self, state: JobState, verdict: Verdict | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        old = self._document
+        new = JobDocument(old.run, old.revision + 1, state, verdict, self._gathered, self._restore)
+        if replace(old, revision=new.revision) != new:
+            self._document = new
+            self._body = encode_job(new)
+            self.wake()
+
+    def wake(self) -> None:
+        """Answer everybody who waits with what is there."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def wait(self, run: str, revision: int, *, timeout_s: float) -> bytes:
+        """Give the body as soon as it is another one than that revision of that run.
+
+        After ``timeout_s`` seconds it is given as it is.
+        """
+        if run == self._document.run and revision >= self._document.revision:
+            changed = self._changed
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await changed.wait()
+        return self._body
