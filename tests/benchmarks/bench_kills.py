@@ -7,7 +7,7 @@
 What must hold: after every kill the newest manifest comes back, no older than the last that the
 process had said to be saved, byte by byte a state that the writer had; every manifest that was
 ever published restores in TensorFlow. The first violation ends it. Not a test, for it takes
-minutes; the suite has a short form of each (``tests/test_sync.py``).
+minutes; the suite has a short form of each (``tests/storage/test_sync.py``).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 from supervisor.storage.job import Options  # noqa: E402
 from tests.helpers.s3 import KEY, SECRET, rclone  # noqa: E402
-from tests.test_sync import (  # noqa: E402
+from tests.storage.test_sync import (  # noqa: E402
     Place,
     check_every_manifest,
     kill_and_restore,
