@@ -74,10 +74,10 @@ from supervisor.cluster.protocol import (
     encode_report,
 )
 from supervisor.faults import in_words
-from supervisor.life.events import JobChanged, MasterEnded, MasterLost, MasterSeen
+from supervisor.life import events as ev
 from supervisor.life.words import Cause, Phase, place
 
-Post = Callable[[MasterSeen | JobChanged | MasterLost | MasterEnded], None]
+Post = Callable[[ev.MasterSeen | ev.JobChanged | ev.MasterLost | ev.MasterEnded], None]
 
 
 _NOBODY = frozenset({401, 403, 404})
@@ -487,7 +487,9 @@ class MasterLink:
             self._acknowledged = 0
             self._unsent.set()
         self._document = document
-        self._post(JobChanged(document.state, document.verdict, document.missing, document.restore))
+        self._post(
+            ev.JobChanged(document.state, document.verdict, document.missing, document.restore)
+        )
 
     def _rejected(self, body: bytes, where: str) -> Observation:
         """A master that does not take this host, and whether that can change."""
@@ -557,11 +559,11 @@ def _of_connect(error: OSError, where: str, over: str) -> Observation:
     return NoAnswer(f"{where}: {in_words(error)}{over}"[:300])
 
 
-def _event(finding: Finding) -> MasterSeen | MasterLost | MasterEnded:
+def _event(finding: Finding) -> ev.MasterSeen | ev.MasterLost | ev.MasterEnded:
     match finding:
         case Seen(bare):
-            return MasterSeen(bare)
+            return ev.MasterSeen(bare)
         case Lost(how, evidence):
-            return MasterLost(how.value, evidence, time.time())
+            return ev.MasterLost(how.value, evidence, time.time())
         case Ended(evidence):
-            return MasterEnded(evidence, time.time())
+            return ev.MasterEnded(evidence, time.time())

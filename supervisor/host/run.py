@@ -47,40 +47,7 @@ from supervisor.faults import ContractError, counted, safe, safe_lines, without_
 from supervisor.host import neighbour
 from supervisor.host.account import Account, Running
 from supervisor.host.console import HURRIED_PATIENCE_S, PATIENCE_S, SETTLE_S, Outputs
-from supervisor.life.events import (
-    Action,
-    Announce,
-    Arm,
-    Broke,
-    Deadline,
-    Disarm,
-    DumpStacks,
-    Event,
-    Exited,
-    Expired,
-    Hung,
-    KillTree,
-    MemberLost,
-    MemberReported,
-    Prepared,
-    PrepareFailed,
-    Publish,
-    Published,
-    Record,
-    Replanned,
-    Report,
-    Restore,
-    Resume,
-    Say,
-    Send,
-    Signalled,
-    Start,
-    Started,
-    StartFailed,
-    Suspend,
-    TransferFailed,
-    Waiting,
-)
+from supervisor.life import events as ev
 from supervisor.life.lifecycle import Process, Rung, Setup, State, initial, respite, step
 from supervisor.life.outcome import failure_text
 from supervisor.life.words import (
@@ -216,11 +183,11 @@ class _Host:
         self._masker = masker
         self._guardian = guardian
         self._loop = asyncio.get_running_loop()
-        self._inbox: asyncio.Queue[Event] = asyncio.Queue()
+        self._inbox: asyncio.Queue[ev.Event] = asyncio.Queue()
         self._publishing = asyncio.Event()
         self._state = _initial_state(plan)
         self._account = Account(plan, outputs, log, masker)
-        self._timers: dict[Deadline, asyncio.TimerHandle] = {}
+        self._timers: dict[ev.Deadline, asyncio.TimerHandle] = {}
         self._ran = False
         """The job ran here: there may be something to keep."""
         self._kill_since: float | None = None
@@ -268,7 +235,7 @@ class _Host:
         that a host which fails here can say so to the others; a host alone serves its status
         when its script runs, which is not to wait for our imports."""
         if self.plan.is_cluster and (error := await self._coordinate()):
-            self._post(PrepareFailed(error, time.time()))
+            self._post(ev.PrepareFailed(error, time.time()))
             return
         if not self._is_preparing():
             return  # a stop came: the record of this life is not to be cleared any more
@@ -278,7 +245,7 @@ class _Host:
             error = _silent(self.plan.paths.base, READY_S)
         if not self._is_preparing():
             return
-        self._post(PrepareFailed(error, time.time()) if error else Prepared())
+        self._post(ev.PrepareFailed(error, time.time()) if error else ev.Prepared())
         if not self.plan.is_cluster:
             self._serve("status", self._serve_alone(), vital=False)
 
@@ -381,16 +348,16 @@ class _Host:
 
     # ------------------------------------------------------------------ events in, actions out
 
-    def _post(self, event: Event) -> None:
+    def _post(self, event: ev.Event) -> None:
         self._inbox.put_nowait(event)
 
     def _on_signal(self, signum: int) -> None:
-        self._post(Signalled(signum, time.time()))
+        self._post(ev.Signalled(signum, time.time()))
 
-    def _take(self, event: Event) -> None:
+    def _take(self, event: ev.Event) -> None:
         before = self._state
         self._state, actions = step(before, event)
-        if isinstance(event, Signalled) and self._state.stop_signals > before.stop_signals:
+        if isinstance(event, ev.Signalled) and self._state.stop_signals > before.stop_signals:
             limit_s = self.plan.budgets.stop_limit_s
             self._account.stop_at = self._account.stop_at or time.monotonic() + limit_s
             if self._account.agent is not None:
@@ -410,53 +377,55 @@ class _Host:
                 if self._servers is not None:
                     self._serve("servers", self._watch_servers(self._servers), vital=False)
 
-    def _perform(self, action: Action) -> None:
+    def _perform(self, action: ev.Action) -> None:
         match action:
-            case Start(process):
+            case ev.Start(process):
                 self._start(self._account.running[process])
-            case Send(process, signum, whole_group):
+            case ev.Send(process, signum, whole_group):
                 self._send(self._account.running[process], signum, whole_group)
-            case Suspend(process) | Resume(process):
-                self._suspend(self._account.running[process], suspend=isinstance(action, Suspend))
-            case DumpStacks(process):
+            case ev.Suspend(process) | ev.Resume(process):
+                self._suspend(
+                    self._account.running[process], suspend=isinstance(action, ev.Suspend)
+                )
+            case ev.DumpStacks(process):
                 self._dump_stacks(self._account.running[process])
-            case KillTree(process):
+            case ev.KillTree(process):
                 child = self._account.running[process].child
                 if child is not None:
                     self._account.say("warning", "process.kill", process=process, pid=child.pid)
                     child.kill_soon()
-            case Arm(deadline, seconds):
+            case ev.Arm(deadline, seconds):
                 self._disarm(deadline)
                 self._timers[deadline] = self._loop.call_later(seconds, self._expire, deadline)
-            case Disarm(deadline):
+            case ev.Disarm(deadline):
                 self._disarm(deadline)
-            case Announce(state, verdict, missing, generation):
+            case ev.Announce(state, verdict, missing, generation):
                 if self._board is not None:
                     self._board.announce(state, verdict, missing, generation)
-            case Restore(generation):
+            case ev.Restore(generation):
                 self._restore_as_all(generation)
-            case Report(phase, script_ended, cause, holds):
+            case ev.Report(phase, script_ended, cause, holds):
                 if self._account.link is not None:
                     self._account.link.report(
                         phase, script_ended=script_ended, cause=cause, holds=holds
                     )
-            case Publish():
+            case ev.Publish():
                 self._publishing.set()
                 self._serve("publish", self._publish())
-            case Record():
+            case ev.Record():
                 pass  # the life is over: ``run_host`` goes on to ``record_result``
-            case Say(event, fields, level):
+            case ev.Say(event, fields, level):
                 self._account.say(level, event, **dict(fields))
             case _:
                 assert_never(action)
 
-    def _expire(self, deadline: Deadline) -> None:
+    def _expire(self, deadline: ev.Deadline) -> None:
         self._timers.pop(deadline, None)
-        if deadline is Deadline.KILL and self._is_dying():
+        if deadline is ev.Deadline.KILL and self._is_dying():
             later = self._loop.call_later(_LOOK_AGAIN_S, self._expire, deadline)
             self._timers[deadline] = later
             return
-        self._post(Expired(deadline, time.time()))
+        self._post(ev.Expired(deadline, time.time()))
 
     def _is_dying(self) -> bool:
         """Whether what was killed needs no more than a little time: it is not to be given up."""
@@ -467,7 +436,7 @@ class _Host:
         children = [self._account.running[process.name].child for process in self._state.alive]
         return all(child is not None and child.dying() for child in children)
 
-    def _disarm(self, deadline: Deadline) -> None:
+    def _disarm(self, deadline: ev.Deadline) -> None:
         timer = self._timers.pop(deadline, None)
         if timer is not None:
             timer.cancel()
@@ -500,7 +469,7 @@ class _Host:
                     child, refused = spawn(spec, one_pipe=one_pipe), None
             if refused is not None:
                 message = self._masker.text(refused.message)
-                self._post(StartFailed(spec.name, refused.code, message, time.time()))
+                self._post(ev.StartFailed(spec.name, refused.code, message, time.time()))
                 return
         from supervisor.linux import cgroup  # noqa: PLC0415
 
@@ -519,7 +488,7 @@ class _Host:
             pid=child.pid,
             argv=shlex.join(self._masker.argv(spec.argv)),
         )
-        self._post(Started(spec.name, child.pid))
+        self._post(ev.Started(spec.name, child.pid))
         task = self._children.create_task(self._watched(f"process {spec.name}", self._own(running)))
         self._child_tasks.add(task)
         timeout_s = self.plan.contract.settings.hang_timeout_s
@@ -577,7 +546,7 @@ class _Host:
             **({"message": message} if self._state.cause and not end.status.ok else {}),
         )
         self._post(
-            Exited(
+            ev.Exited(
                 running.spec.name,
                 end.status,
                 running.ended_at,
@@ -620,9 +589,9 @@ class _Host:
         servers = self._state.rung is Rung.SERVERS
         group_s = 0.0 if servers else self.plan.budgets.group_s
         ends = [
-            timer.when() + (group_s if deadline is Deadline.GRACE else 0.0)
+            timer.when() + (group_s if deadline is ev.Deadline.GRACE else 0.0)
             for deadline, timer in self._timers.items()
-            if deadline in {Deadline.GRACE, Deadline.GROUP, Deadline.LIMIT}
+            if deadline in {ev.Deadline.GRACE, ev.Deadline.GROUP, ev.Deadline.LIMIT}
         ]
         return max(0.0, min(ends, default=math.inf) - self._loop.time())
 
@@ -655,17 +624,17 @@ class _Host:
         try:
             fetched, plan = await self._files(READY_S, again)
         except TimeoutError:
-            self._post(PrepareFailed(_silent(self.plan.paths.base, READY_S), time.time()))
+            self._post(ev.PrepareFailed(_silent(self.plan.paths.base, READY_S), time.time()))
             return
         told = ("files", "bytes", "resumed_from", "bucket_region")
         fields = {name: value for name in told if (value := getattr(fetched, name))}
         self._account.say("info", "storage.fetched", **fields)
         if isinstance(plan, ContractError):
-            self._post(PrepareFailed(self._masker.text(str(plan)), time.time()))
+            self._post(ev.PrepareFailed(self._masker.text(str(plan)), time.time()))
             return
         self.plan = plan
         self._account.replan(plan)
-        self._post(Replanned(tuple(spec.name for spec in plan.steps), fetched.holds))
+        self._post(ev.Replanned(tuple(spec.name for spec in plan.steps), fetched.holds))
 
     def _restore_as_all(self, generation: str) -> None:
         """One more step: the checkpoint with which all hosts of the job begin."""
@@ -674,8 +643,8 @@ class _Host:
         spec = storage_plan.restore_step(self.plan.contract, self.plan.paths, generation)
         spec = replace(spec, name=RESTORE)
         self._account.running[spec.name] = Running(spec)
-        self._post(Replanned((spec.name,)))
-        self._post(Prepared())
+        self._post(ev.Replanned((spec.name,)))
+        self._post(ev.Prepared())
 
     async def _look(self, call: Callable[[], T], otherwise: T) -> T:
         """What ``call`` sees in the script's files; ``otherwise`` where they do not answer."""
@@ -810,7 +779,7 @@ class _Host:
             words = self._masker.text(words) or last
             detail = safe_lines(words)[-evidence.DETAIL_LIMIT :]
             self._post(
-                Hung(running.spec.name, stillness.idle_s, time.time(), detail, stillness.beats)
+                ev.Hung(running.spec.name, stillness.idle_s, time.time(), detail, stillness.beats)
             )
             return
 
@@ -847,7 +816,7 @@ class _Host:
 
     def _broke(self, name: str, error: Exception) -> None:
         text = self._masker.text(f"{name}: {type(error).__name__}: {without_number(str(error))}")
-        self._post(Broke(text, time.time()))
+        self._post(ev.Broke(text, time.time()))
 
     def _serve(self, name: str, work: Coroutine[Any, Any, None], *, vital: bool = True) -> None:
         task = self._services.create_task(self._watched(name, work, vital=vital), name=name)
@@ -924,7 +893,7 @@ class _Host:
         while self._state.phase in {Phase.PREPARING, Phase.JOINING}:
             await asyncio.sleep(pause_s)
             if self._state.phase is Phase.JOINING:
-                self._post(Waiting(tuple((await self._why_missing(longest_s)).items())))
+                self._post(ev.Waiting(tuple((await self._why_missing(longest_s)).items())))
                 pause_s = min(WAITING_EVERY_S, longest_s)
 
     async def _why_missing(self, timeout_s: float) -> dict[str, str]:
@@ -1049,7 +1018,7 @@ class _Host:
     def _on_transfer_failed(self, notice: Failed) -> None:
         text = f"{notice.transfer}: {notice.message}"
         if self._policies[notice.transfer] == "fail":
-            self._post(TransferFailed(self._masker.text(text), time.time()))
+            self._post(ev.TransferFailed(self._masker.text(text), time.time()))
         else:
             self._account.say("error", "storage.failed", text=text)
 
@@ -1062,7 +1031,7 @@ class _Host:
         budgets, stop_at = self.plan.budgets, self._account.stop_at
         if stop_at is None:
             left_s = budgets.publish_end_s
-        elif Deadline.LIMIT in self._state.armed:
+        elif ev.Deadline.LIMIT in self._state.armed:
             left_s = stop_at - time.monotonic() - KILL_S - RECORD_S
         else:
             left_s = budgets.publish_s
@@ -1081,7 +1050,7 @@ class _Host:
                 level = "warning" if self._policies.get(unsent.transfer) == "warn" else "error"
                 self._account.say(level, "storage.unsent", text=text)
                 errors.append(text if level == "error" else None)
-        self._post(Published("; ".join(filter(None, errors)) or None))
+        self._post(ev.Published("; ".join(filter(None, errors)) or None))
 
     async def _check_model(self) -> str | None:
         """What serving will not take, on the host that saves; an error where that is the policy."""
@@ -1127,7 +1096,7 @@ class _Host:
             snapshot=lambda: self._account.snapshot(self._state),
             ready=self._ready,
             on_report=self._on_report,
-            on_lost=lambda host, why: self._post(MemberLost(host, why, time.time())),
+            on_lost=lambda host, why: self._post(ev.MemberLost(host, why, time.time())),
             on_refused=self._on_refused,
             job=self._identity,
             lease_s=plan.budgets.lease_s,
@@ -1147,7 +1116,7 @@ class _Host:
 
     def _on_report(self, host: str, report: HostReport) -> None:
         self._post(
-            MemberReported(host, report.phase, report.script_ended, report.cause, report.holds)
+            ev.MemberReported(host, report.phase, report.script_ended, report.cause, report.holds)
         )
 
     def _on_refused(self, host: str, reason: str) -> None:

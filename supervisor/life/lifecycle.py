@@ -36,44 +36,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, assert_never
 
 from supervisor.faults import counted
-from supervisor.life.events import (
-    Action,
-    Announce,
-    Arm,
-    Broke,
-    Deadline,
-    Disarm,
-    DumpStacks,
-    Event,
-    Exited,
-    Expired,
-    Hung,
-    JobChanged,
-    KillTree,
-    MasterEnded,
-    MasterLost,
-    MasterSeen,
-    MemberLost,
-    MemberReported,
-    Prepared,
-    PrepareFailed,
-    Publish,
-    Published,
-    Record,
-    Replanned,
-    Report,
-    Restore,
-    Resume,
-    Say,
-    Send,
-    Signalled,
-    Start,
-    Started,
-    StartFailed,
-    Suspend,
-    TransferFailed,
-    Waiting,
-)
+from supervisor.life import events as ev
 from supervisor.life.outcome import job_exit_code, outcome_of
 from supervisor.life.words import (
     Budgets,
@@ -255,7 +218,7 @@ class State:
     """On the master: failures that did not end the job. On a member: its own, if it has one."""
     also: tuple[Cause, ...] = ()
     """Failures that came after the cause, or turned out to follow from it, as they came."""
-    armed: frozenset[Deadline] = field(default_factory=frozenset)
+    armed: frozenset[ev.Deadline] = field(default_factory=frozenset)
 
     @property
     def alive(self) -> tuple[Process, ...]:
@@ -301,14 +264,14 @@ def initial(setup: Setup, processes: tuple[Process, ...]) -> State:
     return State(setup, processes, others if setup.is_master else {})
 
 
-def step(state: State, event: Event) -> tuple[State, tuple[Action, ...]]:
+def step(state: State, event: ev.Event) -> tuple[State, tuple[ev.Action, ...]]:
     """The next state, and what to do, in order."""
     if state.phase is Phase.DONE:
         return state, ()
-    actions: list[Action] = []
+    actions: list[ev.Action] = []
     reacted = _settle(_react(state, event, actions), actions)
     if reacted.setup.is_member and _told(reacted) != _told(state):
-        actions.append(Report(*_told(reacted)))
+        actions.append(ev.Report(*_told(reacted)))
     return reacted, tuple(actions)
 
 
@@ -325,22 +288,22 @@ def _told(state: State) -> tuple[Phase, bool, Cause | None, str]:
 # --------------------------------------------------------------------------- what an event means
 
 
-def _react(state: State, event: Event, actions: list[Action]) -> State:
+def _react(state: State, event: ev.Event, actions: list[ev.Action]) -> State:
     match event:
-        case Prepared():
+        case ev.Prepared():
             return _prepared(state, actions)
-        case PrepareFailed(message, at):
+        case ev.PrepareFailed(message, at):
             return _end(state, _own(state, CauseKind.PREPARE_FAILED, message, at), actions)
-        case Replanned(names, holds):
+        case ev.Replanned(names, holds):
             state = replace(state, holds=state.holds if holds is None else holds)
             known = {process.name for process in state.processes}
             more = [Process(name, server=False, step=True) for name in names if name not in known]
             return replace(state, processes=(*state.processes, *more))
-        case TransferFailed(message, at):
+        case ev.TransferFailed(message, at):
             return _end(state, _own(state, CauseKind.TRANSFER_FAILED, message, at), actions)
-        case Started():
+        case ev.Started():
             return state  # alive since its start was ordered
-        case StartFailed(process, code, message, at):
+        case ev.StartFailed(process, code, message, at):
             status = ExitStatus(code=code)
             state = _with_process(
                 state, process, life=Life.ENDED, status=status, ended_at=at, message=message
@@ -349,60 +312,60 @@ def _react(state: State, event: Event, actions: list[Action]) -> State:
             kind = CauseKind.PREPARE_FAILED if step_failed else CauseKind.START_FAILED
             cause = _own(state, kind, message, at, process, status)
             return _failed(state, cause, actions)
-        case Exited():
+        case ev.Exited():
             return _exited(state, event, actions)
-        case Signalled(signum, at):
+        case ev.Signalled(signum, at):
             return _signalled(state, signum, at, actions)
-        case Hung(process, idle_s, at, detail, beats):
+        case ev.Hung(process, idle_s, at, detail, beats):
             if state.phase is not Phase.RUNNING:
                 return state
             what = "its heartbeat file was not touched" if beats else _NO_SIGN
             message = f"hung: {what} for {idle_s:.0f} s"
             cause = _own(state, CauseKind.HANG, message, at, process, detail=detail)
             return _end(state, cause, actions)
-        case Expired(deadline, at):
+        case ev.Expired(deadline, at):
             state = replace(state, armed=state.armed - {deadline})
             return _expired(state, deadline, at, actions)
-        case MemberReported():
+        case ev.MemberReported():
             return _member_reported(state, event, actions)
-        case MemberLost(host, evidence, at):
+        case ev.MemberLost(host, evidence, at):
             return _member_lost(state, host, evidence, at, actions)
-        case JobChanged(job, verdict, _, generation):
+        case ev.JobChanged(job, verdict, _, generation):
             if generation and job is JobState.JOINING:
                 return _restore(replace(state, master_heard=True), generation, actions)
             return _job_changed(state, job, verdict, actions)
-        case Waiting(reasons):
+        case ev.Waiting(reasons):
             return _waiting(state, reasons, actions)
-        case MasterSeen(bare):
+        case ev.MasterSeen(bare):
             # A master without our status server says nothing about the barrier: its open port has
             # to do, as it did in the predecessor.
             return _job_changed(state, JobState.RUNNING, None, actions) if bare else state
-        case MasterLost(how, evidence, at):
+        case ev.MasterLost(how, evidence, at):
             return _master_lost(state, how, evidence, at, actions)
-        case MasterEnded(evidence, at):
+        case ev.MasterEnded(evidence, at):
             message = f"the master's port is closed ({evidence}); it ended, its verdict is unknown"
             cause = Cause(CauseKind.MASTER_ENDED, state.setup.master, message, at=at)
             return _job_changed(
                 state, JobState.ENDED, Verdict(Outcome.SUCCEEDED, cause, 0), actions
             )
-        case Published(error):
-            return _publishing_over(_disarm(state, actions, Deadline.PUBLISH), error)
-        case Broke(message, at):
+        case ev.Published(error):
+            return _publishing_over(_disarm(state, actions, ev.Deadline.PUBLISH), error)
+        case ev.Broke(message, at):
             return _broke(state, message, at, actions)
     assert_never(event)
 
 
-def _prepared(state: State, actions: list[Action]) -> State:
+def _prepared(state: State, actions: list[ev.Action]) -> State:
     """Start the next step, or go on to the barrier where none is left."""
     if state.phase not in _NOTHING_STARTED or state.alive:
         return state  # a stop came first, or a step is under way
     step = next((each for each in state.processes if each.step and each.life is Life.PLANNED), None)
     if step is not None:
-        actions.append(Start(step.name))
-        if Deadline.PREPARE not in state.armed:  # one for all steps
-            state = _arm(state, Deadline.PREPARE, state.setup.budgets.prepare_s, actions)
+        actions.append(ev.Start(step.name))
+        if ev.Deadline.PREPARE not in state.armed:  # one for all steps
+            state = _arm(state, ev.Deadline.PREPARE, state.setup.budgets.prepare_s, actions)
         return _with_process(state, step.name, life=Life.ALIVE)
-    state = _disarm(state, actions, Deadline.PREPARE)
+    state = _disarm(state, actions, ev.Deadline.PREPARE)
     before, state = state.phase, replace(state, phase=Phase.JOINING)
     if len(state.setup.hosts) == 1:
         return _run(state, actions)
@@ -411,11 +374,11 @@ def _prepared(state: State, actions: list[Action]) -> State:
     if before is Phase.JOINING:
         return state  # it has restored what all hosts are to hold
     margin_s = JOIN_MARGIN_S if state.setup.is_member else 0.0
-    state = _arm(state, Deadline.JOIN, state.setup.budgets.join_s + margin_s, actions)
+    state = _arm(state, ev.Deadline.JOIN, state.setup.budgets.join_s + margin_s, actions)
     return _restore_now(state, actions) if state.restore else state
 
 
-def _restore(state: State, generation: str, actions: list[Action]) -> State:
+def _restore(state: State, generation: str, actions: list[ev.Action]) -> State:
     """Once in a life, before the job runs: the checkpoint with which all hosts begin."""
     if state.restore or state.phase not in _NOTHING_STARTED:
         return state
@@ -425,16 +388,16 @@ def _restore(state: State, generation: str, actions: list[Action]) -> State:
     return _restore_now(state, actions)
 
 
-def _restore_now(state: State, actions: list[Action]) -> State:
+def _restore_now(state: State, actions: list[ev.Action]) -> State:
     from supervisor.life import agreement  # noqa: PLC0415  # the spawn does not wait
 
     if not agreement.differing({state.setup.host: state.holds}, state.restore):
         return state
-    actions.append(Restore(state.restore))
+    actions.append(ev.Restore(state.restore))
     return state
 
 
-def _agree(state: State, actions: list[Action]) -> State:
+def _agree(state: State, actions: list[ev.Action]) -> State:
     """On the master, when all have joined: run, if they begin from the same checkpoint."""
     setup = state.setup
     told = {host: state.members[host].holds for host in setup.training if host != setup.host}
@@ -458,19 +421,19 @@ def _agree(state: State, actions: list[Action]) -> State:
     wanted = found.restore if setup.agreement == "same" else ""
     fields = (("hosts", found.words), ("restore", wanted or "none"))
     level = "info" if setup.agreement == "say" else "warning"
-    actions.append(Say("checkpoints.differ", fields, level))
+    actions.append(ev.Say("checkpoints.differ", fields, level))
     if not wanted:
         return _run(state, actions)
     state = replace(state, restore=wanted)
-    actions.append(Announce(JobState.JOINING, restore=wanted))
+    actions.append(ev.Announce(JobState.JOINING, restore=wanted))
     return _restore_now(state, actions)
 
 
-def _waiting(state: State, reasons: tuple[tuple[str, str], ...], actions: list[Action]) -> State:
+def _waiting(state: State, reasons: tuple[tuple[str, str], ...], actions: list[ev.Action]) -> State:
     if state.phase is not Phase.JOINING:
         return state
     state = replace(state, waiting=reasons)
-    actions.append(Say("joining.waiting", (("hosts", _who_is_missing(state)),)))
+    actions.append(ev.Say("joining.waiting", (("hosts", _who_is_missing(state)),)))
     return state
 
 
@@ -499,25 +462,25 @@ def _restoring(state: State) -> tuple[str, ...]:
     return tuple(agreement.differing(told, state.restore))
 
 
-def _run(state: State, actions: list[Action]) -> State:
+def _run(state: State, actions: list[ev.Action]) -> State:
     """Start everything, all at once; what is still being restored comes first."""
     if state.alive:
         return state
-    state = _disarm(state, actions, Deadline.JOIN)
+    state = _disarm(state, actions, ev.Deadline.JOIN)
     state = replace(state, phase=Phase.RUNNING, job=JobState.RUNNING)
     if state.members:
-        actions.append(Announce(JobState.RUNNING))
+        actions.append(ev.Announce(JobState.RUNNING))
     for process in state.processes:
         if process.step:
             continue
-        actions.append(Start(process.name))
+        actions.append(ev.Start(process.name))
         state = _with_process(state, process.name, life=Life.ALIVE)
     if state.setup.budgets.max_runtime_s:
-        state = _arm(state, Deadline.RUNTIME, state.setup.budgets.max_runtime_s, actions)
+        state = _arm(state, ev.Deadline.RUNTIME, state.setup.budgets.max_runtime_s, actions)
     return state
 
 
-def _exited(state: State, event: Exited, actions: list[Action]) -> State:
+def _exited(state: State, event: ev.Exited, actions: list[ev.Action]) -> State:
     process = _process(state, event.process)
     life = Life.LEFT if event.left else Life.ENDED
     state = _with_process(
@@ -542,14 +505,14 @@ def _exited(state: State, event: Exited, actions: list[Action]) -> State:
         # Success is a conclusion, drawn in _settle.
         waits = state.setup.success_policy is not SuccessPolicy.CHIEF and state.members
         if waits and state.setup.budgets.straggler_s:
-            return _arm(state, Deadline.STRAGGLER, state.setup.budgets.straggler_s, actions)
+            return _arm(state, ev.Deadline.STRAGGLER, state.setup.budgets.straggler_s, actions)
         return state
     message = event.message or str(event.status)
     cause = _own(state, kind, message, event.at, event.process, event.status, event.detail)
     return _failed(state, cause, actions)
 
 
-def _failed(state: State, cause: Cause, actions: list[Action]) -> State:
+def _failed(state: State, cause: Cause, actions: list[ev.Action]) -> State:
     """A failure here, or on the master anywhere: the end, unless a policy or doubt says else."""
     if not _before_draining(state):
         return _note(state, cause, actions)
@@ -562,8 +525,8 @@ def _failed(state: State, cause: Cause, actions: list[Action]) -> State:
         return _note(state, cause, actions)
     if victim and state.phase is Phase.RUNNING and len(state.setup.hosts) > 1:
         fields = (("cause", str(cause)), ("seconds", SETTLE_S))
-        actions.append(Say("failure.examined", fields, "warning"))
-        return _arm(replace(state, suspect=cause), Deadline.SETTLE, SETTLE_S, actions)
+        actions.append(ev.Say("failure.examined", fields, "warning"))
+        return _arm(replace(state, suspect=cause), ev.Deadline.SETTLE, SETTLE_S, actions)
     return _end(state, cause, actions)
 
 
@@ -589,35 +552,35 @@ def _tolerable(state: State, cause: Cause) -> bool:
     return setup.is_member or setup.success_policy is not SuccessPolicy.SHARE or within_reach
 
 
-def _tolerate(state: State, cause: Cause, actions: list[Action]) -> State:
+def _tolerate(state: State, cause: Cause, actions: list[ev.Action]) -> State:
     fields = (
         ("host", cause.host),
         ("process", cause.process),
         ("message", cause.message),
         ("limit", state.setup.tolerated_failures),
     )
-    actions.append(Say("failure.tolerated", fields, "warning"))
+    actions.append(ev.Say("failure.tolerated", fields, "warning"))
     return replace(state, tolerated=(*state.tolerated, cause))
 
 
-def _note(state: State, cause: Cause, actions: list[Action]) -> State:
+def _note(state: State, cause: Cause, actions: list[ev.Action]) -> State:
     """A failure that is not the cause: said and kept, so that nothing is hidden."""
     if cause in {state.cause, *state.also} or len(state.also) >= _MOST_NOTED:
         return state
-    actions.append(Say("failure.also", (("cause", str(cause)),), "warning"))
+    actions.append(ev.Say("failure.also", (("cause", str(cause)),), "warning"))
     return replace(state, also=(*state.also, cause))
 
 
-def _signalled(state: State, signum: int, at: float, actions: list[Action]) -> State:
+def _signalled(state: State, signum: int, at: float, actions: list[ev.Action]) -> State:
     if signum == signal.SIGTSTP:
         if state.phase is not Phase.RUNNING:
             return state  # nothing to suspend yet, or no time for it any more
-        actions += [Suspend(process.name) for process in state.alive]
+        actions += [ev.Suspend(process.name) for process in state.alive]
         return replace(state, suspended=True)
     if signum == signal.SIGCONT:
         return _resume(state, actions)
     if signum not in STOP_SIGNALS:
-        actions += [Send(process.name, signum) for process in state.alive if process.script]
+        actions += [ev.Send(process.name, signum) for process in state.alive if process.script]
         return state
     last, state = state.last_stop, replace(state, last_stop=(signum, at))
     if last is not None and last[0] == signum and 0 <= at - last[1] < ECHO_S:
@@ -629,7 +592,7 @@ def _signalled(state: State, signum: int, at: float, actions: list[Action]) -> S
     )
     left_s = max(0.0, state.setup.budgets.stop_limit_s - (at - state.first_stop_at))
     actions.append(
-        Say(
+        ev.Say(
             "signal.received",
             (
                 ("signal", signal_name(signum)),
@@ -651,19 +614,21 @@ def _signalled(state: State, signum: int, at: float, actions: list[Action]) -> S
     # Already coming down for another reason: the platform's limit counts from here all the same.
     if state.rung is Rung.HOLD and state.setup.host == state.setup.evaluator:
         state = _climb(state, Rung.SCRIPTS, actions)
-    state = _disarm(state, actions, Deadline.PUBLISH, Deadline.LATE)  # their ample time is over
-    return _arm(state, Deadline.LIMIT, state.setup.budgets.limit_s, actions)
+    state = _disarm(
+        state, actions, ev.Deadline.PUBLISH, ev.Deadline.LATE
+    )  # their ample time is over
+    return _arm(state, ev.Deadline.LIMIT, state.setup.budgets.limit_s, actions)
 
 
-def _resume(state: State, actions: list[Action]) -> State:
-    actions += [Resume(process.name) for process in state.alive]
+def _resume(state: State, actions: list[ev.Action]) -> State:
+    actions += [ev.Resume(process.name) for process in state.alive]
     return replace(state, suspended=False)
 
 
-def _expired(state: State, deadline: Deadline, at: float, actions: list[Action]) -> State:
+def _expired(state: State, deadline: ev.Deadline, at: float, actions: list[ev.Action]) -> State:
     budgets = state.setup.budgets
     match deadline:
-        case Deadline.PREPARE:
+        case ev.Deadline.PREPARE:
             if not any(process.step for process in state.alive):
                 return state
             message = (
@@ -672,23 +637,23 @@ def _expired(state: State, deadline: Deadline, at: float, actions: list[Action])
             )
             step = next((process.name for process in state.alive), None)
             return _end(state, _own(state, CauseKind.PREPARE_FAILED, message, at, step), actions)
-        case Deadline.JOIN:
+        case ev.Deadline.JOIN:
             if state.phase is not Phase.JOINING:
                 return state
             who = _who_is_missing(state)
             if state.preparing and not state.join_extended:
                 # Heard from, and busy: installing or fetching takes one longer than another.
-                actions.append(Say("joining.extended", (("hosts", who),), "warning"))
+                actions.append(ev.Say("joining.extended", (("hosts", who),), "warning"))
                 state = replace(state, join_extended=True)
-                return _arm(state, Deadline.JOIN, budgets.prepare_s, actions)
+                return _arm(state, ev.Deadline.JOIN, budgets.prepare_s, actions)
             waited_s = budgets.join_s + (budgets.prepare_s if state.join_extended else 0.0)
             message = f"joining timed out after {waited_s:g} s, waiting for {who}"
             return _end(state, _own(state, CauseKind.JOIN_TIMEOUT, message, at), actions)
-        case Deadline.SETTLE:
+        case ev.Deadline.SETTLE:
             if state.suspect is None or state.phase is not Phase.RUNNING:
                 return state
             return _end(state, state.suspect, actions)
-        case Deadline.STRAGGLER:
+        case ev.Deadline.STRAGGLER:
             if state.phase is not Phase.RUNNING:
                 return state
             late = [name for name, member in state.members.items() if not member.script_ended]
@@ -697,38 +662,38 @@ def _expired(state: State, deadline: Deadline, at: float, actions: list[Action])
                 + ", ".join(late[:_SHOWN])
             )
             return _end(state, _success(state, message), actions)
-        case Deadline.RUNTIME:
+        case ev.Deadline.RUNTIME:
             if state.phase is not Phase.RUNNING:
                 return state
             message = f"ran for SUPERVISOR_MAX_RUNTIME_S, {budgets.max_runtime_s:g} s"
             return _end(state, _own(state, CauseKind.MAX_RUNTIME, message, at), actions)
-        case Deadline.HOLD:
-            actions.append(Say("hold.expired", level="warning"))
+        case ev.Deadline.HOLD:
+            actions.append(ev.Say("hold.expired", level="warning"))
             return _climb(state, Rung.SCRIPTS, actions)
-        case Deadline.GRACE:
+        case ev.Deadline.GRACE:
             if state.rung is Rung.SCRIPTS and state.phase is Phase.DRAINING:
                 return _climb(state, Rung.GROUPS, actions)
             return _kill(state, actions)
-        case Deadline.GROUP | Deadline.LIMIT:
+        case ev.Deadline.GROUP | ev.Deadline.LIMIT:
             if state.phase is not Phase.PUBLISHING:
                 return _kill(state, actions)
             if state.publishing_settled:
                 return replace(state, all_down=True)  # nobody is waited for past the limit
-            return _arm(state, Deadline.PUBLISH, budgets.publish_s, actions)
-        case Deadline.KILL:
+            return _arm(state, ev.Deadline.PUBLISH, budgets.publish_s, actions)
+        case ev.Deadline.KILL:
             for process in state.alive:
-                actions.append(Say("process.left", (("process", process.name),), "error"))
+                actions.append(ev.Say("process.left", (("process", process.name),), "error"))
                 state = _with_process(state, process.name, life=Life.LEFT)
             return state
-        case Deadline.ACK:
+        case ev.Deadline.ACK:
             late = [
                 name for name, member in state.members.items() if member.heard and not member.down
             ]
-            actions.append(Say("members.late", (("hosts", late),), "warning"))
+            actions.append(ev.Say("members.late", (("hosts", late),), "warning"))
             return replace(state, all_down=True)
-        case Deadline.LATE:
+        case ev.Deadline.LATE:
             return state  # whether anybody is waited for still is drawn in _settle
-        case Deadline.PUBLISH:
+        case ev.Deadline.PUBLISH:
             return _publishing_over(state, "not finished in time")
     assert_never(deadline)
 
@@ -744,7 +709,7 @@ def _give_up_publishing(state: State, when: str) -> State:
     return _publishing_over(replace(state, all_down=True), f"not finished {when}")
 
 
-def _member_reported(state: State, event: MemberReported, actions: list[Action]) -> State:
+def _member_reported(state: State, event: ev.MemberReported, actions: list[ev.Action]) -> State:
     member = state.members.get(event.host)
     if member is None:
         return state  # not ours; the server refuses it before it comes here
@@ -760,9 +725,9 @@ def _member_reported(state: State, event: MemberReported, actions: list[Action])
         state = replace(state, members={**state.members, event.host: updated})
     if updated.joined and not member.joined:
         fields = (("host", event.host), ("missing", len(state.missing)))
-        actions.append(Say("member.joined", fields))
+        actions.append(ev.Say("member.joined", fields))
         if state.missing and state.job is JobState.JOINING:
-            actions.append(Announce(JobState.JOINING, missing=state.missing))
+            actions.append(ev.Announce(JobState.JOINING, missing=state.missing))
     told = event.cause
     if told is None or told in {state.suspect, *state.tolerated}:
         return state
@@ -772,15 +737,17 @@ def _member_reported(state: State, event: MemberReported, actions: list[Action])
     return _end(state, told, actions)
 
 
-def _member_lost(state: State, host: str, evidence: str, at: float, actions: list[Action]) -> State:
+def _member_lost(
+    state: State, host: str, evidence: str, at: float, actions: list[ev.Action]
+) -> State:
     member = state.members.get(host)
     if member is None or member.down:
         return state
-    actions.append(Say("member.lost", (("host", host), ("evidence", evidence)), "warning"))
+    actions.append(ev.Say("member.lost", (("host", host), ("evidence", evidence)), "warning"))
     if state.phase in _NOTHING_STARTED:
         # It may be started anew. Until it is, it is one of those that are waited for.
         state = replace(state, members={**state.members, host: Member()})
-        actions.append(Announce(JobState.JOINING, missing=state.missing))
+        actions.append(ev.Announce(JobState.JOINING, missing=state.missing))
         return state
     state = replace(state, members={**state.members, host: replace(member, down=True)})
     if not _before_draining(state):
@@ -789,7 +756,7 @@ def _member_lost(state: State, host: str, evidence: str, at: float, actions: lis
 
 
 def _job_changed(
-    state: State, job: JobState, verdict: Verdict | None, actions: list[Action]
+    state: State, job: JobState, verdict: Verdict | None, actions: list[ev.Action]
 ) -> State:
     if state.setup.is_master or state.job is JobState.ENDED:
         return state
@@ -806,14 +773,16 @@ def _job_changed(
     return state
 
 
-def _master_lost(state: State, how: str, evidence: str, at: float, actions: list[Action]) -> State:
+def _master_lost(
+    state: State, how: str, evidence: str, at: float, actions: list[ev.Action]
+) -> State:
     if state.setup.is_master or state.job is JobState.ENDED:
         return state  # nobody to lose, or it said all it had to say
     master = state.setup.master
     if state.phase in _NOTHING_STARTED and how != REFUSES:
         # It may be started anew, and how long that is waited for is the join timeout.
         fields = (("host", master), ("how", how), ("evidence", evidence))
-        actions.append(Say("master.lost", fields, "warning"))
+        actions.append(ev.Say("master.lost", fields, "warning"))
         return replace(state, master_heard=False)
     # From here on nobody will say ENDED.
     state = replace(state, job=JobState.ENDED)
@@ -826,9 +795,9 @@ def _master_lost(state: State, how: str, evidence: str, at: float, actions: list
     return state
 
 
-def _broke(state: State, message: str, at: float, actions: list[Action]) -> State:
+def _broke(state: State, message: str, at: float, actions: list[ev.Action]) -> State:
     """A defect of ours. The first one ends the job in order; from then on only SIGKILL."""
-    actions.append(Say("internal.error", (("error", message),), "error"))
+    actions.append(ev.Say("internal.error", (("error", message),), "error"))
     if _before_draining(state):
         return _end(state, _own(state, CauseKind.INTERNAL, message, at), actions)
     return _kill(state, actions)
@@ -841,7 +810,7 @@ def _before_draining(state: State) -> bool:
     return state.phase in {*_NOTHING_STARTED, Phase.RUNNING}
 
 
-def _end(state: State, cause: Cause, actions: list[Action]) -> State:
+def _end(state: State, cause: Cause, actions: list[ev.Action]) -> State:
     """The cause is known: begin to come down. The first cause stays."""
     if not _before_draining(state):
         return state
@@ -855,27 +824,27 @@ def _end(state: State, cause: Cause, actions: list[Action]) -> State:
     state = _disarm(
         state,
         actions,
-        Deadline.PREPARE,
-        Deadline.JOIN,
-        Deadline.RUNTIME,
-        Deadline.SETTLE,
-        Deadline.STRAGGLER,
+        ev.Deadline.PREPARE,
+        ev.Deadline.JOIN,
+        ev.Deadline.RUNTIME,
+        ev.Deadline.SETTLE,
+        ev.Deadline.STRAGGLER,
     )
     extra_s = budgets.evaluator_grace_s if _evaluates_on(state) else 0.0
-    state = _arm(state, Deadline.LIMIT, budgets.limit_s + extra_s, actions)
+    state = _arm(state, ev.Deadline.LIMIT, budgets.limit_s + extra_s, actions)
     fields = (("outcome", outcome_of(cause).value), ("cause", str(cause)))
     level = "info" if cause.kind is CauseKind.FINISHED else "warning"
-    actions.append(Say("job.ending", fields, level))
+    actions.append(ev.Say("job.ending", fields, level))
     if state.members and state.scripts_alive:  # else it is final, and announced as ENDED at once
         state = replace(state, job=JobState.STOPPING, verdict=Verdict(outcome_of(cause), cause))
-        actions.append(Announce(JobState.STOPPING, state.verdict))
+        actions.append(ev.Announce(JobState.STOPPING, state.verdict))
     if _evaluates_on(state):
-        return _arm(state, Deadline.HOLD, budgets.evaluator_grace_s, actions)
+        return _arm(state, ev.Deadline.HOLD, budgets.evaluator_grace_s, actions)
     held = state.setup.is_member and state.setup.chief_first and state.job is not JobState.ENDED
     if held and any(not process.step for process in state.alive):
         state = replace(state, rung=Rung.HOLD)
         hold_s = _grace_s(state) + budgets.group_s + budgets.kill_s
-        return _arm(state, Deadline.HOLD, hold_s, actions)
+        return _arm(state, ev.Deadline.HOLD, hold_s, actions)
     return _climb(state, Rung.SCRIPTS, actions)
 
 
@@ -900,42 +869,42 @@ def _grace_s(state: State) -> float:
     return budgets.stop_grace_s if asked else budgets.end_grace_s
 
 
-def _climb(state: State, rung: Rung, actions: list[Action]) -> State:
+def _climb(state: State, rung: Rung, actions: list[ev.Action]) -> State:
     """Enter a rung: its signals and its deadline. ``_settle`` climbs on when it is empty."""
     if state.phase is not Phase.DRAINING:
         return state
     budgets = state.setup.budgets
-    state = _disarm(state, actions, Deadline.HOLD, Deadline.GRACE, Deadline.GROUP)
+    state = _disarm(state, actions, ev.Deadline.HOLD, ev.Deadline.GRACE, ev.Deadline.GROUP)
     state = replace(state, rung=rung)
     servers = rung is Rung.SERVERS
     targets = [process for process in state.alive if process.server is servers]
     for process in targets:
         if rung is Rung.GROUPS:
-            actions.append(DumpStacks(process.name))
+            actions.append(ev.DumpStacks(process.name))
         whole_group = rung is Rung.GROUPS
-        actions.append(Send(process.name, process.stop_signal, whole_group=whole_group))
+        actions.append(ev.Send(process.name, process.stop_signal, whole_group=whole_group))
         state = _with_process(state, process.name, stopped_by_us=True)
     if not targets:
         return state
     if rung is Rung.GROUPS:
-        return _arm(state, Deadline.GROUP, budgets.group_s, actions)
+        return _arm(state, ev.Deadline.GROUP, budgets.group_s, actions)
     grace_s = budgets.server_grace_s if servers else _grace_s(state)
     if any(process.shelters_scripts for process in targets):
         grace_s = max(grace_s, _grace_s(state))
-    return _arm(state, Deadline.GRACE, grace_s, actions)
+    return _arm(state, ev.Deadline.GRACE, grace_s, actions)
 
 
-def _kill(state: State, actions: list[Action]) -> State:
+def _kill(state: State, actions: list[ev.Action]) -> State:
     """SIGKILL to every tree that is alive."""
     if state.phase not in {Phase.DRAINING, Phase.KILLING}:
         return state
-    state = _disarm(state, actions, Deadline.HOLD, Deadline.GRACE, Deadline.GROUP)
+    state = _disarm(state, actions, ev.Deadline.HOLD, ev.Deadline.GRACE, ev.Deadline.GROUP)
     state = replace(state, phase=Phase.KILLING)
     for process in state.alive:
-        actions.append(KillTree(process.name))
+        actions.append(ev.KillTree(process.name))
         state = _with_process(state, process.name, stopped_by_us=True)
-    if state.alive and Deadline.KILL not in state.armed:
-        return _arm(state, Deadline.KILL, state.setup.budgets.kill_s, actions)
+    if state.alive and ev.Deadline.KILL not in state.armed:
+        return _arm(state, ev.Deadline.KILL, state.setup.budgets.kill_s, actions)
     return state
 
 
@@ -957,7 +926,7 @@ def respite(state: State, name: str, death: ExitStatus | None, *, asked: bool) -
 # --------------------------------------------------------------------------- conclusions
 
 
-def _settle(state: State, actions: list[Action]) -> State:
+def _settle(state: State, actions: list[ev.Action]) -> State:
     """Draw every conclusion that needs no further event."""
     if state.phase is Phase.JOINING and state.members and not state.missing:
         state = _agree(state, actions)
@@ -1005,7 +974,7 @@ def _success(state: State, message: str) -> Cause:
     )
 
 
-def _come_down(state: State, actions: list[Action]) -> State:
+def _come_down(state: State, actions: list[ev.Action]) -> State:
     if state.phase is Phase.DRAINING and state.rung is Rung.HOLD and not state.alive:
         state = _climb(state, Rung.SCRIPTS, actions)
     if not state.scripts_alive and state.rung is not Rung.HOLD:
@@ -1019,25 +988,27 @@ def _come_down(state: State, actions: list[Action]) -> State:
         state = _announce_end(state, actions)
     # Every timer of the way down, but the platform's where it was asked to stop.
     budgets = state.setup.budgets
-    kept = {Deadline.ACK, Deadline.LATE} | ({Deadline.LIMIT} if state.stop_signals else set())
+    kept = {ev.Deadline.ACK, ev.Deadline.LATE} | (
+        {ev.Deadline.LIMIT} if state.stop_signals else set()
+    )
     state = _disarm(state, actions, *(state.armed - kept))
     state = replace(state, phase=Phase.PUBLISHING)
     if not state.begun:
         return _publishing_over(state, None)  # nothing was made that could be sent
-    actions.append(Publish())
-    if Deadline.LIMIT in state.armed:
+    actions.append(ev.Publish())
+    if ev.Deadline.LIMIT in state.armed:
         return state  # all that the platform leaves; the share that is kept free follows it
     seconds = budgets.publish_s if state.stop_signals else budgets.publish_end_s
-    return _arm(state, Deadline.PUBLISH, seconds, actions)
+    return _arm(state, ev.Deadline.PUBLISH, seconds, actions)
 
 
-def _announce_end(state: State, actions: list[Action]) -> State:
+def _announce_end(state: State, actions: list[ev.Action]) -> State:
     """On the master: the verdict is final, members may stop their servers and leave."""
     assert state.cause is not None
     verdict = Verdict(
         outcome_of(state.cause), state.cause, job_exit_code(state.cause, state.script_status)
     )
-    actions.append(Announce(JobState.ENDED, verdict))
+    actions.append(ev.Announce(JobState.ENDED, verdict))
     state = replace(state, job=JobState.ENDED, verdict=verdict)
     budgets = state.setup.budgets
     ack_s = min(budgets.ack_s, budgets.publish_s) if state.stop_signals else budgets.ack_s
@@ -1045,22 +1016,22 @@ def _announce_end(state: State, actions: list[Action]) -> State:
         ack_s += budgets.evaluator_grace_s
     waited_for = state.stop_signals or verdict.cause.kind is CauseKind.JOIN_TIMEOUT
     if not state.begun and not waited_for:
-        state = _arm(state, Deadline.LATE, LATE_S, actions)
-    return _arm(state, Deadline.ACK, ack_s, actions)
+        state = _arm(state, ev.Deadline.LATE, LATE_S, actions)
+    return _arm(state, ev.Deadline.ACK, ack_s, actions)
 
 
-def _leave(state: State, actions: list[Action]) -> State:
+def _leave(state: State, actions: list[ev.Action]) -> State:
     # Who has never been heard from may never come, and is not waited for.
-    late = Deadline.LATE in state.armed
+    late = ev.Deadline.LATE in state.armed
     down = state.all_down or all(
         member.down or not (member.heard or late) for member in state.members.values()
     )
     if down:
-        state = _disarm(state, actions, Deadline.ACK)
+        state = _disarm(state, actions, ev.Deadline.ACK)
     if not (down and state.publishing_settled):
         return state
     state = _disarm(state, actions, *state.armed)
-    actions.append(Record())
+    actions.append(ev.Record())
     return replace(state, phase=Phase.DONE)
 
 
@@ -1093,12 +1064,12 @@ def _with_process(state: State, name: str, **changes: Any) -> State:
     )
 
 
-def _arm(state: State, deadline: Deadline, seconds: float, actions: list[Action]) -> State:
-    actions.append(Arm(deadline, seconds))
+def _arm(state: State, deadline: ev.Deadline, seconds: float, actions: list[ev.Action]) -> State:
+    actions.append(ev.Arm(deadline, seconds))
     return replace(state, armed=state.armed | {deadline})
 
 
-def _disarm(state: State, actions: list[Action], *deadlines: Deadline) -> State:
+def _disarm(state: State, actions: list[ev.Action], *deadlines: ev.Deadline) -> State:
     stale = state.armed.intersection(deadlines)
-    actions.extend(Disarm(deadline) for deadline in sorted(stale))
+    actions.extend(ev.Disarm(deadline) for deadline in sorted(stale))
     return replace(state, armed=state.armed - stale)

@@ -23,7 +23,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from supervisor.life.events import JobChanged
+from supervisor.life import events as ev
 from supervisor.life.words import JobState, Phase
 from tests.helpers.aio import free_port
 from tests.helpers.cluster import VERDICT, snapshot
@@ -159,11 +159,11 @@ async def follow(port: int, first: int, count: int, door: int) -> None:
 
     def listen(number: int) -> MasterLink:
         def post(event: object) -> None:
-            if isinstance(event, JobChanged) and event.state is JobState.ENDED:
+            if isinstance(event, ev.JobChanged) and event.state is JobState.ENDED:
                 heard.setdefault(number, time.monotonic())
                 if len(heard) == count:
                     say(heard=sorted(heard.values()))
-            elif not isinstance(event, JobChanged) and "Lost" in type(event).__name__:
+            elif not isinstance(event, ev.JobChanged) and "Lost" in type(event).__name__:
                 say(alarm=repr(event))
 
         return MasterLink(

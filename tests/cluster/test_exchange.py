@@ -3,7 +3,7 @@
 import asyncio
 
 from supervisor.cluster.liveness import MasterState, MemberState
-from supervisor.life.events import JobChanged, MasterSeen
+from supervisor.life import events as ev
 from supervisor.life.words import JobState, Phase
 from tests.helpers.aio import until
 from tests.helpers.cluster import CAUSE, VERDICT, link, master
@@ -17,18 +17,18 @@ def test_a_job_from_joining_to_its_verdict() -> None:
             member.link.report(Phase.JOINING, script_ended=False, cause=None)
             await until(lambda: chief.reports)
             assert chief.server.members.peers()[0].state is MemberState.UP
-            assert member.events[0] == MasterSeen(bare=False)
-            assert member.events[1] == JobChanged(JobState.JOINING, None, ("algo-2",))
+            assert member.events[0] == ev.MasterSeen(bare=False)
+            assert member.events[1] == ev.JobChanged(JobState.JOINING, None, ("algo-2",))
 
             chief.board.announce(JobState.RUNNING)
-            await until(lambda: member.events[-1] == JobChanged(JobState.RUNNING, None))
+            await until(lambda: member.events[-1] == ev.JobChanged(JobState.RUNNING, None))
 
             member.link.report(Phase.DRAINING, script_ended=True, cause=CAUSE)
             assert await member.link.flush(5)
             assert chief.reports[-1][1].cause == CAUSE
 
             revision = chief.board.announce(JobState.ENDED, VERDICT)
-            await until(lambda: member.events[-1] == JobChanged(JobState.ENDED, VERDICT))
+            await until(lambda: member.events[-1] == ev.JobChanged(JobState.ENDED, VERDICT))
             await until(lambda: chief.server.members.peers()[0].heard == revision)
             assert member.link.state is MasterState.ENDED
 

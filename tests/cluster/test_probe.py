@@ -13,7 +13,7 @@ import pytest
 from supervisor.cluster.liveness import How, MasterState, MemberState
 from supervisor.cluster.net import Knock, NoAddress, Resolver, knock
 from supervisor.cluster.protocol import identify
-from supervisor.life.events import JobChanged, MasterEnded, MasterLost, MasterSeen
+from supervisor.life import events as ev
 from supervisor.life.words import JobState, Phase
 from supervisor.status.doors import Member
 from tests.helpers.aio import free_port, until
@@ -76,7 +76,7 @@ def test_no_answer_during_start_up_is_unseen_and_then_it_joins() -> None:
             assert "refuses connections" in member.link.evidence
             async with master(port=port) as it:
                 await until(lambda: it.reports)
-                assert member.events[0] == MasterSeen(bare=False)
+                assert member.events[0] == ev.MasterSeen(bare=False)
 
     asyncio.run(scenario())
 
@@ -115,7 +115,7 @@ def test_a_protocol_error_from_a_live_port_is_up(answer: bytes, problem: str) ->
         async with listener(answer) as port, link(port, lease_s=0.4) as member:
             await until(lambda: member.events)
             await pass_time(0.8)
-            assert member.events == [MasterSeen(bare=False)]
+            assert member.events == [ev.MasterSeen(bare=False)]
             assert member.link.state is MasterState.UP
             assert problem in member.link.evidence
 
@@ -207,7 +207,7 @@ def test_a_report_survives_a_network_that_breaks_connections() -> None:
             between.heal()
             assert await member.link.flush(10)
             assert [report.phase for _, report in it.reports] == [Phase.DRAINING]
-            assert member.of(MasterLost) == []
+            assert member.of(ev.MasterLost) == []
 
     asyncio.run(scenario())
 
@@ -222,13 +222,13 @@ def test_a_new_master_is_told_again_while_the_hosts_join() -> None:
             async with master(port=port, run="run-1") as first:
                 assert await member.link.flush(5)
                 first.board.announce(JobState.JOINING, None, ())
-                await until(lambda: member.events[-1] == JobChanged(JobState.JOINING, None))
+                await until(lambda: member.events[-1] == ev.JobChanged(JobState.JOINING, None))
             async with master(port=port, run="run-2") as second:
                 await until(lambda: second.reports)
                 report = second.reports[0][1]
                 assert (report.phase, report.run) == (Phase.JOINING, "run-2")
                 # Its revision 1 is news, though revision 2 of the other was known.
-                assert member.events[-1] == JobChanged(JobState.JOINING, None, ("algo-2",))
+                assert member.events[-1] == ev.JobChanged(JobState.JOINING, None, ("algo-2",))
 
     asyncio.run(scenario())
 
@@ -242,13 +242,13 @@ def test_a_master_that_crashes_while_the_hosts_join_may_come_back() -> None:
             member.link.report(Phase.JOINING, script_ended=False, cause=None)
             async with master(port=port, run="run-1"):
                 assert await member.link.flush(5)
-            await until(lambda: member.of(MasterLost))
+            await until(lambda: member.of(ev.MasterLost))
             assert not member.link.answers
             assert "refuses connections" in member.link.evidence
             async with master(port=port, run="run-2") as second:
                 await until(lambda: second.reports)
                 second.board.announce(JobState.RUNNING)
-                await until(lambda: member.events[-1] == JobChanged(JobState.RUNNING, None))
+                await until(lambda: member.events[-1] == ev.JobChanged(JobState.RUNNING, None))
 
     asyncio.run(scenario())
 
@@ -264,10 +264,10 @@ def test_a_member_of_a_running_job_that_meets_another_run_has_lost_its_master() 
             async with master(port=port, run="run-1") as first:
                 assert await member.link.flush(5)
                 first.board.announce(JobState.RUNNING)
-                await until(lambda: member.events[-1] == JobChanged(JobState.RUNNING, None))
+                await until(lambda: member.events[-1] == ev.JobChanged(JobState.RUNNING, None))
             async with master(port=port, run="run-2") as second:
-                await until(lambda: member.of(MasterLost))
-                (lost,) = member.of(MasterLost)
+                await until(lambda: member.of(ev.MasterLost))
+                (lost,) = member.of(ev.MasterLost)
                 assert lost.how == "restarted"
                 assert "another run" in lost.evidence
                 member.link.report(Phase.DRAINING, script_ended=False, cause=CAUSE)
@@ -291,12 +291,12 @@ def test_a_master_of_another_job_is_named_and_not_followed() -> None:
             member.link.report(Phase.JOINING, script_ended=False, cause=None)
             await until(lambda: it.refused)
             assert it.refused == [("algo-2", "algo-2 is of job job-B, the master of job job-A")]
-            assert not member.of(MasterLost), "not yet"
-            await until(lambda: member.of(MasterLost))
-            (lost,) = member.of(MasterLost)
+            assert not member.of(ev.MasterLost), "not yet"
+            await until(lambda: member.of(ev.MasterLost))
+            (lost,) = member.of(ev.MasterLost)
             assert lost.how == How.REFUSES.value
             assert "algo-2 is of job job-B, the master of job job-A" in lost.evidence
-            assert (it.reports, member.of(JobChanged)) == ([], [])
+            assert (it.reports, member.of(ev.JobChanged)) == ([], [])
             assert it.server.members.peers()[0].state is MemberState.UNSEEN
             assert len(it.refused) == 1, "said once"
 
@@ -315,11 +315,11 @@ def test_whoever_does_not_know_a_running_member_is_no_sign_of_its_masters_life(
         async with link(port, **PATIENT, lease_s=0.8) as member:
             async with master(port=port) as first:
                 first.board.announce(JobState.RUNNING)
-                await until(lambda: member.events[-1:] == [JobChanged(JobState.RUNNING, None)])
+                await until(lambda: member.events[-1:] == [ev.JobChanged(JobState.RUNNING, None)])
             answer = b"HTTP/1.1 %d No\r\nContent-Length: 2\r\n\r\nno" % status
             async with listener(answer, port):
-                await until(lambda: member.of(MasterLost))
-            (lost,) = member.of(MasterLost)
+                await until(lambda: member.of(ev.MasterLost))
+            (lost,) = member.of(ev.MasterLost)
             assert lost.how == "unreachable"
             assert ("refuses the token" if status == 401 else str(status)) in lost.evidence
 
@@ -360,10 +360,10 @@ def test_finished_is_not_a_loss() -> None:
             async with master(port=port) as it:
                 await until(lambda: member.link.document)
                 it.board.announce(JobState.ENDED, VERDICT)
-                await until(lambda: member.events[-1] == JobChanged(JobState.ENDED, VERDICT))
+                await until(lambda: member.events[-1] == ev.JobChanged(JobState.ENDED, VERDICT))
             await pass_time(1.0)
             assert member.link.state is MasterState.ENDED
-            assert member.of(MasterLost) == []
+            assert member.of(ev.MasterLost) == []
 
     asyncio.run(scenario())
 
@@ -374,8 +374,8 @@ def test_a_closed_port_after_an_answer_is_a_crash() -> None:
         async with link(port) as member:
             async with master(port=port):
                 await until(lambda: member.link.document)
-            await until(lambda: member.of(MasterLost))  # long before its lease of 30 s
-            [lost] = member.of(MasterLost)
+            await until(lambda: member.of(ev.MasterLost))  # long before its lease of 30 s
+            [lost] = member.of(ev.MasterLost)
             assert lost.how == "crashed"
             assert f"127.0.0.1:{port} refuses connections" in lost.evidence
             assert abs(lost.at - time.time()) < 60
@@ -391,7 +391,7 @@ def test_no_farewell_is_waited_for_where_the_master_crashed() -> None:
         async with link(port) as member:
             async with master(port=port):
                 await until(lambda: member.link.document)
-            await until(lambda: member.of(MasterLost))
+            await until(lambda: member.of(ev.MasterLost))
             member.link.report(Phase.DONE, script_ended=False, cause=CAUSE)
             began = time.monotonic()
             assert not await member.link.flush(30)
@@ -410,10 +410,10 @@ def test_silence_is_unreachable_after_the_lease_and_not_before() -> None:
             await until(lambda: member.link.document)
             between.cut()
             began = time.monotonic()
-            await until(lambda: member.of(MasterLost))
+            await until(lambda: member.of(ev.MasterLost))
             assert time.monotonic() - began > 0.7
-            assert member.of(MasterLost)[0].how == "unreachable"
-            assert "no answer for" in member.of(MasterLost)[0].evidence
+            assert member.of(ev.MasterLost)[0].how == "unreachable"
+            assert "no answer for" in member.of(ev.MasterLost)[0].evidence
 
     asyncio.run(scenario())
 
@@ -432,7 +432,7 @@ def test_a_cut_shorter_than_the_lease_is_nothing() -> None:
             revision = it.board.announce(JobState.RUNNING)
             await until(lambda: it.server.members.peers()[0].heard == revision)
             await pass_time(1.0)
-            assert member.of(MasterLost) == []
+            assert member.of(ev.MasterLost) == []
             assert it.lost == []
 
     asyncio.run(scenario())
@@ -451,7 +451,7 @@ def test_a_delay_of_two_seconds_each_way_with_default_settings_is_nothing() -> N
             assert member.link.latency_s is not None
             assert member.link.latency_s > 3.9
             assert "answers" in member.link.evidence
-            assert member.of(MasterLost) == []
+            assert member.of(ev.MasterLost) == []
 
     asyncio.run(scenario())
 
@@ -469,7 +469,7 @@ def test_connections_that_break_all_the_time_are_nothing() -> None:
                 revision = it.board.announce(state)
                 await until(lambda: it.server.members.peers()[0].heard == revision)  # noqa: B023
                 between.reset()
-            assert member.of(MasterLost) == []
+            assert member.of(ev.MasterLost) == []
             assert it.lost == []
 
     asyncio.run(scenario())
@@ -481,7 +481,7 @@ def test_our_own_standstill_is_not_the_masters_silence() -> None:
             await until(lambda: member.link.document)
             time.sleep(2.4)  # noqa: ASYNC251 - the standstill itself
             await pass_time(0.5)
-            assert member.of(MasterLost) == []
+            assert member.of(ev.MasterLost) == []
 
     asyncio.run(scenario())
 
@@ -497,12 +497,12 @@ def test_a_bare_master_is_seen_by_its_chiefs_port_and_ends_with_it() -> None:
                 began = time.monotonic()
                 await until(lambda: member.events)
                 assert time.monotonic() - began >= 0.4
-                assert member.events == [MasterSeen(bare=True)]
+                assert member.events == [ev.MasterSeen(bare=True)]
                 await pass_time(0.5)
                 assert len(member.events) == 1
-            await until(lambda: member.of(MasterEnded))
-            assert f"127.0.0.1:{chief} refuses connections" in member.of(MasterEnded)[0].evidence
-            assert member.of(MasterLost) == []
+            await until(lambda: member.of(ev.MasterEnded))
+            assert f"127.0.0.1:{chief} refuses connections" in member.of(ev.MasterEnded)[0].evidence
+            assert member.of(ev.MasterLost) == []
 
     asyncio.run(scenario())
 
@@ -537,7 +537,7 @@ def test_a_status_server_is_preferred_to_the_chiefs_port() -> None:
         ):
             await until(lambda: member.link.document)
             await pass_time(0.8)
-            assert member.of(MasterSeen) == [MasterSeen(bare=False)]
+            assert member.of(ev.MasterSeen) == [ev.MasterSeen(bare=False)]
 
     asyncio.run(scenario())
 

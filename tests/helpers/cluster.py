@@ -9,7 +9,7 @@ from typing import Any
 
 from supervisor.cluster.probe import MasterLink
 from supervisor.cluster.protocol import HostReport
-from supervisor.life.events import JobChanged, MasterEnded, MasterLost, MasterSeen
+from supervisor.life import events as ev
 from supervisor.life.words import Cause, CauseKind, ExitStatus, Outcome, Verdict
 from supervisor.status.board import JobBoard
 from supervisor.status.doors import Member
@@ -136,7 +136,7 @@ class Told:
 
     link: MasterLink
     task: asyncio.Task[None]
-    events: list[MasterSeen | JobChanged | MasterLost | MasterEnded]
+    events: list[ev.MasterSeen | ev.JobChanged | ev.MasterLost | ev.MasterEnded]
 
     def of(self, kind: type) -> list[Any]:
         return [event for event in self.events if isinstance(event, kind)]
@@ -146,7 +146,7 @@ class Told:
 async def link(
     port: int, *, host: str = "algo-2", address: str = "127.0.0.1", **more: Any
 ) -> AsyncIterator[Told]:
-    events: list[MasterSeen | JobChanged | MasterLost | MasterEnded] = []
+    events: list[ev.MasterSeen | ev.JobChanged | ev.MasterLost | ev.MasterEnded] = []
     settings: dict[str, Any] = {
         "lease_s": 30.0,
         "refused_count": 3,

@@ -13,42 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supervisor.cluster.liveness import How
-from supervisor.life.events import (
-    Action,
-    Announce,
-    Arm,
-    Broke,
-    Deadline,
-    Disarm,
-    Event,
-    Exited,
-    Expired,
-    JobChanged,
-    KillTree,
-    MasterEnded,
-    MasterLost,
-    MasterSeen,
-    MemberLost,
-    MemberReported,
-    Prepared,
-    PrepareFailed,
-    Publish,
-    Published,
-    Record,
-    Replanned,
-    Report,
-    Restore,
-    Resume,
-    Say,
-    Send,
-    Signalled,
-    Start,
-    Started,
-    StartFailed,
-    Suspend,
-    TransferFailed,
-    Waiting,
-)
+from supervisor.life import events as ev
 from supervisor.life.lifecycle import (
     LATE_S,
     REFUSES,
@@ -134,23 +99,25 @@ def evaluator() -> State:
     return initial(setup, (Process("evaluator", False),))
 
 
-def play(state: State, events: Iterable[Event]) -> tuple[State, list[Action]]:
+def play(state: State, events: Iterable[ev.Event]) -> tuple[State, list[ev.Action]]:
     """Feed all events; the actions of the last one."""
-    actions: tuple[Action, ...] = ()
+    actions: tuple[ev.Action, ...] = ()
     for event in events:
         state, actions = step(state, event)
     return state, list(actions)
 
 
-def essentials(actions: Iterable[Action]) -> list[Action]:
+def essentials(actions: Iterable[ev.Action]) -> list[ev.Action]:
     """Without the log lines and the timers."""
     return [
-        a for a in actions if isinstance(a, Start | Send | KillTree | Announce | Publish | Record)
+        a
+        for a in actions
+        if isinstance(a, ev.Start | ev.Send | ev.KillTree | ev.Announce | ev.Publish | ev.Record)
     ]
 
 
-def joined(host: str, phase: Phase = Phase.JOINING, **more: object) -> MemberReported:
-    return MemberReported(
+def joined(host: str, phase: Phase = Phase.JOINING, **more: object) -> ev.MemberReported:
+    return ev.MemberReported(
         host,
         phase,
         bool(more.get("script_ended")),
@@ -165,199 +132,206 @@ def test_hosts_that_run_servers_alone_are_not_waited_for(policy: SuccessPolicy) 
     hosts = ("algo-1", "algo-2", "algo-3")
     setup = Setup("algo-1", "algo-1", hosts, policy, True, BUDGETS, scriptless=("algo-3",))
     state = initial(setup, (Process("chief", False),))
-    state, _ = play(state, [*RUNNING_MASTER, Exited("chief", OK, 1.0)])
+    state, _ = play(state, [*RUNNING_MASTER, ev.Exited("chief", OK, 1.0)])
     assert state.phase is Phase.RUNNING
     state, actions = play(state, [joined("algo-2", Phase.RUNNING, script_ended=True)])
     assert state.cause is not None
     assert state.cause.kind is CauseKind.FINISHED
-    assert any(isinstance(a, Announce) and a.state is JobState.ENDED for a in actions)
+    assert any(isinstance(a, ev.Announce) and a.state is JobState.ENDED for a in actions)
 
 
-RUNNING_ALONE: list[Event] = [Prepared()]
-RUNNING_MASTER: list[Event] = [Prepared(), joined("algo-2"), joined("algo-3")]
-RUNNING_MEMBER: list[Event] = [Prepared(), JobChanged(JobState.RUNNING, None)]
-DOWN: list[Event] = [joined("algo-2", Phase.PUBLISHING), joined("algo-3", Phase.DONE)]
+RUNNING_ALONE: list[ev.Event] = [ev.Prepared()]
+RUNNING_MASTER: list[ev.Event] = [ev.Prepared(), joined("algo-2"), joined("algo-3")]
+RUNNING_MEMBER: list[ev.Event] = [ev.Prepared(), ev.JobChanged(JobState.RUNNING, None)]
+DOWN: list[ev.Event] = [joined("algo-2", Phase.PUBLISHING), joined("algo-3", Phase.DONE)]
 
 
 def test_a_script_alone_that_succeeds() -> None:
     state, actions = play(alone(), RUNNING_ALONE)
     assert state.phase is Phase.RUNNING
-    assert essentials(actions) == [Start("chief")]
-    state, actions = step(state, Exited("chief", OK, 5.0))  # type: ignore[assignment]
-    assert (state.phase, essentials(actions)) == (Phase.PUBLISHING, [Publish()])
-    state, actions = step(state, Published(None))  # type: ignore[assignment]
-    assert (state.phase, essentials(actions)) == (Phase.DONE, [Record()])
+    assert essentials(actions) == [ev.Start("chief")]
+    state, actions = step(state, ev.Exited("chief", OK, 5.0))  # type: ignore[assignment]
+    assert (state.phase, essentials(actions)) == (Phase.PUBLISHING, [ev.Publish()])
+    state, actions = step(state, ev.Published(None))  # type: ignore[assignment]
+    assert (state.phase, essentials(actions)) == (Phase.DONE, [ev.Record()])
     assert state.cause is not None
     assert (state.cause.kind, state.cause.at) == (CauseKind.FINISHED, 5.0)
 
 
 def test_the_masters_barrier_then_chief_ends_then_members_then_master() -> None:
-    state, actions = play(master(), [Prepared(), joined("algo-2")])
+    state, actions = play(master(), [ev.Prepared(), joined("algo-2")])
     assert state.phase is Phase.JOINING
     assert state.missing == ("algo-3",)
-    assert Deadline.JOIN in state.armed
+    assert ev.Deadline.JOIN in state.armed
     state, actions = play(state, [joined("algo-3")])
-    assert essentials(actions) == [Announce(JobState.RUNNING), Start("ps"), Start("chief")]
-    assert Deadline.JOIN not in state.armed
-    state, actions = play(state, [Exited("chief", OK, 1.0)])
+    assert essentials(actions) == [ev.Announce(JobState.RUNNING), ev.Start("ps"), ev.Start("chief")]
+    assert ev.Deadline.JOIN not in state.armed
+    state, actions = play(state, [ev.Exited("chief", OK, 1.0)])
     announced = essentials(actions)[0]
-    assert isinstance(announced, Announce)
+    assert isinstance(announced, ev.Announce)
     assert announced.state is JobState.ENDED
     assert announced.verdict is not None
     assert (announced.verdict.outcome, announced.verdict.exit_code) == (Outcome.SUCCEEDED, 0)
-    assert essentials(actions)[1:] == [Send("ps", signal.SIGTERM)]
-    state, actions = play(state, [Exited("ps", TERMED, 1.1), Published(None)])
+    assert essentials(actions)[1:] == [ev.Send("ps", signal.SIGTERM)]
+    state, actions = play(state, [ev.Exited("ps", TERMED, 1.1), ev.Published(None)])
     assert state.phase is Phase.PUBLISHING, "members are still up"
     state, actions = play(state, DOWN)
-    assert (state.phase, essentials(actions)) == (Phase.DONE, [Record()])
+    assert (state.phase, essentials(actions)) == (Phase.DONE, [ev.Record()])
 
 
 def test_a_member_whose_script_ends_early_with_0_keeps_its_server_until_the_verdict() -> None:
-    state, actions = play(member(), [*RUNNING_MEMBER, Exited("worker", OK, 1.0)])
+    state, actions = play(member(), [*RUNNING_MEMBER, ev.Exited("worker", OK, 1.0)])
     assert (state.phase, essentials(actions)) == (Phase.RUNNING, [])
-    assert Report(Phase.RUNNING, True, None) in actions
+    assert ev.Report(Phase.RUNNING, True, None) in actions
     cause = Cause(CauseKind.FINISHED, "algo-1", "finished, exit 0", "chief", OK)
-    ended = JobChanged(JobState.ENDED, Verdict(Outcome.SUCCEEDED, cause, 0))
+    ended = ev.JobChanged(JobState.ENDED, Verdict(Outcome.SUCCEEDED, cause, 0))
     state, actions = play(state, [ended])
-    assert essentials(actions) == [Send("ps", signal.SIGTERM)]
-    state, actions = play(state, [Exited("ps", TERMED, 2.0)])
-    assert Report(Phase.PUBLISHING, True, None) in actions
-    state, actions = play(state, [Published(None)])
+    assert essentials(actions) == [ev.Send("ps", signal.SIGTERM)]
+    state, actions = play(state, [ev.Exited("ps", TERMED, 2.0)])
+    assert ev.Report(Phase.PUBLISHING, True, None) in actions
+    state, actions = play(state, [ev.Published(None)])
     assert state.phase is Phase.DONE
     assert state.cause == cause
 
 
 def test_a_failing_worker_holds_its_server_for_the_chief_and_reports_itself() -> None:
-    failed = Exited("worker", ONE, 1.0, "ValueError: boom (train.py:3); exit 1 after 9 s", "detail")
+    failed = ev.Exited(
+        "worker", ONE, 1.0, "ValueError: boom (train.py:3); exit 1 after 9 s", "detail"
+    )
     state, actions = play(member(), [*RUNNING_MEMBER, failed])
     assert (state.phase, essentials(actions)) == (Phase.DRAINING, [])
-    assert Deadline.HOLD in state.armed
+    assert ev.Deadline.HOLD in state.armed
     cause = state.cause
     assert cause is not None
     assert (cause.kind, cause.host, cause.process) == (CauseKind.SCRIPT_FAILED, "algo-2", "worker")
-    assert Report(Phase.DRAINING, False, cause) in actions
-    state, actions = play(state, [JobChanged(JobState.ENDED, Verdict(Outcome.FAILED, cause, 1))])
-    assert essentials(actions) == [Send("ps", signal.SIGTERM)]
+    assert ev.Report(Phase.DRAINING, False, cause) in actions
+    state, actions = play(state, [ev.JobChanged(JobState.ENDED, Verdict(Outcome.FAILED, cause, 1))])
+    assert essentials(actions) == [ev.Send("ps", signal.SIGTERM)]
 
     above, actions = play(
         master(), [*RUNNING_MASTER, joined("algo-2", Phase.DRAINING, cause=cause)]
     )
     assert essentials(actions) == [
-        Announce(JobState.STOPPING, Verdict(Outcome.FAILED, cause)),
-        Send("chief", signal.SIGTERM),
+        ev.Announce(JobState.STOPPING, Verdict(Outcome.FAILED, cause)),
+        ev.Send("chief", signal.SIGTERM),
     ]
-    above, actions = play(above, [Exited("chief", TERMED, 2.0)])
+    above, actions = play(above, [ev.Exited("chief", TERMED, 2.0)])
     assert essentials(actions) == [
-        Announce(JobState.ENDED, Verdict(Outcome.FAILED, cause, 1)),
-        Send("ps", signal.SIGTERM),
+        ev.Announce(JobState.ENDED, Verdict(Outcome.FAILED, cause, 1)),
+        ev.Send("ps", signal.SIGTERM),
     ]
     assert above.cause == cause
 
 
 def test_a_parameter_server_that_dies_fails_the_job() -> None:
-    state, actions = play(master(), [*RUNNING_MASTER, Exited("ps", KILLED, 1.0)])
+    state, actions = play(master(), [*RUNNING_MASTER, ev.Exited("ps", KILLED, 1.0)])
     assert state.cause is not None
     assert state.cause.kind is CauseKind.ESSENTIAL_DIED
-    assert Send("chief", signal.SIGTERM) in actions
+    assert ev.Send("chief", signal.SIGTERM) in actions
 
 
 def test_sigterm_to_the_master_stops_the_chief_first_and_servers_last() -> None:
-    state, actions = play(master(), [*RUNNING_MASTER, Signalled(signal.SIGTERM, 1.0)])
-    assert [type(action) for action in essentials(actions)] == [Announce, Send]
-    assert Arm(Deadline.GRACE, BUDGETS.stop_grace_s) in actions
-    assert Arm(Deadline.LIMIT, BUDGETS.limit_s) in actions
-    state, actions = play(state, [Exited("chief", OK, 2.0)])
+    state, actions = play(master(), [*RUNNING_MASTER, ev.Signalled(signal.SIGTERM, 1.0)])
+    assert [type(action) for action in essentials(actions)] == [ev.Announce, ev.Send]
+    assert ev.Arm(ev.Deadline.GRACE, BUDGETS.stop_grace_s) in actions
+    assert ev.Arm(ev.Deadline.LIMIT, BUDGETS.limit_s) in actions
+    state, actions = play(state, [ev.Exited("chief", OK, 2.0)])
     announced = essentials(actions)[0]
-    assert isinstance(announced, Announce)
+    assert isinstance(announced, ev.Announce)
     assert announced.verdict is not None
     assert (announced.verdict.outcome, announced.verdict.exit_code) == (Outcome.STOPPED, 0)
-    assert essentials(actions)[1:] == [Send("ps", signal.SIGTERM)]
+    assert essentials(actions)[1:] == [ev.Send("ps", signal.SIGTERM)]
 
 
 def test_sigterm_to_a_member_holds_and_asks_the_master() -> None:
-    state, actions = play(member(), [*RUNNING_MEMBER, Signalled(signal.SIGTERM, 1.0)])
+    state, actions = play(member(), [*RUNNING_MEMBER, ev.Signalled(signal.SIGTERM, 1.0)])
     assert essentials(actions) == []
-    assert Arm(Deadline.HOLD, 96) in actions
-    report = next(action for action in actions if isinstance(action, Report))
+    assert ev.Arm(ev.Deadline.HOLD, 96) in actions
+    report = next(action for action in actions if isinstance(action, ev.Report))
     assert report.cause is not None
     assert report.cause.kind is CauseKind.STOP_REQUESTED
-    state, actions = play(state, [Expired(Deadline.HOLD, 97.0)])
-    assert essentials(actions) == [Send("worker", signal.SIGTERM)]
+    state, actions = play(state, [ev.Expired(ev.Deadline.HOLD, 97.0)])
+    assert essentials(actions) == [ev.Send("worker", signal.SIGTERM)]
 
 
 def test_the_stop_ladder_of_a_script_that_ignores_everything() -> None:
-    state, actions = play(alone(), [*RUNNING_ALONE, Signalled(signal.SIGTERM, 1.0)])
-    assert essentials(actions) == [Send("chief", signal.SIGTERM)]
-    state, actions = play(state, [Expired(Deadline.GRACE, 91.0)])
-    assert essentials(actions) == [Send("chief", signal.SIGTERM, whole_group=True)]
-    state, actions = play(state, [Expired(Deadline.GROUP, 94.0)])
-    assert (state.phase, essentials(actions)) == (Phase.KILLING, [KillTree("chief")])
-    state, actions = play(state, [Exited("chief", KILLED, 94.1), Published(None)])
+    state, actions = play(alone(), [*RUNNING_ALONE, ev.Signalled(signal.SIGTERM, 1.0)])
+    assert essentials(actions) == [ev.Send("chief", signal.SIGTERM)]
+    state, actions = play(state, [ev.Expired(ev.Deadline.GRACE, 91.0)])
+    assert essentials(actions) == [ev.Send("chief", signal.SIGTERM, whole_group=True)]
+    state, actions = play(state, [ev.Expired(ev.Deadline.GROUP, 94.0)])
+    assert (state.phase, essentials(actions)) == (Phase.KILLING, [ev.KillTree("chief")])
+    state, actions = play(state, [ev.Exited("chief", KILLED, 94.1), ev.Published(None)])
     assert state.phase is Phase.DONE
 
 
 def test_a_process_that_survives_sigkill_is_left_and_said() -> None:
     state, _ = play(
         alone(),
-        [*RUNNING_ALONE, Signalled(15, 1.0), Signalled(15, 2.0), Expired(Deadline.KILL, 5.0)],
+        [
+            *RUNNING_ALONE,
+            ev.Signalled(15, 1.0),
+            ev.Signalled(15, 2.0),
+            ev.Expired(ev.Deadline.KILL, 5.0),
+        ],
     )
     assert state.processes[0].life is Life.LEFT
-    state, _ = play(state, [Published(None)])
+    state, _ = play(state, [ev.Published(None)])
     assert state.phase is Phase.DONE
     assert _code(state) == 86
 
 
 def test_a_second_stop_signal_kills() -> None:
-    state, actions = play(master(), [*RUNNING_MASTER, Signalled(2, 1.0), Signalled(2, 1.5)])
+    state, actions = play(master(), [*RUNNING_MASTER, ev.Signalled(2, 1.0), ev.Signalled(2, 1.5)])
     assert state.phase is Phase.KILLING
-    assert essentials(actions) == [KillTree("ps"), KillTree("chief")]
+    assert essentials(actions) == [ev.KillTree("ps"), ev.KillTree("chief")]
 
 
 def test_an_echo_of_a_stop_signal_is_no_second_one() -> None:
     """timeout(1) signals its command and then the group: the script lost its grace to that."""
-    state, _ = play(alone(), [*RUNNING_ALONE, Signalled(15, 1.0)])
-    state, actions = play(state, [Signalled(15, 1.001), Signalled(15, 1.04)])
+    state, _ = play(alone(), [*RUNNING_ALONE, ev.Signalled(15, 1.0)])
+    state, actions = play(state, [ev.Signalled(15, 1.001), ev.Signalled(15, 1.04)])
     assert (state.phase, actions, state.stop_signals) == (Phase.DRAINING, [], 1)
-    _, actions = play(state, [Signalled(2, 1.041)])
-    assert essentials(actions) == [KillTree("chief")], "another signal is another wish"
-    state, actions = play(state, [Signalled(15, 1.2)])
-    assert essentials(actions) == [KillTree("chief")]
+    _, actions = play(state, [ev.Signalled(2, 1.041)])
+    assert essentials(actions) == [ev.KillTree("chief")], "another signal is another wish"
+    state, actions = play(state, [ev.Signalled(15, 1.2)])
+    assert essentials(actions) == [ev.KillTree("chief")]
 
 
 def test_the_time_that_is_left_is_said_at_each_stop_signal() -> None:
-    state, first = play(alone(), [*RUNNING_ALONE, Signalled(15, 100.0)])
-    _, second = play(state, [Signalled(15, 130.0)])
-    said = [a for a in (*first, *second) if isinstance(a, Say) and a.event == "signal.received"]
+    state, first = play(alone(), [*RUNNING_ALONE, ev.Signalled(15, 100.0)])
+    _, second = play(state, [ev.Signalled(15, 130.0)])
+    said = [a for a in (*first, *second) if isinstance(a, ev.Say) and a.event == "signal.received"]
     assert [dict(say.fields)["left_s"] for say in said] == [120.0, 90.0]
 
 
 def test_a_second_stop_signal_while_holding_for_the_chief_kills() -> None:
-    state, _ = play(member(), [*RUNNING_MEMBER, Signalled(15, 1.0)])
+    state, _ = play(member(), [*RUNNING_MEMBER, ev.Signalled(15, 1.0)])
     assert state.rung is Rung.HOLD
-    state, actions = play(state, [Signalled(15, 2.0)])
-    assert essentials(actions) == [KillTree("ps"), KillTree("worker")]
-    assert (Deadline.HOLD in state.armed, Deadline.KILL in state.armed) == (False, True)
-    state, _ = play(state, [Exited("worker", KILLED, 3.0), Exited("ps", KILLED, 3.0)])
+    state, actions = play(state, [ev.Signalled(15, 2.0)])
+    assert essentials(actions) == [ev.KillTree("ps"), ev.KillTree("worker")]
+    assert (ev.Deadline.HOLD in state.armed, ev.Deadline.KILL in state.armed) == (False, True)
+    state, _ = play(state, [ev.Exited("worker", KILLED, 3.0), ev.Exited("ps", KILLED, 3.0)])
     assert state.phase is Phase.PUBLISHING
 
 
 def test_a_second_stop_signal_while_publishing_leaves_at_once() -> None:
-    finished = [*RUNNING_MASTER, Exited("chief", OK, 1.0), Exited("ps", TERMED, 2.0)]
-    state, _ = play(master(), [*finished, Signalled(15, 3.0)])
+    finished = [*RUNNING_MASTER, ev.Exited("chief", OK, 1.0), ev.Exited("ps", TERMED, 2.0)]
+    state, _ = play(master(), [*finished, ev.Signalled(15, 3.0)])
     assert state.phase is Phase.PUBLISHING, "the first only counts the time"
-    assert Deadline.LIMIT in state.armed
-    state, actions = play(state, [Signalled(15, 4.0)])
-    assert (state.phase, essentials(actions)) == (Phase.DONE, [Record()])
+    assert ev.Deadline.LIMIT in state.armed
+    state, actions = play(state, [ev.Signalled(15, 4.0)])
+    assert (state.phase, essentials(actions)) == (Phase.DONE, [ev.Record()])
 
 
 def test_a_stop_between_the_order_to_start_and_the_start() -> None:
     """The signal must not miss a process whose start was ordered and not yet confirmed."""
-    state, actions = play(alone(), [Prepared(), Signalled(15, 1.0), Started("chief", 7)])
+    state, actions = play(alone(), [ev.Prepared(), ev.Signalled(15, 1.0), ev.Started("chief", 7)])
     assert state.phase is Phase.DRAINING
-    _, actions = play(alone(), [Prepared(), Signalled(15, 1.0)])
-    assert Send("chief", signal.SIGTERM) in actions
-    failed = StartFailed("chief", 127, "no such file: ./train", 2.0)
-    state, _ = play(state, [failed, Published(None)])
+    _, actions = play(alone(), [ev.Prepared(), ev.Signalled(15, 1.0)])
+    assert ev.Send("chief", signal.SIGTERM) in actions
+    failed = ev.StartFailed("chief", 127, "no such file: ./train", 2.0)
+    state, _ = play(state, [failed, ev.Published(None)])
     assert state.phase is Phase.DONE
     assert state.cause is not None
     assert state.cause.kind is CauseKind.STOP_REQUESTED
@@ -369,93 +343,93 @@ def test_what_is_suspended_is_resumed_for_its_end() -> None:
         (alone(), RUNNING_ALONE, ["chief"]),
         (member(), RUNNING_MEMBER, ["ps", "worker"]),
     ):
-        state, actions = play(first, [*running, Signalled(signal.SIGTSTP, 1.0)])
-        assert actions == [Suspend(name) for name in names]
-        state, actions = play(state, [Signalled(signal.SIGTERM, 2.0)])
-        resumed = [a for a in actions if isinstance(a, Resume | Send)]
-        assert resumed[: len(names)] == [Resume(name) for name in names]
-        state, actions = play(state, [Signalled(signal.SIGTSTP, 3.0)])
+        state, actions = play(first, [*running, ev.Signalled(signal.SIGTSTP, 1.0)])
+        assert actions == [ev.Suspend(name) for name in names]
+        state, actions = play(state, [ev.Signalled(signal.SIGTERM, 2.0)])
+        resumed = [a for a in actions if isinstance(a, ev.Resume | ev.Send)]
+        assert resumed[: len(names)] == [ev.Resume(name) for name in names]
+        state, actions = play(state, [ev.Signalled(signal.SIGTSTP, 3.0)])
         assert actions == [], "there is no time for a pause on the way down"
-        state, actions = play(state, [Signalled(signal.SIGCONT, 3.0)])
-        assert actions == [Resume(name) for name in names]
+        state, actions = play(state, [ev.Signalled(signal.SIGCONT, 3.0)])
+        assert actions == [ev.Resume(name) for name in names]
 
 
 def test_what_is_not_running_yet_is_not_suspended() -> None:
-    state, actions = play(alone(), [Signalled(signal.SIGTSTP, 1.0)])
+    state, actions = play(alone(), [ev.Signalled(signal.SIGTSTP, 1.0)])
     assert actions == []
-    state, actions = play(state, [Prepared(), Signalled(signal.SIGTERM, 2.0)])
-    assert not [a for a in actions if isinstance(a, Resume)]
+    state, actions = play(state, [ev.Prepared(), ev.Signalled(signal.SIGTERM, 2.0)])
+    assert not [a for a in actions if isinstance(a, ev.Resume)]
 
 
 def test_the_last_words_of_a_stopped_script_are_kept() -> None:
-    saved = Exited("chief", ExitStatus(code=42), 2.0, "checkpoint saved; exit 42")
-    state, _ = play(alone(), [*RUNNING_ALONE, Signalled(15, 1.0), saved, Published(None)])
+    saved = ev.Exited("chief", ExitStatus(code=42), 2.0, "checkpoint saved; exit 42")
+    state, _ = play(alone(), [*RUNNING_ALONE, ev.Signalled(15, 1.0), saved, ev.Published(None)])
     assert state.processes[0].message == "checkpoint saved; exit 42"
     assert _code(state) == 42
 
 
 @pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH])
 def test_other_signals_are_passed_on_and_stop_nothing(signum: int) -> None:
-    state, actions = play(member(), [*RUNNING_MEMBER, Signalled(signum, 1.0)])
-    assert (state.phase, actions) == (Phase.RUNNING, [Send("worker", signum)])
+    state, actions = play(member(), [*RUNNING_MEMBER, ev.Signalled(signum, 1.0)])
+    assert (state.phase, actions) == (Phase.RUNNING, [ev.Send("worker", signum)])
 
 
 def test_a_lost_master_releases_and_fails_its_members() -> None:
-    lost = MasterLost("crashed", "connection refused 5 times in 1.2 s", 3.0)
+    lost = ev.MasterLost("crashed", "connection refused 5 times in 1.2 s", 3.0)
     state, actions = play(member(), [*RUNNING_MEMBER, lost])
     assert state.cause is not None
     assert state.cause.kind is CauseKind.MASTER_LOST
-    assert essentials(actions) == [Send("worker", signal.SIGTERM)], "nobody is left to hold for"
+    assert essentials(actions) == [ev.Send("worker", signal.SIGTERM)], "nobody is left to hold for"
     state, _ = play(
-        state, [Exited("worker", TERMED, 4.0), Exited("ps", TERMED, 4.0), Published(None)]
+        state, [ev.Exited("worker", TERMED, 4.0), ev.Exited("ps", TERMED, 4.0), ev.Published(None)]
     )
     assert _code(state) == 83
 
 
 def test_a_lost_member_fails_the_job() -> None:
-    state, _ = play(master(), [*RUNNING_MASTER, MemberLost("algo-3", "silent for 30 s", 9.0)])
+    state, _ = play(master(), [*RUNNING_MASTER, ev.MemberLost("algo-3", "silent for 30 s", 9.0)])
     assert state.cause is not None
     assert str(state.cause) == "algo-3: lost: silent for 30 s"
     state, _ = play(
         state,
-        [Exited("chief", TERMED, 1), Exited("ps", TERMED, 1), Published(None), DOWN[0]],
+        [ev.Exited("chief", TERMED, 1), ev.Exited("ps", TERMED, 1), ev.Published(None), DOWN[0]],
     )
     assert state.phase is Phase.DONE, "a lost member is not waited for"
 
 
 def test_a_host_that_is_lost_while_all_join_is_waited_for_again() -> None:
     """Nothing has been started: a container that is killed may be started anew."""
-    lost = MemberLost("algo-2", "restarted: its supervisor was started anew", 1.0)
-    orders: tuple[list[Event], ...] = (
-        [Prepared(), joined("algo-2")],
-        [joined("algo-2"), Prepared()],
+    lost = ev.MemberLost("algo-2", "restarted: its supervisor was started anew", 1.0)
+    orders: tuple[list[ev.Event], ...] = (
+        [ev.Prepared(), joined("algo-2")],
+        [joined("algo-2"), ev.Prepared()],
     )
     for before in orders:
         state, actions = play(master(), [*before, lost])
         assert (state.phase, state.cause) == (Phase.JOINING, None)
         assert state.missing == ("algo-2", "algo-3")
-        assert Announce(JobState.JOINING, missing=("algo-2", "algo-3")) in actions
+        assert ev.Announce(JobState.JOINING, missing=("algo-2", "algo-3")) in actions
         state, _ = play(state, [joined("algo-3"), joined("algo-2", Phase.PREPARING)])
         assert state.phase is Phase.JOINING, "the new one has not joined yet"
         state, _ = play(state, [joined("algo-2")])
         assert state.phase is Phase.RUNNING
-    state, _ = play(master(), [lost, joined("algo-2"), Prepared()])
+    state, _ = play(master(), [lost, joined("algo-2"), ev.Prepared()])
     assert state.missing == ("algo-3",)
 
 
 def test_a_master_that_is_lost_while_all_join_is_waited_for_again() -> None:
     """Members ended with 83, and a master that was started anew had nobody to wait for."""
-    lost = MasterLost("crashed", "algo-1:2224 refuses connections", 1.0)
-    waiting: list[Event] = [Prepared(), JobChanged(JobState.JOINING, None, ("algo-3",))]
+    lost = ev.MasterLost("crashed", "algo-1:2224 refuses connections", 1.0)
+    waiting: list[ev.Event] = [ev.Prepared(), ev.JobChanged(JobState.JOINING, None, ("algo-3",))]
     state, actions = play(member(), [*waiting, lost])
     assert (state.phase, state.cause) == (Phase.JOINING, None)
     assert said(actions) == {"master.lost": "algo-1"}
-    late, _ = play(state, [Expired(Deadline.JOIN, 902.0)])
+    late, _ = play(state, [ev.Expired(ev.Deadline.JOIN, 902.0)])
     assert late.cause is not None, "no longer one that is heard from"
     assert late.cause.kind is CauseKind.JOIN_TIMEOUT
-    state, _ = play(state, [*waiting[1:], JobChanged(JobState.RUNNING, None)])
+    state, _ = play(state, [*waiting[1:], ev.JobChanged(JobState.RUNNING, None)])
     assert state.phase is Phase.RUNNING
-    state, _ = play(state, [MasterLost("restarted", "another run answers", 1.0)])
+    state, _ = play(state, [ev.MasterLost("restarted", "another run answers", 1.0)])
     assert state.cause is not None
     assert state.cause.kind is CauseKind.MASTER_LOST
     assert state.cause.message == "the master algo-1 restarted: another run answers"
@@ -463,13 +437,13 @@ def test_a_master_that_is_lost_while_all_join_is_waited_for_again() -> None:
 
 def test_a_host_that_the_master_refuses_ends_by_itself() -> None:
     assert str(How.REFUSES) == REFUSES
-    refused = MasterLost(REFUSES, "algo-1:2224: algo-2 is of job a, the master of job b", 1.0)
+    refused = ev.MasterLost(REFUSES, "algo-1:2224: algo-2 is of job a, the master of job b", 1.0)
     for before in range(2):
-        state, actions = play(member(), [*[Prepared()] * before, refused])
+        state, actions = play(member(), [*[ev.Prepared()] * before, refused])
         assert state.cause is not None
         assert (state.cause.kind, state.cause.host) == (CauseKind.REFUSED, "algo-2")
         assert state.phase is Phase.DONE
-        assert not [action for action in actions if isinstance(action, Start)]
+        assert not [action for action in actions if isinstance(action, ev.Start)]
         assert _code(state) == 82
     state, _ = play(member(), [*RUNNING_MEMBER, refused])
     assert state.cause is not None
@@ -479,37 +453,37 @@ def test_a_host_that_the_master_refuses_ends_by_itself() -> None:
 
 def test_only_hosts_that_were_heard_are_waited_for_at_the_end() -> None:
     """A master that was stopped while joining waited 15 s for members that had never come."""
-    lost: list[Event] = [Prepared(), joined("algo-3"), MemberLost("algo-3", "x", 1)]
-    ends: tuple[list[Event], ...] = (
-        [Prepared(), joined("algo-2"), Signalled(15, 1.0)],
-        [Prepared(), joined("algo-2"), Expired(Deadline.JOIN, 900.0)],
-        [joined("algo-2", Phase.PREPARING), PrepareFailed("no space", 1.0)],
-        [*lost, joined("algo-2"), Signalled(15, 1.0)],
+    lost: list[ev.Event] = [ev.Prepared(), joined("algo-3"), ev.MemberLost("algo-3", "x", 1)]
+    ends: tuple[list[ev.Event], ...] = (
+        [ev.Prepared(), joined("algo-2"), ev.Signalled(15, 1.0)],
+        [ev.Prepared(), joined("algo-2"), ev.Expired(ev.Deadline.JOIN, 900.0)],
+        [joined("algo-2", Phase.PREPARING), ev.PrepareFailed("no space", 1.0)],
+        [*lost, joined("algo-2"), ev.Signalled(15, 1.0)],
     )
     for events in ends:
         state, _ = play(master(), events)
         assert state.job is JobState.ENDED, "and those are told"
         assert state.phase is Phase.PUBLISHING
-        assert Deadline.ACK in state.armed
-        late, actions = play(state, [Expired(Deadline.ACK, 30.0)])
+        assert ev.Deadline.ACK in state.armed
+        late, actions = play(state, [ev.Expired(ev.Deadline.ACK, 30.0)])
         assert said(actions)["members.late"] == ["algo-2"]
         assert late.phase is Phase.DONE
         state, _ = play(state, [joined("algo-2", Phase.DONE)])
-        state, _ = play(state, [Expired(each, 3.0) for each in state.armed & {Deadline.LATE}])
+        state, _ = play(state, [ev.Expired(each, 3.0) for each in state.armed & {ev.Deadline.LATE}])
         assert state.phase is Phase.DONE
-    state, _ = play(master(), [Prepared(), Signalled(15, 1.0)])
+    state, _ = play(master(), [ev.Prepared(), ev.Signalled(15, 1.0)])
     assert state.phase is Phase.DONE, "nobody has come"
 
 
 def test_hosts_that_are_just_starting_are_told_of_a_failure() -> None:
     """Hosts start together: one whose master had failed a moment before it came would wait for
     its whole join timeout."""
-    failed = PrepareFailed("no space", 1.0)
+    failed = ev.PrepareFailed("no space", 1.0)
     state, actions = play(master(), [failed])
-    assert Arm(Deadline.LATE, LATE_S) in actions
+    assert ev.Arm(ev.Deadline.LATE, LATE_S) in actions
     told, _ = play(state, [joined("algo-2", Phase.DONE), joined("algo-3", Phase.DONE)])
     assert (told.phase, len(told.armed)) == (Phase.DONE, 0)
-    for end in (Expired(Deadline.LATE, 3.0), Signalled(15, 2.0)):
+    for end in (ev.Expired(ev.Deadline.LATE, 3.0), ev.Signalled(15, 2.0)):
         state, _ = play(master(), [failed, end])
         assert state.phase is Phase.DONE, "and not for long"
 
@@ -518,40 +492,42 @@ def test_where_nothing_was_started_nothing_is_published() -> None:
     """SIGTERM and SIGINT while joining were 87, results could not be sent, of a job that had
     none."""
     for start in (alone(), master(), member()):
-        steps, _ = play(with_steps(start), [Prepared(), Signalled(15, 1.0)])
-        state, actions = play(steps, [Exited("requirements", TERMED, 2.0)])
-        assert not [action for action in actions if isinstance(action, Publish)]
+        steps, _ = play(with_steps(start), [ev.Prepared(), ev.Signalled(15, 1.0)])
+        state, actions = play(steps, [ev.Exited("requirements", TERMED, 2.0)])
+        assert not [action for action in actions if isinstance(action, ev.Publish)]
         assert (state.publishing_settled, state.publish_error) == (True, None)
-    state, _ = play(master(), [Prepared(), joined("algo-2"), Signalled(15, 1.0)])
-    state, _ = play(state, [Signalled(2, 1.0)])
+    state, _ = play(master(), [ev.Prepared(), joined("algo-2"), ev.Signalled(15, 1.0)])
+    state, _ = play(state, [ev.Signalled(2, 1.0)])
     assert (state.phase, state.publish_error) == (Phase.DONE, None)
 
 
 def test_joining_times_out_naming_who_is_missing() -> None:
-    state, actions = play(master(), [Prepared(), joined("algo-3"), Expired(Deadline.JOIN, 900.0)])
+    state, actions = play(
+        master(), [ev.Prepared(), joined("algo-3"), ev.Expired(ev.Deadline.JOIN, 900.0)]
+    )
     assert state.cause is not None
     assert "algo-2" in state.cause.message
     assert "algo-3" not in state.cause.message
-    assert not [action for action in actions if isinstance(action, Start)]
+    assert not [action for action in actions if isinstance(action, ev.Start)]
 
 
 def test_the_master_tells_members_who_is_missing() -> None:
-    _, actions = play(master(), [Prepared(), joined("algo-2")])
-    assert essentials(actions) == [Announce(JobState.JOINING, missing=("algo-3",))]
+    _, actions = play(master(), [ev.Prepared(), joined("algo-2")])
+    assert essentials(actions) == [ev.Announce(JobState.JOINING, missing=("algo-3",))]
 
 
 def test_joining_says_why_a_host_is_missing_and_so_does_the_error() -> None:
-    reasons = Waiting((("algo-2", "DNS"), ("algo-3", "no answer on 2224")))
-    state, actions = play(master(), [Prepared(), reasons])
+    reasons = ev.Waiting((("algo-2", "DNS"), ("algo-3", "no answer on 2224")))
+    state, actions = play(master(), [ev.Prepared(), reasons])
     assert said(actions) == {"joining.waiting": "algo-2 (DNS), algo-3 (no answer on 2224)"}
-    state, _ = play(state, [joined("algo-2"), Expired(Deadline.JOIN, 900.0)])
+    state, _ = play(state, [joined("algo-2"), ev.Expired(ev.Deadline.JOIN, 900.0)])
     assert state.cause is not None
     assert (
         state.cause.message == "joining timed out after 900 s, waiting for algo-3 "
         "(no answer on 2224)"
     )
-    below, _ = play(member(), [Prepared(), Waiting((("algo-1", "refuses the token"),))])
-    below, _ = play(below, [Expired(Deadline.JOIN, 900.0)])
+    below, _ = play(member(), [ev.Prepared(), ev.Waiting((("algo-1", "refuses the token"),))])
+    below, _ = play(below, [ev.Expired(ev.Deadline.JOIN, 900.0)])
     assert below.cause is not None
     assert below.cause.message.endswith("waiting for algo-1 (refuses the token)")
     assert play(below, [reasons])[0] == below, "nobody is waited for any more"
@@ -560,7 +536,7 @@ def test_joining_says_why_a_host_is_missing_and_so_does_the_error() -> None:
 def test_a_thousand_missing_hosts_make_one_line() -> None:
     hosts = tuple(f"algo-{number}" for number in range(1, 1001))
     state = with_policy(master(), hosts=hosts)
-    state, _ = play(state, [Prepared(), Expired(Deadline.JOIN, 900.0)])
+    state, _ = play(state, [ev.Prepared(), ev.Expired(ev.Deadline.JOIN, 900.0)])
     assert state.cause is not None
     assert state.cause.message.endswith("algo-11 (not heard from) and 989 more")
 
@@ -570,21 +546,21 @@ def test_a_share_of_all_scripts_is_enough() -> None:
     state, _ = play(state, [*RUNNING_MASTER, joined("algo-2", script_ended=True)])
     assert state.phase is Phase.RUNNING, "1 of 3 is less than a half"
     state, actions = play(state, [joined("algo-3", script_ended=True)])
-    assert Send("chief", signal.SIGTERM) in actions, "what still runs is stopped"
+    assert ev.Send("chief", signal.SIGTERM) in actions, "what still runs is stopped"
     assert state.cause is not None
     assert state.cause.message == "2 of 3 scripts ended with 0"
-    state, _ = play(state, [Exited("chief", TERMED, 2.0), Exited("ps", TERMED, 2.0)])
-    state, _ = play(state, [Published(None), *DOWN])
+    state, _ = play(state, [ev.Exited("chief", TERMED, 2.0), ev.Exited("ps", TERMED, 2.0)])
+    state, _ = play(state, [ev.Published(None), *DOWN])
     assert _code(state) == 0
 
 
 def test_stragglers_are_stopped_and_the_job_has_succeeded() -> None:
     state = with_policy(master(SuccessPolicy.ALL), straggler_s=60)
     state, actions = play(state, [*RUNNING_MASTER, joined("algo-2", script_ended=True)])
-    assert Deadline.STRAGGLER not in state.armed
-    state, actions = play(state, [Exited("chief", OK, 1.0)])
-    assert Arm(Deadline.STRAGGLER, 60) in actions
-    state, actions = play(state, [Expired(Deadline.STRAGGLER, 61.0)])
+    assert ev.Deadline.STRAGGLER not in state.armed
+    state, actions = play(state, [ev.Exited("chief", OK, 1.0)])
+    assert ev.Arm(ev.Deadline.STRAGGLER, 60) in actions
+    state, actions = play(state, [ev.Expired(ev.Deadline.STRAGGLER, 61.0)])
     assert state.cause is not None
     assert state.cause.kind is CauseKind.FINISHED
     assert state.cause.message == "finished, exit 0; not waited for after 60 s: algo-3"
@@ -595,18 +571,20 @@ WORKER_FAILED = Cause(CauseKind.SCRIPT_FAILED, "algo-2", "ValueError: boom", "wo
 
 def test_a_tolerated_worker_keeps_its_server_and_leaves_the_end_to_the_master() -> None:
     state = with_policy(member(), tolerated_failures=1)
-    state, actions = play(state, [*RUNNING_MEMBER, Exited("worker", ONE, 1.0, "ValueError: boom")])
+    state, actions = play(
+        state, [*RUNNING_MEMBER, ev.Exited("worker", ONE, 1.0, "ValueError: boom")]
+    )
     assert (state.phase, essentials(actions)) == (Phase.RUNNING, [])
     cause = state.tolerated[0]
-    assert Report(Phase.RUNNING, False, cause) in actions
+    assert ev.Report(Phase.RUNNING, False, cause) in actions
     finished = Cause(CauseKind.FINISHED, "algo-1", "finished, exit 0", "chief", OK)
-    ended = JobChanged(JobState.ENDED, Verdict(Outcome.SUCCEEDED, finished, 0))
+    ended = ev.JobChanged(JobState.ENDED, Verdict(Outcome.SUCCEEDED, finished, 0))
     state, actions = play(state, [ended])
-    assert essentials(actions) == [Send("ps", signal.SIGTERM)]
+    assert essentials(actions) == [ev.Send("ps", signal.SIGTERM)]
     assert _code(state) == 0, "a platform fails the whole job for one exit that is not 0"
 
     with_server = play(with_policy(member(), tolerated_failures=1), RUNNING_MEMBER)[0]
-    state, _ = play(with_server, [Exited("ps", KILLED, 1.0)])
+    state, _ = play(with_server, [ev.Exited("ps", KILLED, 1.0)])
     assert state.phase is Phase.DRAINING, "a parameter server is never tolerated"
 
 
@@ -616,7 +594,7 @@ def test_a_worker_server_counts_as_a_worker() -> None:
     setup = replace(member().setup, tolerated_failures=1, scriptless=("algo-2", "algo-3"))
     servers = (Process("ps", server=True), Process("worker", server=True))
     state, actions = play(
-        initial(setup, servers), [*RUNNING_MEMBER, Exited("worker", KILLED, 1.0, "killed")]
+        initial(setup, servers), [*RUNNING_MEMBER, ev.Exited("worker", KILLED, 1.0, "killed")]
     )
     assert (state.phase, essentials(actions)) == (Phase.RUNNING, [])
     (cause,) = state.tolerated
@@ -646,10 +624,10 @@ def test_as_many_workers_as_the_policy_says_may_fail() -> None:
     failed, _ = play(state, [joined("algo-3", Phase.RUNNING, cause=second)])
     assert failed.cause == second
     for fatal in (
-        Exited("chief", ONE, 2.0),
-        Exited("ps", KILLED, 2.0),
+        ev.Exited("chief", ONE, 2.0),
+        ev.Exited("ps", KILLED, 2.0),
         joined("algo-2", cause=replace(WORKER_FAILED, kind=CauseKind.ESSENTIAL_DIED, process="ps")),
-        MemberLost("algo-2", "silent", 2.0),
+        ev.MemberLost("algo-2", "silent", 2.0),
     ):
         ended, _ = play(state, [fatal])
         assert ended.phase is Phase.DRAINING, fatal
@@ -657,9 +635,9 @@ def test_as_many_workers_as_the_policy_says_may_fail() -> None:
 
 def test_a_lost_host_is_tolerated_where_it_took_no_parameter_server_with_it() -> None:
     state = with_policy(master(SuccessPolicy.ALL), tolerated_failures=1)
-    state, _ = play(state, [*RUNNING_MASTER, MemberLost("algo-3", "silent", 2.0)])
+    state, _ = play(state, [*RUNNING_MASTER, ev.MemberLost("algo-3", "silent", 2.0)])
     assert state.phase is Phase.RUNNING
-    state, _ = play(state, [Exited("chief", OK, 3.0), joined("algo-2", script_ended=True)])
+    state, _ = play(state, [ev.Exited("chief", OK, 3.0), joined("algo-2", script_ended=True)])
     assert state.cause is not None
     assert state.cause.kind is CauseKind.FINISHED, "all that are left have ended with 0"
 
@@ -674,43 +652,43 @@ VICTIM = "UnavailableError: Socket closed (train.py:9); exit 1 after 9 s"
 
 
 def test_the_lost_host_is_named_and_not_the_chief_that_died_of_it() -> None:
-    state, actions = play(master(), [*RUNNING_MASTER, Exited("chief", ONE, 1.0, VICTIM)])
+    state, actions = play(master(), [*RUNNING_MASTER, ev.Exited("chief", ONE, 1.0, VICTIM)])
     assert state.phase is Phase.RUNNING
-    assert [type(action) for action in actions if isinstance(action, Arm)] == [Arm]
-    lost, _ = play(state, [MemberLost("algo-3", "crashed: refused", 2.1)])
+    assert [type(action) for action in actions if isinstance(action, ev.Arm)] == [ev.Arm]
+    lost, _ = play(state, [ev.MemberLost("algo-3", "crashed: refused", 2.1)])
     assert lost.cause is not None
     assert (lost.cause.kind, lost.cause.host) == (CauseKind.MEMBER_LOST, "algo-3")
     assert [cause.message for cause in lost.also] == [VICTIM]
     killed = replace(WORKER_FAILED, kind=CauseKind.ESSENTIAL_DIED, process="ps")
     died, _ = play(state, [joined("algo-2", Phase.DRAINING, cause=killed)])
     assert died.cause == killed
-    alone_in_it, _ = play(state, [Expired(Deadline.SETTLE, 3.0)])
+    alone_in_it, _ = play(state, [ev.Expired(ev.Deadline.SETTLE, 3.0)])
     assert alone_in_it.cause is not None
     assert alone_in_it.cause.message == VICTIM
     assert alone_in_it.also == ()
 
 
 def test_a_worker_that_dies_of_the_chiefs_end_does_not_fail_the_job() -> None:
-    state, actions = play(member(), [*RUNNING_MEMBER, Exited("worker", ONE, 1.0, VICTIM)])
+    state, actions = play(member(), [*RUNNING_MEMBER, ev.Exited("worker", ONE, 1.0, VICTIM)])
     assert state.phase is Phase.RUNNING
     suspect = state.suspect
     assert suspect is not None
-    assert Report(Phase.RUNNING, False, suspect) in actions
+    assert ev.Report(Phase.RUNNING, False, suspect) in actions
     above, _ = play(master(), [*RUNNING_MASTER, joined("algo-2", Phase.RUNNING, cause=suspect)])
     assert above.phase is Phase.RUNNING
-    above, _ = play(above, [Exited("chief", OK, 1.1)])
+    above, _ = play(above, [ev.Exited("chief", OK, 1.1)])
     assert above.verdict is not None
     assert above.verdict.outcome is Outcome.SUCCEEDED
-    state, _ = play(state, [JobChanged(JobState.ENDED, above.verdict)])
+    state, _ = play(state, [ev.JobChanged(JobState.ENDED, above.verdict)])
     assert state.cause == above.cause
-    crashed, _ = play(member(), [*RUNNING_MEMBER, Exited("worker", ONE, 1.0, VICTIM)])
-    crashed, _ = play(crashed, [MasterLost("crashed", "refused", 2.0)])
+    crashed, _ = play(member(), [*RUNNING_MEMBER, ev.Exited("worker", ONE, 1.0, VICTIM)])
+    crashed, _ = play(crashed, [ev.MasterLost("crashed", "refused", 2.0)])
     assert crashed.cause is not None
     assert crashed.cause.kind is CauseKind.MASTER_LOST
 
 
 def test_later_failures_are_noted_beside_the_cause() -> None:
-    state, _ = play(master(), [*RUNNING_MASTER, Exited("chief", ONE, 1.0, "ValueError: boom")])
+    state, _ = play(master(), [*RUNNING_MASTER, ev.Exited("chief", ONE, 1.0, "ValueError: boom")])
     state, actions = play(state, [joined("algo-2", Phase.DRAINING, cause=WORKER_FAILED)])
     assert state.also == (WORKER_FAILED,)
     assert "failure.also" in said(actions)
@@ -724,58 +702,58 @@ SUCCESS = Verdict(
 
 def test_the_evaluator_may_finish_after_the_verdict() -> None:
     running, _ = play(evaluator(), RUNNING_MEMBER)
-    state, actions = play(running, [JobChanged(JobState.ENDED, SUCCESS)])
+    state, actions = play(running, [ev.JobChanged(JobState.ENDED, SUCCESS)])
     assert (state.phase, essentials(actions)) == (Phase.DRAINING, [])
-    assert Arm(Deadline.HOLD, 60) in actions
-    assert Arm(Deadline.LIMIT, 160) in actions
-    done, actions = play(state, [Exited("evaluator", OK, 9.0)])
-    assert essentials(actions) == [Publish()]
-    late, actions = play(state, [Expired(Deadline.HOLD, 61.0)])
-    assert essentials(actions) == [Send("evaluator", signal.SIGTERM)]
-    stopped, actions = play(state, [Signalled(15, 5.0)])
-    assert essentials(actions) == [Send("evaluator", signal.SIGTERM)]
-    assert Arm(Deadline.LIMIT, 100) in actions
+    assert ev.Arm(ev.Deadline.HOLD, 60) in actions
+    assert ev.Arm(ev.Deadline.LIMIT, 160) in actions
+    done, actions = play(state, [ev.Exited("evaluator", OK, 9.0)])
+    assert essentials(actions) == [ev.Publish()]
+    late, actions = play(state, [ev.Expired(ev.Deadline.HOLD, 61.0)])
+    assert essentials(actions) == [ev.Send("evaluator", signal.SIGTERM)]
+    stopped, actions = play(state, [ev.Signalled(15, 5.0)])
+    assert essentials(actions) == [ev.Send("evaluator", signal.SIGTERM)]
+    assert ev.Arm(ev.Deadline.LIMIT, 100) in actions
     for state in (done, late, stopped):
         assert state.cause == SUCCESS.cause
     failed = replace(SUCCESS, outcome=Outcome.FAILED, cause=WORKER_FAILED)
-    state, actions = play(running, [JobChanged(JobState.ENDED, failed)])
-    assert essentials(actions) == [Send("evaluator", signal.SIGTERM)]
+    state, actions = play(running, [ev.JobChanged(JobState.ENDED, failed)])
+    assert essentials(actions) == [ev.Send("evaluator", signal.SIGTERM)]
 
 
 def test_nobody_waits_for_the_evaluators_script_and_the_master_serves_it_longer() -> None:
     state = with_policy(master(SuccessPolicy.ALL), evaluator="algo-3", evaluator_grace_s=60)
     state, _ = play(state, [*RUNNING_MASTER, joined("algo-2", script_ended=True)])
-    state, actions = play(state, [Exited("chief", OK, 1.0)])
+    state, actions = play(state, [ev.Exited("chief", OK, 1.0)])
     assert state.job is JobState.ENDED
-    assert Arm(Deadline.ACK, 90) in actions
+    assert ev.Arm(ev.Deadline.ACK, 90) in actions
 
 
 def test_a_stop_before_anything_runs_starts_nothing() -> None:
     for state in (alone(), master(), member()):
-        stopped, actions = play(state, [Signalled(15, 1.0), Prepared()])
+        stopped, actions = play(state, [ev.Signalled(15, 1.0), ev.Prepared()])
         assert stopped.phase is Phase.DONE, "there is nothing to send and nobody to wait for"
-        assert not [action for action in actions if isinstance(action, Start | Publish)]
+        assert not [action for action in actions if isinstance(action, ev.Start | ev.Publish)]
 
 
 def test_a_member_that_is_late_gets_the_verdict() -> None:
     cause = Cause(CauseKind.FINISHED, "algo-1", "finished, exit 0", "chief", OK)
-    ended = JobChanged(JobState.ENDED, Verdict(Outcome.SUCCEEDED, cause, 0))
-    state, _ = play(member(), [ended, Published(None)])
+    ended = ev.JobChanged(JobState.ENDED, Verdict(Outcome.SUCCEEDED, cause, 0))
+    state, _ = play(member(), [ended, ev.Published(None)])
     assert state.phase is Phase.DONE
     assert _code(state) == 0
 
 
 def test_a_bare_master_is_the_barrier_and_its_closed_port_the_end() -> None:
-    state, actions = play(member(), [Prepared(), MasterSeen(bare=True)])
-    assert essentials(actions) == [Start("ps"), Start("worker")]
-    state, actions = play(state, [MasterEnded("refused", 7.0)])
-    assert essentials(actions) == [Send("worker", signal.SIGTERM)]
+    state, actions = play(member(), [ev.Prepared(), ev.MasterSeen(bare=True)])
+    assert essentials(actions) == [ev.Start("ps"), ev.Start("worker")]
+    state, actions = play(state, [ev.MasterEnded("refused", 7.0)])
+    assert essentials(actions) == [ev.Send("worker", signal.SIGTERM)]
     assert state.verdict is not None
     assert state.verdict.cause.kind is CauseKind.MASTER_ENDED
 
 
 def test_success_of_all_waits_for_every_script() -> None:
-    state, _ = play(master(SuccessPolicy.ALL), [*RUNNING_MASTER, Exited("chief", OK, 1.0)])
+    state, _ = play(master(SuccessPolicy.ALL), [*RUNNING_MASTER, ev.Exited("chief", OK, 1.0)])
     assert state.phase is Phase.RUNNING
     state, _ = play(state, [joined("algo-2", Phase.RUNNING, script_ended=True)])
     assert state.phase is Phase.RUNNING
@@ -785,147 +763,151 @@ def test_success_of_all_waits_for_every_script() -> None:
 
 def test_a_program_that_cannot_be_executed_is_the_cause() -> None:
     state, _ = play(
-        master(), [*RUNNING_MASTER, StartFailed("chief", 127, "no such file: ./train", 1.0)]
+        master(), [*RUNNING_MASTER, ev.StartFailed("chief", 127, "no such file: ./train", 1.0)]
     )
     assert state.cause is not None
     assert state.cause.kind is CauseKind.START_FAILED
-    state, _ = play(state, [Exited("ps", TERMED, 2.0), Published(None), *DOWN])
+    state, _ = play(state, [ev.Exited("ps", TERMED, 2.0), ev.Published(None), *DOWN])
     assert _code(state) == 127
 
 
 def test_publishing_has_a_bound_of_its_own() -> None:
-    state, _ = play(alone(), [*RUNNING_ALONE, Exited("chief", OK, 1.0)])
-    state, _ = play(state, [Expired(Deadline.PUBLISH, 20.0)])
+    state, _ = play(alone(), [*RUNNING_ALONE, ev.Exited("chief", OK, 1.0)])
+    state, _ = play(state, [ev.Expired(ev.Deadline.PUBLISH, 20.0)])
     assert state.phase is Phase.DONE
     assert _code(state) == 87
 
 
 def test_after_a_stop_publishing_has_what_the_limit_leaves_and_then_its_own_share() -> None:
-    stopped: list[Event] = [*RUNNING_ALONE, Signalled(15, 1.0)]
-    state, actions = play(alone(), [*stopped, Exited("chief", OK, 3.0)])
-    assert essentials(actions) == [Publish()]
-    assert state.armed == {Deadline.LIMIT}, "the script took 2 of its 90 s: the rest is ours"
-    state, actions = play(state, [Expired(Deadline.LIMIT, 101.0)])
-    assert actions == [Arm(Deadline.PUBLISH, BUDGETS.publish_s)]
-    state, _ = play(state, [Expired(Deadline.PUBLISH, 116.0)])
+    stopped: list[ev.Event] = [*RUNNING_ALONE, ev.Signalled(15, 1.0)]
+    state, actions = play(alone(), [*stopped, ev.Exited("chief", OK, 3.0)])
+    assert essentials(actions) == [ev.Publish()]
+    assert state.armed == {ev.Deadline.LIMIT}, "the script took 2 of its 90 s: the rest is ours"
+    state, actions = play(state, [ev.Expired(ev.Deadline.LIMIT, 101.0)])
+    assert actions == [ev.Arm(ev.Deadline.PUBLISH, BUDGETS.publish_s)]
+    state, _ = play(state, [ev.Expired(ev.Deadline.PUBLISH, 116.0)])
     assert (state.phase, _code(state)) == (Phase.DONE, 87), "0 would say that nothing is lost"
-    state, _ = play(alone(), [*stopped, Expired(Deadline.LIMIT, 101.0), Exited("chief", OK, 102.0)])
-    assert state.armed == {Deadline.PUBLISH}, "killed at the limit: the share is kept free"
+    state, _ = play(
+        alone(), [*stopped, ev.Expired(ev.Deadline.LIMIT, 101.0), ev.Exited("chief", OK, 102.0)]
+    )
+    assert state.armed == {ev.Deadline.PUBLISH}, "killed at the limit: the share is kept free"
 
 
 def test_a_stop_while_publishing_ends_the_ample_time() -> None:
-    state, actions = play(alone(), [*RUNNING_ALONE, Exited("chief", OK, 1.0)])
-    assert Arm(Deadline.PUBLISH, BUDGETS.publish_end_s) in actions
-    state, _ = play(state, [Signalled(15, 2.0)])
-    assert state.armed == {Deadline.LIMIT}
+    state, actions = play(alone(), [*RUNNING_ALONE, ev.Exited("chief", OK, 1.0)])
+    assert ev.Arm(ev.Deadline.PUBLISH, BUDGETS.publish_end_s) in actions
+    state, _ = play(state, [ev.Signalled(15, 2.0)])
+    assert state.armed == {ev.Deadline.LIMIT}
 
 
 def test_a_transfer_that_the_job_needs_ends_it() -> None:
-    state, actions = play(alone(), [*RUNNING_ALONE, TransferFailed("checkpoints: denied", 1.0)])
-    assert essentials(actions) == [Send("chief", signal.SIGTERM)]
-    state, _ = play(state, [Exited("chief", TERMED, 2.0), Published(None)])
+    state, actions = play(alone(), [*RUNNING_ALONE, ev.TransferFailed("checkpoints: denied", 1.0)])
+    assert essentials(actions) == [ev.Send("chief", signal.SIGTERM)]
+    state, _ = play(state, [ev.Exited("chief", TERMED, 2.0), ev.Published(None)])
     assert (state.phase, _code(state)) == (Phase.DONE, 87)
 
 
 def test_what_was_fetched_may_bring_further_steps() -> None:
     fetching = initial(alone().setup, (Process("fetch", False, step=True), Process("chief", False)))
-    state, _ = play(fetching, [Prepared(), Replanned(("requirements",))])
-    state, actions = play(state, [Exited("fetch", OK, 1.0)])
-    assert (state.phase, essentials(actions)) == (Phase.PREPARING, [Start("requirements")])
-    _, actions = play(state, [Exited("requirements", OK, 2.0)])
-    assert essentials(actions) == [Start("chief")]
+    state, _ = play(fetching, [ev.Prepared(), ev.Replanned(("requirements",))])
+    state, actions = play(state, [ev.Exited("fetch", OK, 1.0)])
+    assert (state.phase, essentials(actions)) == (Phase.PREPARING, [ev.Start("requirements")])
+    _, actions = play(state, [ev.Exited("requirements", OK, 2.0)])
+    assert essentials(actions) == [ev.Start("chief")]
 
 
 def test_hosts_that_are_heard_from_and_prepare_are_waited_for_longer() -> None:
     preparing = [joined("algo-2"), joined("algo-3", Phase.PREPARING)]
-    state, actions = play(master(), [Prepared(), *preparing, Expired(Deadline.JOIN, 900.0)])
+    state, actions = play(
+        master(), [ev.Prepared(), *preparing, ev.Expired(ev.Deadline.JOIN, 900.0)]
+    )
     assert (state.phase, said(actions)) == (
         Phase.JOINING,
         {"joining.extended": "algo-3 (not heard from)"},
     )
-    assert Arm(Deadline.JOIN, BUDGETS.prepare_s) in actions
+    assert ev.Arm(ev.Deadline.JOIN, BUDGETS.prepare_s) in actions
     late, _ = play(state, [joined("algo-3")])
     assert late.phase is Phase.RUNNING
-    state, _ = play(state, [Expired(Deadline.JOIN, 1500.0)])
+    state, _ = play(state, [ev.Expired(ev.Deadline.JOIN, 1500.0)])
     assert state.cause is not None, "and not for ever"
     assert "timed out after 1500 s, waiting for algo-3" in state.cause.message
 
 
 def test_a_member_leaves_it_to_a_master_that_it_hears_who_is_waited_for() -> None:
-    waiting: list[Event] = [Prepared(), JobChanged(JobState.JOINING, None, ("algo-3",))]
-    state, actions = play(member(), [*waiting, Expired(Deadline.JOIN, 902.0)])
-    assert Arm(Deadline.JOIN, BUDGETS.prepare_s) in actions
-    state, _ = play(member(), [Prepared(), Expired(Deadline.JOIN, 902.0)])
+    waiting: list[ev.Event] = [ev.Prepared(), ev.JobChanged(JobState.JOINING, None, ("algo-3",))]
+    state, actions = play(member(), [*waiting, ev.Expired(ev.Deadline.JOIN, 902.0)])
+    assert ev.Arm(ev.Deadline.JOIN, BUDGETS.prepare_s) in actions
+    state, _ = play(member(), [ev.Prepared(), ev.Expired(ev.Deadline.JOIN, 902.0)])
     assert state.cause is not None, "nobody was heard: the master will not say it"
 
 
 def test_steps_run_one_after_the_other_before_the_barrier() -> None:
-    state, actions = play(with_steps(alone()), [Prepared()])
-    assert (state.phase, essentials(actions)) == (Phase.PREPARING, [Start("requirements")])
-    assert Arm(Deadline.PREPARE, BUDGETS.prepare_s) in actions
-    state, actions = play(state, [Exited("requirements", OK, 1.0)])
-    assert (state.phase, essentials(actions)) == (Phase.PREPARING, [Start("package")])
-    assert Deadline.PREPARE in state.armed
-    state, actions = play(state, [Exited("package", OK, 2.0)])
-    assert (state.phase, essentials(actions)) == (Phase.RUNNING, [Start("chief")])
+    state, actions = play(with_steps(alone()), [ev.Prepared()])
+    assert (state.phase, essentials(actions)) == (Phase.PREPARING, [ev.Start("requirements")])
+    assert ev.Arm(ev.Deadline.PREPARE, BUDGETS.prepare_s) in actions
+    state, actions = play(state, [ev.Exited("requirements", OK, 1.0)])
+    assert (state.phase, essentials(actions)) == (Phase.PREPARING, [ev.Start("package")])
+    assert ev.Deadline.PREPARE in state.armed
+    state, actions = play(state, [ev.Exited("package", OK, 2.0)])
+    assert (state.phase, essentials(actions)) == (Phase.RUNNING, [ev.Start("chief")])
     assert not state.armed
     assert state.script_status is None, "a step's exit 0 is not the script's"
-    state, _ = play(state, [Exited("chief", OK, 3.0), Published(None)])
+    state, _ = play(state, [ev.Exited("chief", OK, 3.0), ev.Published(None)])
     assert state.cause is not None
     assert state.cause.process == "chief"
 
 
 def test_a_step_that_fails_ends_preparing_with_its_words() -> None:
-    failed = Exited("requirements", ONE, 1.0, "tensorflow==2.15 would replace …; exit 1")
+    failed = ev.Exited("requirements", ONE, 1.0, "tensorflow==2.15 would replace …; exit 1")
     for start in (alone(), master(), member()):
-        state, actions = play(with_steps(start), [Prepared(), failed])
+        state, actions = play(with_steps(start), [ev.Prepared(), failed])
         assert state.cause is not None
         assert (state.cause.kind, state.cause.message) == (
             CauseKind.PREPARE_FAILED,
             failed.message,
         )
-        assert not [action for action in actions if isinstance(action, Start)]
-        state, _ = play(state, [Published(None), *DOWN])
+        assert not [action for action in actions if isinstance(action, ev.Start)]
+        state, _ = play(state, [ev.Published(None), *DOWN])
         assert state.phase is Phase.DONE
         assert _code(state) == 81
 
 
 def test_a_step_that_cannot_be_executed_is_a_failed_preparation() -> None:
-    missing = StartFailed("requirements", 127, "no such file", 1.0)
-    state, _ = play(with_steps(alone()), [Prepared(), missing, Published(None)])
+    missing = ev.StartFailed("requirements", 127, "no such file", 1.0)
+    state, _ = play(with_steps(alone()), [ev.Prepared(), missing, ev.Published(None)])
     assert _code(state) == 81
 
 
 def test_a_stop_while_preparing_goes_down_the_ladder() -> None:
     for start in (alone(), master(), member()):
-        state, actions = play(with_steps(start), [Prepared(), Signalled(15, 1.0)])
-        assert Send("requirements", signal.SIGTERM) in actions, "there is nothing to hold for"
-        state, actions = play(state, [Expired(Deadline.GRACE, 91.0)])
-        assert Send("requirements", signal.SIGTERM, whole_group=True) in actions
-        state, actions = play(state, [Expired(Deadline.GROUP, 94.0)])
-        assert KillTree("requirements") in actions
-        state, actions = play(state, [Exited("requirements", KILLED, 95.0)])
-        assert not [action for action in actions if isinstance(action, Start)]
-        state, _ = play(state, [Published(None), *DOWN])
+        state, actions = play(with_steps(start), [ev.Prepared(), ev.Signalled(15, 1.0)])
+        assert ev.Send("requirements", signal.SIGTERM) in actions, "there is nothing to hold for"
+        state, actions = play(state, [ev.Expired(ev.Deadline.GRACE, 91.0)])
+        assert ev.Send("requirements", signal.SIGTERM, whole_group=True) in actions
+        state, actions = play(state, [ev.Expired(ev.Deadline.GROUP, 94.0)])
+        assert ev.KillTree("requirements") in actions
+        state, actions = play(state, [ev.Exited("requirements", KILLED, 95.0)])
+        assert not [action for action in actions if isinstance(action, ev.Start)]
+        state, _ = play(state, [ev.Published(None), *DOWN])
         assert state.phase is Phase.DONE
 
 
 def test_steps_have_a_deadline_and_get_no_signals_of_the_script() -> None:
-    state, actions = play(with_steps(alone()), [Prepared(), Signalled(signal.SIGUSR1, 1.0)])
+    state, actions = play(with_steps(alone()), [ev.Prepared(), ev.Signalled(signal.SIGUSR1, 1.0)])
     assert actions == []
-    state, actions = play(state, [Expired(Deadline.PREPARE, 600.0)])
-    assert essentials(actions) == [Send("requirements", signal.SIGTERM)]
+    state, actions = play(state, [ev.Expired(ev.Deadline.PREPARE, 600.0)])
+    assert essentials(actions) == [ev.Send("requirements", signal.SIGTERM)]
     assert state.cause is not None
     assert state.cause.kind is CauseKind.PREPARE_FAILED
     assert "SUPERVISOR_PREPARE_TIMEOUT_S" in state.cause.message
 
 
-def said(actions: Iterable[Action]) -> dict[str, object]:
+def said(actions: Iterable[ev.Action]) -> dict[str, object]:
     """The log lines: event → the value of its first field."""
     return {
         action.event: action.fields[0][1] if action.fields else None
         for action in actions
-        if isinstance(action, Say)
+        if isinstance(action, ev.Say)
     }
 
 
@@ -947,18 +929,18 @@ NEW, OLD = "generation 000008-0badcafe -", "generation 000007-0badcafe -"
 SAME = {"agreement": "same"}
 
 
-def decisions(actions: Iterable[Action]) -> list[Action]:
-    return [a for a in actions if isinstance(a, Start | Announce | Restore | Report)]
+def decisions(actions: Iterable[ev.Action]) -> list[ev.Action]:
+    return [a for a in actions if isinstance(a, ev.Start | ev.Announce | ev.Restore | ev.Report)]
 
 
 def prepared(state: State, holds: str) -> State:
-    return play(state, [Replanned((), holds), Prepared()])[0]
+    return play(state, [ev.Replanned((), holds), ev.Prepared()])[0]
 
 
 def test_hosts_that_hold_the_same_checkpoint_run() -> None:
     state = prepared(with_policy(master(), **SAME), NEW)
     _, actions = play(state, [joined("algo-2", holds=NEW), joined("algo-3", holds=NEW)])
-    assert decisions(actions)[0] == Announce(JobState.RUNNING)
+    assert decisions(actions)[0] == ev.Announce(JobState.RUNNING)
 
 
 def test_hosts_that_differ_restore_what_the_newest_holds_before_any_script_starts() -> None:
@@ -966,7 +948,7 @@ def test_hosts_that_differ_restore_what_the_newest_holds_before_any_script_start
     state = prepared(with_policy(master(), **SAME), NEW)
     events = [joined("algo-2", holds="nothing - -"), joined("algo-3", holds=OLD)]
     state, actions = play(state, events)
-    assert decisions(actions) == [Announce(JobState.JOINING, restore="000008-0badcafe")]
+    assert decisions(actions) == [ev.Announce(JobState.JOINING, restore="000008-0badcafe")]
     assert said(actions)["checkpoints.differ"] == (
         "algo-2: no checkpoint; algo-3: checkpoint 000007-0badcafe; "
         "algo-1: checkpoint 000008-0badcafe"
@@ -974,7 +956,7 @@ def test_hosts_that_differ_restore_what_the_newest_holds_before_any_script_start
     state, actions = play(state, [joined("algo-2", holds=NEW)])
     assert not essentials(actions), "algo-3 is not there yet"
     _, actions = play(state, [joined("algo-3", holds=NEW)])
-    assert decisions(actions)[0] == Announce(JobState.RUNNING)
+    assert decisions(actions)[0] == ev.Announce(JobState.RUNNING)
 
 
 def test_the_master_restores_too_where_another_holds_a_newer_one() -> None:
@@ -982,36 +964,38 @@ def test_the_master_restores_too_where_another_holds_a_newer_one() -> None:
     state = prepared(with_policy(master(), **SAME), OLD)
     state, actions = play(state, [joined("algo-2", holds=NEW), joined("algo-3", holds=NEW)])
     assert decisions(actions) == [
-        Announce(JobState.JOINING, restore="000008-0badcafe"),
-        Restore("000008-0badcafe"),
+        ev.Announce(JobState.JOINING, restore="000008-0badcafe"),
+        ev.Restore("000008-0badcafe"),
     ]
-    state, actions = play(state, [Replanned(("restore",)), Prepared()])
-    assert essentials(actions) == [Start("restore")]
+    state, actions = play(state, [ev.Replanned(("restore",)), ev.Prepared()])
+    assert essentials(actions) == [ev.Start("restore")]
     assert state.phase is Phase.JOINING
-    state, actions = play(state, [Replanned((), NEW)])
+    state, actions = play(state, [ev.Replanned((), NEW)])
     assert not essentials(actions), "no script beside the step"
-    _, actions = play(state, [Exited("restore", OK, 2.0)])
-    assert essentials(actions) == [Announce(JobState.RUNNING), Start("ps"), Start("chief")]
+    _, actions = play(state, [ev.Exited("restore", OK, 2.0)])
+    assert essentials(actions) == [ev.Announce(JobState.RUNNING), ev.Start("ps"), ev.Start("chief")]
 
 
 def test_a_member_restores_what_the_master_names_and_reports_it() -> None:
     state = prepared(member(), OLD)
-    state, actions = play(state, [JobChanged(JobState.JOINING, None, (), "000008-0badcafe")])
-    assert decisions(actions) == [Restore("000008-0badcafe")]
-    state, actions = play(state, [Replanned(("restore",)), Prepared()])
-    assert decisions(actions) == [Start("restore")]
+    state, actions = play(state, [ev.JobChanged(JobState.JOINING, None, (), "000008-0badcafe")])
+    assert decisions(actions) == [ev.Restore("000008-0badcafe")]
+    state, actions = play(state, [ev.Replanned(("restore",)), ev.Prepared()])
+    assert decisions(actions) == [ev.Start("restore")]
     # The master may hear of it, and run, before the end of the step is seen here.
-    state, actions = play(state, [Replanned((), NEW)])
-    assert decisions(actions) == [Report(Phase.JOINING, script_ended=False, cause=None, holds=NEW)]
-    state, actions = play(state, [JobChanged(JobState.RUNNING, None)])
+    state, actions = play(state, [ev.Replanned((), NEW)])
+    assert decisions(actions) == [
+        ev.Report(Phase.JOINING, script_ended=False, cause=None, holds=NEW)
+    ]
+    state, actions = play(state, [ev.JobChanged(JobState.RUNNING, None)])
     assert not essentials(actions)
-    state, actions = play(state, [Exited("restore", OK, 2.0)])
-    assert essentials(actions) == [Start("ps"), Start("worker")]
+    state, actions = play(state, [ev.Exited("restore", OK, 2.0)])
+    assert essentials(actions) == [ev.Start("ps"), ev.Start("worker")]
 
 
 def test_a_member_that_holds_it_does_nothing_when_it_is_named() -> None:
     state = prepared(member(), NEW)
-    _, actions = play(state, [JobChanged(JobState.JOINING, None, (), "000008-0badcafe")])
+    _, actions = play(state, [ev.JobChanged(JobState.JOINING, None, (), "000008-0badcafe")])
     assert not decisions(actions)
 
 
@@ -1026,8 +1010,8 @@ def test_a_checkpoint_that_cannot_be_restored_fails_the_job_before_it_runs() -> 
 def test_a_host_that_never_comes_to_hold_it_is_named_when_joining_times_out() -> None:
     state = prepared(with_policy(master(), **SAME), NEW)
     state, _ = play(state, [joined("algo-2", holds=OLD), joined("algo-3", holds=NEW)])
-    state, _ = play(state, [Expired(Deadline.JOIN, 9.0)])
-    state, _ = play(state, [Expired(Deadline.JOIN, 19.0)])
+    state, _ = play(state, [ev.Expired(ev.Deadline.JOIN, 9.0)])
+    state, _ = play(state, [ev.Expired(ev.Deadline.JOIN, 19.0)])
     assert state.cause is not None
     assert "algo-2 (restoring checkpoint 000008-0badcafe)" in state.cause.message
     assert "algo-3" not in state.cause.message
@@ -1037,7 +1021,7 @@ def test_where_one_restores_for_all_a_difference_is_only_said() -> None:
     state = prepared(master(), NEW)
     _, actions = play(state, [joined("algo-2", holds=OLD), joined("algo-3", holds="nothing - -")])
     assert "algo-3: no checkpoint" in str(said(actions)["checkpoints.differ"])
-    assert decisions(actions)[0] == Announce(JobState.RUNNING)
+    assert decisions(actions)[0] == ev.Announce(JobState.RUNNING)
 
 
 def test_a_difference_fails_the_job_where_that_is_asked_for() -> None:
@@ -1046,7 +1030,7 @@ def test_a_difference_fails_the_job_where_that_is_asked_for() -> None:
     assert state.cause is not None
     assert state.cause.kind is CauseKind.PREPARE_FAILED
     assert "algo-2: checkpoint 000007-0badcafe" in state.cause.message
-    assert not [a for a in actions if isinstance(a, Start)]
+    assert not [a for a in actions if isinstance(a, ev.Start)]
 
 
 # --------------------------------------------------------------------------- properties
@@ -1069,43 +1053,43 @@ _holds = st.sampled_from(
     ["", "nothing - -", "generation 000007-0badcafe -", "files 1f 000007-0badcafe", "nonsense"]
 )
 _free = st.one_of(
-    st.just(Prepared()),
-    st.just(PrepareFailed("no space", 1.0)),
-    st.just(TransferFailed("checkpoints: denied", 1.0)),
-    st.just(Replanned(("requirements", "package"))),
-    st.just(Replanned(("restore",))),
-    st.builds(Replanned, st.just(()), _holds),
+    st.just(ev.Prepared()),
+    st.just(ev.PrepareFailed("no space", 1.0)),
+    st.just(ev.TransferFailed("checkpoints: denied", 1.0)),
+    st.just(ev.Replanned(("requirements", "package"))),
+    st.just(ev.Replanned(("restore",))),
+    st.builds(ev.Replanned, st.just(()), _holds),
     st.builds(
-        Signalled,
+        ev.Signalled,
         st.sampled_from([1, 2, 3, 10, 12, 15, 18, 20, 28]),
         st.sampled_from([1.0, 1.01, 9.0]),
     ),
     st.builds(
-        MemberReported,
+        ev.MemberReported,
         _others,
         st.sampled_from(list(Phase)),
         st.booleans(),
         st.none() | _causes,
         _holds,
     ),
-    st.builds(MemberLost, _others, st.just("silent"), st.just(1.0)),
+    st.builds(ev.MemberLost, _others, st.just("silent"), st.just(1.0)),
     st.builds(
-        JobChanged,
+        ev.JobChanged,
         st.sampled_from(list(JobState)),
         st.none() | _verdicts,
         st.just(()),
         st.sampled_from(["", "000007-0badcafe"]),
     ),
-    st.builds(MasterSeen, st.booleans()),
+    st.builds(ev.MasterSeen, st.booleans()),
     st.builds(
-        MasterLost,
+        ev.MasterLost,
         st.sampled_from(["crashed", "unreachable", "restarted", REFUSES]),
         st.just("x"),
         st.just(1.0),
     ),
-    st.builds(MasterEnded, st.just("x"), st.just(1.0)),
-    st.builds(Broke, st.just("bug"), st.just(1.0)),
-    st.just(Waiting((("algo-3", "DNS"),))),
+    st.builds(ev.MasterEnded, st.just("x"), st.just(1.0)),
+    st.builds(ev.Broke, st.just("bug"), st.just(1.0)),
+    st.just(ev.Waiting((("algo-3", "DNS"),))),
 )
 _unprepared = [
     alone(),
@@ -1123,7 +1107,7 @@ _unprepared = [
 _lives = st.sampled_from([*_unprepared, *map(with_steps, _unprepared)])
 
 
-def _possible(state: State, draw: st.DataObject) -> Event:
+def _possible(state: State, draw: st.DataObject) -> ev.Event:
     """An event that the world could send now: only what lives can exit, only what is armed can
     expire, only what is being published can be published."""
     choices = [_free]
@@ -1131,12 +1115,12 @@ def _possible(state: State, draw: st.DataObject) -> Event:
         names = st.sampled_from([process.name for process in state.alive])
         left = st.sampled_from([(), (), (4711,)])
         words = st.sampled_from(["", VICTIM])
-        choices.append(st.builds(Exited, names, _statuses, st.just(2.0), words, left=left))
+        choices.append(st.builds(ev.Exited, names, _statuses, st.just(2.0), words, left=left))
     if state.armed:
-        choices.append(st.builds(Expired, st.sampled_from(sorted(state.armed)), st.just(3.0)))
+        choices.append(st.builds(ev.Expired, st.sampled_from(sorted(state.armed)), st.just(3.0)))
     if state.phase is Phase.PUBLISHING:
-        choices.append(st.builds(Published, st.none() | st.just("403")))
-    event: Event = draw.draw(st.one_of(choices))
+        choices.append(st.builds(ev.Published, st.none() | st.just("403")))
+    event: ev.Event = draw.draw(st.one_of(choices))
     return event
 
 
@@ -1152,11 +1136,11 @@ def test_what_holds_whatever_comes(state: State, draw: st.DataObject) -> None:
         if before.cause is not None:
             assert state.cause == before.cause, "the cause never changes"
         if order.index(before.phase) > order.index(Phase.RUNNING):
-            assert not [a for a in actions if isinstance(a, Start)], "no start once draining"
+            assert not [a for a in actions if isinstance(a, ev.Start)], "no start once draining"
         alive = {process.step for process in state.alive}
         assert len(alive) < 2, "no step beside the job"
         assert sum(process.step for process in state.alive) < 2, "one step at a time"
-        published += sum(isinstance(action, Publish) for action in actions)
+        published += sum(isinstance(action, ev.Publish) for action in actions)
         if order.index(Phase.RUNNING) < order.index(state.phase) < order.index(Phase.DONE):
             assert state.cause is not None
             assert state.armed, "every phase after running has a deadline"
@@ -1164,7 +1148,7 @@ def test_what_holds_whatever_comes(state: State, draw: st.DataObject) -> None:
         settled = state.publishing_settled and (
             state.all_down
             or all(
-                m.down or not (m.heard or Deadline.LATE in state.armed)
+                m.down or not (m.heard or ev.Deadline.LATE in state.armed)
                 for m in state.members.values()
             )
         )
@@ -1175,10 +1159,10 @@ def test_what_holds_whatever_comes(state: State, draw: st.DataObject) -> None:
             assert 0 <= _code(state) <= 255
         armed = set(before.armed)
         for action in actions:
-            if isinstance(action, Arm):
+            if isinstance(action, ev.Arm):
                 armed.add(action.deadline)
                 assert action.seconds >= 0
-            elif isinstance(action, Disarm):
+            elif isinstance(action, ev.Disarm):
                 assert action.deadline in armed
                 armed.discard(action.deadline)
         assert state.armed <= armed
@@ -1193,18 +1177,18 @@ def test_once_draining_the_timers_alone_lead_to_the_end(state: State, draw: st.D
     for _ in range(draw.draw(st.integers(1, 15))):
         state, _ = step(state, _possible(state, draw))
     if state.phase in {Phase.PREPARING, Phase.JOINING, Phase.RUNNING}:
-        state, _ = step(state, Signalled(15, 1.0))
+        state, _ = step(state, ev.Signalled(15, 1.0))
     for _ in range(20):
         if state.phase is Phase.DONE:
             return
         assert state.armed, f"stuck in {state.phase}"
-        state, _ = step(state, Expired(draw.draw(st.sampled_from(sorted(state.armed))), 9.0))
+        state, _ = step(state, ev.Expired(draw.draw(st.sampled_from(sorted(state.armed))), 9.0))
     pytest.fail(f"still {state.phase} after 20 expired deadlines")
 
 
 # --------------------------------------------------------------------------- what outlives a leader
 
-TERM = Signalled(signal.SIGTERM, 100.0)
+TERM = ev.Signalled(signal.SIGTERM, 100.0)
 
 
 @pytest.mark.parametrize(
@@ -1224,15 +1208,15 @@ TERM = Signalled(signal.SIGTERM, 100.0)
 )
 def test_what_outlives_a_leader_has_the_rest_of_what_the_leader_had(
     host: Callable[[], State],
-    events: tuple[Event, ...],
+    events: tuple[ev.Event, ...],
     process: str,
     death: ExitStatus,
     asked: bool,
     seconds: float,
 ) -> None:
     """Whatever outlived its leader had 2 s, though the leader was a shell and the grace 92 s."""
-    running = (Prepared(), JobChanged(JobState.RUNNING, None))
-    reports = [MemberReported(name, Phase.JOINING, False, None) for name in ("algo-2", "algo-3")]
+    running = (ev.Prepared(), ev.JobChanged(JobState.RUNNING, None))
+    reports = [ev.MemberReported(name, Phase.JOINING, False, None) for name in ("algo-2", "algo-3")]
     state, _ = play(host(), [*running, *(reports if host is master else ()), *events])
     given = respite(state, process, death, asked=asked)
     assert given.seconds == seconds
@@ -1240,8 +1224,8 @@ def test_what_outlives_a_leader_has_the_rest_of_what_the_leader_had(
 
 
 def test_a_step_that_is_stopped_leaves_its_descendants_the_grace() -> None:
-    state, actions = play(with_steps(alone()), [Prepared(), TERM])
-    assert Arm(Deadline.GRACE, BUDGETS.stop_grace_s) in actions
+    state, actions = play(with_steps(alone()), [ev.Prepared(), TERM])
+    assert ev.Arm(ev.Deadline.GRACE, BUDGETS.stop_grace_s) in actions
     assert respite(state, "requirements", TERMED, asked=True).seconds == math.inf
 
 
@@ -1249,7 +1233,7 @@ def test_ranks_below_an_sshd_have_a_scripts_share() -> None:
     """They had a server's, and with the sshd's end 2 s."""
     setup = replace(member().setup, scriptless=("algo-2", "algo-3"))
     state = initial(setup, (Process("sshd", server=True, shelters_scripts=True),))
-    lost = MasterLost("crashed", "connection refused", 100.0)
-    _, actions = play(state, [Prepared(), JobChanged(JobState.RUNNING, None), lost])
-    assert Send("sshd", signal.SIGTERM) in actions
-    assert Arm(Deadline.GRACE, BUDGETS.end_grace_s) in actions
+    lost = ev.MasterLost("crashed", "connection refused", 100.0)
+    _, actions = play(state, [ev.Prepared(), ev.JobChanged(JobState.RUNNING, None), lost])
+    assert ev.Send("sshd", signal.SIGTERM) in actions
+    assert ev.Arm(ev.Deadline.GRACE, BUDGETS.end_grace_s) in actions

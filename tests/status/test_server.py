@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from supervisor.cluster.liveness import MemberState
 from supervisor.cluster.protocol import MAX_MISSING, HostReport, decode_job, encode_report
-from supervisor.life.events import JobChanged, MasterLost
+from supervisor.life import events as ev
 from supervisor.life.words import JobState, Phase
 from supervisor.status.board import JobBoard
 from supervisor.status.doors import Member
@@ -471,7 +471,7 @@ def test_members_are_told_the_last_word_and_only_for_a_moment() -> None:
             assert await member.link.flush(5)
             it.board.announce(JobState.ENDED, VERDICT)
             assert await it.server.members.told(5)
-            await until(lambda: member.events[-1] == JobChanged(JobState.ENDED, VERDICT))
+            await until(lambda: member.events[-1] == ev.JobChanged(JobState.ENDED, VERDICT))
         async with master() as it:
             assert await it.server.members.told(5), "nobody has come"
             assert await report(it, "m-1", Phase.JOINING) == (200, "")
@@ -891,7 +891,7 @@ def test_a_member_loses_nothing_under_a_flood(source: str, what: str) -> None:
             assert it.server._counts["connections"] > 200
             assert slowest_s < 2
             assert it.lost == []
-            assert not member.of(MasterLost)
+            assert not member.of(ev.MasterLost)
 
     asyncio.run(scenario())
 
