@@ -1,21 +1,20 @@
 """PyPI's ``supervisor`` (supervisord): another program that installs into the same directory.
 
-The one that is installed last overwrites files of the other, and uninstalling either takes them
-away. Imports nothing of ours: any of it may be the other's.
+The one that is installed last overwrites the other's ``__init__.py``, the one name that both have,
+and uninstalling either takes it away. Imports nothing of ours: any of it may be gone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import Final
 
 _HERE: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-_MARKS: Final = {
-    "__init__.py": b"\n__version__",
-    "events.py": b"\nfrom __future__ import annotations\n",
-    "process.py": b"\nfrom __future__ import annotations\n",
-}
-"""Files that supervisord 3 and 4 have too → what is in ours and not in theirs."""
+_SHARED: Final = "__init__.py"
+"""The only file that supervisord 3 and 4 have too."""
+_MARK: Final = b"\n__version__"
+"""In ours, and not in theirs."""
 _ALONE: Final = (
     "give supervisord an environment of its own (python -m venv /opt/supervisord, then "
     "/opt/supervisord/bin/pip install supervisor)"
@@ -42,20 +41,11 @@ def warning(directory: str = _HERE) -> str:
 
 
 def damage(directory: str = _HERE) -> str:
-    """One sentence where files of ours are gone or the other's, with the remedy; else empty."""
-    lost = [name for name, mark in _MARKS.items() if not _has(os.path.join(directory, name), mark)]
-    if not lost:
-        return ""
+    """One sentence where our file is gone or the other's, with the remedy; else empty."""
+    with contextlib.suppress(OSError), open(os.path.join(directory, _SHARED), "rb") as file:
+        if _MARK in b"\n" + file.read(1 << 20):
+            return ""
     return (
-        f"{', '.join(lost)} in {directory} {'is' if len(lost) == 1 else 'are'} not this program's "
-        "any more: PyPI's supervisor (supervisord) installs into the same directory; repair it "
-        f"with {_REPAIR}, and {_ALONE}"
+        f"{_SHARED} in {directory} is not this program's any more: PyPI's supervisor (supervisord) "
+        f"installs into the same directory; repair it with {_REPAIR}, and {_ALONE}"
     )
-
-
-def _has(path: str, mark: bytes) -> bool:
-    try:
-        with open(path, "rb") as file:
-            return mark in b"\n" + file.read(1 << 20)
-    except OSError:
-        return False
