@@ -12,8 +12,8 @@ import subprocess
 from collections.abc import Iterable
 from typing import Final
 
+from supervisor.life.words import STACKS_SIGNUM
 from supervisor.linux import orphans, procfs
-from supervisor.linux.signals import STACKS_SIGNUM
 
 WRITE_S: Final = 1.0
 """Time for the stacks to be written before anything else is done to the process."""

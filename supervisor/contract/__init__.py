@@ -1,0 +1,6 @@
+"""What the platform says about the job, checked: settings, files, paths, and the result's record.
+
+Nothing is started or planned here. Where a contract comes from is in ``engines/``.
+"""
+
+__all__ = ["contract", "paths", "record", "settings", "strangers"]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from supervisor import regular
 from supervisor.contract.contract import CONFIG_FILES, Facts
-from supervisor.engines import absolute
+from supervisor.engines.directory import absolute
 from supervisor.linux import hardware
 
 if TYPE_CHECKING:

@@ -11,6 +11,10 @@ import re
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
+
+STACKS_SIGNUM: Final = int(signal.SIGRTMAX) - 1
+"""Asks a Python process for its stacks. Neither the C library, Python nor TensorFlow uses it."""
 
 
 class Role(enum.StrEnum):

@@ -12,10 +12,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterable
-from typing import Final
 
-STACKS_SIGNUM: Final = int(signal.SIGRTMAX) - 1
-"""Asks a Python process for its stacks. Neither the C library, Python nor TensorFlow uses it."""
 _CAPACITY = 65536
 """Bytes that a pipe holds (pipe(7))."""
 

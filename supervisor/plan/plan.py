@@ -18,8 +18,7 @@ from supervisor.contract.contract import HYPERPARAMETERS, RESOURCES, Contract, E
 from supervisor.contract.paths import Paths, paths_below
 from supervisor.contract.settings import GROUP_S, KILL_S, RECORD_S
 from supervisor.faults import ContractError, Fault, counted, shown
-from supervisor.life.words import Budgets, ProcessSpec, Role, SuccessPolicy, place
-from supervisor.linux.signals import STACKS_SIGNUM
+from supervisor.life.words import STACKS_SIGNUM, Budgets, ProcessSpec, Role, SuccessPolicy, place
 from supervisor.plan import mpi as mpi_job
 from supervisor.plan.environment import inherited, script_environment, user_arguments
 from supervisor.plan.proxies import proxies_in

@@ -9,3 +9,5 @@ a defect of it away from the training.
 Pure: ``location``, ``job``, ``manifest``, ``snapshot``. Shell: all others; ``store`` is the one
 interface to places, ``s3`` and ``files`` implement it.
 """
+
+__all__ = ["agent", "job", "location", "notices", "places", "snapshot", "store", "watch"]

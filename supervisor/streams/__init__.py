@@ -48,6 +48,9 @@ __all__ = [
     "Sink",
     "colour_of",
     "console",
+    "filters",
+    "logs",
+    "masking",
     "quiet_tensorflow",
     "same_output",
 ]

@@ -178,7 +178,7 @@ def _define_local(parser: argparse.ArgumentParser) -> None:
 
 
 def _local(arguments: argparse.Namespace) -> int:
-    from supervisor.engines import absolute  # noqa: PLC0415
+    from supervisor.engines.directory import absolute  # noqa: PLC0415
     from supervisor.verbs import local  # noqa: PLC0415
 
     flags = setting_flags(arguments)

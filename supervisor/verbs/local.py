@@ -29,7 +29,7 @@ from supervisor.children.guardian import Guardian
 from supervisor.contract.contract import Strategy
 from supervisor.contract.settings import GROUP_S, KILL_S, Settings, parse_settings
 from supervisor.contract.strangers import PREFIX
-from supervisor.engines import absolute
+from supervisor.engines.directory import absolute
 from supervisor.engines.local import ADDRESS, LocalHost, NoPortsError, lay_out
 from supervisor.faults import ContractError, Fault, counted, in_words, safe
 from supervisor.host.console import HURRIED_PATIENCE_S, PATIENCE_S, SETTLE_S, settle

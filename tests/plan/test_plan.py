@@ -1,16 +1,13 @@
-"""The plan: TF_CONFIG, endpoints, command lines, budgets; and the layers of the package."""
+"""The plan: TF_CONFIG, endpoints, command lines, budgets."""
 
 from __future__ import annotations
 
-import ast
 import json
-import pathlib
 import sys
 from typing import Any
 
 import pytest
 
-import supervisor
 from supervisor.contract.contract import Strategy, read_contract
 from supervisor.faults import ContractError
 from supervisor.life.words import Role, SuccessPolicy
@@ -451,68 +448,3 @@ def test_mpi_ports_are_looked_up_and_may_not_collide() -> None:
 def test_bad_mpi_options_are_refused(key: str, value: str, message: str) -> None:
     with pytest.raises(ContractError, match=message):
         plan({**MPI, key: value}, 2)
-
-
-# --------------------------------------------------------------------------- layers
-
-_LAYERS = [
-    {"model", "faults", "masking", "memory", "watchdog", "requirements", "paths", "agreement"}
-    | {"strangers"},
-    {"storage.location"},
-    {"storage.job", "storage.notices", "storage.snapshot"},
-    {"events", "settings"},
-    {
-        "contract",
-        "protocol",
-        "evidence",
-        "liveness",
-        "arguments",
-        "mpi_words",
-        "proxies",
-        "given_config",
-    },
-    {"environment", "outcome", "mpi_job"},
-    {"storage_plan"},
-    {"plan"},
-    {"lifecycle"},
-]
-"""The pure layers, lowest first. A module imports from layers below its own only."""
-_WORLD = {
-    "asyncio", "subprocess", "aiohttp", "socket", "os", "threading", "multiprocessing", "select",
-    "time", "logging", "tensorflow", "aiobotocore", "tenacity", "rich", "prometheus_client",
-}  # fmt: skip
-
-
-def _imports(path: pathlib.Path) -> set[str]:
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module == "supervisor":
-            found |= {f"supervisor.{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
-    return found
-
-
-def test_the_pure_layers_touch_no_world_and_import_downwards() -> None:
-    package = pathlib.Path(supervisor.__file__).parent
-    below: set[str] = set()
-    for layer in _LAYERS:
-        for module in layer:
-            path = package / f"{module.replace('.', '/')}.py"
-            for name in _imports(path):
-                top, _, rest = name.partition(".")
-                assert top not in _WORLD, f"{module} is pure and imports {name}"
-                if top == "supervisor":
-                    assert rest in below, f"{module} imports {rest}, which is not below it"
-        below |= layer
-
-
-def test_only_the_child_imports_tensorflow() -> None:
-    package = pathlib.Path(supervisor.__file__).parent
-    for path in package.rglob("*.py"):
-        if path.name == "parameter_server.py" or "examples" in path.parts:
-            continue
-        tops = {name.partition(".")[0] for name in _imports(path)}
-        assert not tops & {"tensorflow", "keras"}, path
