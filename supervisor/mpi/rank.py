@@ -124,7 +124,7 @@ def _execute(command: list[str]) -> NoReturn:
 
 
 def _is_text(path: str) -> bool:
-    """As in ``execution.py``, of which nothing can be imported here."""
+    """As in ``children/execution.py``, of which nothing can be imported here."""
     with open(path, "rb") as file:
         head = file.read(4096)
     return bool(head.strip()) and b"\0" not in head and not head.startswith(b"\x7fELF")
@@ -159,7 +159,7 @@ def end_as(status: int) -> NoReturn:
 
 
 def say(text: str) -> None:
-    """A line of ours in the rank's output; ``mpi_words.py`` reads it."""
+    """A line of ours in the rank's output; ``words.py`` reads it."""
     rank, host = os.environ.get("OMPI_COMM_WORLD_RANK", "?"), os.environ.get("SM_CURRENT_HOST", "?")
     print(safe(f"supervisor: rank {rank} on {host}: {text}"), file=sys.stderr, flush=True)
 
