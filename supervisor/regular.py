@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import stat
 from typing import Final
@@ -79,7 +78,11 @@ def write(path: str, text: str) -> str | None:
 def write_error(message: str) -> str | None:
     """The error file that a step was told of, if it was: how it says why it failed."""
     path = os.environ.get("SUPERVISOR_ERROR_FILE")
-    return write(path, json.dumps({"message": message})) if path else None
+    if not path:
+        return None
+    import json  # noqa: PLC0415  # of a step's process: the streams import this module
+
+    return write(path, json.dumps({"message": message}))
 
 
 def replace(path: str, text: str) -> None:
