@@ -1,5 +1,6 @@
 """A TensorFlow program that saves with a CheckpointManager: ``saves.py DIRECTORY SECONDS PAUSE_S``.
 
+It ends after that time, or when its standard input ends.
 With ``check DIRECTORY…`` it restores each directory instead, and prints the step of each, once it
 has compared the weights with what they were at that step.
 """
@@ -7,6 +8,7 @@ has compared the weights with what they were at that step.
 from __future__ import annotations
 
 import os
+import select
 import sys
 import time
 
@@ -36,7 +38,8 @@ def save(directory: str, seconds: float, pause_s: float) -> None:
         variable.assign(weights(int(step)))
         manager.save(checkpoint_number=int(step))
         print(int(step), flush=True)
-        time.sleep(pause_s)
+        if select.select([sys.stdin], [], [], pause_s)[0]:
+            break
 
 
 def check(directory: str) -> int:

@@ -878,11 +878,22 @@ def test_what_a_life_that_was_killed_left_is_cleared_away(place: Place) -> None:
 SAVES = pathlib.Path(__file__).parent.parent / "scripts" / "saves.py"
 
 
-def save_with_tensorflow(place: Place, seconds: float, pause_s: float) -> tuple[int, list[int]]:
-    """The steps that were saved, and the steps of the manifests; each was restored."""
+def save_with_tensorflow(
+    place: Place, seconds: float, pause_s: float, *, enough: int | None = None
+) -> tuple[int, list[int]]:
+    """The steps that were saved, and the steps of the manifests; each was restored.
+
+    ``enough``: manifests after which it ends ahead of time.
+    """
     job = sync_job(checkpoints(place.source, str(place.target)))
     argv = [sys.executable, str(SAVES), str(place.source), str(seconds), str(pause_s)]
-    with Syncing(job) as sync, subprocess.Popen(argv, stdout=subprocess.PIPE) as child:
+    pipe = subprocess.PIPE
+    with Syncing(job) as sync, subprocess.Popen(argv, stdin=pipe, stdout=pipe) as child:
+        if enough is not None:
+            wait_until(lambda: len(manifests(place.target)) >= enough, seconds)
+            assert child.stdin is not None
+            child.stdin.close()
+            child.stdin = None
         out, _ = child.communicate(timeout=seconds + 120)
         assert child.returncode == 0
         assert sync.publish() == PublishedAll(())
@@ -909,7 +920,7 @@ def save_with_tensorflow(place: Place, seconds: float, pause_s: float) -> tuple[
 @pytest.mark.xdist_group("tensorflow")
 def test_every_manifest_restores_in_tensorflow(place: Place) -> None:
     """A CheckpointManager that saves all the time, with the process beside it."""
-    saved, steps = save_with_tensorflow(place, 6.0, 0.2)
+    saved, steps = save_with_tensorflow(place, 60.0, 0.2, enough=4)
     assert steps[-1] == saved
     assert steps == sorted(steps)
     assert len(steps) >= 4
