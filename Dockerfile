@@ -14,7 +14,7 @@ RUN pip install "tensorflow>=2.16,<3"
 # Then what we depend on, which changes with pyproject.toml only.
 WORKDIR /src
 COPY pyproject.toml README.md ./
-COPY supervisor/__init__.py supervisor/__init__.py
+COPY supervisor/__init__.py supervisor/LICENSE supervisor/
 RUN pip install .
 
 # Then the code itself. Compiled once here, not at every start.
