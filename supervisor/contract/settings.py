@@ -1,7 +1,7 @@
 """Every setting of the program, in one table.
 
 Precedence: command line flag, environment, hyperparameter (or the platform's own variable),
-default. The table is what the parser reads, what ``--help`` prints and what the README lists (a
+default. The table is what the parser reads, what ``--help`` prints and what the guide lists (a
 test compares them). Durations are seconds and say so in their names.
 """
 

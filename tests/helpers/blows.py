@@ -2,7 +2,7 @@
 
 A `Trial` is a job and the blows that it is dealt. `judge` is the oracle: from the trial, from what
 was dealt when, and from what every host left behind, it says what is wrong. Its rules are the
-README's ("The end"), told a second time and independently of the program:
+guide's (``ending.md``), told a second time and independently of the program:
 
 - a script that dies is the cause, with its host and the way it died; its host has its code
 - a server that dies is the cause, with 85 on its host

@@ -351,7 +351,7 @@ def test_the_script_sees_the_same(name: str, predecessors: Mapping[str, pathlib.
     assert not unlisted, "(the predecessor's, ours)"
 
 
-def test_the_readme_lists_every_difference() -> None:
-    text = (pathlib.Path(ROOT) / "README.md").read_text()
+def test_the_guide_lists_every_difference() -> None:
+    text = (pathlib.Path(ROOT) / "supervisor" / "guide" / "contract.md").read_text()
     for _, reason in DIFFERENCES.values():
         assert reason in text

@@ -1,4 +1,4 @@
-"""The README lists every setting and every exit code, as the program has them."""
+"""The README lists every setting, as the program has them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import pathlib
 import re
 
 from supervisor.contract.settings import TABLE
-from supervisor.life.outcome import EXIT_CODES
 
 README = (pathlib.Path(__file__).parent.parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -26,8 +25,3 @@ def test_the_settings_table_is_that_of_the_program() -> None:
     found = re.search(r"<!-- settings -->\n(.*)\n<!-- /settings -->", README, re.DOTALL)
     assert found is not None
     assert found[1] == settings_table()
-
-
-def test_every_exit_code_of_ours_is_listed_with_its_meaning() -> None:
-    for code, meaning in EXIT_CODES.items():
-        assert f"| {code} | {meaning} |" in README
