@@ -123,6 +123,14 @@ def test_a_page_begins_with_its_title_and_says_what_it_is_about(path: pathlib.Pa
     assert re.match(r"# .+\n\n[A-Z`][^\n]+[.:]", TEXTS[path])
 
 
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_code_is_not_wrapped_on_a_terminal_of_80_columns(path: pathlib.Path) -> None:
+    """``supervisor help`` keeps a column free on each side."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", TEXTS[path], re.DOTALL | re.MULTILINE)
+    for block in (text for language, text in blocks if language != "mermaid"):
+        assert not [line for line in block.splitlines() if len(line) > 78]
+
+
 def test_the_files_that_the_design_names_are_there() -> None:
     named = re.findall(r"`([a-z_./]+/[a-z_./]*)`", without_code(TEXTS[PACKAGE / "guide/design.md"]))
     assert len(named) > 40
