@@ -1,31 +1,25 @@
 """One output and the thread that writes to it.
 
 Why a thread: a write to a terminal, a pipe or a disk may block for as long as the other side
-likes, and making our stdout non-blocking is no way out. ``O_NONBLOCK`` belongs to the open file
-description, which we share with whoever started us and with every process that inherited it.
-
-Where the kernel allows it, we write without blocking all the same, through an open file
-description of our own (a pipe or a terminal is opened anew through ``/proc/self/fd``; a socket
-takes ``MSG_DONTWAIT``). So what was written is known to the byte at any moment, a thread that
-waits can be told to stop, and while the reader keeps up there is nothing for the thread to do:
-the loop writes at once, at half the CPU of a hand-over, and the thread takes what did not fit.
+likes. Where the kernel allows it, we write without blocking all the same (see ``targets``). So
+what was written is known to the byte at any moment, a thread that waits can be told to stop, and
+while the reader keeps up there is nothing for the thread to do: the loop writes at once, at half
+the CPU of a hand-over, and the thread takes what did not fit.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
-import select
 import signal
-import socket
-import stat
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from collections.abc import Callable
+from typing import Literal
+
+from supervisor.streams.targets import Target, target_of
 
 Policy = Literal["block", "drop"]
 
@@ -33,8 +27,6 @@ CAPACITY_BYTES = 1 << 20
 _BATCH_PARTS = 64
 _BATCH_BYTES = 1 << 18
 """At most so much goes to the kernel in one call."""
-_DEFAULT_PIPE_BYTES = 1 << 16
-_PIPE_BYTES = 1 << 18
 _OWN_BYTES = 1 << 16
 """The queue's reserve for the supervisor's own lines."""
 _MID_LINE_S = 0.25
@@ -48,136 +40,6 @@ _STOP_S = 0.2
 _ERASE = b"\r\x1b[K"
 # autowrap off while drawing: a line longer than the terminal is wide must not leave rows behind
 _DRAW = b"\x1b[?7l%s\x1b[0m\x1b[?7h"
-
-
-class Target(Protocol):
-    """Where a sink writes. One thread at a time calls it."""
-
-    instant: bool
-    """`write` never blocks, so that the loop may call it."""
-
-    def write(self, parts: Sequence[bytes | memoryview]) -> int:
-        """Write some of ``parts``, in order; how many bytes.
-
-        Raises BlockingIOError where nothing can be written now, OSError where never again.
-        """
-
-    def wait(self, wake_fd: int) -> None:
-        """Wait until `write` may succeed or ``wake_fd`` is readable."""
-
-    def close(self) -> None:
-        """Close what this target opened; never what it was given."""
-
-
-class _Pollable:
-    """A pipe or a terminal, written to without blocking."""
-
-    instant = True
-
-    def __init__(self, fd: int, *, own: bool) -> None:
-        self._fd = fd
-        self._own = own
-        self._poll = select.poll()
-        self._poll.register(fd, select.POLLOUT)
-        self._wake_fd = -1
-
-    def write(self, parts: Sequence[bytes | memoryview]) -> int:
-        return os.writev(self._fd, parts)
-
-    def wait(self, wake_fd: int) -> None:
-        if self._wake_fd != wake_fd:
-            self._poll.register(wake_fd, select.POLLIN)
-            self._wake_fd = wake_fd
-        self._poll.poll()
-
-    def close(self) -> None:
-        if self._own:
-            os.close(self._fd)
-
-
-class _SharedPipe(_Pollable):
-    """A pipe that cannot be opened anew: another user's, or there is no ``/proc``.
-
-    The descriptor is a blocking one, but a pipe that polls writable takes ``PIPE_BUF`` bytes at
-    once (pipe(7)).
-    """
-
-    def write(self, parts: Sequence[bytes | memoryview]) -> int:
-        if not self._poll.poll(0):
-            raise BlockingIOError
-        return os.write(self._fd, parts[0][: select.PIPE_BUF])
-
-
-class _Socket(_Pollable):
-    def __init__(self, fd: int) -> None:
-        self._socket = socket.socket(fileno=os.dup(fd))
-        super().__init__(self._socket.fileno(), own=False)
-
-    def write(self, parts: Sequence[bytes | memoryview]) -> int:
-        return self._socket.sendmsg(parts, (), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-
-    def close(self) -> None:
-        self._socket.close()
-
-
-class _Plain:
-    """A regular file or a device: it is always ready, and a write takes what the disk takes."""
-
-    instant = False
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-
-    def write(self, parts: Sequence[bytes | memoryview]) -> int:
-        return os.writev(self._fd, parts)
-
-    def wait(self, wake_fd: int) -> None:
-        # somebody else made the description non-blocking
-        select.select([wake_fd], [self._fd], [])
-
-    def close(self) -> None:
-        pass
-
-
-class _Closed:
-    """A descriptor that was closed before we were started (``>&-``)."""
-
-    instant = True
-
-    def __init__(self, error: OSError) -> None:
-        self._error = error
-
-    def write(self, parts: Sequence[bytes | memoryview]) -> int:
-        del parts
-        raise self._error
-
-    def wait(self, wake_fd: int) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-def _target_of(fd: int) -> Target:
-    try:
-        mode = os.fstat(fd).st_mode
-    except OSError as error:
-        return _Closed(error)
-    if stat.S_ISSOCK(mode):
-        return _Socket(fd)
-    if stat.S_ISFIFO(mode) or os.isatty(fd):
-        # A regular file is never opened anew: the offset is the description's.
-        flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-        try:
-            own_fd = os.open(f"/proc/self/fd/{fd}", flags)
-        except OSError:
-            return _SharedPipe(fd, own=False)
-        with contextlib.suppress(OSError):
-            # room for a chunk at once; a pipe smaller than the default was made so on purpose
-            if _DEFAULT_PIPE_BYTES <= fcntl.fcntl(own_fd, fcntl.F_GETPIPE_SZ) < _PIPE_BYTES:
-                fcntl.fcntl(own_fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-        return _Pollable(own_fd, own=True)
-    return _Plain(fd)
 
 
 def same_output(fd: int, other_fd: int) -> bool:
@@ -271,7 +133,7 @@ class Sink:
         self._capacity = capacity_bytes
         self._on_broken = on_broken
         self._loop = asyncio.get_running_loop()
-        self._target = _target_of(output) if isinstance(output, int) else output
+        self._target = target_of(output) if isinstance(output, int) else output
         # Between the threads; whoever changes one of these holds the lock.
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)

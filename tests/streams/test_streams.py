@@ -981,10 +981,10 @@ async def test_socket_output() -> None:
 @on_loop
 async def test_pipe_that_cannot_be_opened_anew(stopped_reader: Reader) -> None:
     """Another user's pipe: written in pieces that cannot block, with an exact count as well."""
-    from supervisor.streams.sink import _SharedPipe
+    from supervisor.streams.targets import SharedPipe
 
     sink = Sink(
-        _SharedPipe(stopped_reader.write_fd, own=False), name="shared", capacity_bytes=1 << 16
+        SharedPipe(stopped_reader.write_fd, own=False), name="shared", capacity_bytes=1 << 16
     )
     while not sink.full:
         sink.offer(b"y" * 5000)
