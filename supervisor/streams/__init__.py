@@ -15,6 +15,7 @@
 Nothing here imports more than asyncio: this package is loaded before the user's process starts.
 """
 
+from supervisor.streams.backlog import Policy
 from supervisor.streams.files import RotatingFile
 from supervisor.streams.filters import Repeats, quiet_tensorflow
 from supervisor.streams.formats import (
@@ -29,7 +30,7 @@ from supervisor.streams.formats import (
     colour_of,
 )
 from supervisor.streams.pump import Branch, Pump
-from supervisor.streams.sink import Policy, Sink, console, same_output
+from supervisor.streams.sink import Sink, console, same_output
 
 __all__ = [
     "DEFAULT_TEMPLATE",
