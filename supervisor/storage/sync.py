@@ -27,9 +27,11 @@ from supervisor.faults import without_number
 from supervisor.linux import prctl
 from supervisor.storage import job as jobs
 from supervisor.storage import notices, watch
+from supervisor.storage.checkpoints import Checkpoints
 from supervisor.storage.flow import run
-from supervisor.storage.job import Kind, SyncJob
+from supervisor.storage.job import Kind, SyncJob, Transfer
 from supervisor.storage.lines import Lines
+from supervisor.storage.mirror import Mirror
 from supervisor.storage.notices import (
     Notice,
     PublishedAll,
@@ -38,8 +40,8 @@ from supervisor.storage.notices import (
     Standing,
     State,
 )
-from supervisor.storage.senders import AT_ONCE, Beside, Sender, sender_for
-from supervisor.storage.store import StorageError
+from supervisor.storage.sender import AT_ONCE, Beside, Sender
+from supervisor.storage.store import StorageError, Store
 
 NICENESS: Final = 5
 STATE_S: Final = 1.0
@@ -261,9 +263,9 @@ class Sync:
         try:
             while time.monotonic() < self._deadline:
                 through = all(task.done() for task in tasks)
-                if waiting and (through or (current is not None and current.stalled())):
+                if waiting and (through or (current is not None and current.ledger.stalled())):
                     current = waiting.pop(0)
-                    current.moved_at_s = time.monotonic()
+                    current.ledger.gets_on()
                     tasks[asyncio.create_task(current.finish())] = current
                 elif through:
                     break
@@ -274,7 +276,7 @@ class Sync:
             for task, each in tasks.items():
                 if task.done() and not task.cancelled() and (error := task.exception()):
                     known = isinstance(error, StorageError)
-                    each.failing = (
+                    each.ledger.failing = (
                         str(error)
                         if known
                         else f"{type(error).__name__}: {without_number(str(error))}"
@@ -292,21 +294,21 @@ class Sync:
             return
         self._published = True
         self._outlet.tell(self._state())
-        unsent = tuple(left for each in self._publishing if (left := each.unsent()) is not None)
-        self._outlet.tell(PublishedAll(unsent))
+        unsent = (each.ledger.unsent() for each in self._publishing)
+        self._outlet.tell(PublishedAll(tuple(left for left in unsent if left is not None)))
 
     # ------------------------------------------------------------------ how it goes
 
     async def _report(self) -> None:
         before: State | None = None
         while True:
-            timeout_s = LAG_LOOK_S if any(each.lag_s() for each in self._senders) else None
+            timeout_s = LAG_LOOK_S if any(each.ledger.lag_s() for each in self._senders) else None
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
                     await self._changed.wait()
             self._changed.clear()
             for each in self._senders:
-                each.watch_lag()
+                each.ledger.watch_lag()
             state = self._state()
             if state != before:
                 self._outlet.tell(state)
@@ -320,7 +322,8 @@ class Sync:
 
     def _standing(self, sender: Sender) -> Standing:
         rate = self._rates.setdefault(sender.transfer.name, _Rate())
-        return sender.standing(rate.at(time.monotonic(), sender.sent_bytes))
+        ledger = sender.ledger
+        return ledger.standing(rate.at(time.monotonic(), ledger.sent_bytes))
 
 
 class _Rate:
@@ -335,6 +338,11 @@ class _Rate:
             self._points.popleft()
         began_s, began = self._points[0]
         return max(0.0, (total - began) / (now_s - began_s)) if now_s > began_s else 0.0
+
+
+def sender_for(transfer: Transfer, job: SyncJob, store: Store, beside: Beside) -> Sender:
+    kind = Checkpoints if transfer.kind is Kind.CHECKPOINTS else Mirror
+    return kind(transfer, job, store, beside)
 
 
 async def _end(tasks: Sequence[asyncio.Task[object]] | Sequence[asyncio.Task[None]]) -> None:

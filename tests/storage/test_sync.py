@@ -25,7 +25,8 @@ from supervisor.storage.job import Options, Transfer
 from supervisor.storage.manifest import Manifest, generation_of_object
 from supervisor.storage.notices import Failed, Notice, PublishedAll, Said, State
 from supervisor.storage.places import open_store
-from supervisor.storage.senders import Beside, sender_for
+from supervisor.storage.sender import Beside
+from supervisor.storage.sync import sender_for
 from tests.helpers import writer
 from tests.helpers.faults import fault_proxy
 from tests.helpers.job import environment
