@@ -9,19 +9,14 @@ and tells the life cycle what follows.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import os
 import random
-import re
-import socket
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from types import SimpleNamespace
+from dataclasses import replace
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
 from tenacity import (
     AsyncRetrying,
     RetryCallState,
@@ -38,90 +33,31 @@ from supervisor.cluster.liveness import (
     ChiefOpen,
     ChiefRefused,
     ChiefSilent,
-    Denied,
     Ended,
     Finding,
     How,
     Lost,
     MasterLiveness,
     MasterState,
-    NoAnswer,
     Observation,
-    Refused,
-    Rejected,
     Seen,
     Tick,
 )
-from supervisor.cluster.net import (
-    MOST_ADDRESSES,
-    Knock,
-    NoAddress,
-    Resolver,
-    are_refusals,
-    families,
-    is_address,
-    knock,
-)
-from supervisor.cluster.protocol import (
-    MAX_BODY_BYTES,
-    HostReport,
-    JobDocument,
-    JobIdentity,
-    ProtocolError,
-    Refusal,
-    decode_job,
-    decode_refusal,
-    encode_report,
-)
-from supervisor.faults import in_words
+from supervisor.cluster.master_port import MasterPort
+from supervisor.cluster.net import Knock, Resolver, knock
+from supervisor.cluster.outbox import Outbox
+from supervisor.cluster.protocol import JobDocument, JobIdentity, Refusal, encode_report
 from supervisor.life import events as ev
 from supervisor.life.words import Cause, Phase, place
 
 Post = Callable[[ev.MasterSeen | ev.JobChanged | ev.MasterLost | ev.MasterEnded], None]
 
 
-_NOBODY = frozenset({401, 403, 404})
-"""Answers to somebody who is no member of the job that is served there."""
-
-
-_ERRNO = re.compile(r"\[Errno (\d+)\]")
 _MOST_STATUS = 16 * 1024 * 1024
 
 
 class _NoAnswerError(Exception):
     """An attempt that brought no answer; the observation is made, the attempt worth repeating."""
-
-
-class _NamesResolver(AbstractResolver):
-    """`Resolver` as aiohttp wants it, of one host: looked up for every new connection."""
-
-    def __init__(self, resolver: Resolver, address: str, timeout_s: float) -> None:
-        self._resolver = resolver
-        self._address = address
-        self._timeout_s = timeout_s
-        self.last: tuple[str, ...] = (address,) if is_address(address) else ()
-        """What was found last."""
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        found = await self._resolver.resolve(self._address, timeout_s=self._timeout_s)
-        self.last = found[:MOST_ADDRESSES]
-        return [
-            ResolveResult(
-                hostname=host,
-                host=address,
-                port=port,
-                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
-                proto=0,
-                flags=0,
-            )
-            for address in self.last
-            if family in (socket.AF_UNSPEC, socket.AF_INET6 if ":" in address else socket.AF_INET)
-        ]
-
-    async def close(self) -> None:
-        pass
 
 
 class MasterLink:
@@ -168,10 +104,7 @@ class MasterLink:
         resolver: Resolver | None = None,
     ) -> None:
         self._host = host
-        self._master_host = master_host
-        self._status = status_endpoint
         self._chief = chief_endpoint
-        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         self._post = post
         self._lease_s = lease_s
         self._wait_s = min(30.0, lease_s / 4) if wait_s is None else wait_s
@@ -180,7 +113,14 @@ class MasterLink:
         self._instance = instance or os.urandom(8).hex()
         self._job = job or JobIdentity()
         self._resolver = resolver or Resolver()
-        self._names = _NamesResolver(self._resolver, status_endpoint[0], self._slack_s)
+        self._port = MasterPort(
+            status_endpoint,
+            master_host,
+            token=token,
+            slack_s=self._slack_s,
+            resolver=self._resolver,
+        )
+        self._outbox = Outbox(self._instance, self._job)
         self._tick_s = min(1.0, lease_s / 8)
         self._clock = ActiveClock(time.monotonic(), max_step_s=4 * self._tick_s)
         self._liveness = MasterLiveness(lease_s, refused_count, refused_window_s, bare_after_s)
@@ -189,14 +129,6 @@ class MasterLink:
         """Whether the last poll was answered."""
         self._answers = asyncio.Event()
         """Set at the first answer: before it, a report has nowhere to go."""
-        self._report: HostReport | None = None
-        self._unsent = asyncio.Event()
-        self._acknowledged = 0
-        self._nobody_listens = False
-        self._progress = asyncio.Event()
-        """Set, and replaced by a new one, at every acknowledgement and finding."""
-        self._numbers = itertools.count(1)
-        self._session: aiohttp.ClientSession | None = None
         self.latency_s: float | None = None
         """How long the master's last answer took, its wait not counted."""
         self.problem: str | None = None
@@ -240,21 +172,7 @@ class MasterLink:
 
         A later report replaces one that is still on its way.
         """
-        last = self._report
-        told = (phase, script_ended, cause, holds)
-        if last is not None and (last.phase, last.script_ended, last.cause, last.holds) == told:
-            return
-        self._report = HostReport(
-            instance=self._instance,
-            phase=phase,
-            script_ended=script_ended,
-            cause=cause,
-            heard=0,
-            seq=next(self._numbers),
-            holds=holds,
-            job=self._job,
-        )
-        self._unsent.set()
+        self._outbox.put(phase, script_ended=script_ended, cause=cause, holds=holds)
 
     async def flush(self, timeout_s: float) -> bool:
         """Wait until the latest report is acknowledged.
@@ -262,36 +180,13 @@ class MasterLink:
         False if ``timeout_s`` seconds pass, and at once where nobody is there to hear it: the
         master crashed, or a bare one closed its port.
         """
-        try:
-            async with asyncio.timeout(timeout_s):
-                while self._report is not None and self._acknowledged < self._report.seq:
-                    if self._nobody_listens:
-                        return False
-                    await self._progress.wait()
-        except TimeoutError:
-            return False
-        return True
+        return await self._outbox.flush(timeout_s)
 
     # ----------------------------------------------------------------- life
 
     async def run(self) -> None:
         """Poll, report and watch until cancelled."""
-        connector = aiohttp.TCPConnector(
-            limit=4,
-            use_dns_cache=False,
-            keepalive_timeout=15.0,
-            resolver=self._names,
-        )
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            headers=self._headers,
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            # Never through a proxy of the environment: that is for the world outside.
-            trust_env=False,
-            trace_configs=[_tracing()],
-        )
-        async with self._session, asyncio.TaskGroup() as tasks:
+        async with self._port, asyncio.TaskGroup() as tasks:
             tasks.create_task(self._keep_polling(), name="master poll")
             tasks.create_task(self._keep_reporting(), name="master report")
             tasks.create_task(self._keep_time(), name="master lease")
@@ -336,9 +231,9 @@ class MasterLink:
 
     async def _keep_reporting(self) -> None:
         while True:
-            await self._unsent.wait()
+            await self._outbox.wait()
             await self._answers.wait()
-            self._unsent.clear()
+            self._outbox.taken()
             try:
                 async for attempt in AsyncRetrying(
                     retry=retry_if_exception_type(_NoAnswerError),
@@ -350,10 +245,10 @@ class MasterLink:
                         await self._send()
             except _NoAnswerError:
                 # Out of attempts: a new round, because the report is not to be lost.
-                self._unsent.set()
+                self._outbox.not_sent()
 
     async def _send(self) -> None:
-        report = self._report  # the latest, on every attempt
+        report = self._outbox.newest  # the latest, on every attempt
         if report is None:
             return
         heard, run = (self._document.revision, self._document.run) if self._document else (0, "")
@@ -365,9 +260,7 @@ class MasterLink:
             timeout_s=2 * self._slack_s,
         )
         self.latency_s = time.monotonic() - began
-        self._acknowledged = max(self._acknowledged, report.seq)
-        self._progress.set()
-        self._progress = asyncio.Event()
+        self._outbox.acknowledge(report)
 
     async def _keep_knocking(self, chief: tuple[str, int]) -> None:
         """Look at the chief's own port, only for as long as the status port never answered."""
@@ -392,7 +285,7 @@ class MasterLink:
         longest_s = min(2.0, self._lease_s / 8)
         return wait_random_exponential(multiplier=0.2, max=longest_s)(retry) + 0.02
 
-    # ----------------------------------------------------------------- one request
+    # ----------------------------------------------------------------- what was heard
 
     async def _ask(
         self,
@@ -410,104 +303,38 @@ class MasterLink:
                 another program, too many connections.
 
         """
-        assert self._session is not None
-        address, port = self._status
-        where = place(address, port)
-        # An address with a scope is none to a URL: the resolver knows it.
-        there = f"{self._master_host}:{port}" if "%" in address else where
-        stage = _Stage()
-        try:
-            async with self._session.request(
-                method,
-                f"http://{there}{path}",
-                params=params,
-                data=body,
-                allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=self._slack_s),
-                trace_request_ctx=stage,
-            ) as response:
-                answer = bytearray()
-                while chunk := await response.content.readany():
-                    answer += chunk
-                    if len(answer) > MAX_BODY_BYTES:
-                        break
-        except aiohttp.ClientConnectorError as error:
-            observation = _of_connect(error.os_error, where, families(self._names.last))
-        except TimeoutError:
-            over = families(self._names.last)
-            silence = f"{where}: no answer in {timeout_s:g} s{over}"
-            observation = NoAnswer(silence, stage.connected)
-        except aiohttp.ClientResponseError as error:
-            # Bytes came that are no HTTP: something lives there.
-            self.problem = f"{where} does not speak HTTP ({error.message})"[:300]
-            observation = Answered()
-        except (aiohttp.ClientError, OSError) as error:
-            # The connection broke: a death, a restart, a proxy. The next attempt tells.
-            observation = NoAnswer(f"{where}: {type(error).__name__}", stage.connected)
-        else:
-            self._take(response.status, bytes(answer), where)
-            return
-        self._observe(observation)
-        raise _NoAnswerError
-
-    def _take(self, status: int, body: bytes, where: str) -> None:
-        """Take in an HTTP answer."""
-        document: JobDocument | None = None
-        observation: Observation = Answered()
-        if status == 200:
-            try:
-                document = decode_job(body)
-                self.problem = None
-                observation = Answered(document.state, document.run)
-            except ProtocolError as error:
-                self.problem = f"{where} answered 200 without a job document ({error})"[:300]
-        elif status == 409:
-            observation = self._rejected(body, where)
-        else:
-            text = body[:200].decode("utf-8", "replace").strip()
-            self.problem = (
-                f"{where} refuses the token: SUPERVISOR_TOKEN is not the master's"
-                if status == 401
-                else f"{where} answered {status} ({text})"
-            )
-            if status in _NOBODY:
-                observation = Denied(self.problem)
+        heard = await self._port.ask(method, path, timeout_s=timeout_s, params=params, body=body)
+        document = heard.document
+        if document is not None or heard.problem is not None:
+            self.problem = heard.problem
+        observation = heard.observation
+        if heard.refusal is Refusal.RUN and not self._liveness.bound:
+            observation = Answered()  # the next poll brings its document
         self._observe(observation)
         if document is None:
             raise _NoAnswerError
-        if self.state is MasterState.LOST:
-            return  # whatever is said now is not meant for us
+        if self.state is not MasterState.LOST:  # else whatever is said now is not meant for us
+            self._take(document)
+
+    def _take(self, document: JobDocument) -> None:
         self._answers.set()
         known = self._document
         if known is not None and known.run == document.run:
             if document.revision <= known.revision:
                 return
-        elif known is not None and self._report is not None:
+        elif known is not None:
             # The master's supervisor is a new one and knows nothing of us.
-            self._acknowledged = 0
-            self._unsent.set()
+            self._outbox.forgotten()
         self._document = document
         self._post(
             ev.JobChanged(document.state, document.verdict, document.missing, document.restore)
         )
 
-    def _rejected(self, body: bytes, where: str) -> Observation:
-        """A master that does not take this host, and whether that can change."""
-        reason, text = decode_refusal(body)
-        self.problem = f"{where}: {text}"[:700]
-        if reason is Refusal.RUN and not self._liveness.bound:
-            return Answered()  # the next poll brings its document
-        final = reason in {Refusal.RUN, Refusal.REPLACED, Refusal.RUNNING}
-        return Rejected(self.problem, final)
-
     def _observe(self, observation: Observation) -> None:
         finding = self._liveness.observe(observation, self._clock.advance(time.monotonic()))
         if finding is not None:
-            self._nobody_listens = isinstance(finding, Ended) or (
-                isinstance(finding, Lost) and finding.how is not How.UNREACHABLE
-            )
-            self._progress.set()
-            self._progress = asyncio.Event()
+            crashed = isinstance(finding, Lost) and finding.how is not How.UNREACHABLE
+            self._outbox.found(nobody_listens=crashed or isinstance(finding, Ended))
             self._post(_event(finding))
 
 
@@ -529,34 +356,6 @@ async def who_serves(address: str, port: int, *, timeout_s: float) -> Mapping[st
     except (aiohttp.ClientError, asyncio.IncompleteReadError, OSError, ValueError, RecursionError):
         return {}
     return status if isinstance(status, dict) else {}
-
-
-@dataclass(slots=True)
-class _Stage:
-    """How far one request came."""
-
-    connected: bool = False
-
-
-async def _connected(_session: object, context: SimpleNamespace, _params: object) -> None:
-    context.trace_request_ctx.connected = True
-
-
-def _tracing() -> aiohttp.TraceConfig:
-    tracing = aiohttp.TraceConfig()
-    tracing.on_connection_create_end.append(_connected)
-    tracing.on_connection_reuseconn.append(_connected)
-    return tracing
-
-
-def _of_connect(error: OSError, where: str, over: str) -> Observation:
-    if isinstance(error, NoAddress):
-        return NoAnswer(f"DNS: {error}"[:300])
-    # aiohappyeyeballs puts the errors of several addresses into the text of one without a number.
-    numbers = [error.errno] if error.errno else [int(n) for n in _ERRNO.findall(str(error))]
-    if are_refusals(numbers):
-        return Refused(f"{where} refuses connections{over}")
-    return NoAnswer(f"{where}: {in_words(error)}{over}"[:300])
 
 
 def _event(finding: Finding) -> ev.MasterSeen | ev.MasterLost | ev.MasterEnded:

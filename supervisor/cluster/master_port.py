@@ -1,0 +1,224 @@
+"""One request to a master's status port, and what was heard of the master by it."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Self
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from supervisor.cluster.liveness import Answered, Denied, NoAnswer, Observation, Refused, Rejected
+from supervisor.cluster.net import (
+    MOST_ADDRESSES,
+    NoAddress,
+    Resolver,
+    are_refusals,
+    families,
+    is_address,
+)
+from supervisor.cluster.protocol import (
+    MAX_BODY_BYTES,
+    JobDocument,
+    ProtocolError,
+    Refusal,
+    decode_job,
+    decode_refusal,
+)
+from supervisor.faults import in_words
+from supervisor.life.words import place
+
+_NOBODY = frozenset({401, 403, 404})
+"""Answers to somebody who is no member of the job that is served there."""
+_ERRNO = re.compile(r"\[Errno (\d+)\]")
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What one request has shown."""
+
+    observation: Observation
+    problem: str | None = None
+    """Why the master, or whoever answered in its place, is none to this host."""
+    document: JobDocument | None = None
+    refusal: Refusal | None = None
+
+
+class _NamesResolver(AbstractResolver):
+    """`Resolver` as aiohttp wants it, of one host: looked up for every new connection."""
+
+    def __init__(self, resolver: Resolver, address: str, timeout_s: float) -> None:
+        self._resolver = resolver
+        self._address = address
+        self._timeout_s = timeout_s
+        self.last: tuple[str, ...] = (address,) if is_address(address) else ()
+        """What was found last."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        found = await self._resolver.resolve(self._address, timeout_s=self._timeout_s)
+        self.last = found[:MOST_ADDRESSES]
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address,
+                port=port,
+                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+                proto=0,
+                flags=0,
+            )
+            for address in self.last
+            if family in (socket.AF_UNSPEC, socket.AF_INET6 if ":" in address else socket.AF_INET)
+        ]
+
+    async def close(self) -> None:
+        pass
+
+
+class MasterPort:
+    """A context manager: within it, requests can be made.
+
+    Args:
+        endpoint: address (a name is looked up for every connection) and status port.
+        master_host: the master's name.
+        token: the job's secret; None where none is configured.
+        slack_s: time allowed for a connection.
+
+    """
+
+    def __init__(
+        self,
+        endpoint: tuple[str, int],
+        master_host: str,
+        *,
+        token: str | None,
+        slack_s: float,
+        resolver: Resolver,
+    ) -> None:
+        address, port = endpoint
+        self._where = place(address, port)
+        # An address with a scope is none to a URL: the resolver knows it.
+        self._there = f"{master_host}:{port}" if "%" in address else self._where
+        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._slack_s = slack_s
+        self._names = _NamesResolver(resolver, address, slack_s)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        connector = aiohttp.TCPConnector(
+            limit=4,
+            use_dns_cache=False,
+            keepalive_timeout=15.0,
+            resolver=self._names,
+        )
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            headers=self._headers,
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            # Never through a proxy of the environment: that is for the world outside.
+            trust_env=False,
+            trace_configs=[_tracing()],
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        timeout_s: float,
+        params: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+    ) -> Heard:
+        """Make one request; what it has shown, also where nothing answered."""
+        assert self._session is not None
+        where = self._where
+        stage = _Stage()
+        try:
+            async with self._session.request(
+                method,
+                f"http://{self._there}{path}",
+                params=params,
+                data=body,
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=self._slack_s),
+                trace_request_ctx=stage,
+            ) as response:
+                answer = bytearray()
+                while chunk := await response.content.readany():
+                    answer += chunk
+                    if len(answer) > MAX_BODY_BYTES:
+                        break
+        except aiohttp.ClientConnectorError as error:
+            return Heard(_of_connect(error.os_error, where, families(self._names.last)))
+        except TimeoutError:
+            over = families(self._names.last)
+            return Heard(NoAnswer(f"{where}: no answer in {timeout_s:g} s{over}", stage.connected))
+        except aiohttp.ClientResponseError as error:
+            # Bytes came that are no HTTP: something lives there.
+            return Heard(Answered(), f"{where} does not speak HTTP ({error.message})"[:300])
+        except (aiohttp.ClientError, OSError) as error:
+            # The connection broke: a death, a restart, a proxy. The next attempt tells.
+            return Heard(NoAnswer(f"{where}: {type(error).__name__}", stage.connected))
+        return _heard(response.status, bytes(answer), where)
+
+
+def _heard(status: int, body: bytes, where: str) -> Heard:
+    """What an HTTP answer says."""
+    if status == 200:
+        try:
+            document = decode_job(body)
+        except ProtocolError as error:
+            problem = f"{where} answered 200 without a job document ({error})"[:300]
+            return Heard(Answered(), problem)
+        return Heard(Answered(document.state, document.run), document=document)
+    if status == 409:
+        reason, text = decode_refusal(body)
+        problem = f"{where}: {text}"[:700]
+        final = reason in {Refusal.RUN, Refusal.REPLACED, Refusal.RUNNING}
+        return Heard(Rejected(problem, final), problem, refusal=reason)
+    text = body[:200].decode("utf-8", "replace").strip()
+    problem = (
+        f"{where} refuses the token: SUPERVISOR_TOKEN is not the master's"
+        if status == 401
+        else f"{where} answered {status} ({text})"
+    )
+    return Heard(Denied(problem) if status in _NOBODY else Answered(), problem)
+
+
+@dataclass(slots=True)
+class _Stage:
+    """How far one request came."""
+
+    connected: bool = False
+
+
+async def _connected(_session: object, context: SimpleNamespace, _params: object) -> None:
+    context.trace_request_ctx.connected = True
+
+
+def _tracing() -> aiohttp.TraceConfig:
+    tracing = aiohttp.TraceConfig()
+    tracing.on_connection_create_end.append(_connected)
+    tracing.on_connection_reuseconn.append(_connected)
+    return tracing
+
+
+def _of_connect(error: OSError, where: str, over: str) -> Observation:
+    if isinstance(error, NoAddress):
+        return NoAnswer(f"DNS: {error}"[:300])
+    # aiohappyeyeballs puts the errors of several addresses into the text of one without a number.
+    numbers = [error.errno] if error.errno else [int(n) for n in _ERRNO.findall(str(error))]
+    if are_refusals(numbers):
+        return Refused(f"{where} refuses connections{over}")
+    return NoAnswer(f"{where}: {in_words(error)}{over}"[:300])

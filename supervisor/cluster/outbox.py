@@ -1,0 +1,90 @@
+"""What a member has to tell its master: the newest report, until it is acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+
+from supervisor.cluster.protocol import HostReport, JobIdentity
+from supervisor.life.words import Cause, Phase
+
+
+class Outbox:
+    """``instance`` names this run of the supervisor, ``job`` the job that this host is of."""
+
+    def __init__(self, instance: str, job: JobIdentity) -> None:
+        self.newest: HostReport | None = None
+        self._instance = instance
+        self._job = job
+        self._numbers = itertools.count(1)
+        self._unsent = asyncio.Event()
+        self._acknowledged = 0
+        self._nobody_listens = False
+        self._progress = asyncio.Event()
+        """Set, and replaced by a new one, at every acknowledgement and finding."""
+
+    def put(self, phase: Phase, *, script_ended: bool, cause: Cause | None, holds: str) -> None:
+        """Have this told, in place of what is still to be told. The same again is no news."""
+        last = self.newest
+        told = (phase, script_ended, cause, holds)
+        if last is not None and (last.phase, last.script_ended, last.cause, last.holds) == told:
+            return
+        self.newest = HostReport(
+            instance=self._instance,
+            phase=phase,
+            script_ended=script_ended,
+            cause=cause,
+            heard=0,
+            seq=next(self._numbers),
+            holds=holds,
+            job=self._job,
+        )
+        self._unsent.set()
+
+    async def flush(self, timeout_s: float) -> bool:
+        """Wait until the newest report is acknowledged.
+
+        False if ``timeout_s`` seconds pass, and at once where nobody is there to hear it.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self.newest is not None and self._acknowledged < self.newest.seq:
+                    if self._nobody_listens:
+                        return False
+                    await self._progress.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    # ----------------------------------------------------------------- whoever sends
+
+    async def wait(self) -> None:
+        """Until there is something to be sent."""
+        await self._unsent.wait()
+
+    def taken(self) -> None:
+        """It is being sent: only a later report is news."""
+        self._unsent.clear()
+
+    def not_sent(self) -> None:
+        """It has to be sent once more."""
+        self._unsent.set()
+
+    def acknowledge(self, report: HostReport) -> None:
+        self._acknowledged = max(self._acknowledged, report.seq)
+        self._stir()
+
+    def forgotten(self) -> None:
+        """Whoever acknowledged is gone, and his successor knows nothing of us."""
+        if self.newest is not None:
+            self._acknowledged = 0
+            self._unsent.set()
+
+    def found(self, *, nobody_listens: bool) -> None:
+        """What is known of the master has changed."""
+        self._nobody_listens = nobody_listens
+        self._stir()
+
+    def _stir(self) -> None:
+        self._progress.set()
+        self._progress = asyncio.Event()
