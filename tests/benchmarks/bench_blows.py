@@ -9,7 +9,7 @@ A blow is a signal (SIGKILL, SIGTERM, SIGINT, SIGSTOP, SIGTSTP; those that stop 
 SIGCONT, sooner or later than a lease) to a supervisor, its guardian, a script, what a wrapping
 shell runs, the process that sends checkpoints, a parameter server or a worker server; some jobs are
 dealt two. The jobs have one to three hosts. Each blow has a seed of its own, which its line shows
-and ``--replay`` takes. ``tests/helpers/blows.py`` says what must follow. The directory of a job
+and ``--replay`` takes. ``tests/helpers/oracle.py`` says what must follow. The directory of a job
 that ended wrong is kept. Not a test, for it takes minutes; ``tests/jobs/test_blows.py`` has a few.
 """
 

@@ -37,9 +37,9 @@ from tests.helpers.blows import (
     Trial,
     When,
     bound_s,
-    judge,
 )
 from tests.helpers.job import COMMAND, environment, processes_with
+from tests.helpers.oracle import judge
 
 _TICK_S: Final = 0.005
 _GONE_S: Final = 3.0

@@ -21,8 +21,8 @@ from tests.helpers.blows import (
     Trial,
     When,
     draw,
-    judge,
 )
+from tests.helpers.oracle import judge
 
 KILL, TERM, STOP = signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP
 AT = 1_700_000_000.0
