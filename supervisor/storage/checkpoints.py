@@ -112,10 +112,10 @@ class Checkpoints(Sender):
         fresh.sort(key=lambda fact: (".data-" not in fact.path, fact.path))
         fresh_paths = {fact.path for fact in fresh}
         rest = [fact for fact in facts if fact.path not in fresh_paths]
-        await self.flights.drop_all_but(fresh)
+        await self._flights.drop_all_but(fresh)
         try:
-            with self.flights.shown(fresh, small=self.final):
-                await self.flights.send(
+            with self._flights.shown(fresh, small=self.final):
+                await self._flights.send(
                     fresh, lambda fact: f"{generation}/{fact.path}", beside=rest
                 )
         except StorageError as error:
@@ -128,7 +128,7 @@ class Checkpoints(Sender):
         await self._conclude(generation, plain, files, links)
         for fact in facts:
             if fact.hollow == watch.DANGLING:
-                self.voice.name("dangling", fact.path, f"{watch.DANGLING}; it is kept as one")
+                self._voice.name("dangling", fact.path, f"{watch.DANGLING}; it is kept as one")
 
     async def _conclude(
         self,
@@ -156,7 +156,7 @@ class Checkpoints(Sender):
         if self.transfer.keep:
             self._contents[generation] = whole
         newest = self.ledger.newest
-        self.voice.say("checkpoint.saved", manifest=newest, files=len(files), bytes=whole.size)
+        self._voice.say("checkpoint.saved", manifest=newest, files=len(files), bytes=whole.size)
         self._expect(fact for fact in self.ledger.pending.values() if not self._has(fact))
         if not self.final:
             await self._clear_away()
@@ -205,7 +205,7 @@ class Checkpoints(Sender):
             self._alone = False
             other = manifest.newest_first(others)[0]
             why = "another process writes checkpoints to the same place; nothing is removed there"
-            self.voice.say("checkpoint.shared", "warning", manifest=other, why=why)
+            self._voice.say("checkpoint.shared", "warning", manifest=other, why=why)
         lost = self._generations - listed
         self._generations = listed
         if lost:
@@ -240,7 +240,7 @@ class Checkpoints(Sender):
                 for each in manifest.kept(self._generations, self.transfer.keep)
             ]
         except ManifestError as error:
-            self.voice.name("not_cleared", str(self.store.location), str(error))
+            self._voice.name("not_cleared", str(self.store.location), str(error))
             return
         keys = set(self._orphans)
         for generation in going:
@@ -258,7 +258,7 @@ class Checkpoints(Sender):
             needless = manifest.needless(staying, sorted(keys))
             await self.store.delete(needless)
         except StorageError as error:
-            self.voice.name("not_cleared", str(self.store.location), str(error))
+            self._voice.name("not_cleared", str(self.store.location), str(error))
             return
         self._swept = True
         # The rest may go when the checkpoints that are kept now have gone.

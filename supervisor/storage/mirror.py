@@ -27,7 +27,7 @@ class Mirror(Sender):
     def _takes(self, fact: Fact) -> bool:
         """A link to a file is sent as the file; there are no links at the target."""
         if fact.hollow:
-            self.voice.name("left_out", fact.path, fact.hollow)
+            self._voice.name("left_out", fact.path, fact.hollow)
         return not fact.hollow
 
     async def _round(self) -> bool:
@@ -51,11 +51,11 @@ class Mirror(Sender):
             self._expect(())
             return False
         self._expect(self._lacking())
-        await self.flights.drop_all_but(choice.files)
+        await self._flights.drop_all_but(choice.files)
         try:
-            with self.flights.shown(choice.files, small=self.final):
+            with self._flights.shown(choice.files, small=self.final):
                 for wave in snapshot.waves(choice.files):
-                    await self.flights.send(wave, lambda fact: fact.path)
+                    await self._flights.send(wave, lambda fact: fact.path)
         except StorageError as error:
             if error.reason is Reason.CHANGED:
                 raise ChangedError(str(error)) from None

@@ -57,12 +57,12 @@ class Sender(abc.ABC):
         self.wake = asyncio.Event()
         """Set by whoever knows that the directory has changed."""
         self.memory = Memory()
-        self.voice = Voice(transfer.name, beside.tell)
-        self.ledger = Ledger(transfer.name, self.voice, beside.changed, lag_warn_s=job.lag_warn_s)
-        self.flights = Flights(
-            transfer, store, beside.slots, self, self.ledger, self.voice, live=job.live
+        self._voice = Voice(transfer.name, beside.tell)
+        self.ledger = Ledger(transfer.name, self._voice, beside.changed, lag_warn_s=job.lag_warn_s)
+        self._flights = Flights(
+            transfer, store, beside.slots, self, self.ledger, self._voice, live=job.live
         )
-        self._tries = Tries(self.voice, self.ledger, retry_s=job.options.retry_s)
+        self._tries = Tries(self._voice, self.ledger, retry_s=job.options.retry_s)
         self._scan: Scan | None = None
         self._scan_s = 0.0
         self._until_s: float | None = None
@@ -104,7 +104,7 @@ class Sender(abc.ABC):
 
     async def abort(self) -> None:
         """End what is on its way. Nothing of it appears."""
-        await self.flights.drop_all_but(())
+        await self._flights.drop_all_but(())
 
     # ------------------------------------------------------------------ what the kinds decide
 
@@ -164,11 +164,11 @@ class Sender(abc.ABC):
         now_s = time.monotonic()
         self._scan, self._scan_s = found, now_s - began
         for path, why in found.skipped.items():
-            self.voice.name("left_out", path, why)
+            self._voice.name("left_out", path, why)
         if found.cut:
-            self.voice.name("left_out", "…", f"more than {watch.MOST_FILES} files")
+            self._voice.name("left_out", "…", f"more than {watch.MOST_FILES} files")
         facts = [
-            fact for fact in found.facts if self.flights.can_be_read(fact) and self._takes(fact)
+            fact for fact in found.facts if self._flights.can_be_read(fact) and self._takes(fact)
         ]
         self.memory = snapshot.observe(
             self.memory, facts, found.evidence, now_s=now_s, settle_s=self.job.settle_s
@@ -179,9 +179,9 @@ class Sender(abc.ABC):
         """Keep when to look again, and name what is left out."""
         self._until_s = choice.until_s
         for path in choice.restless:
-            self.voice.name("left_out", path, "it is written to all the time")
+            self._voice.name("left_out", path, "it is written to all the time")
         for path in choice.incomplete:
-            self.voice.name("left_out", path, "it is incomplete, and nobody goes on writing it")
+            self._voice.name("left_out", path, "it is incomplete, and nobody goes on writing it")
 
     def _expect(self, pending: Iterable[Fact]) -> None:
         self.ledger.expect(pending, self.memory)
