@@ -113,7 +113,8 @@ class Backlog:
         return False
 
     def pass_by(self, size: int) -> None:
-        """Count a chunk that was written while nothing was queued."""
+        """Count a chunk that was written while nothing was queued: the thread counts nothing
+        then, so it needs no lock."""
         self.offered_bytes += size
         self.written_bytes += size
 

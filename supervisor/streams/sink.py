@@ -111,7 +111,7 @@ class Sink:
         self._backlog = Backlog(capacity_bytes, policy, self._say_broken)
         target = target_of(output) if isinstance(output, int) else output
         self._writer = Writer(target, self._backlog, name)
-        # What the reader sees at the end of the output.
+        # The loop's alone: what the reader sees at the end of the output.
         self._mid_line = False
         self._own: list[bytes] = []  # lines of ours that wait for the end of a line
         self._own_bytes = 0
