@@ -67,6 +67,7 @@ PURE: Final = {
     *("children.evidence", "children.watchdog", "plan.requirements"),
     *("storage.location", "storage.job", "storage.notices", "storage.snapshot"),
     *("contract.paths", "contract.strangers", "contract.settings", "contract.contract"),
+    *("contract.values", "contract.reading"),
     *("plan.arguments", "plan.proxies", "plan.given_config", "plan.environment", "plan.mpi"),
     *("plan.storage", "plan.plan"),
 }

@@ -3,4 +3,4 @@
 Nothing is started or planned here. Where a contract comes from is in ``engines/``.
 """
 
-__all__ = ["contract", "paths", "record", "settings", "strangers"]
+__all__ = ["contract", "paths", "reading", "record", "settings", "strangers", "values"]

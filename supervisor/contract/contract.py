@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from supervisor.contract.paths import model_dir_below
-from supervisor.contract.settings import Settings, parse_settings, strangers_in, warnings_on
+from supervisor.contract.reading import parse_settings, strangers_in, warnings_on
+from supervisor.contract.settings import Settings
 from supervisor.faults import ContractError, Fault, shown
 
 if TYPE_CHECKING:

@@ -42,7 +42,8 @@ from supervisor.children.guardian import Guardian
 from supervisor.cluster import beat
 from supervisor.contract import record
 from supervisor.contract.contract import OVERLAY, RESOURCES, EntryKind, Strategy
-from supervisor.contract.settings import KILL_S, RECORD_S, TRANSFERS
+from supervisor.contract.settings import KILL_S, RECORD_S
+from supervisor.contract.values import TRANSFERS
 from supervisor.faults import ContractError, counted, safe, safe_lines, without_number
 from supervisor.host import neighbour
 from supervisor.host.account import Account, Running

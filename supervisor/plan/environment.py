@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from supervisor.contract.contract import SWITCHES, TUNING_METRIC, UNSUPPORTED, Contract
 from supervisor.contract.paths import channel_below
-from supervisor.contract.settings import is_ours
+from supervisor.contract.reading import is_ours
 from supervisor.contract.strangers import PREFIX
 from supervisor.plan.arguments import script_arguments
 from supervisor.plan.proxies import exceptions

@@ -10,7 +10,7 @@ import sys
 
 from supervisor.contract.contract import Contract, is_sharded
 from supervisor.contract.paths import Paths, channel_below
-from supervisor.contract.settings import TRANSFERS
+from supervisor.contract.values import TRANSFERS
 from supervisor.faults import ContractError, Fault
 from supervisor.life.words import OOM_RAISE_OF_HELPERS, ProcessSpec, Role
 from supervisor.plan.environment import inherited

@@ -28,7 +28,7 @@ from supervisor import regular
 from supervisor.cluster.net import NoAddress, Resolver, families, is_address
 from supervisor.contract.contract import CONFIG_FILES, EntryKind, Facts, Strategy, read_contract
 from supervisor.contract.paths import paths_below
-from supervisor.contract.settings import parse_settings, strangers_in, warnings_on
+from supervisor.contract.reading import parse_settings, strangers_in, warnings_on
 from supervisor.engines import sagemaker
 from supervisor.engines.directory import absolute
 from supervisor.engines.local import free_ports

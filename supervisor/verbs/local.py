@@ -27,7 +27,8 @@ from supervisor.children import child as process
 from supervisor.children import execution
 from supervisor.children.guardian import Guardian
 from supervisor.contract.contract import Strategy
-from supervisor.contract.settings import GROUP_S, KILL_S, Settings, parse_settings
+from supervisor.contract.reading import parse_settings
+from supervisor.contract.settings import GROUP_S, KILL_S, Settings
 from supervisor.contract.strangers import PREFIX
 from supervisor.engines.directory import absolute
 from supervisor.engines.local import ADDRESS, LocalHost, NoPortsError, lay_out
@@ -502,7 +503,7 @@ def _is_stopped(pid: int) -> bool:
 
 def _keeps_elsewhere(request: Request) -> bool:
     """Whether anything may have to be sent at the end."""
-    settings = request.settings._asdict().items()
+    settings = vars(request.settings).items()
     return (
         any(value for name, value in settings if name.endswith("_uri"))
         or any("://" in str(value) for value in request.hyperparameters.values())

@@ -18,7 +18,8 @@ from supervisor.contract.contract import (
     Strategy,
     read_contract,
 )
-from supervisor.contract.settings import TABLE, parse_settings
+from supervisor.contract.reading import parse_settings
+from supervisor.contract.settings import TABLE
 from supervisor.faults import ContractError
 from supervisor.plan.arguments import script_arguments
 from supervisor.plan.environment import script_environment

@@ -845,7 +845,7 @@ def test_off_a_terminal_a_bar_is_a_line_with_its_last_state(tmp_path: pathlib.Pa
     ],
 )
 def test_a_faulty_setting_is_refused(name: str, value: str, expected: str) -> None:
-    from supervisor.contract.settings import parse_settings
+    from supervisor.contract.reading import parse_settings
 
     _, faults = parse_settings({}, {f"SUPERVISOR_{name}": value}, {})
     assert len(faults) == 1

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from supervisor.contract.contract import read_contract
-from supervisor.contract.settings import parse_settings
+from supervisor.contract.reading import parse_settings
 from supervisor.faults import ContractError
 from supervisor.plan.arguments import script_arguments
 from supervisor.plan.plan import make_plan

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import pytest
 
 from supervisor.contract.contract import Strategy
-from supervisor.contract.settings import parse_settings
+from supervisor.contract.reading import parse_settings
 from supervisor.engines.local import LocalHost
 from supervisor.faults import safe, safe_json, safe_lines
 from supervisor.life.outcome import FAILURE_LIMIT, failure_text
