@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 from supervisor import __version__
 from supervisor.children.child import Child, ChildEnd
 from supervisor.host.console import Outputs
-from supervisor.life.lifecycle import Life, Process, State
 from supervisor.life.outcome import host_exit_code, outcome_of
-from supervisor.life.words import Outcome, Phase, ProcessSpec, Verdict
+from supervisor.life.state import Process, State
+from supervisor.life.words import Life, Outcome, Phase, ProcessSpec, Verdict
 from supervisor.linux import procfs
 from supervisor.plan.plan import Plan
 from supervisor.streams.logs import Log

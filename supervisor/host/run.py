@@ -49,8 +49,10 @@ from supervisor.host import neighbour
 from supervisor.host.account import Account, Running
 from supervisor.host.console import HURRIED_PATIENCE_S, PATIENCE_S, SETTLE_S, Outputs
 from supervisor.life import events as ev
-from supervisor.life.lifecycle import Process, Rung, Setup, State, initial, respite, step
+from supervisor.life.ladder import respite
+from supervisor.life.lifecycle import step
 from supervisor.life.outcome import failure_text
+from supervisor.life.state import Process, Setup, State, initial
 from supervisor.life.words import (
     ExitStatus,
     Outcome,
@@ -58,6 +60,7 @@ from supervisor.life.words import (
     ProcessSpec,
     Respite,
     Role,
+    Rung,
     signal_name,
 )
 from supervisor.linux import orphans, procfs

@@ -48,6 +48,26 @@ class Phase(enum.StrEnum):
     DONE = "done"
 
 
+class Rung(enum.IntEnum):
+    """Where draining stands; see ``ladder.py``."""
+
+    HOLD = 0
+    SCRIPTS = 1
+    GROUPS = 2
+    SERVERS = 3
+
+
+class Life(enum.StrEnum):
+    """Where one process stands."""
+
+    PLANNED = "planned"
+    ALIVE = "alive"
+    """From the moment its start was ordered: a signal must not miss it."""
+    ENDED = "ended"
+    LEFT = "left"
+    """Not gone after SIGKILL: uninterruptible, reported and left."""
+
+
 OOM_RAISE = 500
 """Thousandths of the memory that there is, by which a process counts as larger than it is when the
 kernel runs out of it and chooses whom to kill (proc_pid_oom_score_adj(5)). Half of it is more than

@@ -14,28 +14,20 @@ from hypothesis import strategies as st
 
 from supervisor.cluster.liveness import How
 from supervisor.life import events as ev
-from supervisor.life.lifecycle import (
-    LATE_S,
-    REFUSES,
-    SWEEP_S,
-    Life,
-    Process,
-    Rung,
-    Setup,
-    State,
-    initial,
-    respite,
-    step,
-)
+from supervisor.life.ladder import SWEEP_S, respite
+from supervisor.life.lifecycle import LATE_S, REFUSES, step
 from supervisor.life.outcome import host_exit_code, outcome_of
+from supervisor.life.state import Process, Setup, State, initial
 from supervisor.life.words import (
     Budgets,
     Cause,
     CauseKind,
     ExitStatus,
     JobState,
+    Life,
     Outcome,
     Phase,
+    Rung,
     SuccessPolicy,
     Verdict,
 )

@@ -1,0 +1,167 @@
+"""What ends a run, and what does not: success, failures, doubt and tolerance."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Final
+
+from supervisor.faults import counted
+from supervisor.life import events as ev
+from supervisor.life.ladder import climb, evaluates_on, grace_s
+from supervisor.life.outcome import outcome_of
+from supervisor.life.state import State, arm, disarm, own_cause
+from supervisor.life.words import (
+    Cause,
+    CauseKind,
+    JobState,
+    Phase,
+    Role,
+    Rung,
+    SuccessPolicy,
+    Verdict,
+    speaks_of_lost_peer,
+)
+
+SETTLE_S: Final = 2.0
+"""A script that failed and speaks of a lost peer is looked at this long: a peer's crash takes about
+a second to be proven, and it, not its victim, is then the cause."""
+_MOST_NOTED: Final = 32
+"""Further failures that are kept for the report."""
+
+
+def end(state: State, cause: Cause, actions: list[ev.Action]) -> State:
+    """The cause is known: begin to come down. The first cause stays."""
+    if not state.before_draining:
+        return state
+    budgets = state.setup.budgets
+    if state.suspended:  # all of it: a leader that saves needs its helpers, the chief our servers
+        state = resume(state, actions)
+    suspect, state = state.suspect, replace(state, suspect=None, cause=cause)
+    if suspect is not None:
+        state = _note(state, suspect, actions)  # whatever ends the run explains it
+    state = replace(state, phase=Phase.DRAINING)
+    state = disarm(
+        state,
+        actions,
+        ev.Deadline.PREPARE,
+        ev.Deadline.JOIN,
+        ev.Deadline.RUNTIME,
+        ev.Deadline.SETTLE,
+        ev.Deadline.STRAGGLER,
+    )
+    extra_s = budgets.evaluator_grace_s if evaluates_on(state) else 0.0
+    state = arm(state, ev.Deadline.LIMIT, budgets.limit_s + extra_s, actions)
+    fields = (("outcome", outcome_of(cause).value), ("cause", str(cause)))
+    level = "info" if cause.kind is CauseKind.FINISHED else "warning"
+    actions.append(ev.Say("job.ending", fields, level))
+    if state.members and state.scripts_alive:  # else it is final, and announced as ENDED at once
+        state = replace(state, job=JobState.STOPPING, verdict=Verdict(outcome_of(cause), cause))
+        actions.append(ev.Announce(JobState.STOPPING, state.verdict))
+    if evaluates_on(state):
+        return arm(state, ev.Deadline.HOLD, budgets.evaluator_grace_s, actions)
+    held = state.setup.is_member and state.setup.chief_first and state.job is not JobState.ENDED
+    if held and any(not process.step for process in state.alive):
+        state = replace(state, rung=Rung.HOLD)
+        hold_s = grace_s(state) + budgets.group_s + budgets.kill_s
+        return arm(state, ev.Deadline.HOLD, hold_s, actions)
+    return climb(state, Rung.SCRIPTS, actions)
+
+
+def failed(state: State, cause: Cause, actions: list[ev.Action]) -> State:
+    """A failure here, or on the master anywhere: the end, unless a policy or doubt says else."""
+    if not state.before_draining:
+        return _note(state, cause, actions)
+    if _tolerable(state, cause):
+        return _tolerate(state, cause, actions)
+    victim = cause.kind is CauseKind.SCRIPT_FAILED and speaks_of_lost_peer(
+        f"{cause.message}\n{cause.detail}"
+    )
+    if victim and state.suspect is not None:
+        return _note(state, cause, actions)
+    if victim and state.phase is Phase.RUNNING and len(state.setup.hosts) > 1:
+        fields = (("cause", str(cause)), ("seconds", SETTLE_S))
+        actions.append(ev.Say("failure.examined", fields, "warning"))
+        return arm(replace(state, suspect=cause), ev.Deadline.SETTLE, SETTLE_S, actions)
+    return end(state, cause, actions)
+
+
+def _tolerable(state: State, cause: Cause) -> bool:
+    """Whether the failure policy lets the job go on; a member leaves that to the master."""
+    setup = state.setup
+    if state.phase is not Phase.RUNNING or cause.host == setup.master:
+        return False
+    match cause.kind:
+        case CauseKind.SCRIPT_FAILED | CauseKind.START_FAILED if cause.process != Role.PS:
+            pass
+        case CauseKind.ESSENTIAL_DIED if cause.process == Role.WORKER:
+            pass  # a worker server: the coordinator gives its work to the others
+        case CauseKind.MEMBER_LOST if not setup.chief_first or cause.host == setup.evaluator:
+            pass  # with parameter servers a host takes variables with it
+        case _:
+            return False
+    hosts = {each.host for each in state.tolerated} | {cause.host}
+    if len(hosts) > setup.tolerated_failures:
+        return False
+    trained = len(setup.training)
+    within_reach = trained - len(hosts & {*setup.training}) >= _share_of(state, trained)
+    return setup.is_member or setup.success_policy is not SuccessPolicy.SHARE or within_reach
+
+
+def _tolerate(state: State, cause: Cause, actions: list[ev.Action]) -> State:
+    fields = (
+        ("host", cause.host),
+        ("process", cause.process),
+        ("message", cause.message),
+        ("limit", state.setup.tolerated_failures),
+    )
+    actions.append(ev.Say("failure.tolerated", fields, "warning"))
+    return replace(state, tolerated=(*state.tolerated, cause))
+
+
+def _note(state: State, cause: Cause, actions: list[ev.Action]) -> State:
+    """A failure that is not the cause: said and kept, so that nothing is hidden."""
+    if cause in {state.cause, *state.also} or len(state.also) >= _MOST_NOTED:
+        return state
+    actions.append(ev.Say("failure.also", (("cause", str(cause)),), "warning"))
+    return replace(state, also=(*state.also, cause))
+
+
+def finished(state: State) -> Cause | None:
+    """The job's success, where this host is the one to say so."""
+    setup, status = state.setup, state.script_status
+    if setup.is_member:
+        return None
+    ok = status is not None and status.ok
+    if setup.success_policy is SuccessPolicy.CHIEF:
+        return success(state, "finished, exit 0") if ok else None
+    training = [name for name in setup.training if name != setup.host]
+    ended = ok + sum(state.members[name].script_ended for name in training)
+    total = 1 + len(training)
+    if setup.success_policy is SuccessPolicy.SHARE:
+        if ended < _share_of(state, total):
+            return None
+        return success(state, f"{ended} of {counted(total, 'script')} ended with 0")
+    given_up = {cause.host for cause in state.tolerated}
+    if not ok or any(
+        not state.members[name].script_ended and name not in given_up for name in training
+    ):
+        return None
+    return success(state, "finished, exit 0")
+
+
+def _share_of(state: State, scripts: int) -> int:
+    """How many of so many scripts the success policy asks for."""
+    return max(1, math.ceil(state.setup.success_share * scripts - 1e-9))
+
+
+def success(state: State, message: str) -> Cause:
+    script = next(process for process in state.processes if process.script)
+    return own_cause(
+        state, CauseKind.FINISHED, message, script.ended_at, script.name, state.script_status
+    )
+
+
+def resume(state: State, actions: list[ev.Action]) -> State:
+    actions += [ev.Resume(process.name) for process in state.alive]
+    return replace(state, suspended=False)

@@ -1,0 +1,233 @@
+"""What the reducer knows of a host: its processes, the other hosts, and where its life stands."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from supervisor.life import events as ev
+from supervisor.life.words import (
+    Budgets,
+    Cause,
+    CauseKind,
+    ExitStatus,
+    JobState,
+    Life,
+    Phase,
+    Rung,
+    SuccessPolicy,
+    Verdict,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    name: str
+    server: bool
+    """Essential, and stopped after the scripts."""
+    step: bool = False
+    """Runs to its end while preparing, before anything else of the plan is started."""
+    stop_signal: int = signal.SIGTERM
+    shelters_scripts: bool = False
+    """A server below which scripts run (sshd, the ranks of an MPI job): its share is theirs."""
+    life: Life = Life.PLANNED
+    status: ExitStatus | None = None
+    ended_at: float = 0.0
+    """Seconds since the epoch."""
+    stopped_by_us: bool = False
+    message: str = ""
+    """How it ended, in one sentence."""
+
+    @property
+    def script(self) -> bool:
+        """The user's: what the job is about."""
+        return not self.server and not self.step
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Another host, as the master knows it."""
+
+    joined: bool = False
+    heard: bool = False
+    script_ended: bool = False
+    down: bool = False
+    """Its processes are gone and it said so; or it is lost and will say nothing more."""
+    holds: str = ""
+    """What its checkpoint directory holds, as it says; see ``agreement.Held``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What never changes in a life: the plan as the reducer needs it."""
+
+    host: str
+    master: str
+    hosts: tuple[str, ...]
+    success_policy: SuccessPolicy
+    chief_first: bool
+    """The chief is stopped before anything else in the job (parameter servers hold its state, or
+    the others hold its ranks)."""
+    budgets: Budgets
+    success_share: float = 1.0
+    """Of all scripts but the evaluator's, how many must end with 0; see the policy."""
+    tolerated_failures: int = 0
+    """Workers that may fail without ending the job."""
+    evaluator: str | None = None
+    """A host whose script nobody waits for, and which has a share of its own at the end."""
+    scriptless: tuple[str, ...] = ()
+    """Hosts that run servers alone: no script of theirs is waited for."""
+    agreement: str = "say"
+    """What follows where hosts hold different checkpoints: ``same``, ``say`` or ``fail``."""
+    own_lines: bool = False
+    """Each host keeps checkpoints of its own."""
+
+    @property
+    def training(self) -> tuple[str, ...]:
+        """The hosts whose scripts count for the success of the job."""
+        return tuple(
+            name for name in self.hosts if name != self.evaluator and name not in self.scriptless
+        )
+
+    @property
+    def is_master(self) -> bool:
+        return self.host == self.master
+
+    @property
+    def is_member(self) -> bool:
+        return not self.is_master
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    setup: Setup
+    processes: tuple[Process, ...]
+    members: Mapping[str, Member]
+    """On the master: the others. Empty on a member and on a host alone."""
+    phase: Phase = Phase.PREPARING
+    rung: Rung = Rung.HOLD
+    job: JobState = JobState.JOINING
+    cause: Cause | None = None
+    """The first event that ended the run here."""
+    verdict: Verdict | None = None
+    """The job's, as announced."""
+    stop_signals: int = 0
+    """How many wishes to stop there were; an echo is none."""
+    first_stop_at: float = 0.0
+    """Seconds since the epoch."""
+    last_stop: tuple[int, float] | None = None
+    suspended: bool = False
+    publishing_settled: bool = False
+    publish_error: str | None = None
+    join_extended: bool = False
+    master_heard: bool = False
+    """On a member: the master has said where the job stands."""
+    all_down: bool = False
+    """On the master: nobody is waited for any more."""
+    waiting: tuple[tuple[str, str], ...] = ()
+    """While joining: who is missing and why, as last seen."""
+    holds: str = ""
+    """What the checkpoint directory holds, see ``agreement.Held``."""
+    restore: str = ""
+    """The generation that all hosts are to hold, once the master has said so."""
+    suspect: Cause | None = None
+    """A failure that may be the consequence of another, while that is being found out."""
+    tolerated: tuple[Cause, ...] = ()
+    """On the master: failures that did not end the job. On a member: its own, if it has one."""
+    also: tuple[Cause, ...] = ()
+    """Failures that came after the cause, or turned out to follow from it, as they came."""
+    armed: frozenset[ev.Deadline] = field(default_factory=frozenset)
+
+    @property
+    def alive(self) -> tuple[Process, ...]:
+        return tuple(process for process in self.processes if process.life is Life.ALIVE)
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything of the job was ever started here: there may be something to keep."""
+        return any(
+            not process.step and process.life is not Life.PLANNED for process in self.processes
+        )
+
+    @property
+    def left(self) -> bool:
+        return any(process.life is Life.LEFT for process in self.processes)
+
+    @property
+    def nothing_started(self) -> bool:
+        """Nothing of the job has been started: a host may still be started anew."""
+        return self.phase in {Phase.PREPARING, Phase.JOINING}
+
+    @property
+    def before_draining(self) -> bool:
+        return self.nothing_started or self.phase is Phase.RUNNING
+
+    @property
+    def scripts_alive(self) -> bool:
+        """A script, or a step, which is stopped in the same way."""
+        return any(not process.server for process in self.alive)
+
+    @property
+    def script_status(self) -> ExitStatus | None:
+        """How this host's script ended; None while it runs or where it never ran."""
+        return next((process.status for process in self.processes if process.script), None)
+
+    @property
+    def preparing(self) -> bool:
+        """While joining: whoever is missing has been heard from. A member leaves it to the master
+        to judge that."""
+        if self.setup.is_member:
+            return self.master_heard
+        return all(self.members[name].heard for name in self.missing)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """On the master: who has not joined."""
+        return tuple(name for name, member in self.members.items() if not member.joined)
+
+
+def initial(setup: Setup, processes: tuple[Process, ...]) -> State:
+    others = {name: Member() for name in setup.hosts if name != setup.host}
+    return State(setup, processes, others if setup.is_master else {})
+
+
+# --------------------------------------------------------------------------- small parts
+
+
+def own_cause(
+    state: State,
+    kind: CauseKind,
+    message: str,
+    at: float,
+    process: str | None = None,
+    status: ExitStatus | None = None,
+    detail: str = "",
+) -> Cause:
+    return Cause(kind, state.setup.host, message, process, status, detail, at)
+
+
+def process_of(state: State, name: str) -> Process:
+    return next(process for process in state.processes if process.name == name)
+
+
+def with_process(state: State, name: str, **changes: Any) -> State:
+    return replace(
+        state,
+        processes=tuple(
+            replace(process, **changes) if process.name == name else process
+            for process in state.processes
+        ),
+    )
+
+
+def arm(state: State, deadline: ev.Deadline, seconds: float, actions: list[ev.Action]) -> State:
+    actions.append(ev.Arm(deadline, seconds))
+    return replace(state, armed=state.armed | {deadline})
+
+
+def disarm(state: State, actions: list[ev.Action], *deadlines: ev.Deadline) -> State:
+    stale = state.armed.intersection(deadlines)
+    actions.extend(ev.Disarm(deadline) for deadline in sorted(stale))
+    return replace(state, armed=state.armed - stale)
