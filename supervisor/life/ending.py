@@ -8,16 +8,15 @@ from typing import Final
 
 from supervisor.faults import counted
 from supervisor.life import events as ev
-from supervisor.life.ladder import climb, evaluates_on, grace_s
+from supervisor.life.automaton import Trigger
+from supervisor.life.ladder import evaluates_on, first_rung
 from supervisor.life.outcome import outcome_of
-from supervisor.life.state import State, arm, disarm, own_cause
+from supervisor.life.state import State, advance, arm, disarm, enter, own_cause
 from supervisor.life.words import (
     Cause,
     CauseKind,
-    JobState,
     Phase,
     Role,
-    Rung,
     SuccessPolicy,
     Verdict,
     speaks_of_lost_peer,
@@ -40,7 +39,7 @@ def end(state: State, cause: Cause, actions: list[ev.Action]) -> State:
     suspect, state = state.suspect, replace(state, suspect=None, cause=cause)
     if suspect is not None:
         state = _note(state, suspect, actions)  # whatever ends the run explains it
-    state = replace(state, phase=Phase.DRAINING)
+    state = enter(state, Trigger.CAUSE_KNOWN)
     state = disarm(
         state,
         actions,
@@ -56,16 +55,9 @@ def end(state: State, cause: Cause, actions: list[ev.Action]) -> State:
     level = "info" if cause.kind is CauseKind.FINISHED else "warning"
     actions.append(ev.Say("job.ending", fields, level))
     if state.members and state.scripts_alive:  # else it is final, and announced as ENDED at once
-        state = replace(state, job=JobState.STOPPING, verdict=Verdict(outcome_of(cause), cause))
-        actions.append(ev.Announce(JobState.STOPPING, state.verdict))
-    if evaluates_on(state):
-        return arm(state, ev.Deadline.HOLD, budgets.evaluator_grace_s, actions)
-    held = state.setup.is_member and state.setup.chief_first and state.job is not JobState.ENDED
-    if held and any(not process.step for process in state.alive):
-        state = replace(state, rung=Rung.HOLD)
-        hold_s = grace_s(state) + budgets.group_s + budgets.kill_s
-        return arm(state, ev.Deadline.HOLD, hold_s, actions)
-    return climb(state, Rung.SCRIPTS, actions)
+        state = advance(state, Trigger.CAUSE_KNOWN, Verdict(outcome_of(cause), cause))
+        actions.append(ev.Announce(state.job, state.verdict))
+    return first_rung(state, actions)
 
 
 def failed(state: State, cause: Cause, actions: list[ev.Action]) -> State:

@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import Final
 
 from supervisor.life import events as ev
+from supervisor.life.automaton import Trigger
 from supervisor.life.ending import end
-from supervisor.life.state import State, arm, disarm, own_cause, with_process
+from supervisor.life.state import State, advance, arm, disarm, enter, hear, live, own_cause
 from supervisor.life.words import CauseKind, JobState, Life, Phase
 
 JOIN_MARGIN_S: Final = 2.0
@@ -25,9 +26,9 @@ def prepared(state: State, actions: list[ev.Action]) -> State:
         actions.append(ev.Start(step.name))
         if ev.Deadline.PREPARE not in state.armed:  # one for all steps
             state = arm(state, ev.Deadline.PREPARE, state.setup.budgets.prepare_s, actions)
-        return with_process(state, step.name, life=Life.ALIVE)
+        return live(state, step.name, Trigger.STARTED)
     state = disarm(state, actions, ev.Deadline.PREPARE)
-    before, state = state.phase, replace(state, phase=Phase.JOINING)
+    before, state = state.phase, enter(state, Trigger.PREPARED)
     if len(state.setup.hosts) == 1:
         return run(state, actions)
     if state.setup.is_member and state.job is not JobState.JOINING:
@@ -128,14 +129,18 @@ def run(state: State, actions: list[ev.Action]) -> State:
     if state.alive:
         return state
     state = disarm(state, actions, ev.Deadline.JOIN)
-    state = replace(state, phase=Phase.RUNNING, job=JobState.RUNNING)
+    state = enter(state, Trigger.ALL_JOINED)
+    if state.setup.is_master:
+        state = advance(state, Trigger.ALL_JOINED)
+    else:
+        state = hear(state, JobState.RUNNING)
     if state.members:
         actions.append(ev.Announce(JobState.RUNNING))
     for process in state.processes:
         if process.step:
             continue
         actions.append(ev.Start(process.name))
-        state = with_process(state, process.name, life=Life.ALIVE)
+        state = live(state, process.name, Trigger.STARTED)
     if state.setup.budgets.max_runtime_s:
         state = arm(state, ev.Deadline.RUNTIME, state.setup.budgets.max_runtime_s, actions)
     return state

@@ -1,20 +1,183 @@
-"""How a host comes down."""
+"""How a host comes down: the stop ladder, as a table and the few moves on it.
+
+The signal of each rung goes to what is alive of those that the rung is for. It leads to the next
+rung when nobody of them is left, or when its time is over; the last resort is SIGKILL to every
+tree. All of it together has ``Deadline.LIMIT``, after which SIGKILL comes from any rung.
+"""
 
 from __future__ import annotations
 
+import enum
 import math
 import signal
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Final
 
 from supervisor.life import events as ev
+from supervisor.life.automaton import Trigger
 from supervisor.life.outcome import outcome_of
-from supervisor.life.state import State, arm, disarm, process_of, with_process
-from supervisor.life.words import ExitStatus, Outcome, Phase, Respite, Rung
+from supervisor.life.state import Process, State, arm, disarm, enter, process_of, with_process
+from supervisor.life.words import ExitStatus, JobState, Outcome, Phase, Respite, Rung
 
 SWEEP_S: Final = 2.0
 """What outlived a leader that ended of its own accord has this long after SIGTERM."""
 STOP_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP})
+
+
+# --------------------------------------------------------------------------- the shares of time
+
+
+def _hold_s(state: State) -> float:
+    """The evaluator's last evaluation has its own; else what the chief has for its end."""
+    budgets = state.setup.budgets
+    if evaluates_on(state):
+        return budgets.evaluator_grace_s
+    return _grace_s(state) + budgets.group_s + budgets.kill_s
+
+
+def _grace_s(state: State) -> float:
+    """A stop that was asked for leaves the script its full share; an end elsewhere a short one."""
+    assert state.cause is not None
+    asked = outcome_of(state.cause) is Outcome.STOPPED
+    budgets = state.setup.budgets
+    return budgets.stop_grace_s if asked else budgets.end_grace_s
+
+
+def _group_s(state: State) -> float:
+    return state.setup.budgets.group_s
+
+
+def _server_grace_s(state: State) -> float:
+    server_s = state.setup.budgets.server_grace_s
+    sheltering = any(process.shelters_scripts for process in state.alive)
+    return max(server_s, _grace_s(state)) if sheltering else server_s
+
+
+# --------------------------------------------------------------------------- the ladder
+
+
+class Whom(enum.StrEnum):
+    EVERYBODY = "everybody"
+    SCRIPTS = "scripts"
+    """And steps, which are stopped in the same way."""
+    SERVERS = "servers"
+
+
+class To(enum.StrEnum):
+    """Where the stop signal of each of them goes."""
+
+    NOBODY = "nobody"
+    LEADERS = "leaders"
+    GROUPS = "process groups"
+    """Whose stacks are asked for first: SIGKILL may follow, and then nobody can say more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """What is done on a rung."""
+
+    whom: Whom
+    signalled: To
+    deadline: ev.Deadline
+    share_s: Callable[[State], float]
+    """Seconds until the deadline."""
+    over: Rung | None
+    """Next when the time is over; None: SIGKILL."""
+    done: Rung | None
+    """Next when none of them is alive, or nothing is waited for any more; None: nothing is left."""
+
+
+LADDER: Final[Mapping[Rung, Measure]] = MappingProxyType(
+    {
+        # A member of a cluster with parameter servers keeps its processes for the chief's last
+        # checkpoint (the variables live on the servers) until the master says ENDED. The
+        # evaluator evaluates that checkpoint.
+        Rung.HOLD: Measure(
+            Whom.EVERYBODY, To.NOBODY, ev.Deadline.HOLD, _hold_s, Rung.SCRIPTS, Rung.SCRIPTS
+        ),
+        # The leader alone at first: it knows whom of its own to ask, and in which order.
+        Rung.SCRIPTS: Measure(
+            Whom.SCRIPTS, To.LEADERS, ev.Deadline.GRACE, _grace_s, Rung.GROUPS, Rung.SERVERS
+        ),
+        Rung.GROUPS: Measure(
+            Whom.SCRIPTS, To.GROUPS, ev.Deadline.GROUP, _group_s, None, Rung.SERVERS
+        ),
+        # Parameter servers outlive every script here.
+        Rung.SERVERS: Measure(
+            Whom.SERVERS, To.LEADERS, ev.Deadline.GRACE, _server_grace_s, None, None
+        ),
+    }
+)
+
+
+def first_rung(state: State, actions: list[ev.Action]) -> State:
+    """The cause is known, and nothing has been asked to stop yet."""
+    setup = state.setup
+    held = setup.is_member and setup.chief_first and state.job is not JobState.ENDED
+    if evaluates_on(state) or (held and any(not process.step for process in state.alive)):
+        return _climb(state, Rung.HOLD, actions)
+    return _climb(state, Rung.SCRIPTS, actions)
+
+
+def rung_over(state: State, actions: list[ev.Action]) -> State:
+    """The rung's time is over."""
+    following = LADDER[state.rung].over
+    return kill(state, actions) if following is None else _climb(state, following, actions)
+
+
+def rung_done(state: State, actions: list[ev.Action]) -> State:
+    """Nothing on this rung is waited for any more."""
+    following = LADDER[state.rung].done
+    return state if following is None else _climb(state, following, actions)
+
+
+def _climb(state: State, rung: Rung, actions: list[ev.Action]) -> State:
+    """Enter a rung: its signals and its deadline. The reducer goes on where it is empty."""
+    if state.phase is not Phase.DRAINING:
+        return state
+    measure = LADDER[rung]
+    state = _disarm_rungs(state, actions)
+    state = replace(state, rung=rung)
+    targets = _alive(state, measure.whom)
+    if not targets:
+        return state
+    if measure.signalled is not To.NOBODY:
+        whole_group = measure.signalled is To.GROUPS
+        for process in targets:
+            if whole_group:
+                actions.append(ev.DumpStacks(process.name))
+            actions.append(ev.Send(process.name, process.stop_signal, whole_group=whole_group))
+            state = with_process(state, process.name, stopped_by_us=True)
+    return arm(state, measure.deadline, measure.share_s(state), actions)
+
+
+def kill(state: State, actions: list[ev.Action]) -> State:
+    """The last resort: SIGKILL to every tree that is alive. What it does not end is left."""
+    if state.phase not in {Phase.DRAINING, Phase.KILLING}:
+        return state
+    state = _disarm_rungs(state, actions)
+    state = enter(state, Trigger.MUST_DIE)
+    for process in state.alive:
+        actions.append(ev.KillTree(process.name))
+        state = with_process(state, process.name, stopped_by_us=True)
+    if state.alive and ev.Deadline.KILL not in state.armed:
+        return arm(state, ev.Deadline.KILL, state.setup.budgets.kill_s, actions)
+    return state
+
+
+def _alive(state: State, whom: Whom) -> tuple[Process, ...]:
+    if whom is Whom.EVERYBODY:
+        return state.alive
+    return tuple(each for each in state.alive if each.server is (whom is Whom.SERVERS))
+
+
+def _disarm_rungs(state: State, actions: list[ev.Action]) -> State:
+    return disarm(state, actions, *{measure.deadline for measure in LADDER.values()})
+
+
+# --------------------------------------------------------------------------- what it depends on
 
 
 def evaluates_on(state: State) -> bool:
@@ -28,53 +191,6 @@ def evaluates_on(state: State) -> bool:
         and state.scripts_alive
         and state.stop_signals == 0
     )
-
-
-def grace_s(state: State) -> float:
-    """A stop that was asked for leaves the script its full share; an end elsewhere a short one."""
-    assert state.cause is not None
-    asked = outcome_of(state.cause) is Outcome.STOPPED
-    budgets = state.setup.budgets
-    return budgets.stop_grace_s if asked else budgets.end_grace_s
-
-
-def climb(state: State, rung: Rung, actions: list[ev.Action]) -> State:
-    """Enter a rung: its signals and its deadline. ``_settle`` climbs on when it is empty."""
-    if state.phase is not Phase.DRAINING:
-        return state
-    budgets = state.setup.budgets
-    state = disarm(state, actions, ev.Deadline.HOLD, ev.Deadline.GRACE, ev.Deadline.GROUP)
-    state = replace(state, rung=rung)
-    servers = rung is Rung.SERVERS
-    targets = [process for process in state.alive if process.server is servers]
-    for process in targets:
-        if rung is Rung.GROUPS:
-            actions.append(ev.DumpStacks(process.name))
-        whole_group = rung is Rung.GROUPS
-        actions.append(ev.Send(process.name, process.stop_signal, whole_group=whole_group))
-        state = with_process(state, process.name, stopped_by_us=True)
-    if not targets:
-        return state
-    if rung is Rung.GROUPS:
-        return arm(state, ev.Deadline.GROUP, budgets.group_s, actions)
-    share_s = budgets.server_grace_s if servers else grace_s(state)
-    if any(process.shelters_scripts for process in targets):
-        share_s = max(share_s, grace_s(state))
-    return arm(state, ev.Deadline.GRACE, share_s, actions)
-
-
-def kill(state: State, actions: list[ev.Action]) -> State:
-    """SIGKILL to every tree that is alive."""
-    if state.phase not in {Phase.DRAINING, Phase.KILLING}:
-        return state
-    state = disarm(state, actions, ev.Deadline.HOLD, ev.Deadline.GRACE, ev.Deadline.GROUP)
-    state = replace(state, phase=Phase.KILLING)
-    for process in state.alive:
-        actions.append(ev.KillTree(process.name))
-        state = with_process(state, process.name, stopped_by_us=True)
-    if state.alive and ev.Deadline.KILL not in state.armed:
-        return arm(state, ev.Deadline.KILL, state.setup.budgets.kill_s, actions)
-    return state
 
 
 def respite(state: State, name: str, death: ExitStatus | None, *, asked: bool) -> Respite:

@@ -11,15 +11,8 @@ Preparing may have steps, processes such as an installation: one after the other
 A step is stopped like a script and counts as none. Joining may have one too: hosts that hold other
 checkpoints than the rest restore theirs (``agreement.py``) before anything runs.
 
-How a host comes down (the rungs of ``draining``):
-
-    HOLD      a member of a cluster with parameter servers keeps its processes for the chief's last
-              checkpoint (the variables live on the servers), until the master says ENDED
-    SCRIPTS   the stop signal to each script's leader alone, for the grace
-    GROUPS    the signal to the scripts' process groups
-    SERVERS   the signal to the parameter servers, which outlive every script here
-
-and, where a rung's time is over and something is left, ``killing``: SIGKILL to every tree.
+Each change of a phase is a row of ``automaton.PHASES``; how a host comes down, from the first
+signal to SIGKILL, is ``ladder.LADDER``.
 
 What always holds (tested as properties): the cause never changes; nothing is started once
 draining; every phase after running has an armed deadline; done if and only if nothing is alive and
@@ -33,26 +26,29 @@ from dataclasses import replace
 from typing import Final, assert_never
 
 from supervisor.life import events as ev
+from supervisor.life.automaton import Trigger
 from supervisor.life.ending import end, failed, finished, resume, success
 from supervisor.life.joining import agree, prepared, restore_as_all, run, waiting, who_is_missing
-from supervisor.life.ladder import STOP_SIGNALS, climb, evaluates_on, kill
+from supervisor.life.ladder import STOP_SIGNALS, evaluates_on, kill, rung_done, rung_over
 from supervisor.life.outcome import job_exit_code, outcome_of
 from supervisor.life.state import (
     Member,
     Process,
     State,
+    advance,
     arm,
     disarm,
+    enter,
+    hear,
+    live,
     own_cause,
     process_of,
-    with_process,
 )
 from supervisor.life.words import (
     Cause,
     CauseKind,
     ExitStatus,
     JobState,
-    Life,
     Outcome,
     Phase,
     Rung,
@@ -117,9 +113,7 @@ def _react(state: State, event: ev.Event, actions: list[ev.Action]) -> State:
             return state  # alive since its start was ordered
         case ev.StartFailed(process, code, message, at):
             status = ExitStatus(code=code)
-            state = with_process(
-                state, process, life=Life.ENDED, status=status, ended_at=at, message=message
-            )
+            state = live(state, process, Trigger.ENDED, status=status, ended_at=at, message=message)
             step_failed = process_of(state, process).step
             kind = CauseKind.PREPARE_FAILED if step_failed else CauseKind.START_FAILED
             cause = own_cause(state, kind, message, at, process, status)
@@ -169,11 +163,10 @@ def _react(state: State, event: ev.Event, actions: list[ev.Action]) -> State:
 
 def _exited(state: State, event: ev.Exited, actions: list[ev.Action]) -> State:
     process = process_of(state, event.process)
-    life = Life.LEFT if event.left else Life.ENDED
-    state = with_process(
+    state = live(
         state,
         event.process,
-        life=life,
+        Trigger.SURVIVED if event.left else Trigger.ENDED,
         status=event.status,
         ended_at=event.at,
         message=event.message,
@@ -242,7 +235,7 @@ def _signalled(state: State, signum: int, at: float, actions: list[ev.Action]) -
         return kill(state, actions)
     # Already coming down for another reason: the platform's limit counts from here all the same.
     if state.rung is Rung.HOLD and state.setup.host == state.setup.evaluator:
-        state = climb(state, Rung.SCRIPTS, actions)
+        state = rung_done(state, actions)
     state = disarm(
         state, actions, ev.Deadline.PUBLISH, ev.Deadline.LATE
     )  # their ample time is over
@@ -295,12 +288,10 @@ def _expired(state: State, deadline: ev.Deadline, at: float, actions: list[ev.Ac
             return end(state, own_cause(state, CauseKind.MAX_RUNTIME, message, at), actions)
         case ev.Deadline.HOLD:
             actions.append(ev.Say("hold.expired", level="warning"))
-            return climb(state, Rung.SCRIPTS, actions)
-        case ev.Deadline.GRACE:
-            if state.rung is Rung.SCRIPTS and state.phase is Phase.DRAINING:
-                return climb(state, Rung.GROUPS, actions)
-            return kill(state, actions)
-        case ev.Deadline.GROUP | ev.Deadline.LIMIT:
+            return rung_over(state, actions)
+        case ev.Deadline.GRACE | ev.Deadline.GROUP:
+            return rung_over(state, actions)
+        case ev.Deadline.LIMIT:
             if state.phase is not Phase.PUBLISHING:
                 return kill(state, actions)
             if state.publishing_settled:
@@ -309,7 +300,7 @@ def _expired(state: State, deadline: ev.Deadline, at: float, actions: list[ev.Ac
         case ev.Deadline.KILL:
             for process in state.alive:
                 actions.append(ev.Say("process.left", (("process", process.name),), "error"))
-                state = with_process(state, process.name, life=Life.LEFT)
+                state = live(state, process.name, Trigger.SURVIVED)
             return state
         case ev.Deadline.ACK:
             late = [
@@ -386,7 +377,7 @@ def _job_changed(
 ) -> State:
     if state.setup.is_master or state.job is JobState.ENDED:
         return state
-    state = replace(state, job=job, master_heard=True)
+    state = replace(hear(state, job), master_heard=True)
     if job is JobState.RUNNING and state.phase is Phase.JOINING:
         return run(state, actions)
     if verdict is None:
@@ -395,7 +386,7 @@ def _job_changed(
     if state.before_draining:
         return end(state, verdict.cause, actions)
     if job is JobState.ENDED and state.rung is Rung.HOLD and not evaluates_on(state):
-        return climb(state, Rung.SCRIPTS, actions)
+        return rung_done(state, actions)
     return state
 
 
@@ -410,8 +401,7 @@ def _master_lost(
         fields = (("host", master), ("how", how), ("evidence", evidence))
         actions.append(ev.Say("master.lost", fields, "warning"))
         return replace(state, master_heard=False)
-    # From here on nobody will say ENDED.
-    state = replace(state, job=JobState.ENDED)
+    state = hear(state, JobState.ENDED)  # nobody will say it from here on
     if state.before_draining:
         begun = not state.nothing_started
         kind = CauseKind.MASTER_LOST if begun else CauseKind.REFUSED
@@ -419,7 +409,7 @@ def _master_lost(
             state, own_cause(state, kind, f"the master {master} {how}: {evidence}", at), actions
         )
     if state.phase is Phase.DRAINING and state.rung is Rung.HOLD:
-        return climb(state, Rung.SCRIPTS, actions)
+        return rung_done(state, actions)
     return state
 
 
@@ -449,12 +439,11 @@ def _settle(state: State, actions: list[ev.Action]) -> State:
 
 def _come_down(state: State, actions: list[ev.Action]) -> State:
     if state.phase is Phase.DRAINING and state.rung is Rung.HOLD and not state.alive:
-        state = climb(state, Rung.SCRIPTS, actions)
+        state = rung_done(state, actions)
     if not state.scripts_alive and state.rung is not Rung.HOLD:
         if state.members and state.job is not JobState.ENDED:
             state = _announce_end(state, actions)
-        if state.phase is Phase.DRAINING and state.rung < Rung.SERVERS:
-            state = climb(state, Rung.SERVERS, actions)
+        state = rung_done(state, actions)
     if state.alive:
         return state
     if state.members and state.job is not JobState.ENDED:  # killed while holding, or left alive
@@ -465,7 +454,7 @@ def _come_down(state: State, actions: list[ev.Action]) -> State:
         {ev.Deadline.LIMIT} if state.stop_signals else set()
     )
     state = disarm(state, actions, *(state.armed - kept))
-    state = replace(state, phase=Phase.PUBLISHING)
+    state = enter(state, Trigger.NOTHING_ALIVE)
     if not state.begun:
         return _publishing_over(state, None)  # nothing was made that could be sent
     actions.append(ev.Publish())
@@ -481,8 +470,8 @@ def _announce_end(state: State, actions: list[ev.Action]) -> State:
     verdict = Verdict(
         outcome_of(state.cause), state.cause, job_exit_code(state.cause, state.script_status)
     )
-    actions.append(ev.Announce(JobState.ENDED, verdict))
-    state = replace(state, job=JobState.ENDED, verdict=verdict)
+    state = advance(state, Trigger.NO_SCRIPT_ALIVE, verdict)
+    actions.append(ev.Announce(state.job, verdict))
     budgets = state.setup.budgets
     ack_s = min(budgets.ack_s, budgets.publish_s) if state.stop_signals else budgets.ack_s
     if state.setup.evaluator and verdict.outcome is Outcome.SUCCEEDED and not state.stop_signals:
@@ -505,4 +494,4 @@ def _leave(state: State, actions: list[ev.Action]) -> State:
         return state
     state = disarm(state, actions, *state.armed)
     actions.append(ev.Record())
-    return replace(state, phase=Phase.DONE)
+    return enter(state, Trigger.ALL_SETTLED)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from supervisor.life import events as ev
+from supervisor.life.automaton import JOB, LIVES, PHASES, Trigger, after
 from supervisor.life.words import (
     Budgets,
     Cause,
@@ -191,6 +192,30 @@ class State:
 def initial(setup: Setup, processes: tuple[Process, ...]) -> State:
     others = {name: Member() for name in setup.hosts if name != setup.host}
     return State(setup, processes, others if setup.is_master else {})
+
+
+# --------------------------------------------------------------------------- the moves
+
+
+def enter(state: State, trigger: Trigger) -> State:
+    """The host's next phase."""
+    return replace(state, phase=after(PHASES, state.phase, trigger))
+
+
+def advance(state: State, trigger: Trigger, verdict: Verdict | None = None) -> State:
+    """On the master, or alone: the job's next state, and what is known of its outcome by then."""
+    return replace(state, job=after(JOB, state.job, trigger), verdict=verdict or state.verdict)
+
+
+def hear(state: State, job: JobState) -> State:
+    """On a member: the job's state is what the master says, or what follows from its silence."""
+    return replace(state, job=job)
+
+
+def live(state: State, name: str, trigger: Trigger, **changes: Any) -> State:
+    """A process's next life, and what is known of it by then."""
+    following = after(LIVES, process_of(state, name).life, trigger)
+    return with_process(state, name, life=following, **changes)
 
 
 # --------------------------------------------------------------------------- small parts
