@@ -130,6 +130,8 @@ def _react(state: State, event: ev.Event, actions: list[ev.Action]) -> State:
             cause = own_cause(state, CauseKind.HANG, message, at, process, detail=detail)
             return end(state, cause, actions)
         case ev.Expired(deadline, at):
+            if deadline not in state.armed:
+                return state  # disarmed while its expiry waited among the events
             state = replace(state, armed=state.armed - {deadline})
             return _expired(state, deadline, at, actions)
         case ev.MemberReported():

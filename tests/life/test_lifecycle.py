@@ -307,6 +307,17 @@ def test_a_second_stop_signal_while_holding_for_the_chief_kills() -> None:
     assert state.phase is Phase.PUBLISHING
 
 
+def test_an_expiry_that_was_disarmed_while_it_waited_is_none() -> None:
+    """The hold's timer had fired behind the master's ENDED: the script was asked a second time."""
+    ended = ev.JobChanged(
+        JobState.ENDED,
+        Verdict(Outcome.STOPPED, Cause(CauseKind.STOP_REQUESTED, "algo-2", "received SIGTERM"), 0),
+    )
+    state, actions = play(member(), [*RUNNING_MEMBER, ev.Signalled(15, 1.0), ended])
+    assert essentials(actions) == [ev.Send("worker", signal.SIGTERM)]
+    assert play(state, [ev.Expired(ev.Deadline.HOLD, 97.0)]) == (state, [])
+
+
 def test_a_second_stop_signal_while_publishing_leaves_at_once() -> None:
     finished = [*RUNNING_MASTER, ev.Exited("chief", OK, 1.0), ev.Exited("ps", TERMED, 2.0)]
     state, _ = play(master(), [*finished, ev.Signalled(15, 3.0)])
