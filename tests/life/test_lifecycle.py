@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from supervisor.cluster.liveness import How
 from supervisor.life import events as ev
+from supervisor.life.automaton import JOB, LIVES, PHASES, Trigger
 from supervisor.life.ladder import SWEEP_S, respite
 from supervisor.life.lifecycle import LATE_S, REFUSES, step
 from supervisor.life.outcome import host_exit_code, outcome_of
@@ -1038,6 +1039,7 @@ def test_a_difference_fails_the_job_where_that_is_asked_for() -> None:
 
 # --------------------------------------------------------------------------- properties
 
+_S = TypeVar("_S", Phase, JobState, Life)
 _statuses = st.sampled_from([OK, ONE, TERMED, KILLED, ExitStatus(code=42)])
 _causes = st.sampled_from(
     [
@@ -1127,6 +1129,14 @@ def _possible(state: State, draw: st.DataObject) -> ev.Event:
     return event
 
 
+def _leads(table: Mapping[tuple[_S, Trigger], _S], before: _S, later: _S) -> bool:
+    """Whether rows of the table lead from one state to the other: an event may take several."""
+    reached = {before}
+    while more := {to for (at, _), to in table.items() if at in reached} - reached:
+        reached |= more
+    return later in reached
+
+
 @settings(max_examples=600, deadline=None)
 @given(_lives, st.data())
 def test_what_holds_whatever_comes(state: State, draw: st.DataObject) -> None:
@@ -1136,6 +1146,12 @@ def test_what_holds_whatever_comes(state: State, draw: st.DataObject) -> None:
         state, actions = step(state, _possible(state, draw))
         order = list(Phase)
         assert order.index(state.phase) >= order.index(before.phase), "a life never goes back"
+        assert _leads(PHASES, before.phase, state.phase)
+        if state.setup.is_master:  # a member takes the master's word for the job
+            assert _leads(JOB, before.job, state.job)
+        lives = {process.name: process.life for process in before.processes}
+        for process in state.processes:
+            assert _leads(LIVES, lives.get(process.name, Life.PLANNED), process.life)
         if before.cause is not None:
             assert state.cause == before.cause, "the cause never changes"
         if order.index(before.phase) > order.index(Phase.RUNNING):
