@@ -505,7 +505,7 @@ class _Host:
         # Loaded while the script starts: neither its start nor its end waits for them.
         # What cannot be loaded (too many open files) costs an explanation, not the job.
         with contextlib.suppress(OSError, ImportError):
-            from supervisor.children import evidence  # noqa: F401, PLC0415
+            from supervisor.children import attribution  # noqa: F401, PLC0415
             from supervisor.cluster import protocol  # noqa: F401, PLC0415
             from supervisor.linux import cgroup  # noqa: F401, PLC0415
             from supervisor.mpi import words as mpi_words  # noqa: F401, PLC0415
@@ -663,7 +663,7 @@ class _Host:
 
     async def _explained(self, running: Running, end: ChildEnd) -> tuple[str, str]:
         """Why a process ended: a sentence, and the detail."""
-        from supervisor.children import evidence  # noqa: PLC0415
+        from supervisor.children import attribution  # noqa: PLC0415
         from supervisor.linux import cgroup  # noqa: PLC0415
         from supervisor.mpi import words as mpi_words  # noqa: PLC0415
 
@@ -675,11 +675,11 @@ class _Host:
             words = mpi_words.read(stdout, stderr, end.status.code)
             who, stdout, stderr = words.who, words.stdout, words.stderr
             status = ExitStatus(signum=words.signum) if words.signum else status
-        if running.stop_sent_at is not None and end.status.code in evidence.RESTART_CODES:
+        if running.stop_sent_at is not None and end.status.code in attribution.RESTART_CODES:
             checkpoint = await self._newest_checkpoint(running.stop_sent_at)
-        early = not end.status.ok and end.run_s < evidence.STARTUP_S
+        early = not end.status.ok and end.run_s < attribution.STARTUP_S
         saved = early and await self._newest_checkpoint(running.started_at or 0.0)
-        known = evidence.read(
+        known = attribution.read(
             status=status,
             run_s=end.run_s,
             stdout=stdout,
@@ -752,7 +752,7 @@ class _Host:
 
     async def _watch_for_hang(self, running: Running, timeout_s: float) -> None:
         """Look now and then whether the script still does something."""
-        from supervisor.children import evidence  # noqa: PLC0415
+        from supervisor.children import attribution  # noqa: PLC0415
         from supervisor.children.watchdog import Stillness  # noqa: PLC0415
 
         signs = await self._signs_of_life(running)
@@ -781,7 +781,7 @@ class _Host:
                 self._account.say("info", "process.seen", process=running.spec.name, stacks=words)
             last = self._masked_tail(running.pumps[-1]).decode("utf-8", "replace")
             words = self._masker.text(words) or last
-            detail = safe_lines(words)[-evidence.DETAIL_LIMIT :]
+            detail = safe_lines(words)[-attribution.DETAIL_LIMIT :]
             self._post(
                 ev.Hung(running.spec.name, stillness.idle_s, time.time(), detail, stillness.beats)
             )

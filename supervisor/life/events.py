@@ -95,8 +95,8 @@ class StartFailed:
 class Exited:
     """A process is gone: its tree swept, its status reaped, its pipes drained.
 
-    ``message`` and ``detail`` are what its last words say (``evidence.py``); ``left`` are the
-    pids of its tree that survived SIGKILL (uninterruptible sleep).
+    ``message`` and ``detail`` are what its last words say (``children/attribution.py``); ``left``
+    are the pids of its tree that survived SIGKILL (uninterruptible sleep).
     """
 
     process: str

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from supervisor.children import evidence
-from supervisor.children.evidence import Evidence, read
+from supervisor.children import attribution
+from supervisor.children.attribution import Evidence, read
 from supervisor.life.words import ExitStatus, speaks_of_lost_peer
 from supervisor.linux import cgroup, memory
 from supervisor.linux.memory import MemoryReading
@@ -237,7 +237,7 @@ def test_the_detail_holds_the_users_own_frames(tmp_path: Path) -> None:
 
 
 def test_no_frame_of_ours_is_shown() -> None:
-    ours = evidence.__file__.replace("children/evidence.py", "programs/parameter_server.py")
+    ours = attribution.__file__.replace("children/attribution.py", "programs/parameter_server.py")
     text = (
         "Traceback (most recent call last):\n"
         f'  File "{ours}", line 9, in main\n    serve()\n'
@@ -468,7 +468,7 @@ def test_a_traceback_on_stdout_counts_where_stderr_has_none() -> None:
     ],
 )
 def test_durations(seconds: float, said: str) -> None:
-    assert evidence.format_duration(seconds) == said
+    assert attribution.format_duration(seconds) == said
 
 
 def test_an_early_failure_is_one_of_start_up() -> None:
@@ -706,8 +706,8 @@ def test_whatever_was_said_the_evidence_is_bounded_and_clean(
     status: ExitStatus, stdout: bytes, stderr: bytes, run_s: float, because: str
 ) -> None:
     found = read(status=status, run_s=run_s, stdout=stdout, stderr=stderr, stopped_because=because)
-    assert 0 < len(found.message) <= evidence.MESSAGE_LIMIT
-    assert len(found.detail) <= evidence.DETAIL_LIMIT
+    assert 0 < len(found.message) <= attribution.MESSAGE_LIMIT
+    assert len(found.detail) <= attribution.DETAIL_LIMIT
     assert found.message.isprintable()
     assert found.detail.replace("\n", "").isprintable()
     assert str(status.shell_code) in found.message or "killed by" in found.message
