@@ -1,9 +1,9 @@
-"""Why a process ended, from its last words and the kernel's counters. Pure, and bounded.
+"""Failure attribution: why a process ended, by its last words and the kernel's counters.
 
-``read`` turns the tails of stdout and stderr, the exit status and the readings of the memory
-cgroup into one sentence and a few lines of detail, without the script's cooperation. What is said
-is proven: "out of memory" only if the kernel's counter of such kills has moved, "sent by the
-supervisor" only if it was.
+Pure, and bounded. ``attribute_failure`` turns the tails of stdout and stderr, the exit status and
+the readings of the memory cgroup into one sentence and a few lines of detail, without the script's
+cooperation. What is said is proven: "out of memory" only if the kernel's counter of such kills has
+moved, "sent by the supervisor" only if it was.
 
 Every search goes from the end, with ``rfind`` and bounded windows: time is linear in the tail
 whatever is in it.
@@ -21,10 +21,10 @@ from supervisor.linux import memory
 from supervisor.linux.memory import MemoryReading
 
 MESSAGE_LIMIT = 300
-"""Characters of ``Evidence.message``."""
+"""Characters of ``Attribution.message``."""
 
 DETAIL_LIMIT = 4096
-"""Characters of ``Evidence.detail``."""
+"""Characters of ``Attribution.detail``."""
 
 STARTUP_S = 5.0
 """A failure earlier than this, of a script that had said and saved nothing, is one of start-up."""
@@ -124,7 +124,7 @@ _OURS = __file__.rpartition("/children/")[0] + "/"
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class Attribution:
     """What is known about an end. ``message`` is one line, ``detail`` may be many or none."""
 
     message: str
@@ -208,7 +208,7 @@ class _Raised:
         return said
 
 
-def read(
+def attribute_failure(
     *,
     status: ExitStatus,
     run_s: float,
@@ -219,7 +219,7 @@ def read(
     stopped_because: str = "",
     checkpoint: str = "",
     progressed: bool = False,
-) -> Evidence:
+) -> Attribution:
     """Say why a process ended.
 
     Args:
@@ -243,7 +243,7 @@ def read(
     began = progressed or bool(output.strip() or before.strip())
     ending = _ending(status, run_s, stopped_because, startup=not began)
     if status.ok:
-        return Evidence(_compose("", ending))
+        return Attribution(_compose("", ending))
     kills = memory.oom_kills_between(memory_before, memory_after)
     if raised is not None and not _explains(raised, status, source):
         raised = None
@@ -266,7 +266,7 @@ def read(
             )
         elif no_space and not any(words in cause for words in _NO_SPACE):
             ending += "; a disk is full (No space left on device)"
-    return Evidence(
+    return Attribution(
         _compose(ending, cause) if stopped_because and cause else _compose(cause, ending),
         _detail(source, chain, errors, output),
         out_of_memory=bool(kills),

@@ -679,7 +679,7 @@ class _Host:
             checkpoint = await self._newest_checkpoint(running.stop_sent_at)
         early = not end.status.ok and end.run_s < attribution.STARTUP_S
         saved = early and await self._newest_checkpoint(running.started_at or 0.0)
-        known = attribution.read(
+        known = attribution.attribute_failure(
             status=status,
             run_s=end.run_s,
             stdout=stdout,

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supervisor.children import attribution
-from supervisor.children.attribution import Evidence, read
+from supervisor.children.attribution import Attribution, attribute_failure
 from supervisor.life.words import ExitStatus, speaks_of_lost_peer
 from supervisor.linux import cgroup, memory
 from supervisor.linux.memory import MemoryReading
@@ -25,8 +25,8 @@ HOURS = 3 * 3600 + 12 * 60.0
 
 def failed(
     stderr: str = "", code: int = 1, stdout: str = "", run_s: float = HOURS, because: str = ""
-) -> Evidence:
-    return read(
+) -> Attribution:
+    return attribute_failure(
         status=ExitStatus(code=code),
         run_s=run_s,
         stdout=stdout.encode(),
@@ -35,8 +35,8 @@ def failed(
     )
 
 
-def killed(signum: int, stderr: str = "", because: str = "", **more: object) -> Evidence:
-    return read(
+def killed(signum: int, stderr: str = "", because: str = "", **more: object) -> Attribution:
+    return attribute_failure(
         status=ExitStatus(signum=signum, core_dumped=bool(more.get("core"))),
         run_s=HOURS,
         stderr=stderr.encode(),
@@ -208,7 +208,7 @@ def test_a_real_script_says_why(name: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "train.py"], capture_output=True, check=False, cwd=tmp_path
     )
-    found = read(
+    found = attribute_failure(
         status=ExitStatus(code=done.returncode),
         run_s=HOURS,
         stdout=done.stdout,
@@ -225,7 +225,7 @@ def test_the_detail_holds_the_users_own_frames(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(tmp_path / "train.py")], capture_output=True, check=False
     )
-    found = read(status=ExitStatus(code=1), run_s=HOURS, stderr=done.stderr)
+    found = attribute_failure(status=ExitStatus(code=1), run_s=HOURS, stderr=done.stderr)
     lines = found.detail.splitlines()
     assert lines[0] == "Traceback (most recent call last):"
     assert lines[1] == f'  File "{tmp_path}/train.py", line 4, in <module>'
@@ -392,7 +392,7 @@ def test_what_tensorflow_says_went_wrong_is_the_cause(name: str) -> None:
     operation. Restart your program to reset.", and not what had happened."""
     status = ExitStatus(signum=signal.SIGSEGV) if name == "segv" else ExitStatus(code=1)
     stderr = (RECORDINGS / f"{name}.txt").read_bytes()
-    found = read(status=status, run_s=HOURS, stderr=stderr)
+    found = attribute_failure(status=status, run_s=HOURS, stderr=stderr)
     assert found.message.startswith(TENSORFLOW[name])
     assert speaks_of_lost_peer(f"{found.message} {found.detail}") == (name in VICTIMS)
     for chatter in ("absl::InitializeLog", "cudart_stub", "cuInit", "ABORTED: Shutdown", "oneDNN"):
@@ -409,7 +409,7 @@ def test_chatter_is_nobodys_last_word() -> None:
         'device_count {\n  key: "CPU"\n  value: 1\n}\nallow_soft_placement: true\n\n'
         "2025-01-31 12:00:00.000001: I tensorflow/core/util/port.cc:153] oneDNN custom\n"
     )
-    found = read(
+    found = attribute_failure(
         status=ExitStatus(signum=9), run_s=HOURS, stdout=b"step 1\n", stderr=chatter.encode()
     )
     assert found.detail == "step 1"
@@ -437,7 +437,7 @@ def test_what_has_begun_does_not_fail_to_start() -> None:
     assert "start-up" in failed(chatter + trace, run_s=0.8).message
     assert "start-up" not in failed(trace, run_s=0.8, stdout="step 1\n").message
     assert "start-up" not in failed("INFO:root:step 1\n" + trace, run_s=0.8).message
-    saved = read(
+    saved = attribute_failure(
         status=ExitStatus(code=1), run_s=0.8, stderr=trace.encode(), progressed=True
     ).message
     assert "start-up" not in saved
@@ -475,12 +475,14 @@ def test_an_early_failure_is_one_of_start_up() -> None:
     assert failed("bad flag\n", 2, run_s=0.8).message == (
         "bad flag; exit 2 after 0.8 s (start-up failure)"
     )
-    assert "start-up" not in read(status=ExitStatus(code=0), run_s=0.8).message
+    assert "start-up" not in attribute_failure(status=ExitStatus(code=0), run_s=0.8).message
 
 
 def test_success_has_no_cause() -> None:
-    found = read(status=ExitStatus(code=0), run_s=60, stderr=b"Traceback (most recent call last):")
-    assert found == Evidence("exit 0 after 1 min")
+    found = attribute_failure(
+        status=ExitStatus(code=0), run_s=60, stderr=b"Traceback (most recent call last):"
+    )
+    assert found == Attribution("exit 0 after 1 min")
 
 
 def test_a_kill_of_ours_is_marked_and_not_blamed() -> None:
@@ -536,8 +538,8 @@ BEFORE = MemoryReading(2, 64 << 20, 10 << 20, 9 << 20)
 AFTER = MemoryReading(3, 64 << 20, 64 << 20, 1 << 20)
 
 
-def with_memory(status: ExitStatus, after: MemoryReading, because: str = "") -> Evidence:
-    return read(
+def with_memory(status: ExitStatus, after: MemoryReading, because: str = "") -> Attribution:
+    return attribute_failure(
         status=status,
         run_s=HOURS,
         stderr=b"step 1\n",
@@ -585,7 +587,7 @@ def test_a_real_kill_for_memory_is_read_from_the_kernel() -> None:
         after = ours.read()
     finally:
         directory.rmdir()
-    found = read(
+    found = attribute_failure(
         status=ExitStatus(signum=-done.returncode),
         run_s=HOURS,
         stderr=done.stderr,
@@ -702,10 +704,12 @@ TAILS = st.one_of(
 
 @settings(max_examples=400, deadline=None)
 @given(status=STATUSES, stdout=TAILS, stderr=TAILS, run_s=st.floats(0, 1e7), because=st.text())
-def test_whatever_was_said_the_evidence_is_bounded_and_clean(
+def test_whatever_was_said_the_attribution_is_bounded_and_clean(
     status: ExitStatus, stdout: bytes, stderr: bytes, run_s: float, because: str
 ) -> None:
-    found = read(status=status, run_s=run_s, stdout=stdout, stderr=stderr, stopped_because=because)
+    found = attribute_failure(
+        status=status, run_s=run_s, stdout=stdout, stderr=stderr, stopped_because=because
+    )
     assert 0 < len(found.message) <= attribution.MESSAGE_LIMIT
     assert len(found.detail) <= attribution.DETAIL_LIMIT
     assert found.message.isprintable()
@@ -720,6 +724,6 @@ def test_time_is_linear_in_the_tail(piece: bytes) -> None:
     tails = (tail, HEAD + tail, HEAD + FRAME + b"E: " + tail)
     for data in tails:
         started = time.process_time()
-        read(status=ExitStatus(code=1), run_s=1, stderr=data)
-        read(status=ExitStatus(signum=11), run_s=1, stderr=data)
+        attribute_failure(status=ExitStatus(code=1), run_s=1, stderr=data)
+        attribute_failure(status=ExitStatus(signum=11), run_s=1, stderr=data)
         assert time.process_time() - started < 1
