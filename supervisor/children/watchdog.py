@@ -1,4 +1,4 @@
-"""Does it still do something? Pure: counts for how long nothing has moved.
+"""The hang detector: for how long a script has shown no sign of life. Pure.
 
 Output, CPU time and a touched heartbeat file are signs of life. CPU time counts only at a rate: a
 process that waits for ever still wakes up a few times a second. Once the script has touched its
@@ -29,7 +29,7 @@ class Signs:
 
 
 @dataclass(frozen=True, slots=True)
-class Stillness:
+class HangDetector:
     """The last look, and when something last moved."""
 
     last: Signs
@@ -38,11 +38,11 @@ class Stillness:
     """The script has touched its heartbeat file."""
 
     @classmethod
-    def begin(cls, signs: Signs, heartbeat_before: int | None = None) -> Stillness:
+    def begin(cls, signs: Signs, heartbeat_before: int | None = None) -> HangDetector:
         """``heartbeat_before``: what stood there before the script was started."""
         return cls(signs, signs.at, _touched(heartbeat_before, signs.heartbeat))
 
-    def look(self, signs: Signs) -> Stillness:
+    def look(self, signs: Signs) -> HangDetector:
         elapsed_s = max(signs.at - self.last.at, 1e-9)
         touched = _touched(self.last.heartbeat, signs.heartbeat)
         busy = signs.cpu_s < self.last.cpu_s or (
@@ -50,11 +50,11 @@ class Stillness:
         )
         beats = self.beats or touched
         moved = touched or (not beats and (busy or signs.output_bytes != self.last.output_bytes))
-        return Stillness(signs, signs.at if moved else self.moved_at, beats)
+        return HangDetector(signs, signs.at if moved else self.moved_at, beats)
 
-    def excuse(self, signs: Signs) -> Stillness:
+    def excuse(self, signs: Signs) -> HangDetector:
         """It could not have moved since the last look: its time begins anew."""
-        return Stillness(signs, signs.at, self.look(signs).beats)
+        return HangDetector(signs, signs.at, self.look(signs).beats)
 
     @property
     def idle_s(self) -> float:

@@ -753,24 +753,24 @@ class _Host:
     async def _watch_for_hang(self, running: Running, timeout_s: float) -> None:
         """Look now and then whether the script still does something."""
         from supervisor.children import attribution  # noqa: PLC0415
-        from supervisor.children.watchdog import Stillness  # noqa: PLC0415
+        from supervisor.children.watchdog import HangDetector  # noqa: PLC0415
 
         signs = await self._signs_of_life(running)
-        stillness = Stillness.begin(signs, running.heartbeat_before)
+        detector = HangDetector.begin(signs, running.heartbeat_before)
         while running.end is None:
             await asyncio.sleep(min(5.0, timeout_s / 10))
             # A script that waits for a stalled reader of its output is held, and does not hang.
             if running.suspended or any(pump.held for pump in running.pumps):
-                stillness = stillness.excuse(await self._signs_of_life(running))
+                detector = detector.excuse(await self._signs_of_life(running))
                 continue
-            stillness = stillness.look(await self._signs_of_life(running))
-            if stillness.idle_s < timeout_s:
+            detector = detector.look(await self._signs_of_life(running))
+            if detector.idle_s < timeout_s:
                 continue
             self._account.say(
                 "warning",
                 "process.hung",
                 process=running.spec.name,
-                idle_s=round(stillness.idle_s, 1),
+                idle_s=round(detector.idle_s, 1),
             )
             words = ""
             if self._dump_stacks(running):
@@ -783,7 +783,7 @@ class _Host:
             words = self._masker.text(words) or last
             detail = safe_lines(words)[-attribution.DETAIL_LIMIT :]
             self._post(
-                ev.Hung(running.spec.name, stillness.idle_s, time.time(), detail, stillness.beats)
+                ev.Hung(running.spec.name, detector.idle_s, time.time(), detail, detector.beats)
             )
             return
 

@@ -2,17 +2,17 @@
 
 import pytest
 
-from supervisor.children.watchdog import Signs, Stillness
+from supervisor.children.watchdog import HangDetector, Signs
 
 Row = tuple[float, int, float, int | None]
 
 
-def watched(*rows: Row, before: int | None = None) -> Stillness:
+def watched(*rows: Row, before: int | None = None) -> HangDetector:
     first, *rest = [Signs(*row) for row in rows]
-    stillness = Stillness.begin(first, before)
+    detector = HangDetector.begin(first, before)
     for signs in rest:
-        stillness = stillness.look(signs)
-    return stillness
+        detector = detector.look(signs)
+    return detector
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_for_how_long_nothing_has_moved(
 
 def test_a_suspension_does_not_undo_that_the_heartbeat_is_used() -> None:
     """The count began anew, and with it CPU time and output were signs of life again."""
-    stillness = watched((0, 0, 0, None), (5, 0, 0, 70)).excuse(Signs(60, 0, 0, 70))
-    assert stillness.idle_s == 0
-    stillness = stillness.look(Signs(70, 99, 10, 70))
-    assert (stillness.beats, stillness.idle_s) == (True, 10)
+    detector = watched((0, 0, 0, None), (5, 0, 0, 70)).excuse(Signs(60, 0, 0, 70))
+    assert detector.idle_s == 0
+    detector = detector.look(Signs(70, 99, 10, 70))
+    assert (detector.beats, detector.idle_s) == (True, 10)
