@@ -19,10 +19,10 @@ from supervisor.life.words import JobState, Life, Phase
 class Trigger(enum.StrEnum):
     """What makes a state change; the words are the labels of the diagrams."""
 
-    PREPARED = "no step is left that prepares it"
+    PREPARED = "every step before the barrier is done"
     ALL_JOINED = "every host has joined"
     CAUSE_KNOWN = "the cause of the end is known"
-    MUST_DIE = "the time is over, or a second stop signal, or a defect"
+    MUST_DIE = "the time is over, or a second stop signal or a defect came"
     NOTHING_ALIVE = "no process is alive"
     ALL_SETTLED = "publishing is over, and no host is waited for"
 
