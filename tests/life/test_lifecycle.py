@@ -1147,6 +1147,7 @@ def test_what_holds_whatever_comes(state: State, draw: st.DataObject) -> None:
         order = list(Phase)
         assert order.index(state.phase) >= order.index(before.phase), "a life never goes back"
         assert _leads(PHASES, before.phase, state.phase)
+        assert state.rung >= before.rung, "the ladder leads on only"
         if state.setup.is_master:  # a member takes the master's word for the job
             assert _leads(JOB, before.job, state.job)
         lives = {process.name: process.life for process in before.processes}
