@@ -22,7 +22,7 @@ _LOCAL_OPTIONS: Final = (
 )  # fmt: skip
 """Of ``supervisor local``, beside the settings."""
 
-_PRINTING: Final = frozenset({"plan", "status", "doctor"})
+_PRINTING: Final = frozenset({"plan", "status", "doctor", "schema"})
 """Verbs whose output is all that they do."""
 
 
@@ -253,6 +253,16 @@ def _doctor(arguments: argparse.Namespace) -> int:
     return doctor.run(dict(os.environ), setting_flags(arguments), as_json=arguments.json)
 
 
+def _define_schema(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="?", metavar="NAME", help="without one: which there are")
+
+
+def _schema(arguments: argparse.Namespace) -> int:
+    from supervisor.verbs import schema  # noqa: PLC0415
+
+    return schema.show(arguments.name)
+
+
 VERBS: Final = {
     "train": Verb(
         "run this host of a job: the container's entrypoint",
@@ -276,5 +286,10 @@ VERBS: Final = {
         "Checks the contract below SAGEMAKER_BASE_DIR (/opt/ml), host names, ports, directories, "
         "versions and devices; without a contract, this machine for supervisor local. "
         "Exits 1 if anything is red.",
+    ),
+    "schema": Verb(
+        "print the JSON schema of a document: report, status, supervisorconfig",
+        _define_schema,
+        _schema,
     ),
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 import re
@@ -12,6 +11,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Self
 
+from tests.helpers import schemas
 from tests.helpers.waiting import wait_until
 
 COMMAND = (sys.executable, "-P", "-m", "supervisor")
@@ -123,8 +123,7 @@ class Job:
 
     def report(self, host: str) -> Mapping[str, Any]:
         path = self.host_dir(host) / "output" / "supervisor" / "report.json"
-        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return report
+        return schemas.read("report", path.read_text(encoding="utf-8"))
 
     def exit_codes(self, *hosts: str) -> list[int]:
         return [self.report(host)["exit_code"] for host in hosts]

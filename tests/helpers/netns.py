@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
+from tests.helpers import schemas
 from tests.helpers.job import COMMAND, environment
 from tests.helpers.waiting import wait_until
 
@@ -237,8 +238,7 @@ class Host:
         answer = subprocess.run(
             command, stdout=subprocess.PIPE, env=environment(), timeout=30, check=True
         ).stdout
-        status: dict[str, Any] = json.loads(answer)
-        return status
+        return schemas.read("status", answer)
 
     @property
     def failure(self) -> str:
@@ -248,8 +248,7 @@ class Host:
     @property
     def report(self) -> dict[str, Any]:
         text = (self.base / "output" / "supervisor" / "report.json").read_text()
-        report: dict[str, Any] = json.loads(text)
-        return report
+        return schemas.read("report", text)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from supervisor.engines.local import ADDRESS
+from tests.helpers import schemas
 from tests.helpers.blown_host import HostRun, Notes, words_of
 from tests.helpers.blows import MASTER, Dealt, Ended, Kind, Seen, Target, Trial
 from tests.helpers.job import processes_with
@@ -43,6 +44,7 @@ class Remains:
 
     def _look(self, host: HostRun) -> Seen:
         report = _json(host.base / "output" / "supervisor" / "report.json")
+        assert not report or not schemas.faults("report", report), report
         cause = report.get("cause") or {}
         rows = [row for row in report.get("processes", []) if row["name"] in _NAMES]
         if self._trial.kind is Kind.SERVER and host.name != MASTER:

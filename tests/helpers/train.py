@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Self
 
 import pytest
 
+from tests.helpers import schemas
 from tests.helpers.children import command
 from tests.helpers.job import COMMAND, environment, processes_with
 from tests.helpers.waiting import wait_until
@@ -213,8 +214,7 @@ class Train:
     @property
     def report(self) -> Mapping[str, Any]:
         path = self.base / "output" / "supervisor" / "report.json"
-        report: dict[str, Any] = json.loads(path.read_text())
-        return report
+        return schemas.read("report", path.read_text())
 
 
 def several(starts: Iterable[Callable[[], Train]], *, width: int) -> Iterable[Train]:

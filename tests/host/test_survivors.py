@@ -12,6 +12,7 @@ import urllib.request
 
 import pytest
 
+from tests.helpers import schemas
 from tests.helpers.aio import free_port
 from tests.helpers.children import command
 from tests.helpers.train import Script, Train, lay_out, shell
@@ -148,7 +149,7 @@ def test_status_says_that_descendants_still_run(tmp_path: pathlib.Path) -> None:
         def state() -> str:
             try:
                 with urllib.request.urlopen(f"http://127.0.0.1:{port}/status") as answer:
-                    return str(json.load(answer)["processes"][0]["state"])
+                    return str(schemas.read("status", answer.read())["processes"][0]["state"])
             except OSError:
                 return ""
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
-import json
 import os
 import pathlib
 import pty
@@ -32,6 +31,7 @@ from supervisor.plan.plan import make_plan
 from supervisor.streams import DEFAULT_TEMPLATE, Label
 from supervisor.streams.decode import decode_json, decode_prefix
 from tests.contract.test_contract import HYPER, facts
+from tests.helpers import schemas
 from tests.helpers.aio import free_port
 from tests.helpers.job import COMMAND, ROOT, Job, environment, processes_with
 from tests.helpers.train import Script, Train, lay_out
@@ -455,7 +455,9 @@ def test_supervisor_local_without_a_reader(tmp_path: pathlib.Path, reader: str) 
         os.close(read_fd)
         assert re.search(rb"supervisor: \d+ bytes of stdout could not be written", others)
     for host in ("algo-1", "algo-2"):
-        report = json.loads((run_dir / host / "output/supervisor/report.json").read_text())
+        report = schemas.read(
+            "report", (run_dir / host / "output/supervisor/report.json").read_text()
+        )
         assert report["exit_code"] == process.returncode
     assert not processes_with(str(run_dir))
 

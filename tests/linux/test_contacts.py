@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import pathlib
 import socket
 import time
@@ -144,5 +143,4 @@ def test_a_script_that_never_speaks_to_the_parameter_servers_is_told_so(
         assert "tf.distribute.ParameterServerStrategy" in row
         assert "note   nobody ever connected to the servers of algo-2: " in job.output
         for host, unused in (("algo-1", []), ("algo-2", ["ps"])):
-            report = job.host_dir(host) / "output" / "supervisor" / "report.json"
-            assert json.loads(report.read_text())["unused_servers"] == unused
+            assert job.report(host)["unused_servers"] == unused

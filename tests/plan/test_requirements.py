@@ -20,6 +20,7 @@ import pytest
 
 from supervisor.plan.installation import installed_versions
 from supervisor.plan.requirements import code_artifact, conflicts, constraints, diagnosis
+from tests.helpers import schemas
 from tests.helpers.job import environment, processes_with
 from tests.helpers.waiting import wait_until
 from tests.helpers.wheels import layered_python, write_wheel
@@ -211,8 +212,7 @@ class Host:
     @property
     def report(self) -> dict[str, Any]:
         path = self.base / "output" / "supervisor" / "report.json"
-        report: dict[str, Any] = json.loads(path.read_text())
-        return report
+        return schemas.read("report", path.read_text())
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 import pytest
 
 from supervisor.verbs.local import Standing, is_over
+from tests.helpers import schemas
 from tests.helpers.job import COMMAND, Job, environment
 from tests.helpers.waiting import wait_until
 
@@ -214,6 +215,8 @@ def test_what_a_running_job_serves(tmp_path: pathlib.Path, script: str) -> None:
         }
         assert not any(secret in text for text in served.values())
         assert "******" in served["algo-1", "status"]
+        for host in HOSTS:
+            schemas.read("status", served[host, "status"])
         assert 'supervisor_peers{state="up"} 2.0' in served["algo-1", "metrics"]
         assert "supervisor_probe_latency_seconds" in served["algo-2", "metrics"]
         assert 'supervisor_peer_silence_seconds{host="algo-1"}' in served["algo-2", "metrics"]

@@ -12,6 +12,7 @@ import subprocess
 
 import pytest
 
+from tests.helpers import schemas
 from tests.helpers.aio import free_port
 from tests.helpers.job import COMMAND, environment, processes_with
 from tests.helpers.train import lay_out
@@ -63,7 +64,9 @@ def test_the_failure_text_is_the_users_words(tmp_path: pathlib.Path) -> None:
     assert code == 1
     first = failure(tmp_path).splitlines()[0]
     assert first.startswith("algo-1 chief: LossError: loss is NaN (train.py:3); exit 1 after ")
-    report = json.loads((tmp_path / "output" / "supervisor" / "report.json").read_text())
+    report = schemas.read(
+        "report", (tmp_path / "output" / "supervisor" / "report.json").read_text()
+    )
     assert (report["outcome"], report["exit_code"]) == ("failed", 1)
     assert report["cause"]["process"] == "chief"
 
