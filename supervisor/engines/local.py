@@ -7,6 +7,7 @@ TensorFlow binds every interface on its port, so each host gets ports of its own
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import random
@@ -32,6 +33,8 @@ _LOWEST_PORT: Final = 20000
 """Below the kernel's ephemeral range (32768 up): a port that is free now is not handed to some
 outgoing connection before TensorFlow binds it, seconds later."""
 _HIGHEST_PORT: Final = 32000
+_BLOCK: Final = 30
+"""Ports that are promised in one: those of ten hosts, with one descriptor."""
 
 _SWITCHES: Final = {strategy: key for key, strategy in SWITCHES.items()}
 
@@ -50,13 +53,15 @@ def lay_out(
     script: str,
     arguments: Sequence[str],
     hyperparameters: Mapping[str, Any],
+    promises: contextlib.ExitStack | None = None,
 ) -> list[LocalHost]:
     """Make the hosts' base directories and contracts; what a run left there before stays.
 
-    ``script`` is an absolute path; its directory is each host's ``code``. Raises OSError.
+    ``script`` is an absolute path; its directory is each host's ``code``. Until ``promises`` is
+    closed no other run is given the ports of this one. Raises OSError.
     """
     names = [f"algo-{number}" for number in range(1, count + 1)]
-    ports = free_ports(3 * count)
+    ports = free_ports(3 * count, promises)
     places = {
         name: dict(zip(("train", "ps", "status"), ports[3 * i : 3 * i + 3], strict=True))
         for i, name in enumerate(names)
@@ -98,19 +103,47 @@ class NoPortsError(OSError):
     """Too few ports are free."""
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports of this machine that nobody listens on; raises NoPortsError where there are too few."""
+def free_ports(count: int, promises: contextlib.ExitStack | None = None) -> list[int]:
+    """Ports of this machine that nobody listens on; raises NoPortsError where there are too few.
+
+    Until ``promises`` is closed they are given to no other caller that promises.
+    """
     found: list[int] = []
-    # A random start, so that two runs that begin together do not choose the same.
-    candidates = list(range(_LOWEST_PORT, _HIGHEST_PORT))
-    random.shuffle(candidates)
-    for port in candidates:
-        if len(found) == count:
+    # In random order, so that two runs that begin together seldom look at the same.
+    blocks = list(range(_LOWEST_PORT, _HIGHEST_PORT, _BLOCK))
+    random.shuffle(blocks)
+    for first in blocks:
+        if len(found) >= count:
             break
-        with contextlib.suppress(OSError), socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("", port))
-            found.append(port)
+        if promises is None or _promise(first, promises):
+            found += filter(_is_free, range(first, min(first + _BLOCK, _HIGHEST_PORT)))
     if len(found) < count:
         raise NoPortsError(f"only {len(found)} of {count} ports between 20000 and 32000 are free")
-    return found
+    return found[:count]
+
+
+def _is_free(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("", port))
+        return True
+    return False
+
+
+def _promise(first: int, promises: contextlib.ExitStack) -> bool:
+    """Whether no other run has the block of ports in mind that begins here; we have, from now on.
+
+    Between the choice and TensorFlow's bind lie seconds in which the port looks free: two runs
+    that chose the same one lost a parameter server (exit 85). The promise is a name among the
+    abstract sockets (unix(7)): they belong to a network namespace, as ports do, and end with the
+    process. Rejected: to keep the port itself bound. A script that binds it without SO_REUSEADDR
+    could not.
+    """
+    with contextlib.ExitStack() as kept:
+        try:
+            promise = kept.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+            promise.bind(f"\0supervisor local {first}")
+        except OSError as error:
+            return error.errno != errno.EADDRINUSE  # without such names, unpromised is all there is
+        promises.enter_context(kept.pop_all())
+    return True

@@ -149,14 +149,28 @@ def read_request(
 def run(request: Request) -> int:
     """Run the job to its end; returns the job's exit code."""
     inherited = process.reset_inherited_signals(hold=process.STOP_SIGNALS)
+    with contextlib.ExitStack() as promises:
+        hosts = _laid_out(request, promises)
+        with _ssh_directory(request) as ssh_dir:
+            guardian = Guardian.start()
+            try:
+                results = asyncio.run(_run_fleet(request, hosts, guardian, inherited, ssh_dir))
+            finally:
+                guardian.close()
+    return _job_code(results)
+
+
+def _laid_out(request: Request, promises: contextlib.ExitStack) -> list[LocalHost]:
+    """The hosts, whose ports are theirs until ``promises`` is closed; raises ContractError."""
     try:
-        hosts = lay_out(
+        return lay_out(
             request.run_dir,
             request.hosts,
             request.strategy,
             request.script,
             request.arguments,
             request.hyperparameters,
+            promises,
         )
     except NoPortsError as error:
         expected = f"fewer, or an end to what listens here: {error}"
@@ -168,13 +182,6 @@ def run(request: Request) -> int:
         raise ContractError(
             [Fault("command line", "--run-dir", f"{request.run_dir} ({found})", "a writable place")]
         ) from None
-    with _ssh_directory(request) as ssh_dir:
-        guardian = Guardian.start()
-        try:
-            results = asyncio.run(_run_fleet(request, hosts, guardian, inherited, ssh_dir))
-        finally:
-            guardian.close()
-    return _job_code(results)
 
 
 @contextlib.contextmanager

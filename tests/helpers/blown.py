@@ -94,6 +94,7 @@ class Run:
         self.seen: dict[str, Seen] = {}
         self._hosts: dict[str, HostRun] = {}
         self._notes = Notes(directory / "notes")
+        self._promises = contextlib.ExitStack()
         self.seconds = 0.0
         """From the last blow to the end of the last host."""
         self.complaints: list[str] = []
@@ -109,6 +110,7 @@ class Run:
         for pid in processes_with(self._mark):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        self._promises.close()
 
     @property
     def _mark(self) -> str:
@@ -155,7 +157,8 @@ class Run:
             wrapper.chmod(0o755)
             script = wrapper
         strategy = _STRATEGIES.get(trial.kind, Strategy.NONE)
-        layouts = lay_out(str(self.directory), len(trial.hosts), strategy, str(script), words, {})
+        directory, promises = str(self.directory), self._promises
+        layouts = lay_out(directory, len(trial.hosts), strategy, str(script), words, {}, promises)
         self._hosts = {each.name: HostRun(each.name, each) for each in layouts}
 
     def _spawn(self, host: HostRun) -> None:
