@@ -15,7 +15,7 @@ from tests.helpers import schemas
 from tests.helpers.waiting import wait_until
 
 COMMAND = (sys.executable, "-P", "-m", "supervisor")
-_LAST_WORDS = 8000
+LAST_WORDS = 8000
 """Characters of the output that are shown where a test fails: how each process ended, and why."""
 ROOT = str(pathlib.Path(__file__).parent.parent.parent)
 
@@ -65,7 +65,7 @@ class Job:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._out.close()
         if error is not None:
-            error.add_note(f"the job's last words:\n{self.output[-_LAST_WORDS:]}")
+            error.add_note(f"the job's last words:\n{self.output[-LAST_WORDS:]}")
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait(10)

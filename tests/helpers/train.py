@@ -17,7 +17,7 @@ import pytest
 
 from tests.helpers import schemas
 from tests.helpers.children import command
-from tests.helpers.job import COMMAND, environment, processes_with
+from tests.helpers.job import COMMAND, LAST_WORDS, environment, processes_with
 from tests.helpers.waiting import wait_until
 
 _NAMESPACE = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
@@ -119,7 +119,11 @@ class Train:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(
+        self, kind: object = None, error: BaseException | None = None, trace: object = None
+    ) -> None:
+        if error is not None and self._err_path.exists():
+            error.add_note(f"the host's last words:\n{self.err[-LAST_WORDS:]}")
         if self.process.poll() is None:
             self.process.kill()
         for pipe in (self.process.stdout, self.process.stderr):

@@ -7,7 +7,6 @@ which makes the process start in milliseconds.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import pathlib
@@ -24,6 +23,7 @@ import pytest
 
 from supervisor.programs import parameter_server
 from supervisor.programs.parameter_server import ServerError, Task
+from tests.helpers.aio import free_port
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 EXAMPLES = ROOT / "supervisor" / "examples"
@@ -44,11 +44,9 @@ def wait_until(holds: Callable[[], object], timeout_s: float, what: str) -> None
 
 
 def free_ports(number: int) -> list[int]:
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(number)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+    """Not from the kernel's own range: a server binds its port seconds later, and until then an
+    outgoing connection of a test beside this one could take it."""
+    return [free_port() for _ in range(number)]
 
 
 def is_open(port: int) -> bool:
