@@ -64,7 +64,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
 PURE: Final = {
     *("faults", "life.words", "life.events", "life.agreement", "life.outcome", "life.lifecycle"),
     *("streams.masking", "mpi.words", "linux.memory", "cluster.protocol", "cluster.liveness"),
-    *("children.evidence", "children.watchdog", "plan.requirements"),
+    *("children.attribution", "children.watchdog", "plan.requirements"),
     *("storage.location", "storage.job", "storage.notices", "storage.snapshot"),
     *("contract.paths", "contract.strangers", "contract.settings", "contract.contract"),
     *("contract.values", "contract.reading"),

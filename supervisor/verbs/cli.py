@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 from supervisor import __version__
-from supervisor.faults import ContractError, safe, safe_json, safe_lines
+from supervisor.faults import ContractError, Fault, safe, safe_json, safe_lines
 from supervisor.life.outcome import EXIT_CONTRACT, EXIT_INTERNAL
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ _LOCAL_OPTIONS: Final = (
 )  # fmt: skip
 """Of ``supervisor local``, beside the settings."""
 
-_PRINTING: Final = frozenset({"plan", "status", "doctor", "schema"})
+_PRINTING: Final = frozenset({"plan", "status", "doctor", "settings", "schema", "help"})
 """Verbs whose output is all that they do."""
 
 
@@ -32,6 +32,10 @@ class Verb(NamedTuple):
     """Adds its arguments to its parser."""
     perform: Callable[[argparse.Namespace], int]
     description: str = ""
+    settings: bool = False
+    """Whether it takes every setting as a flag."""
+    words: str = ""
+    """What follows its options, where that is worth a word."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -41,10 +45,7 @@ def main(argv: Sequence[str]) -> int:
             return _train({})
         if argv and argv[0] in VERBS:
             verb = VERBS[argv[0]]
-            import argparse  # noqa: PLC0415
-
-            given = argparse.Namespace(words=tuple(argv[1:]))
-            code = verb.perform(_parser(argv[0], verb).parse_args(argv[1:], given))
+            code = verb.perform(_parsed(argv[0], verb, argv[1:]))
             sys.stdout.flush()  # a table or a plan that could not be written is none
             return code
     except ContractError as error:
@@ -79,37 +80,67 @@ def _overview() -> argparse.ArgumentParser:
     return parser
 
 
-def _parser(name: str, verb: Verb) -> argparse.ArgumentParser:
+def _parsed(name: str, verb: Verb, words: Sequence[str]) -> argparse.Namespace:
     import argparse  # noqa: PLC0415
 
     class Parser(argparse.ArgumentParser):
         def error(self, message: str) -> NoReturn:
             super().error(safe(message))
 
+        def nearest(self, flag: str) -> str:
+            import difflib  # noqa: PLC0415  # for a slip alone
+
+            known = [option for option in self._option_string_actions if option.startswith("--")]
+            return difflib.get_close_matches(flag, known, n=1, cutoff=0)[0]
+
     parser = Parser(
-        prog=f"supervisor {name}", description=verb.description or None, allow_abbrev=False
+        prog=f"supervisor {name}",
+        usage=f"supervisor {name} [OPTION …] {verb.words}".rstrip() if verb.settings else None,
+        description=verb.description or None,
+        allow_abbrev=False,
     )
     verb.define(parser)
-    return parser
+    if verb.settings:
+        _add_settings(parser, everything="--help-all" in words)
+    given = argparse.Namespace(words=tuple(words))
+    known, unknown = parser.parse_known_args(words, given)
+    flag = unknown[0].partition("=")[0] if unknown else ""
+    if flag.startswith("--"):
+        expected = f"one of supervisor {name}; did you mean {parser.nearest(flag)}?"
+        raise ContractError([Fault("command line", flag, "an unknown option", expected)])
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return known
 
 
 # --------------------------------------------------------------------------- settings
 
 
-def _add_settings(parser: argparse.ArgumentParser) -> None:
+def _add_settings(parser: argparse.ArgumentParser, *, everything: bool) -> None:
+    import argparse  # noqa: PLC0415
+
     from supervisor.contract.settings import TABLE  # noqa: PLC0415
 
+    parser.add_argument("--help-all", action="help", help="show this help with every setting")
+    more = f"; --help-all shows all {len(TABLE)}, supervisor settings WORD finds one"
     group = parser.add_argument_group(
-        "settings", "each is also an environment variable: --stop-grace-s, SUPERVISOR_STOP_GRACE_S"
+        "settings",
+        "each is also an environment variable: --stop-grace-s, SUPERVISOR_STOP_GRACE_S"
+        + ("" if everything else more),
     )
+    last = ""
     for setting in TABLE:
+        if everything and setting.group != last:
+            group = parser.add_argument_group(setting.group)
+            last = setting.group
         unit = f", in {setting.unit}" if setting.unit else ""
         default = f" (default {setting.default}{unit})" if setting.default else ""
+        text = (setting.help + default).replace("%", "%%")
         group.add_argument(
             setting.flag,
             dest=f"setting_{setting.field}",
             metavar="X",
-            help=(setting.help + default).replace("%", "%%"),
+            help=text if everything or setting.common else argparse.SUPPRESS,
         )
 
 
@@ -172,7 +203,6 @@ def _define_local(parser: argparse.ArgumentParser) -> None:
         help="where checkpoints are kept, and restored from at the start: a directory, or "
         "s3://BUCKET/PREFIX",
     )
-    _add_settings(parser)
     parser.add_argument("script", metavar="SCRIPT", nargs="?", help="the training script")
     parser.add_argument("arguments", metavar="ARGS", nargs="...", help="its arguments")
 
@@ -220,7 +250,6 @@ def _misplaced(arguments: argparse.Namespace) -> list[str]:
 
 def _define_plan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="as JSON")
-    _add_settings(parser)
 
 
 def _plan(arguments: argparse.Namespace) -> int:
@@ -253,6 +282,29 @@ def _doctor(arguments: argparse.Namespace) -> int:
     return doctor.run(dict(os.environ), setting_flags(arguments), as_json=arguments.json)
 
 
+def _define_settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "word", nargs="?", metavar="WORD", help="in the name, the group or the meaning"
+    )
+    parser.add_argument("--markdown", action="store_true", help="the guide's page of them")
+
+
+def _settings(arguments: argparse.Namespace) -> int:
+    from supervisor.verbs import settings  # noqa: PLC0415
+
+    return settings.show(arguments.word, markdown=arguments.markdown)
+
+
+def _define_help(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("topic", nargs="?", metavar="TOPIC", help="without one: which there are")
+
+
+def _help(arguments: argparse.Namespace) -> int:
+    from supervisor.verbs import help as guide  # noqa: PLC0415
+
+    return guide.show(arguments.topic)
+
+
 def _define_schema(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", metavar="NAME", help="without one: which there are")
 
@@ -266,9 +318,10 @@ def _schema(arguments: argparse.Namespace) -> int:
 VERBS: Final = {
     "train": Verb(
         "run this host of a job: the container's entrypoint",
-        _add_settings,
+        lambda _parser: None,
         lambda arguments: _train(setting_flags(arguments)),
         "Reads the container contract below SAGEMAKER_BASE_DIR (/opt/ml) and runs it.",
+        settings=True,
     ),
     "local": Verb(
         "run a job of several hosts on this machine",
@@ -276,8 +329,12 @@ VERBS: Final = {
         _local,
         "Runs N real supervisors as the hosts of one job, on ports of their own. "
         "Without SCRIPT it trains the bundled example.",
+        settings=True,
+        words="[SCRIPT [ARGS …]]",
     ),
-    "plan": Verb("print what this host would do, and start nothing", _define_plan, _plan),
+    "plan": Verb(
+        "print what this host would do, and start nothing", _define_plan, _plan, settings=True
+    ),
     "status": Verb("ask a running supervisor", _define_status, _status),
     "doctor": Verb(
         "look for what would make a job fail here, and start nothing",
@@ -286,10 +343,15 @@ VERBS: Final = {
         "Checks the contract below SAGEMAKER_BASE_DIR (/opt/ml), host names, ports, directories, "
         "versions and devices; without a contract, this machine for supervisor local. "
         "Exits 1 if anything is red.",
+        settings=True,
+    ),
+    "settings": Verb(
+        "show every setting, or those that have to do with a word", _define_settings, _settings
     ),
     "schema": Verb(
         "print the JSON schema of a document: report, status, supervisorconfig",
         _define_schema,
         _schema,
     ),
+    "help": Verb("show the guide, or one of its pages", _define_help, _help),
 }

@@ -94,7 +94,7 @@ def test_every_command_is_one_that_the_program_takes(path: pathlib.Path) -> None
         if name == "help":
             assert arguments == [] or arguments[0] in guide(), words
         else:
-            cli._parser(name, cli.VERBS[name]).parse_args(arguments)
+            cli._parsed(name, cli.VERBS[name], arguments)
 
 
 def test_every_exit_code_of_ours_is_listed_with_its_meaning() -> None:
