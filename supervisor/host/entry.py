@@ -12,7 +12,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from supervisor.aside import within
-from supervisor.children import child as process
 from supervisor.children.guardian import Guardian
 from supervisor.contract import record
 from supervisor.contract.contract import Facts, read_contract
@@ -23,6 +22,7 @@ from supervisor.host.console import Outputs
 from supervisor.host.occupied import OccupiedError, occupied
 from supervisor.host.run import LAST_OUTPUT_S, READY_S, RECORD_LIMIT_S, run_host
 from supervisor.life.outcome import EXIT_PREPARING, cut
+from supervisor.linux.inherited import STOP_SIGNALS, InheritedSignals, reset_inherited_signals
 from supervisor.plan.plan import Plan, make_plan
 from supervisor.streams.logs import Log
 from supervisor.streams.masking import Masker
@@ -76,7 +76,7 @@ def train(environ: Mapping[str, str], flags: Mapping[str, str], guardian: Guardi
     Raises:
         ContractError: nothing was started; the failure file says why.
     """
-    inherited = process.reset_inherited_signals(hold=process.STOP_SIGNALS)
+    inherited = reset_inherited_signals(hold=STOP_SIGNALS)
     try:
         with occupied(sagemaker.base_dir(environ)):
             return _train_alone(environ, flags, inherited, guardian)
@@ -88,7 +88,7 @@ def train(environ: Mapping[str, str], flags: Mapping[str, str], guardian: Guardi
 def _train_alone(
     environ: Mapping[str, str],
     flags: Mapping[str, str],
-    inherited: process.InheritedSignals,
+    inherited: InheritedSignals,
     guardian: Guardian,
 ) -> int:
     try:
@@ -128,7 +128,7 @@ def _record_failure(environ: Mapping[str, str], text: str, *, anew: bool) -> Non
 async def _train(
     plan: Plan,
     replan: Callable[[Fetched], Plan],
-    inherited: process.InheritedSignals,
+    inherited: InheritedSignals,
     guardian: Guardian,
 ) -> int:
     settings = plan.contract.settings

@@ -27,17 +27,9 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, assert_never
 from supervisor import regular
 from supervisor.aside import Aside
 from supervisor.children import execution, stacks
-from supervisor.children.child import (
-    DYING_S,
-    NAMED,
-    Child,
-    ChildEnd,
-    InheritedSignals,
-    Patience,
-    SpawnError,
-    kill_everything,
-    spawn,
-)
+from supervisor.children.child import Child, ChildEnd, spawn
+from supervisor.children.ending import DYING_S, NAMED, Patience, kill_everything
+from supervisor.children.execution import SpawnError
 from supervisor.children.guardian import Guardian
 from supervisor.cluster import beat
 from supervisor.contract import record
@@ -65,6 +57,7 @@ from supervisor.life.words import (
 )
 from supervisor.linux import orphans, procfs
 from supervisor.linux.contacts import Servers, rest_s
+from supervisor.linux.inherited import InheritedSignals
 from supervisor.linux.signals import SignalPipe
 from supervisor.plan.plan import FETCH, RESTORE, Plan
 from supervisor.streams.logs import Log

@@ -3,7 +3,7 @@
 As PID 1 or child subreaper every orphan of our children becomes our own child (prctl(2),
 PR_SET_CHILD_SUBREAPER). Its zombie stays until we collect it. The collector goes pid by pid
 through ``/proc/self/task/*/children`` and leaves out every process that has an owner among us; a
-``waitpid(-1)`` would take the statuses that ``children/`` waits for.
+``waitpid(-1)`` would take the statuses that ``children/leader.py`` waits for.
 
 The set of owned processes is one per process, like the children it speaks of, and hence lives
 in this module. It belongs to the thread that spawns and collects: the event loop's.
@@ -42,7 +42,7 @@ SLICE_S = 0.002
 @dataclass(slots=True)
 class _Owned:
     children: set[int] = field(default_factory=set)
-    """Leaders that ``children/child.py`` reaps."""
+    """Leaders that ``children/leader.py`` reaps."""
     helpers: set[int] = field(default_factory=set)
     """Processes of our own machinery, such as the guardian."""
     strays: dict[int, float] = field(default_factory=dict)

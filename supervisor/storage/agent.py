@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from supervisor.children.child import Child, PumpLike, SpawnError, spawn
+from supervisor.children.child import Child, PumpLike, spawn
+from supervisor.children.execution import SpawnError
 from supervisor.life.words import ProcessSpec
 from supervisor.storage import notices
 from supervisor.storage.lines import Lines

@@ -23,8 +23,9 @@ from typing import Any, Final
 
 from supervisor import regular
 from supervisor.aside import Aside
-from supervisor.children import child as process
 from supervisor.children import execution
+from supervisor.children.child import Child, spawn
+from supervisor.children.ending import kill_everything
 from supervisor.children.guardian import Guardian
 from supervisor.contract.contract import Strategy
 from supervisor.contract.reading import parse_settings
@@ -37,6 +38,7 @@ from supervisor.host.console import HURRIED_PATIENCE_S, PATIENCE_S, SETTLE_S, se
 from supervisor.life.lifecycle import ECHO_S
 from supervisor.life.words import OOM_RAISE_OF_HELPERS, ProcessSpec, Role
 from supervisor.linux import orphans, procfs
+from supervisor.linux.inherited import STOP_SIGNALS, InheritedSignals, reset_inherited_signals
 from supervisor.linux.signals import SignalPipe
 from supervisor.streams import Branch, Carriage, Label, Policy, Prefix, Pump, console
 from supervisor.streams.masking import Masker
@@ -148,7 +150,7 @@ def read_request(
 
 def run(request: Request) -> int:
     """Run the job to its end; returns the job's exit code."""
-    inherited = process.reset_inherited_signals(hold=process.STOP_SIGNALS)
+    inherited = reset_inherited_signals(hold=STOP_SIGNALS)
     with contextlib.ExitStack() as promises:
         hosts = _laid_out(request, promises)
         with _ssh_directory(request) as ssh_dir:
@@ -221,7 +223,7 @@ async def _run_fleet(
     request: Request,
     hosts: Sequence[LocalHost],
     guardian: Guardian,
-    inherited: process.InheritedSignals,
+    inherited: InheritedSignals,
     ssh_dir: str,
 ) -> list[Result]:
     return await _Fleet(request, hosts, guardian, ssh_dir).run(inherited)
@@ -273,8 +275,8 @@ class _Fleet:
         self._hosts = hosts
         self._guardian = guardian
         self._ssh_dir = ssh_dir
-        self._children: list[process.Child] = []
-        self._living: dict[str, process.Child] = {}
+        self._children: list[Child] = []
+        self._living: dict[str, Child] = {}
         """The same, by host."""
         self._ended: set[str] = set()
         self._one_ended = asyncio.Event()
@@ -289,8 +291,8 @@ class _Fleet:
         self._out, self._err = console(policy=policy)
         self._signals = SignalPipe(self._on_signal)
 
-    async def run(self, inherited: process.InheritedSignals) -> list[Result]:
-        wanted = set(process.STOP_SIGNALS) | {signal.SIGTSTP, signal.SIGCONT}
+    async def run(self, inherited: InheritedSignals) -> list[Result]:
+        wanted = set(STOP_SIGNALS) | {signal.SIGTSTP, signal.SIGCONT}
         if inherited.hangup_ignored:
             wanted.discard(signal.SIGHUP)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
@@ -319,7 +321,7 @@ class _Fleet:
             watch.cancel()
             for child in self._children:
                 child.close()
-            process.kill_everything()
+            kill_everything()
             self._collector.stop()
             self._signals.close()
             if self._stop_timer is not None:
@@ -348,8 +350,8 @@ class _Fleet:
         if self._unstarted is not None:
             return replace(self._unstarted, host=host)
         try:
-            child = process.spawn(spec)
-        except process.SpawnError as error:
+            child = spawn(spec)
+        except execution.SpawnError as error:
             how = f"{host.name} was not started: {error.message}"
             self._unstarted = Result(host, error.code, how, 0.0, None)
             self._kill()

@@ -15,8 +15,10 @@ from typing import TypeVar
 
 import pytest
 
-from supervisor.children import child as process
-from supervisor.children.child import Child, ChildEnd, SpawnError, spawn
+from supervisor.children import ending
+from supervisor.children.child import Child, ChildEnd, spawn
+from supervisor.children.execution import SpawnError
+from supervisor.children.leader import exit_status
 from supervisor.life.words import ExitStatus, ProcessSpec, Role
 from supervisor.linux import orphans, procfs
 from tests.helpers import children
@@ -157,9 +159,7 @@ def test_a_death_by_signal_is_told_as_one(signum: int) -> None:
 
 
 def test_core_dumped_is_read_from_the_status() -> None:
-    assert process.exit_status(signal.SIGSEGV | 0x80) == ExitStatus(
-        signum=signal.SIGSEGV, core_dumped=True
-    )
+    assert exit_status(signal.SIGSEGV | 0x80) == ExitStatus(signum=signal.SIGSEGV, core_dumped=True)
 
 
 def test_the_end_tells_time_cpu_and_memory() -> None:
@@ -528,7 +528,7 @@ def test_cancelled_it_leaves_nothing() -> None:
 
 def test_cancelled_in_a_survey_it_leaves_proc_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The task's exception kept the frames, and those the open directory, as long as the task."""
-    monkeypatch.setattr(process, "SLICE_S", -1.0)  # a turn for the loop after every slice
+    monkeypatch.setattr(ending, "SLICE_S", -1.0)  # a turn for the loop after every slice
 
     async def body() -> None:
         before = own_children()
@@ -621,7 +621,7 @@ def test_kill_everything_leaves_nobody() -> None:
         await second.out.line()
         pids = {first.child.pid, daemon, second.child.pid, *second.child.descendants()}
         assert len(pids) == 8
-        assert set(process.kill_everything()) >= pids
+        assert set(ending.kill_everything()) >= pids
         await asyncio.gather(first.end(), second.end())
         assert all(map(gone, pids))
 

@@ -195,7 +195,7 @@ def test_names_are_found_without_threads() -> None:
 def test_a_child_without_pidfd_and_thread_is_waited_for() -> None:
     code = """
         import asyncio, os
-        from supervisor.children import child as process
+        from supervisor.children.child import spawn
         from supervisor.life.words import ProcessSpec, Role
         def refused(pid, flags=0):
             raise OSError(24, "too many open files")
@@ -203,7 +203,7 @@ def test_a_child_without_pidfd_and_thread_is_waited_for() -> None:
         async def main():
             argv = ("/bin/sh", "-c", "sleep 0.3; exit 7")
             spec = ProcessSpec(name="x", role=Role.CHIEF, argv=argv, env=dict(os.environ), cwd="/")
-            child = process.spawn(spec)
+            child = spawn(spec)
             fds = child.take_pipes()
             end = await child.run_to_end((), term_s=1, kill_s=1, drain_s=1)
             print(end.status.code)

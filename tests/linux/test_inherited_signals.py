@@ -11,16 +11,17 @@ from tests.helpers.children import OF_THE_C_LIBRARY
 
 SCRIPT = """
 import os, signal, sys
-from supervisor.children import child as process
+from supervisor.children.child import spawn
 from supervisor.life.words import ProcessSpec, Role
-found = process.reset_inherited_signals()
+from supervisor.linux.inherited import reset_inherited_signals
+found = reset_inherited_signals()
 print(sorted(found.ignored), sorted(found.blocked), found.hangup_ignored)
 os.kill(os.getpid(), signal.SIGHUP)
 os.kill(os.getpid(), signal.SIGUSR1)
 print("alive", signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL,
       len(signal.pthread_sigmask(signal.SIG_BLOCK, ())), flush=True)
 argv = ("/bin/grep", "-E", "Sig(Blk|Ign)", "/proc/self/status")
-child = process.spawn(ProcessSpec("worker", Role.WORKER, argv, {}, "/"))
+child = spawn(ProcessSpec("worker", Role.WORKER, argv, {}, "/"))
 os.set_blocking(child.stdout_fd, True)
 print(os.read(child.stdout_fd, 4096).decode(), end="")
 child.close()
