@@ -18,14 +18,8 @@ from typing import Any, Final
 
 from supervisor import regular
 from supervisor.contract import record
-from supervisor.contract.contract import (
-    CHANNELS,
-    HYPERPARAMETERS,
-    OVERLAY,
-    RESOURCES,
-    SWITCHES,
-    Strategy,
-)
+from supervisor.contract.distribution import SWITCHES, Strategy
+from supervisor.contract.facts import CHANNELS, HYPERPARAMETERS, OVERLAY, RESOURCES
 from supervisor.contract.paths import paths_below
 
 ADDRESS: Final = "127.0.0.1"

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Final
 
 from supervisor import regular
-from supervisor.contract.contract import CONFIG_FILES, Facts
+from supervisor.contract.facts import CONFIG_FILES, Facts
 from supervisor.engines.directory import absolute
 from supervisor.linux import hardware
 

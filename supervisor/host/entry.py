@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from supervisor.aside import within
 from supervisor.children.guardian import Guardian
 from supervisor.contract import record
-from supervisor.contract.contract import Facts, read_contract
+from supervisor.contract.contract import read_contract
+from supervisor.contract.facts import Facts
 from supervisor.contract.paths import paths_below
 from supervisor.engines import sagemaker
 from supervisor.faults import ContractError, Fault

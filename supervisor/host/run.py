@@ -33,7 +33,9 @@ from supervisor.children.execution import SpawnError
 from supervisor.children.guardian import Guardian
 from supervisor.cluster import beat
 from supervisor.contract import record
-from supervisor.contract.contract import OVERLAY, RESOURCES, EntryKind, Strategy
+from supervisor.contract.distribution import Strategy
+from supervisor.contract.entry_point import EntryKind
+from supervisor.contract.facts import OVERLAY, RESOURCES
 from supervisor.contract.settings import KILL_S, RECORD_S
 from supervisor.contract.values import TRANSFERS
 from supervisor.faults import ContractError, counted, safe, safe_lines, without_number

@@ -11,7 +11,9 @@ import posixpath
 from collections.abc import Mapping
 from typing import Any, Final
 
-from supervisor.contract.contract import SWITCHES, TUNING_METRIC, UNSUPPORTED, Contract
+from supervisor.contract.contract import Contract
+from supervisor.contract.distribution import SWITCHES, UNSUPPORTED
+from supervisor.contract.hyperparameters import TUNING_METRIC
 from supervisor.contract.paths import channel_below
 from supervisor.contract.reading import is_ours
 from supervisor.contract.strangers import PREFIX

@@ -13,7 +13,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from supervisor.contract.contract import Contract, EntryKind
+from supervisor.contract.contract import Contract
+from supervisor.contract.entry_point import EntryKind
 from supervisor.life.words import ProcessSpec, Role
 
 PROGRAMS: Final = posixpath.join(posixpath.dirname(posixpath.dirname(__file__)), "mpi")

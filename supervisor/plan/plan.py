@@ -14,7 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from supervisor.contract.contract import HYPERPARAMETERS, RESOURCES, Contract, EntryKind, Strategy
+from supervisor.contract.contract import Contract
+from supervisor.contract.distribution import Strategy
+from supervisor.contract.entry_point import EntryKind
+from supervisor.contract.facts import HYPERPARAMETERS, RESOURCES
 from supervisor.contract.paths import Paths, paths_below
 from supervisor.contract.settings import GROUP_S, KILL_S, RECORD_S
 from supervisor.faults import ContractError, Fault, counted, shown

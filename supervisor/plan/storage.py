@@ -8,7 +8,8 @@ from __future__ import annotations
 import posixpath
 import sys
 
-from supervisor.contract.contract import Contract, is_sharded
+from supervisor.contract.channels import is_sharded
+from supervisor.contract.contract import Contract
 from supervisor.contract.paths import Paths, channel_below
 from supervisor.contract.values import TRANSFERS
 from supervisor.faults import ContractError, Fault

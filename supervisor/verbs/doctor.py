@@ -26,7 +26,10 @@ from typing import Final
 
 from supervisor import regular
 from supervisor.cluster.net import NoAddress, Resolver, families, is_address
-from supervisor.contract.contract import CONFIG_FILES, EntryKind, Facts, Strategy, read_contract
+from supervisor.contract.contract import read_contract
+from supervisor.contract.distribution import Strategy
+from supervisor.contract.entry_point import EntryKind
+from supervisor.contract.facts import CONFIG_FILES, Facts
 from supervisor.contract.paths import paths_below
 from supervisor.contract.reading import parse_settings, strangers_in, warnings_on
 from supervisor.engines import sagemaker

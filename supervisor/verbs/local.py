@@ -27,7 +27,7 @@ from supervisor.children import execution
 from supervisor.children.child import Child, spawn
 from supervisor.children.ending import kill_everything
 from supervisor.children.guardian import Guardian
-from supervisor.contract.contract import Strategy
+from supervisor.contract.distribution import Strategy
 from supervisor.contract.reading import parse_settings
 from supervisor.contract.settings import GROUP_S, KILL_S, Settings
 from supervisor.contract.strangers import PREFIX

@@ -21,8 +21,9 @@ _PAGE: Final = """\
 # Settings
 
 Everything that can be set, in groups, with its default. Every setting is a flag of \
-`supervisor train` and `supervisor local`, and an environment variable: `--stop-grace-s` is `SUPERVISOR_STOP_GRACE_S`. `supervisor settings` shows them in the terminal, \
-and `supervisor settings stop` those that have to do with a word.
+`supervisor train` and `supervisor local`, and an environment variable: `--stop-grace-s` is \
+`SUPERVISOR_STOP_GRACE_S`. `supervisor settings` shows them in the terminal, and \
+`supervisor settings stop` those that have to do with a word.
 
 Where a setting is given more than once, a flag counts before the environment, and that before a \
 hyperparameter of the platform or the platform's own variable (here behind *also*).

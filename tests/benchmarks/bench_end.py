@@ -26,7 +26,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from supervisor.contract.contract import Strategy
+from supervisor.contract.distribution import Strategy
 from supervisor.engines.local import LocalHost, free_ports, lay_out
 from supervisor.life.outcome import EXIT_MASTER_LOST
 

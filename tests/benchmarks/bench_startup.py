@@ -30,7 +30,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
-from supervisor.contract.contract import Strategy
+from supervisor.contract.distribution import Strategy
 from supervisor.engines.local import LocalHost, lay_out
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent

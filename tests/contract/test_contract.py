@@ -9,15 +9,10 @@ from typing import Any
 
 import pytest
 
-from supervisor.contract.contract import (
-    SWITCHES,
-    UNSUPPORTED,
-    Contract,
-    EntryKind,
-    Facts,
-    Strategy,
-    read_contract,
-)
+from supervisor.contract.contract import Contract, read_contract
+from supervisor.contract.distribution import SWITCHES, UNSUPPORTED, Strategy
+from supervisor.contract.entry_point import EntryKind
+from supervisor.contract.facts import Facts
 from supervisor.contract.reading import parse_settings
 from supervisor.contract.settings import TABLE
 from supervisor.faults import ContractError

@@ -17,7 +17,8 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from supervisor.cluster.liveness import MasterState, MemberState
-from supervisor.contract.contract import Strategy, read_contract
+from supervisor.contract.contract import read_contract
+from supervisor.contract.distribution import Strategy
 from supervisor.faults import ContractError
 from supervisor.life.words import CauseKind, Outcome, Phase, Role
 from supervisor.status.snapshot import BudgetRow, HostRow, ProcessRow, Snapshot, TransferRow

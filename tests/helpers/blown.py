@@ -16,7 +16,7 @@ import sys
 import time
 from typing import Final, Self
 
-from supervisor.contract.contract import Strategy
+from supervisor.contract.distribution import Strategy
 from supervisor.engines.local import ADDRESS, lay_out
 from tests.helpers.blown_host import HostRun, Notes
 from tests.helpers.blows import Dealt, Kind, Manner, Seen, Trial, bound_s

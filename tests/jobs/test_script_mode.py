@@ -14,7 +14,8 @@ import shutil
 import numpy as np
 import pytest
 
-from supervisor.contract.contract import CHANNELS, Strategy
+from supervisor.contract.distribution import Strategy
+from supervisor.contract.facts import CHANNELS
 from supervisor.engines.local import lay_out
 from tests.helpers.train import Train
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from supervisor.contract.contract import Strategy, read_contract
+from supervisor.contract.contract import read_contract
+from supervisor.contract.distribution import Strategy
 from supervisor.faults import ContractError
 from supervisor.life.words import Role, SuccessPolicy
 from supervisor.plan.plan import Plan, chief_name, make_plan, tf_config

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.contract.contract import Facts, read_contract
+from supervisor.contract.contract import read_contract
+from supervisor.contract.facts import Facts
 from supervisor.faults import ContractError
 from supervisor.plan.plan import FETCH, Plan, make_plan
 from supervisor.storage import job, notices

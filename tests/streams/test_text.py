@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import pytest
 
-from supervisor.contract.contract import Strategy
+from supervisor.contract.distribution import Strategy
 from supervisor.contract.reading import parse_settings
 from supervisor.engines.local import LocalHost
 from supervisor.faults import safe, safe_json, safe_lines

@@ -17,7 +17,9 @@ from typing import Any
 
 import pytest
 
-from supervisor.contract.contract import Facts, Strategy, read_contract
+from supervisor.contract.contract import read_contract
+from supervisor.contract.distribution import Strategy
+from supervisor.contract.facts import Facts
 from supervisor.engines.local import lay_out
 from supervisor.faults import Fault
 from supervisor.plan.plan import make_plan
