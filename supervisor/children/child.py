@@ -1,7 +1,8 @@
 """One child from spawn to reap: own session, own pipes, a pidfd, and a clean end of its tree.
 
-``Child.run_to_end`` is the life of a child, readable top to bottom. Its leader, the process that
-was executed, is ``leader.py``; what comes to an end besides, ``ending.py``.
+``Child.run_to_end`` is the life of a child, readable top to bottom. What it rests on:
+``leader.py``, the process that was executed and its exit status; ``signalling.py``, what is sent
+while it is owned; ``ending.py``, the end of what it leaves behind.
 """
 
 from __future__ import annotations
@@ -240,7 +241,7 @@ class Child:
             return False
         if not group:
             return self._signals.to_leader(signum)
-        return self._ending.asks(signum) or self._signals.to_group(signum)
+        return self._ending.pass_on(signum) or self._signals.to_group(signum)
 
     def suspend(self) -> int:
         """SIGSTOP to every process of the tree; how many were stopped.

@@ -66,13 +66,12 @@ class Ending:
         self.doomed: dict[int, tuple[str, ...]] = {}
         """Descendants that get SIGKILL: pid → command line; ``NAMED`` at most."""
 
-    def asks(self, signum: int) -> bool:
-        """Whether a sweep under way is what sends this signal, to those who came since it began.
-
-        The leader is dead. Who was there then has had it.
-        """
+    def pass_on(self, signum: int) -> bool:
+        """Have a sweep under way ask by its own signal; False if there is none, or it asks for
+        something else."""
         if self._sweeping is None or signum not in ENDING | {self._sweeping.signum}:
             return False
+        # The leader is dead. Who was there then has had it; this is for who came since.
         self._sweeping.include_all()
         return True
 

@@ -6,7 +6,7 @@ import enum
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from supervisor.contract.document import Documents
 from supervisor.contract.facts import HYPERPARAMETERS, RESOURCES
@@ -57,8 +57,7 @@ class Mpi:
     """The user's own, after ours."""
 
 
-@dataclass(frozen=True, slots=True)
-class Distribution:
+class Distribution(NamedTuple):
     """Who trains together, and what this host does; ``Contract`` says what each field means."""
 
     hosts: tuple[str, ...]
@@ -243,8 +242,8 @@ def _ps_hosts(
 
 
 def _mpi(documents: Documents, hyper: Hyperparameters, hosts: int) -> Mpi:
-    each = hyper.count("sagemaker_mpi_num_of_processes_per_host", 1)
-    processes = hyper.count("sagemaker_mpi_num_processes", each * hosts)
+    each = hyper.number("sagemaker_mpi_num_of_processes_per_host", 1)
+    processes = hyper.number("sagemaker_mpi_num_processes", each * hosts)
     key = "sagemaker_mpi_custom_mpi_options"
     text = hyper.text(key)
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from supervisor.contract.document import Documents
 from supervisor.contract.facts import OVERLAY, RESOURCES
@@ -13,8 +13,7 @@ ALONE: Final = "localhost"
 """The name of the only host where nobody has given it one: one that always resolves."""
 
 
-@dataclass(frozen=True, slots=True)
-class Hosts:
+class Hosts(NamedTuple):
     """What resourceconfig.json says; no hosts where it cannot be read."""
 
     resources: Mapping[str, Any]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from supervisor.contract.document import Documents
@@ -24,20 +23,22 @@ TUNING_METRIC: Final = "_tuning_objective_metric"
 _RESERVED: Final = frozenset({TUNING_METRIC, "default_user_module_name"})
 
 
-@dataclass(frozen=True, slots=True)
 class Hyperparameters:
     """Both kinds, decoded. A platform's one is checked by the method that reads it."""
 
-    user: Mapping[str, Any]
-    platform: Mapping[str, Any]
-    documents: Documents
-    """Is told of the faults."""
+    def __init__(
+        self, user: Mapping[str, Any], platform: Mapping[str, Any], documents: Documents
+    ) -> None:
+        """``documents`` is told of the faults."""
+        self.user = user
+        self.platform = platform
+        self._documents = documents
 
     def text(self, key: str) -> str:
         """A string; empty where there is none."""
         value = self.platform.get(key, "")
         if not isinstance(value, str):
-            self.documents.fault(HYPERPARAMETERS, key, value, "a string")
+            self._documents.fault(HYPERPARAMETERS, key, value, "a string")
             return ""
         return value
 
@@ -49,17 +50,17 @@ class Hyperparameters:
         if isinstance(value, str) and value.lower() in {"true", "false"}:
             return value.lower() == "true"
         if not isinstance(value, bool):
-            self.documents.fault(HYPERPARAMETERS, key, value, "true or false")
+            self._documents.fault(HYPERPARAMETERS, key, value, "true or false")
             return False
         return value
 
-    def count(self, key: str, default: int) -> int:
+    def number(self, key: str, default: int) -> int:
         """A number of processes."""
         value = self.platform.get(key)
         if value is None or value == "":
             return default
         if type(value) is not int or value < 1:
-            self.documents.fault(HYPERPARAMETERS, key, value, "a number of processes, 1 or more")
+            self._documents.fault(HYPERPARAMETERS, key, value, "a number of processes, 1 or more")
             return default
         return value
 
