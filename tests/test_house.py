@@ -62,12 +62,15 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
 }
 
 PURE: Final = {
-    *("faults", "life.words", "life.events", "life.agreement", "life.outcome", "life.lifecycle"),
+    *("faults", "life.words", "life.events", "life.agreement", "life.outcome", "life.automaton"),
+    *("life.ladder", "life.state", "life.joining", "life.ending", "life.lifecycle"),
     *("streams.masking", "mpi.words", "linux.memory", "cluster.protocol", "cluster.liveness"),
     *("children.attribution", "children.watchdog", "plan.requirements"),
     *("storage.location", "storage.job", "storage.notices", "storage.snapshot"),
-    *("contract.paths", "contract.strangers", "contract.settings", "contract.contract"),
-    *("contract.values", "contract.reading"),
+    *("contract.paths", "contract.strangers", "contract.values", "contract.settings"),
+    *("contract.reading", "contract.facts", "contract.document", "contract.hyperparameters"),
+    *("contract.hosts", "contract.channels", "contract.places", "contract.entry_point"),
+    *("contract.distribution", "contract.contract"),
     *("plan.arguments", "plan.proxies", "plan.given_config", "plan.environment", "plan.mpi"),
     *("plan.storage", "plan.plan"),
 }

@@ -3,4 +3,17 @@
 Nothing is started or planned here. Where a contract comes from is in ``engines/``.
 """
 
-__all__ = ["contract", "paths", "reading", "record", "settings", "strangers", "values"]
+__all__ = [
+    "channels",
+    "contract",
+    "distribution",
+    "entry_point",
+    "facts",
+    "hyperparameters",
+    "paths",
+    "reading",
+    "record",
+    "settings",
+    "strangers",
+    "values",
+]
