@@ -6,13 +6,15 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Literal
 
 from supervisor.cluster import beat
 from supervisor.contract.settings import Settings
 from supervisor.faults import safe
-from supervisor.life.words import Role
+from supervisor.host import figures
+from supervisor.life.words import ProcessSpec, Role
+from supervisor.plan.plan import FETCH, RESTORE
 from supervisor.streams import (
     Branch,
     Carriage,
@@ -126,6 +128,15 @@ class Outputs:
             host=safe(self.host), role="supervisor", stream="stderr", time="", mark="│"
         )
         return f"\x1b[0;{colour_of(self.host)}m{text}\x1b[0m" if self.color and text else text
+
+    def for_this_terminal(self, spec: ProcessSpec) -> ProcessSpec:
+        """A transfer's progress is drawn in place where that is seen."""
+        transfers = spec.name in {FETCH, RESTORE} or spec.role is Role.STORAGE
+        if not transfers or self.settings.log_progress != "auto" or not self.err.terminal:
+            return spec
+        from supervisor.storage.job import VARIABLE, drawn_in_place  # noqa: PLC0415
+
+        return replace(spec, env={**spec.env, VARIABLE: drawn_in_place(spec.env[VARIABLE])})
 
     def attach(self, name: str, role: Role, fds: Sequence[int]) -> tuple[tuple[Pump, ...], str]:
         """Pumps for the stdout and stderr of a process, started, and its log file (or ``""``).
@@ -256,55 +267,11 @@ class Outputs:
 
     def rows(self) -> list[dict[str, object]]:
         """What has become of each output by now, for the report."""
-        return [
-            {
-                "name": sink.name,
-                "written_bytes": sink.written_bytes,
-                "unwritten_bytes": sink.unwritten_bytes,
-                "dropped_bytes": sink.dropped_bytes,
-                "dropped_lines": sink.dropped_lines,
-                "discarded_bytes": sink.discarded_bytes,
-                "longest_stall_s": round(sink.longest_stall_s, 3),
-                "error": (sink.error.strerror or str(sink.error)) if sink.error else None,
-            }
-            for sink in self._sinks
-        ]
+        return figures.rows(self._sinks)
 
     def samples(self) -> Iterator[Sample]:
         """The same for ``/metrics``."""
-        from supervisor.status.snapshot import Sample  # noqa: PLC0415  # it is loaded: it asks
-
-        for sink in self._sinks:
-            labels = {"sink": os.path.basename(sink.name)}
-            counters = (
-                ("stream_written_bytes", "Bytes written to the output.", sink.written_bytes),
-                (
-                    "stream_dropped_bytes",
-                    "Bytes left out because the output was too slow.",
-                    sink.dropped_bytes,
-                ),
-                (
-                    "stream_dropped_lines",
-                    "Lines left out because the output was too slow.",
-                    sink.dropped_lines,
-                ),
-                (
-                    "stream_discarded_bytes",
-                    "Bytes thrown away because the output had failed.",
-                    sink.discarded_bytes,
-                ),
-            )
-            for name, text, value in counters:
-                yield Sample(name, text, value, labels, "counter")
-            queued = sink.unwritten_bytes
-            yield Sample("stream_queued_bytes", "Bytes that wait to be written.", queued, labels)
-            yield Sample(
-                "sink_stalled_seconds",
-                "How long the output has taken nothing.",
-                sink.stalled_s(),
-                labels,
-            )
-            yield Sample("sink_broken", "1 when the output has failed.", sink.broken, labels)
+        return figures.samples(self._sinks)
 
     # ------------------------------------------------------------------ the end
 
