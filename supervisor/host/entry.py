@@ -20,8 +20,10 @@ from supervisor.contract.paths import paths_below
 from supervisor.engines import sagemaker
 from supervisor.faults import ContractError, Fault
 from supervisor.host.console import Outputs
+from supervisor.host.files import READY_S, RECORD_LIMIT_S
 from supervisor.host.occupied import OccupiedError, occupied
-from supervisor.host.run import LAST_OUTPUT_S, READY_S, RECORD_LIMIT_S, run_host
+from supervisor.host.results import LAST_OUTPUT_S
+from supervisor.host.run import run_host
 from supervisor.life.outcome import EXIT_PREPARING, cut
 from supervisor.linux.inherited import STOP_SIGNALS, InheritedSignals, reset_inherited_signals
 from supervisor.plan.plan import Plan, make_plan

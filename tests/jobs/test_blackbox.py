@@ -19,7 +19,7 @@ import time
 
 import pytest
 
-from supervisor.host.run import _NOT_FORWARDED
+from supervisor.host.signals import NOT_FORWARDED
 from tests.helpers.aio import free_port
 from tests.helpers.children import OF_THE_C_LIBRARY
 from tests.helpers.job import COMMAND, Job, environment, processes_with
@@ -136,7 +136,7 @@ def test_every_other_signal_is_passed_on_once_and_in_order(
     """One after the other they keep their order. Of signals that are pending at once the kernel
     keeps none (signal(7)), but each must arrive."""
     lay_out(tmp_path, child("tells"))
-    signums = sorted(signal.valid_signals() - _NOT_FORWARDED - {*STOPS, signal.SIGTSTP})
+    signums = sorted(signal.valid_signals() - NOT_FORWARDED - {*STOPS, signal.SIGTSTP})
     names = [signal.Signals(s).name if s in set(signal.Signals) else str(s) for s in signums]
     with Train(tmp_path, place=place, SUPERVISOR_STOP_SIGNAL="SIGQUIT") as train:
         train.wait_for("ready")

@@ -1,0 +1,76 @@
+"""Whether a script still does something; loaded where ``SUPERVISOR_HANG_TIMEOUT_S`` asks for it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+
+from supervisor.aside import Aside
+from supervisor.children import evidence, stacks
+from supervisor.children.watchdog import Signs, Stillness
+from supervisor.contract import record
+from supervisor.contract.paths import Paths
+from supervisor.faults import safe_lines
+from supervisor.host.files import Files
+from supervisor.host.running import Running
+from supervisor.host.timeline import Say
+from supervisor.life import events as ev
+from supervisor.linux import procfs
+from supervisor.streams.masking import Masker
+
+_LOOK_S = 5.0
+"""Longest pause between two looks."""
+
+
+async def watch(
+    running: Running,
+    timeout_s: float,
+    *,
+    paths: Paths,
+    files: Files,
+    masker: Masker,
+    say: Say,
+    dump_stacks: Callable[[], int],
+    post: Callable[[ev.Event], None],
+) -> None:
+    """Look now and then until the process has ended, or nothing of it has moved for ``timeout_s``
+    seconds: then say so, with where it is, and post ``Hung``.
+
+    ``dump_stacks`` asks the tree for its stacks; how many of it can answer.
+    """
+    signs = await _signs_of_life(running, paths, files)
+    stillness = Stillness.begin(signs, running.heartbeat_before)
+    while stillness.idle_s < timeout_s:
+        if running.end is not None:
+            return
+        await asyncio.sleep(min(_LOOK_S, timeout_s / 10))
+        # A script that waits for a stalled reader of its output is held, and does not hang.
+        held = running.suspended or any(pump.held for pump in running.pumps)
+        signs = await _signs_of_life(running, paths, files)
+        stillness = stillness.excuse(signs) if held else stillness.look(signs)
+    name = running.spec.name
+    say("warning", "process.hung", process=name, idle_s=round(stillness.idle_s, 1))
+    words = ""
+    if dump_stacks():
+        await asyncio.sleep(stacks.WRITE_S)
+    elif running.child is not None:
+        with contextlib.suppress(TimeoutError):
+            words = await Aside("spy")(2 * stacks.SPY_S, stacks.spy, running.child.pid)
+        say("info", "process.seen", process=name, stacks=words)
+    words = masker.text(words) or running.tails(masker)[-1].decode("utf-8", "replace")
+    detail = safe_lines(words)[-evidence.DETAIL_LIMIT :]
+    post(ev.Hung(name, stillness.idle_s, time.time(), detail, stillness.beats))
+
+
+async def _signs_of_life(running: Running, paths: Paths, files: Files) -> Signs:
+    child = running.child
+    assert child is not None
+    pids = (child.pid, *child.descendants())
+    return Signs(
+        at=time.monotonic(),
+        output_bytes=running.output_bytes,
+        cpu_s=sum(procfs.usage(pid)[0] or 0.0 for pid in pids),
+        heartbeat=await files.look(lambda: record.heartbeat(paths), None),
+    )

@@ -1,0 +1,92 @@
+"""Where one host's life stands: its plan and the reducer's state, as they are now.
+
+Whoever takes part in the life reads it; ``run.py`` alone moves it on.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from supervisor.contract.contract import Strategy
+from supervisor.life.lifecycle import Process, Setup, State, initial
+from supervisor.life.outcome import host_exit_code, outcome_of
+from supervisor.life.words import Outcome, Role, Verdict
+from supervisor.plan.plan import Plan
+
+
+@dataclass(slots=True)
+class Present:
+    plan: Plan
+    state: State
+    stop_at: float | None = None
+    """When the platform kills us, ``time.monotonic()``; None while no stop was asked for."""
+
+    @classmethod
+    def begin(cls, plan: Plan) -> Present:
+        """Nothing has happened yet."""
+        return cls(plan, _initial_state(plan))
+
+    @property
+    def left_s(self) -> float | None:
+        """Until the platform kills us; may be negative. None while no stop was asked for."""
+        return None if self.stop_at is None else self.stop_at - time.monotonic()
+
+    @property
+    def verdict(self) -> Verdict:
+        """The job's, or this host's own where none was heard. Once there is a cause."""
+        cause = self.state.cause
+        assert cause is not None, "a life ends for a cause"
+        return self.state.verdict or Verdict(outcome_of(cause), cause)
+
+    @property
+    def succeeded(self) -> bool:
+        return self.verdict.outcome is Outcome.SUCCEEDED
+
+    @property
+    def exit_code(self) -> int:
+        """The supervisor's, as far as it is known; see ``outcome.EXIT_CODES``."""
+        state = self.state
+        return host_exit_code(
+            self.plan.host,
+            self.verdict,
+            state.script_status,
+            left=state.left,
+            publish_error=state.publish_error,
+        )
+
+    def stopped_by_us(self, process: str) -> bool:
+        """Whether we sent that process its stop signal."""
+        return any(each.name == process and each.stopped_by_us for each in self.state.processes)
+
+
+def _initial_state(plan: Plan) -> State:
+    setup = Setup(
+        host=plan.host,
+        master=plan.master,
+        hosts=plan.hosts,
+        success_policy=plan.success_policy,
+        # The variables live on the parameter servers, and the coordinator waits for its workers:
+        # the chief's last checkpoint needs both. The ranks of an MPI job are mpirun's to stop.
+        chief_first=plan.strategy in {Strategy.PS, Strategy.MPI},
+        budgets=plan.budgets,
+        success_share=plan.success_share,
+        tolerated_failures=plan.tolerated_failures,
+        evaluator=plan.evaluator,
+        scriptless=plan.scriptless,
+        agreement=plan.restore_agreement,
+        own_lines=plan.contract.settings.checkpoint_hosts == "all",
+    )
+    return initial(
+        setup,
+        tuple(
+            Process(
+                spec.name,
+                server=spec.essential,
+                step=spec.role is Role.PREPARE,
+                stop_signal=spec.stop_signal,
+                shelters_scripts=spec.role is Role.SSHD,
+            )
+            for spec in (*plan.steps, *plan.processes)
+        ),
+    )

@@ -1,0 +1,340 @@
+"""The processes of one host: started, owned to their end, signalled, and explained.
+
+Each is one task from spawn to reap. Processes end tasks, tasks do not end processes: the one
+exception is `Processes.leave`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shlex
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+from supervisor.children import stacks
+from supervisor.children.child import (
+    DYING_S,
+    Child,
+    ChildEnd,
+    Patience,
+    SpawnError,
+    kill_everything,
+    spawn,
+)
+from supervisor.children.guardian import Guardian
+from supervisor.contract import record
+from supervisor.faults import safe, safe_lines
+from supervisor.host import explanation
+from supervisor.host.console import Outputs
+from supervisor.host.files import Files
+from supervisor.host.present import Present
+from supervisor.host.running import Running
+from supervisor.host.tasks import Tasks
+from supervisor.host.timeline import Say
+from supervisor.host.timers import Timers
+from supervisor.life import events as ev
+from supervisor.life.lifecycle import Rung, respite
+from supervisor.life.words import ProcessSpec, Respite, Role, signal_name
+from supervisor.linux import procfs
+from supervisor.plan.plan import FETCH, RESTORE
+from supervisor.streams.masking import Masker
+
+SWEEP_KILL_S: Final = 2.0
+OUTLIVED_AFTER_S: Final = 0.25
+"""Descendants that are still there so long after their leader's end are worth a message: helpers
+of Python's multiprocessing take a moment to notice."""
+DRAIN_S: Final = 1.0
+"""After the leader's end a grandchild may hold the pipes; they are read for this long."""
+
+
+class Processes:
+    """Does what the reducer orders, and posts what became of it."""
+
+    def __init__(
+        self,
+        present: Present,
+        *,
+        post: Callable[[ev.Event], None],
+        say: Say,
+        tasks: Tasks,
+        timers: Timers,
+        files: Files,
+        outputs: Outputs,
+        masker: Masker,
+        guardian: Guardian | None,
+        fetched: Callable[[], Awaitable[None]],
+    ) -> None:
+        """``fetched`` is awaited when a step that fetches has ended well, before that is posted."""
+        self._present = present
+        self._post = post
+        self._say = say
+        self._tasks = tasks
+        self._timers = timers
+        self._files = files
+        self._outputs = outputs
+        self._masker = masker
+        self._guardian = guardian
+        self._fetched = fetched
+        self._by_name: dict[str, Running] = {}
+        self._group: asyncio.TaskGroup
+        self._owners: set[asyncio.Task[None]] = set()
+        self._kill_since: float | None = None
+        """When the time to die was over, ``loop.time()``."""
+        plan = present.plan
+        self.expect((*plan.steps, *plan.processes))
+
+    @property
+    def by_name(self) -> Mapping[str, Running]:
+        """Planned ones too."""
+        return self._by_name
+
+    def expect(self, specs: Iterable[ProcessSpec]) -> None:
+        """The plan was made, or made again; what has been started stays what it was."""
+        for spec in specs:
+            known = self._by_name.setdefault(spec.name, Running(spec))
+            if known.child is None:
+                known.spec = spec
+
+    def renew(self, spec: ProcessSpec) -> None:
+        """Plan a process, though one of its name may have run already."""
+        self._by_name[spec.name] = Running(spec)
+
+    # ------------------------------------------------------------------ from spawn to reap
+
+    def begin(self, group: asyncio.TaskGroup) -> None:
+        """``group`` is where children are owned; before the first start."""
+        self._group = group
+
+    def start(self, name: str) -> None:
+        running = self._by_name[name]
+        settings = self._present.plan.contract.settings
+        if settings.hang_timeout_s:  # else nobody asks for it
+            running.heartbeat_before = record.heartbeat(self._present.plan.paths)
+        spawned = self._spawn(running, one_pipe=settings.log_streams == "merge")
+        if isinstance(spawned, SpawnError):
+            message = self._masker.text(spawned.message)
+            self._post(ev.StartFailed(name, spawned.code, message, time.time()))
+            return
+        from supervisor.linux import cgroup  # noqa: PLC0415
+
+        child, spec = spawned, running.spec
+        if self._guardian is not None:
+            self._guardian.watch(child.pid)
+        running.child = child
+        running.started_at = time.time()
+        running.memory_before = cgroup.read_memory_cgroup()
+        running.pumps, running.log_file = self._outputs.attach(name, spec.role, child.take_pipes())
+        argv = shlex.join(self._masker.argv(spec.argv))
+        self._say("info", "process.started", process=name, pid=child.pid, argv=argv)
+        self._post(ev.Started(name, child.pid))
+        owner = self._group.create_task(
+            self._tasks.guard(f"process {name}", self._own(running, child))
+        )
+        self._owners.add(owner)
+        owner.add_done_callback(self._owners.discard)
+        if settings.hang_timeout_s and spec.role is not Role.PREPARE and not spec.essential:
+            watch = self._watch_for_hang(running, settings.hang_timeout_s)
+            self._tasks.serve("watchdog", watch, vital=False)
+
+    def _spawn(self, running: Running, *, one_pipe: bool) -> Child | SpawnError:
+        """A script that cannot be executed as it stands is started as its error suggests."""
+        spec = self._outputs.for_this_terminal(running.spec)
+        try:
+            return spawn(spec, one_pipe=one_pipe)
+        except SpawnError as error:
+            if error.instead is None or spec.essential or spec.role is Role.PREPARE:
+                return error
+            self._say("warning", "process.interpreted", text=error.instead.why)
+            running.spec = spec = replace(spec, argv=error.instead.argv)
+            with contextlib.suppress(SpawnError):
+                return spawn(spec, one_pipe=one_pipe)
+            return error
+
+    async def _own(self, running: Running, child: Child) -> None:
+        """One child from spawn to its end as an event."""
+        explanation.load()
+        end = await child.run_to_end(
+            running.pumps,
+            term_s=self._patience(running, child),
+            kill_s=SWEEP_KILL_S,
+            drain_s=DRAIN_S,
+        )
+        if self._guardian is not None:
+            self._guardian.forget(child.pid)
+        running.end, running.ended_at, running.outlived_by = end, time.time(), 0
+        name = running.spec.name
+        if end.killed:
+            self._say(
+                "warning",
+                "process.descendants_killed",
+                process=name,
+                signal="SIGKILL",
+                who=explanation.named(end.killed, self._masker),
+            )
+        if self._has_failed(running.spec, end):
+            self._outputs.reveal(name)
+        elif name in {FETCH, RESTORE} and end.status.ok:
+            await self._fetched()
+        message, detail = await self._explain(running, end)
+        self._say(
+            "info",
+            "process.exited",
+            process=name,
+            pid=child.pid,
+            exit=str(end.status),
+            seconds=round(end.run_s, 3),
+            # Otherwise it is a cause, and said as one.
+            **({"message": message} if self._present.state.cause and not end.status.ok else {}),
+        )
+        self._post(
+            ev.Exited(
+                name,
+                end.status,
+                running.ended_at,
+                safe(self._masker.text(message)),
+                safe_lines(self._masker.text(detail)),
+                end.left,
+            )
+        )
+
+    async def _explain(self, running: Running, end: ChildEnd) -> tuple[str, str]:
+        try:
+            return await explanation.explain(
+                running, end, present=self._present, files=self._files, masker=self._masker
+            )
+        except (OSError, ImportError) as error:
+            self._say("error", "internal.error", error=f"no explanation: {error}")
+        except Exception as error:  # noqa: BLE001  # a defect of ours is not to cost the exit status
+            self._tasks.broke(f"process {running.spec.name}", error)
+        return str(end.status), ""
+
+    def _has_failed(self, spec: ProcessSpec, end: ChildEnd) -> bool:
+        ended_well = end.status.ok and not spec.essential
+        return not ended_well and not self._present.stopped_by_us(spec.name)
+
+    def _patience(self, running: Running, child: Child) -> Patience:
+        """What the descendants that outlive a leader have; and say that they do."""
+        began: float | None = None
+        said = False
+
+        def ask(alive: Sequence[procfs.Process]) -> Respite:
+            nonlocal began, said
+            now = time.monotonic()
+            began = began or now
+            name = running.spec.name
+            given = respite(self._present.state, name, child.death(), asked=running.asked)
+            running.outlived_by = len(alive)
+            if alive and not said and now - began >= OUTLIVED_AFTER_S:
+                said = True
+                words = ((each.pid, procfs.arguments(each.pid)) for each in alive)
+                left_s = min(began + given.seconds - now, self._until_kill_s())
+                self._say(
+                    "info",
+                    "process.outlived",
+                    process=name,
+                    exit=str(child.death() or "unknown"),
+                    count=len(alive),
+                    who=explanation.named(words, self._masker),
+                    signal=signal_name(given.signum),
+                    left_s=round(left_s, 1),
+                )
+            return given
+
+        return ask
+
+    def _until_kill_s(self) -> float:
+        """On the way down: until SIGKILL ends what is alive now."""
+        left_s, present = self._timers.left_s, self._present
+        servers = present.state.rung is Rung.SERVERS
+        grace_s = left_s(ev.Deadline.GRACE) + (0.0 if servers else present.plan.budgets.group_s)
+        return max(0.0, min(grace_s, left_s(ev.Deadline.GROUP), left_s(ev.Deadline.LIMIT)))
+
+    async def _watch_for_hang(self, running: Running, timeout_s: float) -> None:
+        from supervisor.host import hanging  # noqa: PLC0415  # for those that ask for it
+
+        await hanging.watch(
+            running,
+            timeout_s,
+            paths=self._present.plan.paths,
+            files=self._files,
+            masker=self._masker,
+            say=self._say,
+            dump_stacks=lambda: self.dump_stacks(running.spec.name),
+            post=self._post,
+        )
+
+    # ------------------------------------------------------------------ what the reducer orders
+
+    def send(self, name: str, signum: int, *, whole_group: bool) -> None:
+        running = self._by_name[name]
+        child = running.child
+        if child is None:
+            return
+        stops = signum == running.spec.stop_signal and self._present.state.cause is not None
+        if stops:
+            running.stop_sent_at = running.stop_sent_at or time.time()
+        lived = not child.exited()
+        reached = child.signal(signum, group=whole_group)
+        running.asked = running.asked or (stops and lived and reached)
+        to = "group" if whole_group else "leader"
+        signum_name = signal_name(signum)
+        self._say(
+            "info", "process.signalled", process=name, pid=child.pid, signal=signum_name, to=to
+        )
+
+    def suspend(self, name: str) -> None:
+        running = self._by_name[name]
+        if running.child is not None:
+            running.suspended = True
+            count = running.child.suspend()
+            self._say("info", "process.suspended", process=name, processes=count)
+
+    def resume(self, name: str) -> None:
+        running = self._by_name[name]
+        if running.child is not None:
+            running.suspended = False
+            count = running.child.resume()
+            self._say("info", "process.resumed", process=name, processes=count)
+
+    def dump_stacks(self, name: str) -> int:
+        """Ask the tree for its stacks; how many of it can answer."""
+        child = self._by_name[name].child
+        if child is None:
+            return 0
+        asked = stacks.dump((child.pid, *child.descendants()))
+        self._say("info", "process.stacks", process=name, processes=asked)
+        return asked
+
+    def kill(self, name: str) -> None:
+        """The whole tree."""
+        child = self._by_name[name].child
+        if child is not None:
+            self._say("warning", "process.kill", process=name, pid=child.pid)
+            child.kill_soon()
+
+    # ------------------------------------------------------------------ the end
+
+    def dying(self) -> bool:
+        """Whether what was killed needs no more than a little time: it is not to be given up."""
+        now = asyncio.get_running_loop().time()
+        if self._kill_since is None:
+            self._kill_since = now
+        if now - self._kill_since > DYING_S + SWEEP_KILL_S + DRAIN_S:
+            return False
+        children = [self._by_name[process.name].child for process in self._present.state.alive]
+        return all(child is not None and child.dying() for child in children)
+
+    def leave(self) -> None:
+        """The one case in which a task ends before its process: it would never end."""
+        for owner in self._owners:
+            owner.cancel()
+
+    def close(self) -> None:
+        """However the life ended: nothing of ours survives. Synchronous."""
+        for running in self._by_name.values():
+            if running.child is not None:
+                running.child.close(running.pumps)
+        kill_everything()

@@ -1,0 +1,45 @@
+"""One process of this host, as far as its life has come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from supervisor.children.child import Child, ChildEnd
+from supervisor.life.words import ProcessSpec
+from supervisor.streams import Pump
+from supervisor.streams.masking import Masker
+
+if TYPE_CHECKING:  # not needed before the script's start: loaded when it is used
+    from supervisor.linux.memory import MemoryReading
+
+
+@dataclass(slots=True)
+class Running:
+    """What is kept of one process: planned, then running, then ended."""
+
+    spec: ProcessSpec
+    child: Child | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+    end: ChildEnd | None = None
+    pumps: tuple[Pump, ...] = ()
+    log_file: str = ""
+    suspended: bool = False
+    stop_sent_at: float | None = None
+    asked: bool = False
+    """Our stop signal reached the leader while it lived."""
+    heartbeat_before: int | None = None
+    outlived_by: int = 0
+    """Its leader is dead, and so many descendants are not."""
+    memory_before: MemoryReading | None = None
+
+    @property
+    def output_bytes(self) -> int:
+        return sum(pump.bytes_read for pump in self.pumps)
+
+    def tails(self, masker: Masker) -> list[bytes]:
+        """The last of each stream, stderr's the last of all. Secrets go first: whatever is cut or
+        picked out of the text later is masked by then."""
+        ends = [(pump, pump.tail()) for pump in self.pumps]
+        return [masker.tail(tail, whole=pump.bytes_read <= len(tail)) for pump, tail in ends]
