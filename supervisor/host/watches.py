@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from supervisor.aside import Aside
 from supervisor.cluster import beat
@@ -17,8 +17,10 @@ from supervisor.host.present import Present
 from supervisor.host.tasks import Tasks
 from supervisor.host.timeline import Say
 from supervisor.life.words import Role
-from supervisor.linux.contacts import Servers, rest_s
 from supervisor.plan.plan import Plan
+
+if TYPE_CHECKING:  # not needed before the script's start: loaded when it is used
+    from supervisor.linux.contacts import Servers
 
 _SHARED: Final = ("/tmp", "/dev/shm")  # noqa: S108  # looked at, never written
 """Places outside the base directory that scripts fill."""
@@ -44,9 +46,7 @@ class Watches:
         """The script has started."""
         resumed = self._say_resumed(time.time_ns(), after_s)
         self._tasks.serve("resumed", resumed, vital=False)
-        self._servers = _servers(self._present.plan)
-        if self._servers is not None:
-            self._tasks.serve("servers", self._watch_servers(self._servers), vital=False)
+        self._tasks.serve("servers", self._watch_servers(), vital=False)
 
     def end_with_script(self) -> None:
         """The last look at the servers, before they are stopped. Of a job that failed another cause
@@ -74,9 +74,14 @@ class Watches:
                     self._say("warning", "files.silent", text=text)
             await asyncio.sleep(resources.EVERY_S)
 
-    async def _watch_servers(self, servers: Servers) -> None:
+    async def _watch_servers(self) -> None:
         """Look now and then whether anybody speaks to the servers of this host."""
         began = time.monotonic()
+        self._servers = servers = _servers(self._present.plan)
+        if servers is None:
+            return
+        from supervisor.linux.contacts import rest_s  # noqa: PLC0415
+
         while not servers.settled:
             await asyncio.sleep(beat.rest_s(rest_s(time.monotonic() - began)))
             servers.look(time.monotonic())
@@ -115,10 +120,13 @@ async def _newest(directory: str, before_ns: int) -> str:
 
 def _servers(plan: Plan) -> Servers | None:
     """The ports by which it is seen whether the script takes part in its cluster."""
-    if plan.strategy is Strategy.MWMS and plan.listening:  # an evaluator opens none
-        return Servers({plan.processes[-1].name: plan.listening[-1]}, own=True)
-    if plan.strategy is not Strategy.PS:
+    if plan.strategy not in {Strategy.PS, Strategy.MWMS}:
         return None
+    from supervisor.linux.contacts import Servers  # noqa: PLC0415
+
+    if plan.strategy is Strategy.MWMS:  # an evaluator opens none
+        own = plan.listening and {plan.processes[-1].name: plan.listening[-1]}
+        return Servers(own, own=True) if own else None
     here = plan.endpoints[plan.host]
     ports = {
         spec.name: here.ps.port if spec.role is Role.PS else here.train.port
