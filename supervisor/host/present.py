@@ -6,7 +6,6 @@ Whoever takes part in the life reads it; ``run.py`` alone moves it on.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 
 from supervisor.contract.contract import Strategy
 from supervisor.life.lifecycle import Process, Setup, State, initial
@@ -15,17 +14,14 @@ from supervisor.life.words import Outcome, Role, Verdict
 from supervisor.plan.plan import Plan
 
 
-@dataclass(slots=True)
 class Present:
-    plan: Plan
-    state: State
-    stop_at: float | None = None
-    """When the platform kills us, ``time.monotonic()``; None while no stop was asked for."""
+    """The plan by which this host lives, where the reducer stands, and how much time is left."""
 
-    @classmethod
-    def begin(cls, plan: Plan) -> Present:
-        """Nothing has happened yet."""
-        return cls(plan, _initial_state(plan))
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.state = _initial_state(plan)
+        self.stop_at: float | None = None
+        """When the platform kills us, ``time.monotonic()``; None while no stop was asked for."""
 
     @property
     def left_s(self) -> float | None:

@@ -101,7 +101,7 @@ class _Host:
         self._inbox: asyncio.Queue[ev.Event] = asyncio.Queue()
         self._signals = Signals(self._post)
         self._collector = orphans.Collector()
-        self._present = present = Present.begin(plan)
+        self._present = present = Present(plan)
         self._timeline = Timeline(log, masker)
         post, say = self._post, self._timeline.say
         files = Files(plan.paths.base, say)
@@ -160,7 +160,7 @@ class _Host:
     # ------------------------------------------------------------------ the life, in order
 
     def listen(self, inherited: InheritedSignals) -> None:
-        """Hear signals, and be told of orphans. Before anything slow."""
+        """Signals become events, and orphans ours to reap. Before anything slow."""
         self._signals.install(inherited)
         orphans.adopt()
         self._collector.start()
