@@ -16,8 +16,8 @@ from supervisor.host.present import Present
 from supervisor.host.running import Running
 from supervisor.host.timeline import Timeline
 from supervisor.host.watches import Watches
-from supervisor.life.lifecycle import Life, Process
-from supervisor.life.words import Outcome, Phase
+from supervisor.life.state import Process
+from supervisor.life.words import Life, Outcome, Phase
 from supervisor.linux import procfs
 from supervisor.streams.masking import Masker
 

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from supervisor.aside import Aside
-from supervisor.contract.contract import OVERLAY, RESOURCES
+from supervisor.contract.facts import OVERLAY, RESOURCES
 from supervisor.host.files import READY_S
 from supervisor.host.present import Present
 from supervisor.host.tasks import Tasks

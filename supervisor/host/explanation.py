@@ -14,7 +14,8 @@ from itertools import islice
 from typing import Final
 
 from supervisor.children import execution
-from supervisor.children.child import NAMED, ChildEnd
+from supervisor.children.child import ChildEnd
+from supervisor.children.ending import NAMED
 from supervisor.contract import record
 from supervisor.faults import safe
 from supervisor.host.files import Files
@@ -32,7 +33,7 @@ _MISTAKEN: Final = frozenset({2, 126, 127})
 def load() -> None:
     """What cannot be loaded (too many open files) costs an explanation, not the job."""
     with contextlib.suppress(OSError, ImportError):
-        from supervisor.children import evidence  # noqa: F401, PLC0415
+        from supervisor.children import attribution  # noqa: F401, PLC0415
         from supervisor.cluster import protocol  # noqa: F401, PLC0415
         from supervisor.linux import cgroup  # noqa: F401, PLC0415
         from supervisor.mpi import words as mpi_words  # noqa: F401, PLC0415
@@ -43,7 +44,7 @@ async def explain(
 ) -> tuple[str, str]:
     """Why ``running`` ended: a sentence, and the detail. Raises OSError or ImportError where what
     it needs cannot be loaded."""
-    from supervisor.children import evidence  # noqa: PLC0415
+    from supervisor.children import attribution  # noqa: PLC0415
     from supervisor.linux import cgroup  # noqa: PLC0415
     from supervisor.mpi import words as mpi_words  # noqa: PLC0415
 
@@ -59,11 +60,11 @@ async def explain(
         words = mpi_words.read(stdout, stderr, end.status.code)
         who, stdout, stderr = words.who, words.stdout, words.stderr
         status = ExitStatus(signum=words.signum) if words.signum else status
-    if running.stop_sent_at is not None and end.status.code in evidence.RESTART_CODES:
+    if running.stop_sent_at is not None and end.status.code in attribution.RESTART_CODES:
         checkpoint = await newest_checkpoint(running.stop_sent_at)
-    early = not end.status.ok and end.run_s < evidence.STARTUP_S
+    early = not end.status.ok and end.run_s < attribution.STARTUP_S
     saved = early and await newest_checkpoint(running.started_at or 0.0)
-    known = evidence.read(
+    known = attribution.attribute_failure(
         status=status,
         run_s=end.run_s,
         stdout=stdout,

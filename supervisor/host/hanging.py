@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 
 from supervisor.aside import Aside
-from supervisor.children import evidence, stacks
-from supervisor.children.watchdog import Signs, Stillness
+from supervisor.children import attribution, stacks
+from supervisor.children.watchdog import HangDetector, Signs
 from supervisor.contract import record
 from supervisor.contract.paths import Paths
 from supervisor.faults import safe_lines
@@ -41,17 +41,17 @@ async def watch(
     ``dump_stacks`` asks the tree for its stacks; how many of it can answer.
     """
     signs = await _signs_of_life(running, paths, files)
-    stillness = Stillness.begin(signs, running.heartbeat_before)
-    while stillness.idle_s < timeout_s:
+    detector = HangDetector.begin(signs, running.heartbeat_before)
+    while detector.idle_s < timeout_s:
         if running.end is not None:
             return
         await asyncio.sleep(min(_LOOK_S, timeout_s / 10))
         # A script that waits for a stalled reader of its output is held, and does not hang.
         held = running.suspended or any(pump.held for pump in running.pumps)
         signs = await _signs_of_life(running, paths, files)
-        stillness = stillness.excuse(signs) if held else stillness.look(signs)
+        detector = detector.excuse(signs) if held else detector.look(signs)
     name = running.spec.name
-    say("warning", "process.hung", process=name, idle_s=round(stillness.idle_s, 1))
+    say("warning", "process.hung", process=name, idle_s=round(detector.idle_s, 1))
     words = ""
     if dump_stacks():
         await asyncio.sleep(stacks.WRITE_S)
@@ -60,8 +60,8 @@ async def watch(
             words = await Aside("spy")(2 * stacks.SPY_S, stacks.spy, running.child.pid)
         say("info", "process.seen", process=name, stacks=words)
     words = masker.text(words) or running.tails(masker)[-1].decode("utf-8", "replace")
-    detail = safe_lines(words)[-evidence.DETAIL_LIMIT :]
-    post(ev.Hung(name, stillness.idle_s, time.time(), detail, stillness.beats))
+    detail = safe_lines(words)[-attribution.DETAIL_LIMIT :]
+    post(ev.Hung(name, detector.idle_s, time.time(), detail, detector.beats))
 
 
 async def _signs_of_life(running: Running, paths: Paths, files: Files) -> Signs:

@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from supervisor.children.guardian import Guardian
-from supervisor.contract.settings import KILL_S, RECORD_S, TRANSFERS
+from supervisor.contract.settings import KILL_S, RECORD_S
+from supervisor.contract.values import TRANSFERS
 from supervisor.faults import counted
 from supervisor.host.console import Outputs
 from supervisor.host.files import Files

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from supervisor import regular
 from supervisor.children import execution
 from supervisor.contract import record
-from supervisor.contract.contract import EntryKind
+from supervisor.contract.entry_point import EntryKind
 from supervisor.faults import ContractError
 from supervisor.host.files import READY_S, Files, silent
 from supervisor.host.present import Present

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import time
 
-from supervisor.contract.contract import Strategy
-from supervisor.life.lifecycle import Process, Setup, State, initial
+from supervisor.contract.distribution import Strategy
 from supervisor.life.outcome import host_exit_code, outcome_of
+from supervisor.life.state import Process, Setup, State, initial
 from supervisor.life.words import Outcome, Role, Verdict
 from supervisor.plan.plan import Plan
 

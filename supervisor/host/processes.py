@@ -15,15 +15,9 @@ from dataclasses import replace
 from typing import Final
 
 from supervisor.children import stacks
-from supervisor.children.child import (
-    DYING_S,
-    Child,
-    ChildEnd,
-    Patience,
-    SpawnError,
-    kill_everything,
-    spawn,
-)
+from supervisor.children.child import Child, ChildEnd, spawn
+from supervisor.children.ending import DYING_S, Patience, kill_everything
+from supervisor.children.execution import SpawnError
 from supervisor.children.guardian import Guardian
 from supervisor.contract import record
 from supervisor.faults import safe, safe_lines
@@ -36,8 +30,8 @@ from supervisor.host.tasks import Tasks
 from supervisor.host.timeline import Say
 from supervisor.host.timers import Timers
 from supervisor.life import events as ev
-from supervisor.life.lifecycle import Rung, respite
-from supervisor.life.words import ProcessSpec, Respite, Role, signal_name
+from supervisor.life.ladder import respite
+from supervisor.life.words import ProcessSpec, Respite, Role, Rung, signal_name
 from supervisor.linux import procfs
 from supervisor.plan.plan import FETCH, RESTORE
 from supervisor.streams.masking import Masker

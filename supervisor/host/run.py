@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, assert_never
 
-from supervisor.children.child import InheritedSignals
 from supervisor.children.guardian import Guardian
 from supervisor.host import neighbour
 from supervisor.host.account import Account
@@ -38,6 +37,7 @@ from supervisor.life import events as ev
 from supervisor.life.lifecycle import step
 from supervisor.life.words import Phase
 from supervisor.linux import orphans
+from supervisor.linux.inherited import InheritedSignals
 from supervisor.plan.plan import Plan
 from supervisor.streams.logs import Log
 from supervisor.streams.masking import Masker

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from supervisor.children.child import InheritedSignals
 from supervisor.life import events as ev
+from supervisor.linux.inherited import InheritedSignals
 from supervisor.linux.signals import SignalPipe
 
 NOT_FORWARDED: Final = frozenset(

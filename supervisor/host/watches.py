@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from supervisor.aside import Aside
 from supervisor.cluster import beat
-from supervisor.contract.contract import Strategy
+from supervisor.contract.distribution import Strategy
 from supervisor.host.files import LOOK_S, silent
 from supervisor.host.present import Present
 from supervisor.host.tasks import Tasks
