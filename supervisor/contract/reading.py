@@ -150,7 +150,7 @@ def is_ours(name: str) -> bool:
 
 
 def warnings_on(unknown: Mapping[str, tuple[str, int]]) -> tuple[str, ...]:
-    """What is said of variables that are likely another program's; their found are not."""
+    """What is said of variables that are likely another program's; their values are not."""
     return tuple(
         f"{name} is no setting of this program and is left alone: the nearest is {near}; "
         "SUPERVISOR_STRICT_SETTINGS=true makes it an error"
@@ -165,46 +165,46 @@ def _unknown(name: str, value: str, near: str) -> Fault:
     return Fault("environment", name, found, f"a known setting; did you mean {near}?")
 
 
-def _in_flight(found: dict[str, Any]) -> list[Fault]:
-    part, room = found["s3_part_bytes"], found["s3_in_flight_bytes"]
+def _in_flight(given: dict[str, Any]) -> list[Fault]:
+    part, room = given["s3_part_bytes"], given["s3_in_flight_bytes"]
     if part <= room:
         return []
     expected = f"at least SUPERVISOR_S3_PART_BYTES, {part}: one part must fit"
     return [Fault("settings", "SUPERVISOR_S3_IN_FLIGHT_BYTES", str(room), expected)]
 
 
-def _poll_wait(found: dict[str, Any]) -> list[Fault]:
+def _poll_wait(given: dict[str, Any]) -> list[Fault]:
     """Resolve ``auto``. A member that waits for an answer gives no other sign of life."""
-    lease_s = found["master_lease_s"]
-    if found["poll_wait_s"] is None:
-        found["poll_wait_s"] = min(30.0, lease_s / 4)
-    if found["poll_wait_s"] <= min(30.0, lease_s / 2):
+    lease_s = given["master_lease_s"]
+    if given["poll_wait_s"] is None:
+        given["poll_wait_s"] = min(30.0, lease_s / 4)
+    if given["poll_wait_s"] <= min(30.0, lease_s / 2):
         return []
     return [
         Fault(
             "settings",
             "SUPERVISOR_POLL_WAIT_S",
-            f"{found['poll_wait_s']:g}",
+            f"{given['poll_wait_s']:g}",
             f"at most 30, and half of SUPERVISOR_MASTER_LEASE_S, {lease_s / 2:g}",
         )
     ]
 
 
-def _share_out(found: dict[str, Any]) -> list[Fault]:
+def _share_out(given: dict[str, Any]) -> list[Fault]:
     """Resolve ``auto`` shares; the shares must fit into the limit, else the last one is a lie."""
-    limit_s = found["stop_limit_s"]
-    if found["publish_reserve_s"] is None:
-        found["publish_reserve_s"] = limit_s / 8
-    tail_s = GROUP_S + found["server_grace_s"] + KILL_S + found["publish_reserve_s"] + RECORD_S
+    limit_s = given["stop_limit_s"]
+    if given["publish_reserve_s"] is None:
+        given["publish_reserve_s"] = limit_s / 8
+    tail_s = GROUP_S + given["server_grace_s"] + KILL_S + given["publish_reserve_s"] + RECORD_S
     room_s = limit_s - tail_s
-    grace_s = found["stop_grace_s"]
-    found["stop_grace_s"] = max(room_s, 0.0) if grace_s is None else grace_s
-    if room_s > 0 and found["stop_grace_s"] <= room_s:
+    grace_s = given["stop_grace_s"]
+    given["stop_grace_s"] = max(room_s, 0.0) if grace_s is None else grace_s
+    if room_s > 0 and given["stop_grace_s"] <= room_s:
         return []
     less = (
         f"SUPERVISOR_STOP_LIMIT_S {limit_s:g} less {tail_s:g} for process groups, servers "
-        f"(SUPERVISOR_SERVER_GRACE_S {found['server_grace_s']:g}), SIGKILL, publishing "
-        f"(SUPERVISOR_PUBLISH_RESERVE_S {found['publish_reserve_s']:g}) and the report"
+        f"(SUPERVISOR_SERVER_GRACE_S {given['server_grace_s']:g}), SIGKILL, publishing "
+        f"(SUPERVISOR_PUBLISH_RESERVE_S {given['publish_reserve_s']:g}) and the report"
     )
     if room_s <= 0:  # no grace fits, 0 neither: another setting is to be changed
         expected = f"a limit that leaves the script time: {less}; raise the limit, or lower those"

@@ -51,18 +51,18 @@ def success_policy(text: str) -> str:
     if word in {"auto", "chief", "all"}:
         return word
     try:
-        share = float(text)
+        part = float(text)
     except ValueError:
-        share = 0.0
-    if not 0 < share <= 1:
+        part = 0.0
+    if not 0 < part <= 1:
         raise ValueError("auto, chief, all, or a share of the scripts, above 0 and at most 1")
     return text
 
 
 def failure_policy(text: str) -> str:
-    word, _, count = text.lower().partition(":")
+    word, _, number = text.lower().partition(":")
     if text.lower() == "fail-fast" or (
-        word == "tolerate" and count.isascii() and count.isdigit() and len(count) < 6
+        word == "tolerate" and number.isascii() and number.isdigit() and len(number) < 6
     ):
         return text.lower()
     raise ValueError("fail-fast, or tolerate:N with N workers")
