@@ -147,7 +147,7 @@ class Preparing:
         values.whole_number(1),
         "200000",
         "",
-        "how many files it may hold",
+        "how many files the archive of sagemaker_submit_directory may hold",
     )
 
 
@@ -235,7 +235,7 @@ class Output:
         values.size(1),
         "64MiB",
         "B",
-        "size at which such a file is rotated, at a line's end",
+        "size at which a log file is rotated, at a line's end",
     )
     log_file_keep: int = setting(
         values.whole_number(0),
@@ -265,7 +265,7 @@ class Ending:
         "auto",
         "s",
         "the script's share after a stop signal, to save a checkpoint; "
-        "auto: what the limit leaves (92 of 120)",
+        "auto: what SUPERVISOR_STOP_LIMIT_S leaves (92 of 120)",
         common=True,
     )
     end_grace_s: float = setting(
@@ -291,7 +291,8 @@ class Ending:
         values.share,
         "auto",
         "s",
-        "the part of that limit which is kept for writing out results; auto: an eighth of it",
+        "the part of SUPERVISOR_STOP_LIMIT_S that is kept for writing out results; "
+        "auto: an eighth of it",
     )
     max_runtime_s: float = setting(
         values.seconds,
@@ -375,7 +376,7 @@ class Joining:
         values.seconds,
         "1",
         "s",
-        "the time over which those refusals must be spread",
+        "the time over which the refusals of SUPERVISOR_MASTER_REFUSED_COUNT must be spread",
     )
     bare_master_after_s: float = setting(
         values.seconds,
@@ -388,7 +389,7 @@ class Joining:
         values.share,
         "auto",
         "s",
-        "length of a member's long poll, at most 30; auto: a quarter of the lease",
+        "length of a member's long poll, at most 30; auto: a quarter of SUPERVISOR_MASTER_LEASE_S",
     )
 
 
@@ -521,7 +522,7 @@ class Storage:
         values.directory,
         "",
         "",
-        "the directory that the script saves them to, told it as SUPERVISOR_CHECKPOINT_DIR; "
+        "the directory that the script saves checkpoints to, told it as SUPERVISOR_CHECKPOINT_DIR; "
         "empty: checkpoints below the base directory",
     )
     checkpoint_hosts: str = setting(
@@ -535,7 +536,8 @@ class Storage:
         values.whole_number(0),
         "0",
         "",
-        "how many complete checkpoints are kept there, older ones are deleted; 0: all",
+        "how many complete checkpoints SUPERVISOR_CHECKPOINT_S3_URI keeps, older ones are deleted; "
+        "0: all",
     )
     checkpoint_settle_s: float = setting(
         values.seconds,
@@ -728,7 +730,7 @@ class Settings(Arguments, Preparing, Output, Ending, Joining, Status, Cluster, M
 
 
 TABLE: Final[tuple[Setting, ...]] = tuple(
-    declared._replace(field=field, group=(group.__doc__ or "").rstrip("."))
+    declared._replace(field=field, group=(group.__doc__ or group.__name__).rstrip("."))
     for group in GROUPS
     for field, declared in vars(group).items()
     if isinstance(declared, Setting)

@@ -65,7 +65,8 @@ def page() -> str:
         for setting in settings:
             default = f"`{setting.default}`{_unit(setting)}" if setting.default else ""
             twins = "".join(f"; also `{twin}`" for twin in setting.twins)
-            lines.append(f"| `{setting.env}` | {default} | {setting.help}{twins} |")
+            meaning = setting.help.replace("<", r"\<")  # <NAME> would be taken for HTML
+            lines.append(f"| `{setting.env}` | {default} | {meaning}{twins} |")
         lines.append("")
     return "\n".join(lines)
 
@@ -76,7 +77,8 @@ def _groups(settings: Iterable[Setting]) -> Iterator[tuple[str, list[Setting]]]:
 
 
 def _unit(setting: Setting) -> str:
-    return f" {setting.unit}" if setting.unit and setting.default not in {"", "auto"} else ""
+    """What is to be read behind its default, which may be a word, or have a unit (``64MiB``)."""
+    return f" {setting.unit}" if setting.unit and setting.default.isdigit() else ""
 
 
 def _field(word: str) -> str:

@@ -113,3 +113,8 @@ def test_an_unknown_flag_is_one_sentence_with_the_nearest_name(
         f"supervisor: command line: {flag}: found an unknown option; expected one of supervisor "
         f"{words[0]}; did you mean {near}"
     )
+
+
+def test_what_the_page_has_in_angle_brackets_is_no_html(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["help", "settings"]) == 0
+    assert "SUPERVISOR_CHANNEL_<NAME>" in capsys.readouterr().out
