@@ -87,11 +87,12 @@ def _parsed(name: str, verb: Verb, words: Sequence[str]) -> argparse.Namespace:
         def error(self, message: str) -> NoReturn:
             super().error(safe(message))
 
-        def nearest(self, flag: str) -> str:
+        def nearest(self, flag: str) -> list[str]:
+            """The option that was meant, perhaps by its variable's name, where any is like it."""
             import difflib  # noqa: PLC0415  # for a slip alone
 
-            known = [option for option in self._option_string_actions if option.startswith("--")]
-            return difflib.get_close_matches(flag, known, n=1, cutoff=0)[0]
+            meant = "--" + flag.strip("-").lower().replace("_", "-").removeprefix("supervisor-")
+            return difflib.get_close_matches(meant, self._option_string_actions, n=1)
 
     parser = Parser(
         prog=f"supervisor {name}",
@@ -106,7 +107,10 @@ def _parsed(name: str, verb: Verb, words: Sequence[str]) -> argparse.Namespace:
     known, unknown = parser.parse_known_args(words, given)
     flag = unknown[0].partition("=")[0] if unknown else ""
     if flag.startswith("--"):
-        expected = f"one of supervisor {name}; did you mean {parser.nearest(flag)}?"
+        lists = "--help-all" if verb.settings else "--help"
+        near = parser.nearest(flag)
+        remedy = f"did you mean {near[0]}?" if near else f"supervisor {name} {lists} lists them"
+        expected = f"an option of supervisor {name}; {remedy}"
         raise ContractError([Fault("command line", flag, "an unknown option", expected)])
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
@@ -283,16 +287,28 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _define_settings(parser: argparse.ArgumentParser) -> None:
+    import argparse  # noqa: PLC0415
+
+    from supervisor.contract.settings import TABLE  # noqa: PLC0415
+
     parser.add_argument(
         "word", nargs="?", metavar="WORD", help="in the name, the group or the meaning"
     )
+    for setting in TABLE:  # a flag is a word too
+        parser.add_argument(
+            *{setting.flag, f"--{setting.field}"},
+            dest="flag",
+            action="store_const",
+            const=setting.flag,
+            help=argparse.SUPPRESS,
+        )
     parser.add_argument("--markdown", action="store_true", help="the guide's page of them")
 
 
 def _settings(arguments: argparse.Namespace) -> int:
     from supervisor.verbs import settings  # noqa: PLC0415
 
-    return settings.show(arguments.word, markdown=arguments.markdown)
+    return settings.show(arguments.flag or arguments.word, markdown=arguments.markdown)
 
 
 def _define_help(parser: argparse.ArgumentParser) -> None:

@@ -45,11 +45,12 @@ def show(word: str | None, *, markdown: bool = False) -> int:
     found = [setting for setting in TABLE if word is None or _is_about(setting, word)]
     if not found:
         assert word is not None
-        names = [setting.field for setting in TABLE]
-        [near] = difflib.get_close_matches(_field(word), names, n=1, cutoff=0)
+        flags = {setting.field: setting.flag for setting in TABLE}
+        near = [flags[name] for name in difflib.get_close_matches(_field(word), flags)]
+        remedy = f"near by name: {', '.join(near)}" if near else "supervisor settings shows all"
         print(
             f"supervisor settings: no setting has {shown(word)} in its name, its group or its "
-            f"meaning; the nearest name is --{near.replace('_', '-')}",
+            f"meaning; {remedy}",
             file=sys.stderr,
         )
         return EXIT_UNKNOWN

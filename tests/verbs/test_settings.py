@@ -50,6 +50,7 @@ def test_all_settings_are_shown_in_their_groups_and_fit_the_terminal(
     [
         ("stop-grace", ["--stop-grace-s"]),
         ("SUPERVISOR_TOKEN", ["--token"]),
+        ("--mpi-ssh-port", ["--mpi-ssh-port"]),
         ("--mpi_ssh_port", ["--mpi-ssh-port"]),
         ("S3_ENDPOINT_URL", ["--s3-endpoint"]),
         ("Hydra", ["--args-style"]),
@@ -62,7 +63,17 @@ def test_a_word_finds_settings_by_name_variable_and_meaning(
     assert re.findall(r"^  (--[a-z0-9-]+)", capsys.readouterr().out, re.MULTILINE) == flags
 
 
-def test_a_word_that_finds_nothing_is_answered_with_the_nearest_name(
+def test_a_word_like_none_is_answered_with_the_way_to_all(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["settings", "zzz"]) == settings.EXIT_UNKNOWN
+    assert capsys.readouterr().err == (
+        "supervisor settings: no setting has 'zzz' in its name, its group or its meaning; "
+        "supervisor settings shows all\n"
+    )
+
+
+def test_a_word_that_finds_nothing_is_answered_with_the_nearest_names(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert cli.main(["settings", "stop-grase-s"]) == settings.EXIT_UNKNOWN
@@ -70,7 +81,7 @@ def test_a_word_that_finds_nothing_is_answered_with_the_nearest_name(
     assert out == ""
     assert error == (
         "supervisor settings: no setting has 'stop-grase-s' in its name, its group or its meaning; "
-        "the nearest name is --stop-grace-s\n"
+        "near by name: --stop-grace-s, --evaluator-grace-s, --server-grace-s\n"
     )
 
 
@@ -96,7 +107,8 @@ def test_help_shows_the_ten_that_people_use_and_help_all_every_one(
         (["train", "--stop-grace", "5"], "--stop-grace-s"),
         (["local", "--log-fromat=json", "train.py"], "--log-format"),
         (["local", "--host", "2", "train.py"], "--hosts"),
-        (["plan", "--SUPERVISOR_TOKEN", "x"], "--"),
+        (["plan", "--SUPERVISOR_TOKEN=x"], "--token"),
+        (["settings", "--stop-grace"], "--stop-grace-s"),
         (["doctor", "--jsn"], "--json"),
         (["status", "--wtch"], "--watch"),
     ],
@@ -109,9 +121,23 @@ def test_an_unknown_flag_is_one_sentence_with_the_nearest_name(
     flag = words[1].partition("=")[0]
     [line] = error.splitlines()
     assert out == ""
-    assert line.startswith(
-        f"supervisor: command line: {flag}: found an unknown option; expected one of supervisor "
-        f"{words[0]}; did you mean {near}"
+    assert line == (
+        f"supervisor: command line: {flag}: found an unknown option; expected an option of "
+        f"supervisor {words[0]}; did you mean {near}?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("verb", "option"), [("train", "--help-all"), ("local", "--help-all"), ("status", "--help")]
+)
+def test_where_no_option_is_like_it_the_list_is_named(
+    verb: str, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``--foo`` was answered with "did you mean --token?"."""
+    assert cli.main([verb, "--foo"]) == 80
+    assert capsys.readouterr().err == (
+        "supervisor: command line: --foo: found an unknown option; expected an option of "
+        f"supervisor {verb}; supervisor {verb} {option} lists them\n"
     )
 
 
