@@ -1,6 +1,6 @@
 """What can happen to a host (events) and what it can do about it (actions), as frozen data.
 
-The reducer of ``lifecycle.py`` turns one into the other; ``run.py`` observes the first and
+The reducer of ``lifecycle.py`` turns one into the other; ``host/`` observes the first and
 performs the second. An event tells a fact and carries no opinion; the time of an event, where it
 matters, is a value in it, because the reducer knows no clock.
 """
