@@ -234,6 +234,7 @@ def test_a_local_wheel_installs_offline_and_the_script_imports_it(host: Host) ->
     assert exited[0]["seconds"] > 0
 
 
+@pytest.mark.tensorflow
 def test_a_requirement_that_would_downgrade_tensorflow_is_refused_before_pip(host: Host) -> None:
     version = next(version for name, version in installed_versions().items() if name in TENSORFLOWS)
     host.lay_out("open('../model/ran', 'w')", requirements="wares\ntensorflow==2.3.0\n")

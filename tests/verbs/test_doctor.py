@@ -406,6 +406,7 @@ def test_a_directory_that_was_named_must_hold_a_contract(tmp_path: pathlib.Path)
     assert len([found for found in red if "sagemaker_program" in found]) == 1
 
 
+@pytest.mark.tensorflow
 def test_a_sound_contract_passes_and_nothing_is_started(tmp_path: pathlib.Path) -> None:
     base = contract(tmp_path, "open('started', 'w')\n")
     result = doctor("--json", cwd=tmp_path, SAGEMAKER_BASE_DIR=base)
@@ -536,6 +537,7 @@ def test_nvidia_smi_is_asked_in_bounded_time(
     assert found in line.found
 
 
+@pytest.mark.tensorflow
 def test_a_setting_that_is_unknown_is_red_without_a_contract_too(tmp_path: pathlib.Path) -> None:
     result = doctor("--json", cwd=tmp_path, SUPERVISOR_STOP_GRACE="3")
     [line] = [check for check in checks_of(result) if check.state is State.RED]

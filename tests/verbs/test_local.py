@@ -83,6 +83,7 @@ def servers_serve(job: Job) -> None:
         job.wait_for(rf"{host} ps │ .* listens on port", 60)
 
 
+@pytest.mark.tensorflow
 def test_a_job_that_succeeds(tmp_path: pathlib.Path, script: str) -> None:
     with start(tmp_path, script, "algo-1=late") as job:
         assert job.wait() == 0
@@ -104,6 +105,7 @@ def test_a_job_that_succeeds(tmp_path: pathlib.Path, script: str) -> None:
             assert word in table
 
 
+@pytest.mark.tensorflow
 def test_a_worker_that_fails_may_be_tolerated(tmp_path: pathlib.Path, script: str) -> None:
     """Its parameter server stays, the job succeeds, and what was tolerated is said."""
     parts = ("algo-1=late", "algo-2=fail")
@@ -247,6 +249,7 @@ def test_every_host_alone_ends_when_all_have(tmp_path: pathlib.Path, script: str
         assert all(row["exit_code"] == 0 for row in job.report("algo-2")["processes"])
 
 
+@pytest.mark.tensorflow
 def test_a_worker_that_ends_early_keeps_its_parameter_server(
     tmp_path: pathlib.Path, script: str
 ) -> None:
@@ -259,6 +262,7 @@ def test_a_worker_that_ends_early_keeps_its_parameter_server(
         assert server["ended_at"] > chief["ended_at"]
 
 
+@pytest.mark.tensorflow
 @pytest.mark.parametrize(
     ("parts", "who", "codes", "job_code"),
     [
@@ -289,6 +293,7 @@ def test_a_script_that_fails_fails_the_job_everywhere_with_its_cause(
             assert not job.succeeded(host)
 
 
+@pytest.mark.tensorflow
 @pytest.mark.parametrize(
     ("host", "process", "codes", "job_code"),
     [
@@ -312,6 +317,7 @@ def test_a_process_killed_from_outside_fails_the_job(
             assert "SIGKILL" in text
 
 
+@pytest.mark.tensorflow
 def test_sigterm_stops_the_chief_first_and_its_exit_is_the_jobs(
     tmp_path: pathlib.Path, script: str
 ) -> None:
@@ -332,6 +338,7 @@ def test_sigterm_stops_the_chief_first_and_its_exit_is_the_jobs(
             assert job.failure(host) is None
 
 
+@pytest.mark.tensorflow
 def test_a_script_that_does_not_answer_sigterm_dies_of_it_and_the_job_says_so(
     tmp_path: pathlib.Path, script: str
 ) -> None:
@@ -342,6 +349,7 @@ def test_a_script_that_does_not_answer_sigterm_dies_of_it_and_the_job_says_so(
         assert "received SIGTERM" in (job.failure("algo-1") or "")
 
 
+@pytest.mark.tensorflow
 def test_sigterm_to_one_member_ends_the_whole_job_in_order(
     tmp_path: pathlib.Path, script: str
 ) -> None:
@@ -355,6 +363,7 @@ def test_sigterm_to_one_member_ends_the_whole_job_in_order(
         assert (job.host_dir("algo-1") / "checkpoints" / "saved").exists()
 
 
+@pytest.mark.tensorflow
 def test_a_second_ctrl_c_means_now(tmp_path: pathlib.Path, script: str) -> None:
     with start(tmp_path, script, "all=ignore") as job:
         all_ready(job)
@@ -367,6 +376,7 @@ def test_a_second_ctrl_c_means_now(tmp_path: pathlib.Path, script: str) -> None:
         assert chief["seconds"] < 20, "the grace was not waited for"
 
 
+@pytest.mark.tensorflow
 def test_a_script_that_ignores_sigterm_is_killed_when_the_job_has_failed(
     tmp_path: pathlib.Path, script: str
 ) -> None:
@@ -380,6 +390,7 @@ def test_a_script_that_ignores_sigterm_is_killed_when_the_job_has_failed(
             assert "algo-2 worker" in (job.failure(host) or ""), "what we killed is not blamed"
 
 
+@pytest.mark.tensorflow
 def test_a_master_that_is_killed_is_noticed(tmp_path: pathlib.Path, script: str) -> None:
     with start(tmp_path, script) as job:
         all_ready(job)
@@ -395,6 +406,7 @@ def test_a_master_that_is_killed_is_noticed(tmp_path: pathlib.Path, script: str)
         assert "no report" in job.output
 
 
+@pytest.mark.tensorflow
 def test_a_member_that_is_killed_is_noticed(tmp_path: pathlib.Path, script: str) -> None:
     with start(tmp_path, script) as job:
         all_ready(job)
