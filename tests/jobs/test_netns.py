@@ -261,6 +261,7 @@ def test_a_member_with_another_token_says_so_and_is_named(fleet: Fleet) -> None:
     assert not any("secret" in host.failure + host.log for host in hosts)
 
 
+@pytest.mark.tensorflow
 def test_a_worker_that_fails_is_named_on_every_host(fleet: Fleet) -> None:
     """With parameter servers, on the ports of production."""
     hosts = fleet("algo-3=fail", strategy="ps")
