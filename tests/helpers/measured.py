@@ -7,7 +7,7 @@ ours that they start.
 Coverage's own ``patch = subprocess`` starts in every Python below the tests, the scripts of jobs
 too: it is in their environment, among their modules, and costs each 0.15 s of processor time. Here
 it starts in programs of ours alone, as they are started in earnest (``-m supervisor…``, a console
-script, a file of ``supervisor/programs``). What a test runs with ``-c`` is left alone, for it is
+script, a file of the package). What a test runs with ``-c`` is left alone, for it is
 mostly asked what it loads. A supervisor takes twice its processor time with it (0.35 s more, half
 of which goes into imports), so that only the first case of a parametrized test has its processes
 measured. What SIGKILL ends, or becomes another program by exec, tells nothing.
@@ -31,14 +31,20 @@ SWITCH: Final = "TEST_COVERAGE"
 LISTENER: Final = f"""
 import os, sys
 if os.environ.get("{SWITCH}") and any(
-    word == "supervisor" or word.startswith("supervisor.") or "/supervisor/programs/" in word
+    word == "supervisor" or word.startswith("supervisor.")
+    or "/supervisor/" in word and word.endswith(".py")
     or word.endswith(("/bin/supervisor", "/bin/train"))
     for word in sys.orig_argv[1:5]
 ):
-    import coverage
-    os.environ["COVERAGE_PROCESS_START"] = os.environ["{SWITCH}"]
-    coverage.process_startup()
-    del os.environ["COVERAGE_PROCESS_START"]
+    try:
+        os.getcwd()
+    except OSError:  # it was removed: coverage cannot do without
+        pass
+    else:
+        import coverage
+        os.environ["COVERAGE_PROCESS_START"] = os.environ["{SWITCH}"]
+        coverage.process_startup()
+        del os.environ["COVERAGE_PROCESS_START"]
 """
 
 _seen: Final[set[str]] = set()
@@ -62,5 +68,6 @@ if __name__ == "__main__":
     listener = pathlib.Path(site.getsitepackages()[0], "tests_measured.pth")
     listener.write_text(f"import sys; exec({LISTENER!r})\n", encoding="utf-8")
 else:
-    _measured = coverage.Coverage(config_file=CONFIG)
+    # By package here: the report shall know of the files that nothing imports, too.
+    _measured = coverage.Coverage(config_file=CONFIG, source_pkgs=["supervisor"])
     _measured.start()  # now: what is imported before the first test has lines, too
