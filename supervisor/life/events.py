@@ -8,8 +8,8 @@ matters, is a value in it, because the reducer knows no clock.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 
+from supervisor.life.frozen import Frozen
 from supervisor.life.words import Cause, ExitStatus, JobState, Phase, Verdict
 
 
@@ -47,13 +47,11 @@ class Deadline(enum.StrEnum):
 # --------------------------------------------------------------------------- events
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
+class Prepared(Frozen):
     """The supervisor is ready; what is left before the barrier are the steps of the plan."""
 
 
-@dataclass(frozen=True, slots=True)
-class Replanned:
+class Replanned(Frozen):
     """What was fetched calls for further steps: the code is here, and its requirements."""
 
     steps: tuple[str, ...]
@@ -61,28 +59,24 @@ class Replanned:
     """What the checkpoint directory holds now, see ``agreement.Held``; None: what it held."""
 
 
-@dataclass(frozen=True, slots=True)
-class TransferFailed:
+class TransferFailed(Frozen):
     """A transfer without which the job is not to go on cannot be done."""
 
     message: str
     at: float
 
 
-@dataclass(frozen=True, slots=True)
-class PrepareFailed:
+class PrepareFailed(Frozen):
     message: str
     at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(Frozen):
     process: str
     pid: int
 
 
-@dataclass(frozen=True, slots=True)
-class StartFailed:
+class StartFailed(Frozen):
     """exec failed. ``code`` is 127 when the program was not found, 126 when it could not run."""
 
     process: str
@@ -91,8 +85,7 @@ class StartFailed:
     at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Exited:
+class Exited(Frozen):
     """A process is gone: its tree swept, its status reaped, its pipes drained.
 
     ``message`` and ``detail`` are what its last words say (``children/attribution.py``); ``left``
@@ -107,16 +100,14 @@ class Exited:
     left: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Signalled:
+class Signalled(Frozen):
     """A signal reached the supervisor."""
 
     signum: int
     at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Hung:
+class Hung(Frozen):
     """A script has shown no sign of life for ``idle_s``; its stacks have been asked for."""
 
     process: str
@@ -128,14 +119,12 @@ class Hung:
     """It uses its heartbeat file, and that alone counted."""
 
 
-@dataclass(frozen=True, slots=True)
-class Expired:
+class Expired(Frozen):
     deadline: Deadline
     at: float
 
 
-@dataclass(frozen=True, slots=True)
-class MemberReported:
+class MemberReported(Frozen):
     """On the master: a member said where it stands."""
 
     host: str
@@ -146,8 +135,7 @@ class MemberReported:
     """What its checkpoint directory holds; empty where it says nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class MemberLost:
+class MemberLost(Frozen):
     """On the master: a member that had joined has been silent for a lease, refuses, or another
     supervisor has come in its place."""
 
@@ -156,8 +144,7 @@ class MemberLost:
     at: float
 
 
-@dataclass(frozen=True, slots=True)
-class JobChanged:
+class JobChanged(Frozen):
     """On a member: the master's document of the job."""
 
     state: JobState
@@ -168,23 +155,20 @@ class JobChanged:
     """While joining: the generation that every host is to hold."""
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(Frozen):
     """While joining: which hosts are missing, and why, as far as it can be seen from here."""
 
     reasons: tuple[tuple[str, str], ...]
     """Host and reason: ``("algo-3", "DNS")``, ``("algo-7", "no answer on 2224")``."""
 
 
-@dataclass(frozen=True, slots=True)
-class MasterSeen:
+class MasterSeen(Frozen):
     """On a member: the master answers. ``bare``: only the chief's TCP port, no status server."""
 
     bare: bool
 
 
-@dataclass(frozen=True, slots=True)
-class MasterLost:
+class MasterLost(Frozen):
     """On a member: the master had been seen and is gone without a verdict.
 
     ``how`` is a `liveness.How`: ``crashed`` (connections refused, several times), ``unreachable``
@@ -196,21 +180,18 @@ class MasterLost:
     at: float
 
 
-@dataclass(frozen=True, slots=True)
-class MasterEnded:
+class MasterEnded(Frozen):
     """On a member: a bare master closed its port. It ended; its verdict is unknown."""
 
     evidence: str
     at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
+class Published(Frozen):
     error: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Broke:
+class Broke(Frozen):
     """A defect of ours: a task of the supervisor raised."""
 
     message: str
@@ -243,13 +224,11 @@ Event = (
 # --------------------------------------------------------------------------- actions
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(Frozen):
     process: str
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(Frozen):
     """A signal to the leader alone, or to its whole group (then followed by SIGCONT)."""
 
     process: str
@@ -257,47 +236,40 @@ class Send:
     whole_group: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Suspend:
+class Suspend(Frozen):
     """SIGSTOP to every process of the tree."""
 
     process: str
 
 
-@dataclass(frozen=True, slots=True)
-class Resume:
+class Resume(Frozen):
     """SIGCONT to every process of the tree."""
 
     process: str
 
 
-@dataclass(frozen=True, slots=True)
-class DumpStacks:
+class DumpStacks(Frozen):
     """Ask the Python processes of the tree where they are, before it is too late to ask."""
 
     process: str
 
 
-@dataclass(frozen=True, slots=True)
-class KillTree:
+class KillTree(Frozen):
     """SIGKILL to the group and to every descendant, those with a session of their own too."""
 
     process: str
 
 
-@dataclass(frozen=True, slots=True)
-class Arm:
+class Arm(Frozen):
     deadline: Deadline
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Disarm:
+class Disarm(Frozen):
     deadline: Deadline
 
 
-@dataclass(frozen=True, slots=True)
-class Announce:
+class Announce(Frozen):
     """On the master: publish a new revision of the job's document."""
 
     state: JobState
@@ -308,15 +280,13 @@ class Announce:
     """While joining: the generation that every host is to hold."""
 
 
-@dataclass(frozen=True, slots=True)
-class Restore:
+class Restore(Frozen):
     """Make a step that restores this generation; ``Prepared`` has it started."""
 
     generation: str
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(Frozen):
     """On a member: tell the master where this host stands."""
 
     phase: Phase
@@ -325,18 +295,15 @@ class Report:
     holds: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Publish:
+class Publish(Frozen):
     """Send what is to be kept to where it is to be kept."""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(Frozen):
     """Write failure, success and report."""
 
 
-@dataclass(frozen=True, slots=True)
-class Say:
+class Say(Frozen):
     """A line of the supervisor's own log: an event name and fields."""
 
     event: str
