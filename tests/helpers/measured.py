@@ -10,7 +10,7 @@ it starts in programs of ours alone, as they are started in earnest (``-m superv
 script, a file of the package). What a test runs with ``-c`` is left alone, for it is
 mostly asked what it loads. A supervisor takes twice its processor time with it (0.35 s more, half
 of which goes into imports), so that only the first case of a parametrized test has its processes
-measured. What SIGKILL ends, or becomes another program by exec, tells nothing.
+measured. What SIGKILL ends tells nothing.
 """
 
 from __future__ import annotations
