@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable, Iterator
 
 
-async def until(predicate: Callable[[], object], timeout_s: float = 10.0) -> None:
+async def until(predicate: Callable[[], object], timeout_s: float = 30.0) -> None:
     """Let the loop turn until a condition holds; fail after a deadline."""
     try:
         async with asyncio.timeout(timeout_s):

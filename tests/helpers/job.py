@@ -76,7 +76,7 @@ class Job:
     def output(self) -> str:
         return self.out_path.read_text(encoding="utf-8", errors="replace")
 
-    def wait_for(self, pattern: str, timeout_s: float = 30.0) -> re.Match[str]:
+    def wait_for(self, pattern: str, timeout_s: float = 60.0) -> re.Match[str]:
         """The first match of ``pattern`` in the output; fails early if the job has ended."""
 
         def look() -> re.Match[str] | None:

@@ -172,7 +172,7 @@ class Train:
         """To the supervisor, wherever it is."""
         os.kill(self.supervisor(), signum)
 
-    def wait_for(self, pattern: str, timeout_s: float = 30.0) -> re.Match[str]:
+    def wait_for(self, pattern: str, timeout_s: float = 60.0) -> re.Match[str]:
         """The first match in what it wrote to stdout or stderr."""
 
         def look() -> re.Match[str] | None:

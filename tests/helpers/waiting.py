@@ -16,7 +16,7 @@ class TooLateError(AssertionError):
     """A condition did not come true in time."""
 
 
-def wait_until(predicate: Callable[[], T], timeout_s: float = 10.0, what: str = "") -> T:
+def wait_until(predicate: Callable[[], T], timeout_s: float = 30.0, what: str = "") -> T:
     """Poll until ``predicate()`` is true and return what it returned."""
     deadline = time.monotonic() + timeout_s
     while not (value := predicate()):
@@ -27,7 +27,7 @@ def wait_until(predicate: Callable[[], T], timeout_s: float = 10.0, what: str = 
 
 
 async def wait_until_async(
-    predicate: Callable[[], T], timeout_s: float = 10.0, what: str = ""
+    predicate: Callable[[], T], timeout_s: float = 30.0, what: str = ""
 ) -> T:
     """The same, while the event loop turns."""
     deadline = time.monotonic() + timeout_s

@@ -716,7 +716,8 @@ def test_what_a_parameter_server_said_is_shown_when_it_fails(tmp_path: pathlib.P
         assert "chatter" not in job.output
         for host in ("algo-1", "algo-2"):
             log = job.host_dir(host) / "output" / "supervisor" / "logs" / "ps.log"
-            assert "chatter" in log.read_text()
+            # The file has a writer of its own, which may come after the console's.
+            wait_until(lambda: log.exists() and "chatter" in log.read_text())  # noqa: B023
         (tmp_path / "go").touch()
         assert job.wait() == 85
         assert re.search(r"algo-\d ps · the last of what ps wrote, all of it:", job.output)

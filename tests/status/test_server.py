@@ -367,7 +367,7 @@ def test_a_member_that_is_alive_is_not_replaced() -> None:
     """A second supervisor on a member's host ended the running job: its word was believed."""
 
     async def scenario() -> None:
-        async with master(lease_s=0.8) as it, polls(it, "m-1"):
+        async with master(lease_s=8.0) as it, polls(it, "m-1"):
             assert await report(it, "m-1", Phase.JOINING) == (200, "")
             for state in (JobState.JOINING, JobState.RUNNING):
                 it.board.announce(state)
@@ -386,11 +386,11 @@ def test_a_member_that_is_alive_is_not_replaced() -> None:
 
 def test_a_member_that_is_gone_is_replaced_while_the_hosts_join() -> None:
     async def scenario() -> None:
-        async with master(lease_s=0.8) as it:
+        async with master(lease_s=4.0) as it:
             async with polls(it, "m-1"):
                 assert await report(it, "m-1", Phase.JOINING) == (200, "")
             assert await report(it, "m-2", Phase.PREPARING) == (409, "taken"), "perhaps alive"
-            gone = time.monotonic() + 0.25
+            gone = time.monotonic() + 1.05  # over a quarter of the lease
             await until(lambda: time.monotonic() > gone)
             assert await report(it, "m-2", Phase.PREPARING) == (200, "")
             assert it.lost == [("algo-2", "restarted: its supervisor was started anew")]
@@ -758,7 +758,8 @@ def knock(port: int, address: str) -> socket.socket:
 
 async def ask(port: int, path: str, address: str) -> int:
     """The status of one answer to a connection from ``address``."""
-    async with session(address) as client, client.get(f"http://127.0.0.1:{port}{path}") as answer:
+    url = f"http://127.0.0.1:{port}{path}"
+    async with asyncio.timeout(20), session(address) as client, client.get(url) as answer:
         await answer.read()
         return answer.status
 
@@ -812,7 +813,7 @@ def test_who_fills_the_kernels_queue_is_shut_out_for_a_while() -> None:
     the queue was full of the stranger's connections, and the members' were dropped with them."""
 
     async def scenario() -> None:
-        limits = Limits(shut_s=1.0, backlog=1000)
+        limits = Limits(shut_s=3.0, backlog=1000)
         async with master(members=FAR, limits=limits) as it:
             port = it.server.port
             for _ in range(900):
@@ -871,8 +872,8 @@ def test_a_member_loses_nothing_under_a_flood(source: str, what: str) -> None:
 
     async def scenario() -> None:
         async with (
-            master(lease_s=2.0) as it,
-            link(it.server.port, lease_s=2.0, wait_s=0.2) as member,
+            master(lease_s=6.0) as it,
+            link(it.server.port, lease_s=6.0, wait_s=0.2) as member,
         ):
             await until(lambda: member.link.document)
             flood = await asyncio.create_subprocess_exec(
@@ -887,9 +888,9 @@ def test_a_member_loses_nothing_under_a_flood(source: str, what: str) -> None:
                 slowest_s = max(slowest_s, time.monotonic() - began)
                 reports += 1
                 member.link.report(phases[reports % 2], script_ended=False, cause=None)
-                assert await member.link.flush(2)
+                assert await member.link.flush(6)
             assert it.server._counts["connections"] > 200
-            assert slowest_s < 2
+            assert slowest_s < 6
             assert it.lost == []
             assert not member.of(ev.MasterLost)
 
