@@ -12,11 +12,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from supervisor.cluster.probe import MasterLink
+from supervisor.life import events as ev
 from supervisor.life.words import Phase
 from supervisor.status.board import JobBoard
 from supervisor.status.doors import Member
@@ -52,12 +53,19 @@ async def serve(port: int, members: tuple[Member, ...], lease_s: float) -> None:
     await asyncio.Event().wait()
 
 
+def _plain(event: ev.Event) -> dict[str, Any]:
+    return {
+        name: asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+        for name, value in vars(event).items()
+    }
+
+
 async def follow(port: int, own_port: int, lease_s: float, token: str | None) -> None:
     link = MasterLink(
         host="algo-2",
         master_host="algo-1",
         status_endpoint=("127.0.0.1", port),
-        post=lambda event: say(event=type(event).__name__, **asdict(event)),
+        post=lambda event: say(event=type(event).__name__, **_plain(event)),
         token=token,
         lease_s=lease_s,
         refused_count=3,
