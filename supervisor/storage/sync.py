@@ -141,12 +141,6 @@ class Inlet:
                 self.orders.put_nowait(order)
 
 
-class _Ended(Exception):  # noqa: N818  # not an error: somebody asked for it
-    def __init__(self, code: int) -> None:
-        super().__init__(code)
-        self.code = code
-
-
 class Sync:
     """One life of the process."""
 
