@@ -8,7 +8,8 @@ import subprocess
 import sys
 
 from tests import repeat
-from tests.helpers.job import ROOT, processes_with
+from tests.helpers.job import processes_with
+from tests.helpers.tree import ROOT
 
 SUITE = """
 import os, pathlib, subprocess, time
@@ -42,7 +43,7 @@ def run(tmp_path: pathlib.Path, *arguments: str, suite: str = SUITE) -> tuple[in
         check=False,
         timeout=300,
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": ROOT, "PYTEST_ADDOPTS": ""},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_ADDOPTS": ""},
     )
     assert not done.stderr
     return done.returncode, done.stdout

@@ -19,6 +19,7 @@ from supervisor.children.attribution import Attribution, attribute_failure
 from supervisor.life.words import ExitStatus, speaks_of_lost_peer
 from supervisor.linux import cgroup, memory
 from supervisor.linux.memory import MemoryReading
+from tests.helpers.tree import RECORDINGS
 
 HOURS = 3 * 3600 + 12 * 60.0
 
@@ -379,11 +380,10 @@ TENSORFLOW = {
 """Recorded of TensorFlow 2.21 and Keras 3.15, file → what the cause begins with."""
 VICTIMS = {"mwms_killed0", "mwms_mismatch0", "mwms_raises0", "ps_killed0"}
 """Those that died of another process's end."""
-RECORDINGS = Path(__file__).parent.parent / "recorded" / "tensorflow"
 
 
 def test_every_recording_is_in_the_table() -> None:
-    assert {path.stem for path in RECORDINGS.glob("*.txt")} == set(TENSORFLOW)
+    assert {path.stem for path in (RECORDINGS / "tensorflow").glob("*.txt")} == set(TENSORFLOW)
 
 
 @pytest.mark.parametrize("name", TENSORFLOW)
@@ -391,7 +391,7 @@ def test_what_tensorflow_says_went_wrong_is_the_cause(name: str) -> None:
     """Every host of a job said TensorFlow's fixed advice, "The error could be from a previous
     operation. Restart your program to reset.", and not what had happened."""
     status = ExitStatus(signum=signal.SIGSEGV) if name == "segv" else ExitStatus(code=1)
-    stderr = (RECORDINGS / f"{name}.txt").read_bytes()
+    stderr = (RECORDINGS / "tensorflow" / f"{name}.txt").read_bytes()
     found = attribute_failure(status=status, run_s=HOURS, stderr=stderr)
     assert found.message.startswith(TENSORFLOW[name])
     assert speaks_of_lost_peer(f"{found.message} {found.detail}") == (name in VICTIMS)
@@ -404,7 +404,7 @@ def test_what_tensorflow_says_went_wrong_is_the_cause(name: str) -> None:
 def test_chatter_is_nobodys_last_word() -> None:
     """After SIGKILL the failure text was TensorFlow's start-up chatter, a dump of its options
     included, in place of what the script had said last."""
-    chatter = (RECORDINGS / "segv.txt").read_text() + (
+    chatter = (RECORDINGS / "tensorflow" / "segv.txt").read_text() + (
         "I0000 00:00:1795871965.909758    1327 eager_service_impl.cc:355] SessionOptions: x\n"
         'device_count {\n  key: "CPU"\n  value: 1\n}\nallow_soft_placement: true\n\n'
         "2025-01-31 12:00:00.000001: I tensorflow/core/util/port.cc:153] oneDNN custom\n"
@@ -432,7 +432,7 @@ def test_a_failed_check_of_cpp_is_the_cause() -> None:
 def test_what_has_begun_does_not_fail_to_start() -> None:
     """``(start-up failure)`` was said of scripts that had trained steps, in their first 5 s."""
     trace = 'Traceback (most recent call last):\n  File "/c/t.py", line 5, in f\nValueError: bad\n'
-    chatter = (RECORDINGS / "segv.txt").read_text()
+    chatter = (RECORDINGS / "tensorflow" / "segv.txt").read_text()
     assert "start-up" in failed(trace, run_s=0.8).message
     assert "start-up" in failed(chatter + trace, run_s=0.8).message
     assert "start-up" not in failed(trace, run_s=0.8, stdout="step 1\n").message

@@ -15,8 +15,8 @@ import pytest
 from supervisor.life.outcome import EXIT_CODES
 from supervisor.verbs import cli
 from supervisor.verbs.help import guide
+from tests.helpers.tree import ROOT
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
 PACKAGE = ROOT / "supervisor"
 README = ROOT / "README.md"
 PAGES = sorted((PACKAGE / "guide").glob("*.md"))

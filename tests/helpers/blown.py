@@ -24,9 +24,10 @@ from tests.helpers.job import COMMAND, environment, processes_with
 from tests.helpers.oracle import judge
 from tests.helpers.remains import Remains
 from tests.helpers.striking import Striker
+from tests.helpers.tree import SCRIPTS
 
 _TICK_S: Final = 0.005
-_TENSORFLOW: Final = pathlib.Path(__file__).parents[1] / "scripts" / "tensorflow_jobs.py"
+_TENSORFLOW: Final = SCRIPTS / "tensorflow_jobs.py"
 _STRATEGIES: Final = {
     Kind.MWMS: Strategy.MWMS,
     Kind.TF_MWMS: Strategy.MWMS,

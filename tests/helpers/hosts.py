@@ -13,7 +13,6 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict, is_dataclass
-from pathlib import Path
 from typing import Any
 
 from supervisor.cluster.probe import MasterLink
@@ -23,8 +22,7 @@ from supervisor.status.board import JobBoard
 from supervisor.status.doors import Member
 from supervisor.status.server import StatusServer
 from tests.helpers.cluster import snapshot
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.helpers.tree import ROOT
 
 
 def say(**line: object) -> None:

@@ -12,18 +12,18 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from tests.helpers import schemas
+from tests.helpers.tree import ROOT
 from tests.helpers.waiting import wait_until
 
 COMMAND = (sys.executable, "-P", "-m", "supervisor")
 LAST_WORDS = 8000
 """Characters of the output that are shown where a test fails: how each process ended, and why."""
-ROOT = str(pathlib.Path(__file__).parent.parent.parent)
 
 
 def environment(**extra: str) -> dict[str, str]:
     """Ours, less whatever could steer a supervisor, and with this tree's package first."""
     env = {key: value for key, value in os.environ.items() if not key.startswith("SUPERVISOR_")}
-    env["PYTHONPATH"] = ROOT
+    env["PYTHONPATH"] = str(ROOT)
     return env | extra
 
 

@@ -24,6 +24,7 @@ from tests.helpers.aio import free_port
 from tests.helpers.children import OF_THE_C_LIBRARY
 from tests.helpers.job import COMMAND, Job, environment, processes_with
 from tests.helpers.train import Script, Train, child, lay_out, several, shell
+from tests.helpers.tree import ROOT, SCRIPTS
 from tests.helpers.waiting import wait_until
 
 PLACES = ("plain", "pid 1")
@@ -668,7 +669,7 @@ def test_a_checkpoint_since_the_stop_is_proof_enough(saves: bool, tmp_path: path
 @pytest.mark.tensorflow
 @pytest.mark.xdist_group("tensorflow")
 def test_tensorflows_own_preemption_is_recognised(tmp_path: pathlib.Path) -> None:
-    script = str(pathlib.Path(__file__).parent.parent / "scripts" / "preempted.py")
+    script = str(SCRIPTS / "preempted.py")
     quiet = {"GCE_METADATA_IP": "127.0.0.1:9"}  # TensorFlow asks a cloud's host where it is
     with Job(tmp_path / "run", "--hosts", "1", "--strategy", "mwms", script, **quiet) as job:
         job.wait_for("│ training", 120)
@@ -762,8 +763,7 @@ def test_whole_runs_leak_nothing(tmp_path: pathlib.Path) -> None:
     """
     lay_out(tmp_path, shell("sleep 0.01 & exit 3"))
     count = 1000 if ALL in os.environ else 100
-    root = str(pathlib.Path(__file__).parent.parent.parent)
-    text = CYCLES.format(root=root, base=str(tmp_path), count=count)
+    text = CYCLES.format(root=str(ROOT), base=str(tmp_path), count=count)
     done = subprocess.run(
         [sys.executable, "-c", text],
         env=environment(),

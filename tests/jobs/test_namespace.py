@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent.parent
+from tests.helpers.tree import ROOT
 
 NAMESPACES = {
     "pid 1": ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child"),

@@ -33,8 +33,9 @@ from supervisor.streams.decode import decode_json, decode_prefix
 from tests.contract.test_contract import HYPER, facts
 from tests.helpers import schemas
 from tests.helpers.aio import free_port
-from tests.helpers.job import COMMAND, ROOT, Job, environment, processes_with
+from tests.helpers.job import COMMAND, Job, environment, processes_with
 from tests.helpers.train import Script, Train, lay_out
+from tests.helpers.tree import ROOT
 from tests.helpers.waiting import wait_until
 from tests.streams.test_streams import FIXED
 

@@ -17,10 +17,11 @@ from supervisor.contract.distribution import Strategy
 from supervisor.contract.facts import CHANNELS
 from supervisor.engines.local import lay_out
 from tests.helpers.train import Train
+from tests.helpers.tree import SCRIPTS
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
 
-SCRIPT = pathlib.Path(__file__).parent.parent / "scripts" / "script_mode.py"
+SCRIPT = SCRIPTS / "script_mode.py"
 
 
 def test_a_script_of_the_predecessor_runs_unchanged(tmp_path: pathlib.Path) -> None:

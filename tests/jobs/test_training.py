@@ -16,11 +16,11 @@ import pytest
 import supervisor
 from tests.helpers import s3
 from tests.helpers.job import Job, environment
+from tests.helpers.tree import SCRIPTS
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
 
 HOSTS = ("algo-1", "algo-2", "algo-3")
-SCRIPTS = pathlib.Path(__file__).parent.parent / "scripts"
 EXAMPLE = str(
     pathlib.Path(supervisor.__file__).parent / "examples" / "parameter_server_strategy.py"
 )

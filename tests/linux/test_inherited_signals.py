@@ -5,9 +5,9 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 from tests.helpers.children import OF_THE_C_LIBRARY
+from tests.helpers.tree import ROOT
 
 SCRIPT = """
 import os, signal, sys
@@ -50,7 +50,7 @@ def test_ignored_and_blocked_signals_end_with_us() -> None:
         capture_output=True,
         text=True,
         check=False,
-        cwd=Path(__file__).parent.parent.parent,
+        cwd=ROOT,
         preexec_fn=leave_behind,
     )
     first, second, blocked, ignored = done.stdout.splitlines()
@@ -66,6 +66,6 @@ def test_nothing_left_behind_is_nothing_found() -> None:
         capture_output=True,
         text=True,
         check=False,
-        cwd=Path(__file__).parent.parent.parent,
+        cwd=ROOT,
     )
     assert done.stdout.startswith("[] [] False\n")

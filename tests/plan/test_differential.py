@@ -22,7 +22,7 @@ import pytest
 
 from supervisor.children import execution
 from supervisor.host.entry import plan_of
-from tests.helpers.job import ROOT
+from tests.helpers.tree import ROOT, SCRIPTS
 
 PREDECESSOR = os.environ.get("TEST_PREDECESSOR_PYTHON", "")
 
@@ -267,7 +267,7 @@ def predecessors(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, pathl
     for name, base in bases.items():
         lay_out(base, TREES[name])
         lines.append(json.dumps({"base": str(base), "env": environ(base, TREES[name])}))
-    script = pathlib.Path(__file__).parent.parent / "scripts" / "predecessor.py"
+    script = SCRIPTS / "predecessor.py"
     done = subprocess.run(
         [PREDECESSOR, str(script)],
         input="\n".join(lines).encode(),
@@ -352,6 +352,6 @@ def test_the_script_sees_the_same(name: str, predecessors: Mapping[str, pathlib.
 
 
 def test_the_guide_lists_every_difference() -> None:
-    text = (pathlib.Path(ROOT) / "supervisor" / "guide" / "contract.md").read_text()
+    text = (ROOT / "supervisor" / "guide" / "contract.md").read_text()
     for _, reason in DIFFERENCES.values():
         assert reason in text

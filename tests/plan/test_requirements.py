@@ -22,6 +22,7 @@ from supervisor.plan.installation import installed_versions
 from supervisor.plan.requirements import code_artifact, conflicts, constraints, diagnosis
 from tests.helpers import schemas
 from tests.helpers.job import environment, processes_with
+from tests.helpers.tree import RECORDINGS, ROOT
 from tests.helpers.waiting import wait_until
 from tests.helpers.wheels import layered_python, write_wheel
 
@@ -143,7 +144,7 @@ RECORDED = {
 @pytest.mark.parametrize("name", RECORDED)
 def test_the_line_that_says_why_is_the_cause_and_not_pips_headline(name: str) -> None:
     """Whatever pip ran and failed was called ``subprocess-exited-with-error``."""
-    path = pathlib.Path(__file__).parent.parent / "recorded" / "pip" / f"{name}.txt"
+    path = RECORDINGS / "pip" / f"{name}.txt"
     assert diagnosis(path.read_text().split("\n")).startswith(RECORDED[name])
 
 
@@ -320,8 +321,7 @@ def build_wheel(directory, config_settings=None, metadata_directory=None):
 
 
 def test_a_package_is_installed_and_run_as_a_module(host: Host) -> None:
-    root = str(pathlib.Path(__file__).parent.parent.parent)
-    (host.code / "backend.py").write_text(_BACKEND.format(root=root))
+    (host.code / "backend.py").write_text(_BACKEND.format(root=str(ROOT)))
     (host.code / "pyproject.toml").write_text(
         '[project]\nname = "shop"\nversion = "2.0"\n'
         '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'

@@ -24,10 +24,10 @@ import pytest
 from supervisor.programs import parameter_server
 from supervisor.programs.parameter_server import ServerError, Task
 from tests.helpers.aio import free_port
+from tests.helpers.tree import ROOT, SCRIPTS
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 EXAMPLES = ROOT / "supervisor" / "examples"
-JOBS = ROOT / "tests" / "scripts" / "tensorflow_jobs.py"
+JOBS = SCRIPTS / "tensorflow_jobs.py"
 SERVER = (sys.executable, "-P", "-m", "supervisor.programs.parameter_server")
 
 START_S = 60.0

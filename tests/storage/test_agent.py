@@ -14,8 +14,8 @@ from supervisor.life.words import ProcessSpec, Role
 from supervisor.storage.agent import Agent
 from supervisor.storage.notices import Failed, Standing, Unsent
 from tests.children.test_child import Reader
-from tests.helpers.job import ROOT
 from tests.helpers.leaks import no_leaks
+from tests.helpers.tree import ROOT
 from tests.helpers.waiting import wait_until_async
 
 HEAD = """
@@ -64,7 +64,7 @@ async def agent_of(code: str) -> AsyncIterator[tuple[Agent, Heard, asyncio.Task[
         name="sync",
         role=Role.STORAGE,
         argv=(sys.executable, "-c", HEAD + code),
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": ROOT},
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
         cwd="/",
     )
     agent = Agent(

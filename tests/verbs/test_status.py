@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -19,8 +18,7 @@ from supervisor.status.snapshot import Snapshot
 from supervisor.verbs import status as status_cli
 from tests.helpers.aio import free_port
 from tests.helpers.cluster import CAUSE, VERDICT, master, snapshot
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.helpers.tree import ROOT
 
 
 @pytest.mark.parametrize(
