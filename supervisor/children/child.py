@@ -205,10 +205,6 @@ class Child:
             for fd in self._pipes:
                 os.close(fd)
 
-    async def leader_exit(self) -> None:
-        """Return when the leader is dead. Reaps nothing. Any number may wait; may be cancelled."""
-        await self._leader.exit()
-
     def exited(self) -> bool:
         """Whether the leader is dead (all its threads), reaped or not."""
         return self._leader.exited()

@@ -28,7 +28,9 @@ class Documents:
 
     def fault_in_words(self, source: str, key: str, found: str, expected: str) -> None:
         """The same where it is not a value that was found."""
-        self.faults.append(Fault(self.path(source), key, found, expected))
+        fault = Fault(self.path(source), key, found, expected)
+        if fault not in self.faults:  # what is read twice is wrong once
+            self.faults.append(fault)
 
     def path(self, source: str) -> str:
         """Where a config file lies; any other source of faults has its name."""

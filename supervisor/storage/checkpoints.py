@@ -113,15 +113,8 @@ class Checkpoints(Sender):
         fresh_paths = {fact.path for fact in fresh}
         rest = [fact for fact in facts if fact.path not in fresh_paths]
         await self._flights.drop_all_but(fresh)
-        try:
-            with self._flights.shown(fresh, small=self.final):
-                await self._flights.send(
-                    fresh, lambda fact: f"{generation}/{fact.path}", beside=rest
-                )
-        except StorageError as error:
-            if error.reason is Reason.CHANGED:
-                raise ChangedError(str(error)) from None
-            raise
+        with self._flights.shown(fresh, small=self.final):
+            await self._flights.send(fresh, lambda fact: f"{generation}/{fact.path}", beside=rest)
         plain = [fact for fact in facts if not fact.link]
         files = [self._there(fact) or self._sent[fact.path][1] for fact in plain]
         links = tuple(Link(fact.path, fact.link) for fact in facts if fact.link)

@@ -128,7 +128,12 @@ class Flights:
         unsent = set(wanted)
         while unsent:
             flight = await done.get()
-            await flight.task  # raises what it raised
+            try:
+                await flight.task  # raises what it raised
+            except StorageError as error:
+                if error.reason is Reason.CHANGED:
+                    raise ChangedError(str(error)) from None
+                raise
             unsent.discard(flight.fact.path)
             if rest and len(self._flights) < PINNED // 2:
                 batch, rest = rest[: PINNED // 2], rest[PINNED // 2 :]

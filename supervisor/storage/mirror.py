@@ -7,11 +7,10 @@ import time
 from typing import Final
 
 from supervisor.storage import snapshot
-from supervisor.storage.flights import ChangedError
 from supervisor.storage.job import SyncJob, Transfer
 from supervisor.storage.sender import Beside, Sender
 from supervisor.storage.snapshot import Fact, Sent
-from supervisor.storage.store import Reason, StorageError, Store, Sums
+from supervisor.storage.store import StorageError, Store, Sums
 
 COMPARED: Final = 100_000
 """Objects that a mirror looks at for what need not be sent."""
@@ -52,14 +51,9 @@ class Mirror(Sender):
             return False
         self._expect(self._lacking())
         await self._flights.drop_all_but(choice.files)
-        try:
-            with self._flights.shown(choice.files, small=self.final):
-                for wave in snapshot.waves(choice.files):
-                    await self._flights.send(wave, lambda fact: fact.path)
-        except StorageError as error:
-            if error.reason is Reason.CHANGED:
-                raise ChangedError(str(error)) from None
-            raise
+        with self._flights.shown(choice.files, small=self.final):
+            for wave in snapshot.waves(choice.files):
+                await self._flights.send(wave, lambda fact: fact.path)
         return bool(choice.files)
 
     async def _compare(self) -> None:

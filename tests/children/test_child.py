@@ -210,7 +210,7 @@ def steal_status(pid: int) -> bool:
 def test_a_stolen_status_is_an_error_and_not_an_invention() -> None:
     async def body() -> None:
         running = start("exits", 7)
-        await running.child.leader_exit()
+        await running.child._leader.exit()
         assert steal_status(running.child.pid)
         with pytest.raises(RuntimeError, match="taken by somebody else"):
             await running.end()
@@ -506,7 +506,7 @@ def test_a_sweep_ends_early_when_the_tree_is_killed() -> None:
     async def body() -> ChildEnd:
         running = start("leaves", "session-stubborn", term_s=60)
         await running.out.line()
-        await running.child.leader_exit()
+        await running.child._leader.exit()
         running.child.kill_tree()
         return await running.end(5)
 
