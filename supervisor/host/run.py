@@ -246,13 +246,15 @@ class _Host:
             self._keeping.hurry()
         if before.phase is Phase.RUNNING and present.state.phase is not Phase.RUNNING:
             self._watches.end_with_script()
+        begins = before.phase is not Phase.RUNNING and present.state.phase is Phase.RUNNING
+        if begins:
+            self._watches.begin_with_script(AFTER_START_S)
         for action in actions:
             self._perform(action)
         if present.state.phase is not before.phase:
             self._timeline.enter(present.state.phase)
-            if present.state.phase is Phase.RUNNING:
-                self._watches.begin_with_script(AFTER_START_S)
-                self._keeping.begin(AFTER_START_S)
+        if begins:
+            self._keeping.begin(AFTER_START_S)
 
     def _perform(self, action: ev.Action) -> None:
         match action:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:  # not needed before the script's start: loaded when it is use
 _SHARED: Final = ("/tmp", "/dev/shm")  # noqa: S108  # looked at, never written
 """Places outside the base directory that scripts fill."""
 
+_FILES_CLOCK: Final = 5
+"""CLOCK_REALTIME_COARSE, from which files get their times: the other clock is up to 10 ms ahead."""
+
 
 class Watches:
     def __init__(self, present: Present, *, say: Say, tasks: Tasks) -> None:
@@ -43,8 +46,8 @@ class Watches:
         self._tasks.serve("resources", self._watch_resources(after_s), vital=False)
 
     def begin_with_script(self, after_s: float) -> None:
-        """The script has started."""
-        resumed = self._say_resumed(time.time_ns(), after_s)
+        """The script is about to start. Not later: what it saves at once is not what it found."""
+        resumed = self._say_resumed(time.clock_gettime_ns(_FILES_CLOCK), after_s)
         self._tasks.serve("resumed", resumed, vital=False)
         self._tasks.serve("servers", self._watch_servers(), vital=False)
 

@@ -76,6 +76,18 @@ def rows(train: Train, key: str) -> list[Mapping[str, Any]]:
     return found
 
 
+def test_what_a_script_saves_at_once_is_not_what_it_went_on_from(tmp_path: pathlib.Path) -> None:
+    """A shell saves two milliseconds after its start. A busy supervisor looked at the clock later,
+    and the clock that files get their times from is behind the other one besides."""
+    lay_out(tmp_path, shell(': >"$SUPERVISOR_CHECKPOINT_DIR/step-2.npy"; exec sleep 1'))
+    found = tmp_path / "checkpoints" / "step-1.npy"
+    found.parent.mkdir()
+    found.write_bytes(b"")
+    with Train(tmp_path, SUPERVISOR_CHECKPOINT_DIR=str(found.parent)) as train:
+        assert train.wait() == 0
+    assert train.report["resumed_from"] == str(found)
+
+
 def test_a_stopped_job_goes_on_from_its_checkpoint_on_another_disk(tmp_path: pathlib.Path) -> None:
     place = tmp_path / "kept"
     first, second = tmp_path / "first", tmp_path / "second"

@@ -613,6 +613,8 @@ def start_mirrored_job(start: Starter, script: pathlib.Path, *args: str) -> list
             (sys.executable, script, *args),
             TF_CONFIG=tf_config(cluster, "worker", index),
             TMPDIR=str(start.directory / f"worker-{index}"),
+            # TensorFlow compiles there what its autograph generates, and leaves that behind.
+            PYTHONDONTWRITEBYTECODE="1",
             **PLACES,
         )
         for index in range(2)
