@@ -337,9 +337,10 @@ def serving(host: Train) -> bool:
     return False
 
 
-def nearly_full(pipe_fd: int) -> bool:
-    count = struct.unpack("i", fcntl.ioctl(pipe_fd, termios.FIONREAD, b"\0" * 4))[0]
-    return bool(count > 0.8 * fcntl.fcntl(pipe_fd, fcntl.F_GETPIPE_SZ))
+def more_than_fits(pipe_fd: int, run_dir: pathlib.Path) -> bool:
+    """Whether the hosts have passed on so much that some of it cannot be in the pipe."""
+    logs = run_dir.glob("*/output/supervisor/logs/*.log")
+    return sum(log.stat().st_size for log in logs) > 2 * fcntl.fcntl(pipe_fd, fcntl.F_GETPIPE_SZ)
 
 
 def metric(host: Train, name: str, sink: str) -> float:
@@ -446,7 +447,7 @@ def test_supervisor_local_without_a_reader(tmp_path: pathlib.Path, reader: str) 
             if reader == "gone":
                 os.close(read_fd)
             if reader == "stopped":
-                wait_until(functools.partial(nearly_full, read_fd), 30, "too little was written")
+                wait_until(lambda: more_than_fits(read_fd, run_dir), 30, "too little was written")
                 process.send_signal(signal.SIGTERM)
             _, others = process.communicate(timeout=60)
         finally:
