@@ -11,6 +11,7 @@ import pytest
 
 from supervisor.linux import contacts
 from supervisor.linux.contacts import Contact, Servers
+from tests.helpers.aio import free_port
 from tests.helpers.job import Job
 from tests.helpers.waiting import wait_until
 
@@ -57,10 +58,23 @@ def test_how_long_a_server_has_listened_for_nobody(
     assert contact.unused_s(10) == unused_s
 
 
+@pytest.fixture
+def readable_table() -> None:
+    """Of more connections than the program looks at, as after another test's flood, the kernel
+    forgets those that are over after a minute."""
+    wait_until(lambda: contacts._rows(contacts._TABLES) is not None, 90)
+
+
+def bind(server: socket.socket) -> None:
+    """To a port that no client ever has: it is by ports alone that connections are known."""
+    server.bind(("127.0.0.1", free_port()))
+
+
+@pytest.mark.usefixtures("readable_table")
 def test_a_connection_of_before_is_remembered_and_our_own_check_of_a_port_is_none() -> None:
     with socket.socket() as server, socket.socket() as other:
         for each in (server, other):
-            each.bind(("127.0.0.1", 0))
+            bind(each)
             each.listen()
         servers = Servers({"ps": server.getsockname()[1], "worker": other.getsockname()[1]})
         servers.look(0.0)
@@ -88,9 +102,10 @@ def test_where_the_kernel_does_not_tell_nothing_is_claimed(tmp_path: pathlib.Pat
     assert servers.unused(1000.0, ended=True) == []
 
 
+@pytest.mark.usefixtures("readable_table")
 def test_a_script_of_collectives_opens_its_port() -> None:
     with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
+        bind(server)
         servers = Servers({"worker": server.getsockname()[1]}, own=True)
         servers.look(0.0)
         assert servers.unused(4.0, ended=True) == [], "a script of a moment"
@@ -118,6 +133,7 @@ time.sleep(600)
 
 
 @pytest.mark.tensorflow
+@pytest.mark.usefixtures("readable_table")
 def test_a_script_that_never_speaks_to_the_parameter_servers_is_told_so(
     tmp_path: pathlib.Path,
 ) -> None:
