@@ -580,19 +580,20 @@ def test_sigkill_of_a_member_is_a_crash_long_before_its_lease() -> None:
 
 @pytest.mark.parametrize("stopped", ["master", "member"])
 def test_sigstop_for_less_than_the_lease_is_nothing_to_either(stopped: str) -> None:
-    """Two thirds of a lease; then another, to see that both counts began anew."""
+    """Two fifths of a lease, after a quarter without a word at most; then once more, to see that
+    both counts began anew."""
 
     async def scenario() -> None:
         own = free_port()
-        async with process("master", own_port=own, lease=3) as it:
+        async with process("master", own_port=own, lease=4) as it:
             await until(lambda: it.of("port"))
             port = it.lines[0]["port"]
-            async with process("member", port=port, own_port=own, lease=3) as member:
+            async with process("member", port=port, own_port=own, lease=4) as member:
                 await until(lambda: member.of("event", "JobChanged"))
                 victim = it if stopped == "master" else member
                 for _ in range(2):
                     victim.send(signal.SIGSTOP)
-                    await pass_time(2.0)
+                    await pass_time(1.6)
                     victim.send(signal.SIGCONT)
                     await pass_time(1.5)
                 assert member.of("event", "MasterLost") == []

@@ -15,6 +15,8 @@ from tests.helpers.aio import free_port
 from tests.helpers.job import Job
 from tests.helpers.waiting import wait_until
 
+pytestmark = pytest.mark.xdist_group("floods")  # not beside one: its connections are too many
+
 # Of /proc/net/tcp and tcp6: a listener, its connection, a client's end, one in TIME_WAIT.
 HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout"
 TABLE = [

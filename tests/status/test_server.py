@@ -865,6 +865,7 @@ while time.monotonic() < end:
 """
 
 
+@pytest.mark.xdist_group("floods")
 @pytest.mark.parametrize("what", ["close", "talk"])
 @pytest.mark.parametrize("source", ["127.0.0.66", "127.0.0.1"])
 def test_a_member_loses_nothing_under_a_flood(source: str, what: str) -> None:
