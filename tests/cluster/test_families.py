@@ -26,6 +26,7 @@ from supervisor.life.words import place
 from supervisor.plan.plan import Endpoint
 from supervisor.programs import parameter_server
 from tests.helpers import netns
+from tests.helpers.aio import free_port
 from tests.helpers.netns import Host, Network
 
 _WHY_NOT = netns.why_not()
@@ -183,11 +184,11 @@ def test_a_knock_tries_all_addresses_at_once() -> None:
     """One after the other, the first that swallowed packets took all of the time."""
 
     async def scenario() -> None:
+        port = free_port()
         with (
-            socket.create_server(("127.0.0.1", 0), backlog=1) as end,
-            socket.create_server(("127.0.0.2", end.getsockname()[1]), backlog=0) as full,
+            socket.create_server(("127.0.0.1", port), backlog=1),
+            socket.create_server(("127.0.0.2", port), backlog=0) as full,
         ):
-            port = end.getsockname()[1]
             # A full backlog: the kernel answers nothing.
             fillers = [socket.socket() for _ in range(2)]
             for filler in fillers:
@@ -208,10 +209,12 @@ def test_a_knock_tries_all_addresses_at_once() -> None:
 
 @pytest.mark.skipif(_no_ipv6_here, reason="this kernel has no IPv6")
 def test_a_parameter_servers_port_that_ipv6_has_is_taken() -> None:
-    with socket.create_server(("::", 0), family=socket.AF_INET6) as end:
-        port = end.getsockname()[1]
-        with pytest.raises(parameter_server.ServerError, match=f"port {port} is already taken"):
-            parameter_server.check_port(port)
+    port = free_port()
+    with (
+        socket.create_server(("::", port), family=socket.AF_INET6),
+        pytest.raises(parameter_server.ServerError, match=f"port {port} is already taken"),
+    ):
+        parameter_server.check_port(port)
     parameter_server.check_port(port)
 
 

@@ -55,8 +55,8 @@ def test_another_process_is_named_with_its_command() -> None:
 
 def test_a_port_in_time_wait_is_free() -> None:
     """gRPC sets SO_REUSEADDR: what lingers of a former job is no obstacle."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)) as server:
         client = socket.create_connection(("127.0.0.1", port))
         accepted, _ = server.accept()
         accepted.close()  # the server's side closes first: TIME_WAIT is on its port

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from supervisor.mpi import words as mpi_words
 from supervisor.mpi.launcher import Lines, wait_for
+from tests.helpers.aio import free_port
 from tests.helpers.job import COMMAND, Job, environment, processes_with
 from tests.helpers.netns import Host, Network, why_not
 from tests.helpers.waiting import wait_until
@@ -456,9 +457,7 @@ def test_the_launcher_waits_for_every_sshd_in_bounded_time() -> None:
             ports.append(server.getsockname()[1])
             if greeting is not None:
                 threading.Thread(target=greet, args=(server, greeting), daemon=True).start()
-        closed = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        ports.append(closed.getsockname()[1])
-        closed.close()
+        ports.append(free_port())
         members = [(f"algo-{n}", "127.0.0.1", port) for n, port in enumerate(ports, 2)]
         assert wait_for(members[:1], 30) == []
         found = wait_for(members, 0)

@@ -283,18 +283,20 @@ def test_a_port_that_is_taken_is_named_before_tensorflow_is_loaded(start: Starte
 
 def test_a_port_in_time_wait_is_no_obstacle() -> None:
     """A server that is started again at once meets connections of its predecessor."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-        with socket.create_connection(("127.0.0.1", port)):
-            # The side that closes first keeps the port in TIME_WAIT.
-            listener.accept()[0].close()
+    port = free_port()
+    with (
+        socket.create_server(("127.0.0.1", port)) as listener,
+        socket.create_connection(("127.0.0.1", port)),
+    ):
+        # The side that closes first keeps the port in TIME_WAIT.
+        listener.accept()[0].close()
     parameter_server.check_port(port)
 
 
 def test_the_light_import_leaves_the_top_of_tensorflow_alone(
     start: Starter, tmp_path: pathlib.Path
 ) -> None:
-    (port,) = free_ports(1)
+    port = free_port()
     path = stand_in(tmp_path, top="raise SystemExit('all of TensorFlow was imported')")
     server = start(
         "ps", SERVER, TF_CONFIG=ps_config(port), PYTHONPATH=path, CUDA_VISIBLE_DEVICES="0"
@@ -316,7 +318,7 @@ def test_the_light_import_leaves_the_top_of_tensorflow_alone(
 def test_the_full_import_takes_over_where_the_light_one_fails(
     start: Starter, tmp_path: pathlib.Path, private: str | None, error: str
 ) -> None:
-    (port,) = free_ports(1)
+    port = free_port()
     path = stand_in(tmp_path, private=private)
     server = start("ps", SERVER, TF_CONFIG=ps_config(port), PYTHONPATH=path)
     server.wait_for("listens")
@@ -329,7 +331,7 @@ def test_the_full_import_takes_over_where_the_light_one_fails(
 
 
 def test_no_tensorflow_is_one_line_and_a_code(start: Starter, tmp_path: pathlib.Path) -> None:
-    (port,) = free_ports(1)
+    port = free_port()
     path = stand_in(tmp_path, top="raise ImportError('libcudart.so.11: no such file')")
     (tmp_path / "site" / "tensorflow" / "python" / "pywrap_tensorflow.py").unlink()
     server = start("ps", SERVER, TF_CONFIG=ps_config(port), PYTHONPATH=path)
@@ -342,7 +344,7 @@ def test_no_tensorflow_is_one_line_and_a_code(start: Starter, tmp_path: pathlib.
 def test_a_server_that_cannot_be_made_is_one_line_and_a_code(
     start: Starter, tmp_path: pathlib.Path
 ) -> None:
-    (port,) = free_ports(1)
+    port = free_port()
     path = stand_in(
         tmp_path, private=STAND_IN.replace("print(", "raise ValueError('no\\nprotocol') or print(")
     )
@@ -354,7 +356,7 @@ def test_a_server_that_cannot_be_made_is_one_line_and_a_code(
 def test_files_of_the_user_in_the_working_directory_are_not_imported(
     start: Starter, tmp_path: pathlib.Path
 ) -> None:
-    (port,) = free_ports(1)
+    port = free_port()
     (tmp_path / "ps").mkdir()
     for name in ("tensorflow", "supervisor", "json", "ctypes"):
         (tmp_path / "ps" / f"{name}.py").write_text("raise SystemExit('user code ran')")
@@ -367,7 +369,7 @@ def test_files_of_the_user_in_the_working_directory_are_not_imported(
 def test_stop_signals_end_it_even_where_the_parent_ignored_and_blocked_them(
     start: Starter, tmp_path: pathlib.Path, signum: signal.Signals
 ) -> None:
-    (port,) = free_ports(1)
+    port = free_port()
     stubborn = (
         "import os, signal, sys\n"
         f"signal.signal({signum:d}, signal.SIG_IGN)\n"
@@ -401,7 +403,7 @@ def child_of(parent: Process) -> int:
 
 
 def test_it_ends_with_its_parent(start: Starter, tmp_path: pathlib.Path) -> None:
-    (port,) = free_ports(1)
+    port = free_port()
     parent = start(
         "parent",
         (sys.executable, "-c", PARENT, *SERVER),
