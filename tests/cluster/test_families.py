@@ -32,7 +32,7 @@ from tests.helpers.netns import Host, Network
 _WHY_NOT = netns.why_not()
 _no_ipv6_here = not socket.has_dualstack_ipv6()
 in_namespaces = [
-    pytest.mark.xdist_group("netns"),
+    pytest.mark.xdist_group("families"),
     pytest.mark.skipif(_WHY_NOT is not None, reason=_WHY_NOT or ""),
     pytest.mark.skipif(_no_ipv6_here, reason="this kernel has no IPv6"),
 ]
