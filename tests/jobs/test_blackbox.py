@@ -255,10 +255,11 @@ def test_stops_until_the_very_end_change_no_exit_code(tmp_path: pathlib.Path) ->
     for attempt in range(5):
         base = tmp_path / str(attempt)
         base.mkdir()
-        lay_out(base, shell("sleep 0.1; exit 3"))
+        lay_out(base, shell(f"until [ -e {base}/go ]; do sleep 0.01; done; exit 3"))
         with Train(base) as train:
             train.wait_for("process.started")
             pid = train.supervisor()
+            (base / "go").touch()
             train.wait_for("process.exited", 10)
             with contextlib.suppress(ProcessLookupError):
                 while train.process.poll() is None:

@@ -79,3 +79,26 @@ def test_a_signal_with_another_handler_is_not_ours() -> None:
         return got
 
     assert asyncio.run(main()) == [signal.SIGUSR1]
+
+
+def test_of_many_alike_two_come_and_of_a_real_time_signal_all() -> None:
+    """Who sends faster than we read kept the loop for as long as it went on."""
+    real_time = signal.SIGRTMIN + 6
+
+    async def main() -> list[int]:
+        got: list[int] = []
+        pipe = SignalPipe(got.append)
+        former = signal.getsignal(real_time)
+        try:
+            pipe.catch({signal.SIGUSR1, signal.SIGHUP, real_time})
+            for signum in (signal.SIGUSR1, signal.SIGHUP, real_time):
+                for _ in range(500):
+                    os.kill(os.getpid(), signum)
+            await wait_until_async(lambda: got.count(real_time) == 500)
+        finally:
+            pipe.close()
+            signal.signal(real_time, former)
+        return got
+
+    expected = [signal.SIGUSR1] * 2 + [signal.SIGHUP] * 2 + [real_time] * 500
+    assert asyncio.run(main()) == expected
