@@ -85,6 +85,11 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True)
+class Renewed:
+    """A master answered that we follow another run than its own: it was started anew."""
+
+
+@dataclass(frozen=True, slots=True)
 class Denied:
     """The status port answered that we are nobody to it: a wrong token, another address, no master.
 
@@ -144,6 +149,7 @@ class Tick:
 
 Observation = (
     Answered
+    | Renewed
     | Denied
     | Rejected
     | Refused
@@ -268,6 +274,10 @@ class MasterLiveness:
         match observation:
             case Answered(state, run):
                 return self._answered(state, run, now)
+            case Renewed():
+                if self._follows_a_run and not self.final:
+                    return self._restarted()
+                return self._answered(None, "", now)  # the next poll brings its document
             case Denied(evidence):
                 if not self.bound:
                     return self._answered(None, "", now)
@@ -305,11 +315,8 @@ class MasterLiveness:
         if self.final:
             return None
         if job is not None:
-            if self.bound and self.run and run != self.run:
-                return self._lost(
-                    How.RESTARTED,
-                    "another run of its supervisor answers, which knows nothing of this one",
-                )
+            if self._follows_a_run and run != self.run:
+                return self._restarted()
             self.run = run
             self.bound = self.bound or job is not JobState.JOINING
             self._rejected_since = None
@@ -322,6 +329,15 @@ class MasterLiveness:
         elif self.state is not MasterState.DRAINING:
             self.state = MasterState.UP
         return Seen(bare=False) if first else None
+
+    @property
+    def _follows_a_run(self) -> bool:
+        return self.bound and bool(self.run)
+
+    def _restarted(self) -> Lost:
+        return self._lost(
+            How.RESTARTED, "another run of its supervisor answers, which knows nothing of this one"
+        )
 
     def _sign(self, now: float) -> bool:
         """Take a sign of life; True for the first one."""

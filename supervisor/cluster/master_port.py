@@ -12,7 +12,15 @@ from typing import Self
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from supervisor.cluster.liveness import Answered, Denied, NoAnswer, Observation, Refused, Rejected
+from supervisor.cluster.liveness import (
+    Answered,
+    Denied,
+    NoAnswer,
+    Observation,
+    Refused,
+    Rejected,
+    Renewed,
+)
 from supervisor.cluster.net import (
     MOST_ADDRESSES,
     NoAddress,
@@ -45,7 +53,6 @@ class Heard:
     problem: str | None = None
     """Why the master, or whoever answered in its place, is none to this host."""
     document: JobDocument | None = None
-    refusal: Refusal | None = None
 
 
 class _NamesResolver(AbstractResolver):
@@ -185,8 +192,9 @@ def _heard(status: int, body: bytes, where: str) -> Heard:
     if status == 409:
         reason, text = decode_refusal(body)
         problem = f"{where}: {text}"[:700]
-        final = reason in {Refusal.RUN, Refusal.REPLACED, Refusal.RUNNING}
-        return Heard(Rejected(problem, final), problem, refusal=reason)
+        if reason is Refusal.RUN:
+            return Heard(Renewed(), problem)
+        return Heard(Rejected(problem, reason in {Refusal.REPLACED, Refusal.RUNNING}), problem)
     text = body[:200].decode("utf-8", "replace").strip()
     problem = (
         f"{where} refuses the token: SUPERVISOR_TOKEN is not the master's"

@@ -29,7 +29,6 @@ from tenacity import (
 from supervisor.cluster import beat
 from supervisor.cluster.liveness import (
     ActiveClock,
-    Answered,
     ChiefOpen,
     ChiefRefused,
     ChiefSilent,
@@ -46,7 +45,7 @@ from supervisor.cluster.liveness import (
 from supervisor.cluster.master_port import MasterPort
 from supervisor.cluster.net import Knock, Resolver, knock
 from supervisor.cluster.outbox import Outbox
-from supervisor.cluster.protocol import JobDocument, JobIdentity, Refusal, encode_report
+from supervisor.cluster.protocol import JobDocument, JobIdentity, encode_report
 from supervisor.life import events as ev
 from supervisor.life.words import Cause, Phase, place
 
@@ -307,10 +306,7 @@ class MasterLink:
         document = heard.document
         if document is not None or heard.problem is not None:
             self.problem = heard.problem
-        observation = heard.observation
-        if heard.refusal is Refusal.RUN and not self._liveness.bound:
-            observation = Answered()  # the next poll brings its document
-        self._observe(observation)
+        self._observe(heard.observation)
         if document is None:
             raise _NoAnswerError
         if self.state is not MasterState.LOST:  # else whatever is said now is not meant for us

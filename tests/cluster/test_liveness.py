@@ -25,6 +25,7 @@ from supervisor.cluster.liveness import (
     Observation,
     Refused,
     Rejected,
+    Renewed,
     Seen,
     Tick,
 )
@@ -116,6 +117,12 @@ HISTORIES = (
     History(
         "another run while the job runs is a loss",
         ((0, UP), (5, Answered(JobState.JOINING, "run-2")), (6, UP)),
+        ("seen", "restarted"),
+        MasterState.LOST,
+    ),
+    History(
+        "a refusal of what follows an earlier run says the same",
+        ((0, JOINING), (2, Renewed()), (3, UP), (5, Renewed()), (6, UP)),
         ("seen", "restarted"),
         MasterState.LOST,
     ),
@@ -320,6 +327,7 @@ def test_evidence_says_what_was_seen() -> None:
 
 OBSERVATIONS = st.sampled_from(
     [
+        Renewed(),
         UP,
         Answered(None),
         Answered(JobState.STOPPING, "run-1"),
@@ -359,8 +367,11 @@ def test_laws_over_any_order(steps: list[tuple[float, Observation]]) -> None:
             assert finding is None
             assert it.state is final_before
             continue
-        ours = not run_before or getattr(observation, "run", run_before) in {run_before, ""}
-        answered = isinstance(observation, Answered) and ours
+        ours = not run_before or (
+            getattr(observation, "run", run_before) in {run_before, ""}
+            and not isinstance(observation, Renewed)
+        )
+        answered = isinstance(observation, Answered | Renewed) and ours
         if answered or (isinstance(observation, Denied) and not begun):
             last_sign, refusals = now, 0
         elif isinstance(observation, Refused):
