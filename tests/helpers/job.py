@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import re
@@ -70,7 +71,8 @@ class Job:
             self.process.kill()
         self.process.wait(10)
         for pid in processes_with(str(self.run_dir)):
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it may be about to end
+                os.kill(pid, signal.SIGKILL)
 
     @property
     def output(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -131,7 +132,8 @@ class Train:
                 pipe.close()
         self.process.wait(10)
         for pid in self.survivors():
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it may be about to end
+                os.kill(pid, signal.SIGKILL)
 
     def survivors(self) -> list[int]:
         return processes_with(self._mark)
