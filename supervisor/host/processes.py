@@ -226,7 +226,7 @@ class Processes:
             if staying := [each.pid for each in alive if not procfs.ending(each.pid)]:
                 said = True
                 words = ((pid, procfs.arguments(pid)) for pid in staying)
-                left_s = min(began + given.seconds - now, self._until_kill_s())
+                left_s = max(0.0, min(began + given.seconds - now, self._until_kill_s()))
                 self._say(
                     "info",
                     "process.outlived",
