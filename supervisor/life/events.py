@@ -36,7 +36,7 @@ class Deadline(enum.StrEnum):
     KILL = "kill"
     """After SIGKILL: what is not gone now is in uninterruptible sleep, reported and left."""
     ACK = "ack"
-    """The master waits for its members to be down."""
+    """The master waits for its members to be down; a member that was told to stop for its word."""
     LATE = "late"
     """The job failed before every host had come; those that are just starting are told as well."""
     PUBLISH = "publish"

@@ -57,6 +57,8 @@ from supervisor.life.words import (
     signal_name,
 )
 
+WORD_S: Final = 1.0
+"""A member that was told to stop waits so long for the master's word on how the job ended."""
 LATE_S: Final = 2.0
 """A job that fails before all hosts have come is still served so long. Hosts of a job start at
 about the same time, and one that comes too late waits for its whole join timeout."""
@@ -304,6 +306,8 @@ def _expired(state: State, deadline: ev.Deadline, at: float, actions: list[ev.Ac
                 actions.append(ev.Say("process.left", (("process", process.name),), "error"))
                 state = live(state, process.name, Trigger.SURVIVED)
             return state
+        case ev.Deadline.ACK if state.setup.is_member:
+            return state  # the master's chief still saves, or nobody answers: our own end counts
         case ev.Deadline.ACK:
             late = [
                 name for name, member in state.members.items() if member.heard and not member.down
@@ -460,10 +464,26 @@ def _come_down(state: State, actions: list[ev.Action]) -> State:
     if not state.begun:
         return _publishing_over(state, None)  # nothing was made that could be sent
     actions.append(ev.Publish())
+    if _is_owed_a_word(state):
+        state = arm(state, ev.Deadline.ACK, WORD_S, actions)
     if ev.Deadline.LIMIT in state.armed:
         return state  # all that the platform leaves; the share that is kept free follows it
     seconds = budgets.publish_s if state.stop_signals else budgets.publish_end_s
     return arm(state, ev.Deadline.PUBLISH, seconds, actions)
+
+
+def _is_owed_a_word(state: State) -> bool:
+    """Whether a member that was told to stop is to hear how the job ended. Its exit code is the
+    chief's, and a script that dies of its signal at once was quicker than the master's answer."""
+    return (
+        state.setup.is_member
+        and state.stop_signals == 1
+        and state.master_heard
+        and state.job is not JobState.ENDED
+        and state.cause is not None
+        and state.cause.kind is CauseKind.STOP_REQUESTED
+        and state.cause.host == state.setup.host
+    )
 
 
 def _announce_end(state: State, actions: list[ev.Action]) -> State:
@@ -487,9 +507,11 @@ def _announce_end(state: State, actions: list[ev.Action]) -> State:
 def _leave(state: State, actions: list[ev.Action]) -> State:
     # Who has never been heard from may never come, and is not waited for.
     late = ev.Deadline.LATE in state.armed
-    down = state.all_down or all(
-        member.down or not (member.heard or late) for member in state.members.values()
-    )
+    if state.setup.is_member:
+        down = ev.Deadline.ACK not in state.armed or state.job is JobState.ENDED
+    else:
+        down = all(member.down or not (member.heard or late) for member in state.members.values())
+    down = down or state.all_down
     if down:
         state = disarm(state, actions, ev.Deadline.ACK)
     if not (down and state.publishing_settled):

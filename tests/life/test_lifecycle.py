@@ -16,7 +16,7 @@ from supervisor.cluster.liveness import How
 from supervisor.life import events as ev
 from supervisor.life.automaton import JOB, LIVES, PHASES, Trigger
 from supervisor.life.ladder import SWEEP_S, respite
-from supervisor.life.lifecycle import LATE_S, REFUSES, step
+from supervisor.life.lifecycle import LATE_S, REFUSES, WORD_S, step
 from supervisor.life.outcome import host_exit_code, outcome_of
 from supervisor.life.state import Process, Setup, State, initial
 from supervisor.life.words import (
@@ -245,6 +245,33 @@ def test_sigterm_to_a_member_holds_and_asks_the_master() -> None:
     assert report.cause.kind is CauseKind.STOP_REQUESTED
     state, actions = play(state, [ev.Expired(ev.Deadline.HOLD, 97.0)])
     assert essentials(actions) == [ev.Send("worker", signal.SIGTERM)]
+
+
+def test_a_member_that_was_told_to_stop_hears_first_how_the_job_ended() -> None:
+    """Its script had died of the signal before the master's answer came: the chief had been done,
+    and the member ended with 143."""
+    setup = Setup("algo-2", "algo-1", ("algo-1", "algo-2"), SuccessPolicy.ALL, False, BUDGETS)
+    stopped: list[ev.Event] = [
+        ev.Prepared(),
+        ev.JobChanged(JobState.RUNNING, None),
+        ev.Started("worker", 7),
+        ev.Signalled(signal.SIGTERM, 1.0),
+        ev.Exited("worker", TERMED, 1.0),
+    ]
+    state, actions = play(initial(setup, (Process("worker", False),)), stopped)
+    assert ev.Arm(ev.Deadline.ACK, WORD_S) in actions
+    state, _ = play(state, [ev.Published(None)])
+    assert state.phase is Phase.PUBLISHING
+    assert state.cause is not None
+    verdict = Verdict(Outcome.STOPPED, state.cause, 0)
+    for last in (
+        ev.JobChanged(JobState.ENDED, verdict),
+        ev.Expired(ev.Deadline.ACK, 2.0),
+        ev.MasterLost("crashed", "x", 2.0),
+    ):
+        state_then, actions = play(state, [ev.JobChanged(JobState.STOPPING, verdict), last])
+        assert state_then.phase is Phase.DONE
+        assert "members.late" not in said(actions)
 
 
 def test_the_stop_ladder_of_a_script_that_ignores_everything() -> None:
