@@ -8,9 +8,7 @@ everything that the hosts left behind is read, for the oracle to judge.
 from __future__ import annotations
 
 import contextlib
-import os
 import pathlib
-import signal
 import subprocess
 import sys
 import time
@@ -20,7 +18,7 @@ from supervisor.contract.distribution import Strategy
 from supervisor.engines.local import ADDRESS, lay_out
 from tests.helpers.blown_host import HostRun, Notes
 from tests.helpers.blows import Dealt, Kind, Manner, Seen, Trial, bound_s
-from tests.helpers.job import COMMAND, environment, processes_with
+from tests.helpers.job import COMMAND, environment, kill_each, processes_with
 from tests.helpers.oracle import judge
 from tests.helpers.remains import Remains
 from tests.helpers.striking import Striker
@@ -108,9 +106,7 @@ class Run:
             if host.process is not None and host.process.poll() is None:
                 host.process.kill()
                 host.process.wait(10)
-        for pid in processes_with(self._mark):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        kill_each(processes_with(self._mark))
         self._promises.close()
 
     @property

@@ -9,7 +9,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 from tests.helpers import schemas
@@ -45,6 +45,13 @@ def processes_with(text: str) -> list[int]:
     return found
 
 
+def kill_each(pids: Iterable[int]) -> None:
+    """SIGKILL to each that is still there: one may end by itself just then."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 class Job:
     """One ``supervisor local`` in a run directory of its own. A context manager that ends it."""
 
@@ -70,9 +77,7 @@ class Job:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait(10)
-        for pid in processes_with(str(self.run_dir)):
-            with contextlib.suppress(ProcessLookupError):  # it may be about to end
-                os.kill(pid, signal.SIGKILL)
+        kill_each(processes_with(str(self.run_dir)))
 
     @property
     def output(self) -> str:

@@ -13,7 +13,6 @@ import os
 import pathlib
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -21,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 from tests.helpers import schemas
-from tests.helpers.job import COMMAND, environment
+from tests.helpers.job import COMMAND, environment, kill_each
 from tests.helpers.waiting import wait_until
 
 SWITCHES = {
@@ -139,9 +138,7 @@ class Network:
         """SIGKILL to everything on the host, as when its machine is gone."""
 
         def gone() -> bool:
-            for pid in self.pids(host):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            kill_each(self.pids(host))
             return not self.pids(host)
 
         wait_until(gone, 20)

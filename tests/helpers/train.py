@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import os
@@ -18,7 +17,7 @@ import pytest
 
 from tests.helpers import schemas
 from tests.helpers.children import command
-from tests.helpers.job import COMMAND, LAST_WORDS, environment, processes_with
+from tests.helpers.job import COMMAND, LAST_WORDS, environment, kill_each, processes_with
 from tests.helpers.waiting import wait_until
 
 _NAMESPACE = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
@@ -131,9 +130,7 @@ class Train:
             if pipe is not None:
                 pipe.close()
         self.process.wait(10)
-        for pid in self.survivors():
-            with contextlib.suppress(ProcessLookupError):  # it may be about to end
-                os.kill(pid, signal.SIGKILL)
+        kill_each(self.survivors())
 
     def survivors(self) -> list[int]:
         return processes_with(self._mark)
