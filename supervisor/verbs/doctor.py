@@ -55,8 +55,8 @@ _STATUS_S: Final = 2.0
 """Longest time for a supervisor on this machine to tell its status."""
 _PLACE_S: Final = 4.0
 """A place in S3 is asked for about so long."""
-_PLACES_S: Final = 30.0
-"""And what it takes to ask, on a busy machine, is given up after so long."""
+_GIVE_UP_S: Final = 30.0
+"""Longest time for that with what our own client takes, on a busy machine."""
 _LOCAL_PORTS: Final = 9
 """Three hosts with three ports each: the default of ``supervisor local``."""
 _PYTHONS: Final = ((3, 11), (3, 13))
@@ -270,13 +270,13 @@ async def _places(plan: Plan) -> dict[str, str]:
 
         try:
             # Opening loads the client: seconds on a busy machine, and not the place's.
-            async with open_store(location, options) as store, asyncio.timeout(_PLACES_S):
+            async with open_store(location, options) as store, asyncio.timeout(_GIVE_UP_S):
                 async for _ in store.entries():
                     break
         except StorageError as error:
             return str(error)
         except TimeoutError:
-            return f"no answer within {_PLACES_S:g} s"
+            return f"no answer within {_GIVE_UP_S:g} s"
         return ""
 
     places = sorted(set(wanted.values()), key=str)
