@@ -8,7 +8,8 @@ What is known of how files are written:
   there, the index is no older than any of them, and the index has its end: a table's footer with
   its magic number.
 - ``checkpoint``, the state file, is replaced atomically after the bundle that it names, and before
-  older ones are removed.
+  older ones are removed. Without it `tf.train.latest_checkpoint` finds nothing: a directory's first
+  bundle waits for it, for ``settle_s``, for there are programs that write none.
 - Whatever else is written is complete when nobody has written to it for a while (``settle_s``),
   and its format, where we know it, has its end: Keras writes HDF5 files and archives in place, and
   may pause for long in the middle.
@@ -19,6 +20,7 @@ unchanged is what was seen, by a clock that does not jump.
 
 from __future__ import annotations
 
+import math
 import posixpath
 import re
 from collections.abc import Iterable, Mapping
@@ -335,11 +337,18 @@ class _Chooser:
         later_s = self.now_s + max(SOON_S, self.now_s - since_s)
         self.wait(path, min(later_s, since_s + PATIENCE_S))
 
-    def take_bundles(self) -> None:
+    def take_bundles(self, *, with_state: bool = False) -> None:
+        """``with_state``: the first ones of a directory wait for the file that names them."""
+        due_s = self._state_due_s() if with_state and not self.final else {}
         for prefix, bundle in self.bundles.items():
             names = [fact.path for fact in bundle.facts]
             if bundle.complete:
-                self.files += bundle.facts
+                until_s = due_s.get(posixpath.dirname(prefix), self.now_s)
+                if until_s <= self.now_s:
+                    self.files += bundle.facts
+                else:
+                    for name in names:
+                        self.wait(name, until_s)
                 continue
             since_s = self.memory.broken_s.get(prefix, self.now_s)
             if self.final or self.now_s >= since_s + PATIENCE_S:
@@ -347,6 +356,18 @@ class _Chooser:
             else:
                 for name in names:
                     self.wait_briefly(name, since_s)
+
+    def _state_due_s(self) -> dict[str, float]:
+        """By directory with bundles and without a state file: how long that is waited for."""
+        named = {posixpath.dirname(path) for path in self.evidence.states}
+        due_s: dict[str, float] = {}
+        for prefix, bundle in self.bundles.items():
+            place = posixpath.dirname(prefix)
+            if bundle.complete and place not in named:
+                # Of one that is written again and again: since it was so for the first time.
+                since_s = max(self.memory.files[fact.path].restless_s for fact in bundle.facts)
+                due_s[place] = min(since_s + self.settle_s, due_s.get(place, math.inf))
+        return due_s
 
     def take_others(self) -> None:
         for path, seen in self.memory.files.items():
@@ -416,7 +437,7 @@ def checkpoint(
     state files with absolute paths.
     """
     chooser = _Chooser(memory, evidence, root=root, now_s=now_s, settle_s=settle_s, final=final)
-    chooser.take_bundles()
+    chooser.take_bundles(with_state=True)
     chooser.take_others()
     chooser.take_states()
     return chooser.choice(chooser.files)

@@ -62,10 +62,38 @@ def paths(choice: Choice) -> set[str]:
 # --------------------------------------------------------------------------- bundles
 
 
-def test_a_complete_bundle_is_taken_at_once() -> None:
-    facts = bundle("ckpt-1", shards=2)
-    assert paths(look(facts)[1]) == {each.path for each in facts}
-    assert look(facts)[1].waiting == ()
+@pytest.mark.parametrize("newest", ["ckpt-1", "ckpt-2"])
+def test_a_complete_bundle_is_taken_at_once(newest: str) -> None:
+    facts = [*bundle("ckpt-1"), *bundle("ckpt-2", shards=2), fact("checkpoint")]
+    told = evidence(*facts, states={"checkpoint": State(newest, ())})
+    _, choice = look(facts, told)
+    assert paths(choice) == {each.path for each in facts}
+    assert choice.waiting == ()
+
+
+def test_a_first_bundle_waits_for_the_state_file_which_may_never_come() -> None:
+    """Between the two there was a manifest in which `tf.train.latest_checkpoint` finds nothing."""
+    facts = [*bundle("sub/ckpt-1"), *bundle("other/ckpt-1"), fact("other/checkpoint")]
+    told = evidence(*facts, states={"other/checkpoint": State("ckpt-1", ())})
+    memory, choice = look(facts, told)
+    assert set(choice.waiting) == {each.path for each in bundle("sub/ckpt-1")}
+    assert choice.until_s == 100.0 + SETTLE_S
+    named = [*facts, fact("sub/checkpoint")]
+    states = {**told.states, "sub/checkpoint": State("ckpt-1", ())}
+    _, choice = look(named, evidence(*named, states=states), memory=memory, now_s=100.1)
+    assert choice.waiting == ()
+    assert paths(choice) == {each.path for each in named}
+    # tf.train.Checkpoint.write: no state file, and those that follow are not held up.
+    memory, choice = look(facts, told, memory=memory, now_s=102.0)
+    assert choice.waiting == ()
+    facts += bundle("sub/ckpt-2")
+    assert (
+        look(facts, evidence(*facts, states=dict(told.states)), memory=memory, now_s=103.0)[
+            1
+        ].waiting
+        == ()
+    )
+    assert look(facts[:2], final=True)[1].waiting == ()
 
 
 @pytest.mark.parametrize(
@@ -109,13 +137,15 @@ def test_a_bundle_that_is_rewritten_all_the_time_is_taken_whenever_it_is_whole()
         torn = second % 2 == 0
         facts = bundle("w", data_ns=2 * second + torn * 5, index_ns=2 * second + 1)
         memory, choice = look(facts, memory=memory, now_s=float(second))
+        torn = torn or second < SETTLE_S  # there may be a state file yet
         assert bool(choice.waiting) == torn
         assert bool(choice.files) != torn
 
 
 def test_shards_of_another_number_do_not_disturb() -> None:
     facts = [*bundle("w"), fact("w.data-00000-of-00003", mtime_ns=99)]
-    assert look(facts)[1].waiting == ()
+    memory, _ = look(facts)
+    assert look(facts, memory=memory, now_s=102.0)[1].waiting == ()
 
 
 def test_an_index_that_is_no_table_is_any_file() -> None:
