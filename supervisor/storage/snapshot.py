@@ -20,7 +20,6 @@ unchanged is what was seen, by a clock that does not jump.
 
 from __future__ import annotations
 
-import math
 import posixpath
 import re
 from collections.abc import Iterable, Mapping
@@ -342,16 +341,14 @@ class _Chooser:
         due_s = self._state_due_s() if with_state and not self.final else {}
         for prefix, bundle in self.bundles.items():
             names = [fact.path for fact in bundle.facts]
-            if bundle.complete:
-                until_s = due_s.get(posixpath.dirname(prefix), self.now_s)
-                if until_s <= self.now_s:
-                    self.files += bundle.facts
-                else:
-                    for name in names:
-                        self.wait(name, until_s)
-                continue
+            until_s = due_s.get(posixpath.dirname(prefix), self.now_s)
             since_s = self.memory.broken_s.get(prefix, self.now_s)
-            if self.final or self.now_s >= since_s + PATIENCE_S:
+            if bundle.complete and until_s <= self.now_s:
+                self.files += bundle.facts
+            elif bundle.complete:
+                for name in names:
+                    self.wait(name, until_s)
+            elif self.final or self.now_s >= since_s + PATIENCE_S:
                 self.incomplete += names
             else:
                 for name in names:
@@ -366,7 +363,8 @@ class _Chooser:
             if bundle.complete and place not in named:
                 # Of one that is written again and again: since it was so for the first time.
                 since_s = max(self.memory.files[fact.path].restless_s for fact in bundle.facts)
-                due_s[place] = min(since_s + self.settle_s, due_s.get(place, math.inf))
+                until_s = since_s + self.settle_s
+                due_s[place] = min(until_s, due_s.get(place, until_s))
         return due_s
 
     def take_others(self) -> None:

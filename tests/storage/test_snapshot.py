@@ -87,12 +87,8 @@ def test_a_first_bundle_waits_for_the_state_file_which_may_never_come() -> None:
     memory, choice = look(facts, told, memory=memory, now_s=102.0)
     assert choice.waiting == ()
     facts += bundle("sub/ckpt-2")
-    assert (
-        look(facts, evidence(*facts, states=dict(told.states)), memory=memory, now_s=103.0)[
-            1
-        ].waiting
-        == ()
-    )
+    told = evidence(*facts, states=dict(told.states))
+    assert look(facts, told, memory=memory, now_s=103.0)[1].waiting == ()
     assert look(facts[:2], final=True)[1].waiting == ()
 
 
