@@ -22,7 +22,7 @@ from supervisor.host.present import Present
 from supervisor.host.tasks import Tasks
 from supervisor.host.timeline import Say
 from supervisor.life import events as ev
-from supervisor.life.words import Phase
+from supervisor.life.words import CauseKind, Phase
 from supervisor.plan.plan import Plan
 
 if TYPE_CHECKING:  # not needed before the script's start: loaded when they are used
@@ -44,6 +44,9 @@ WHO_IS_IT_S: Final = 2.0
 """So long whoever has our status port may take to say who it is."""
 FLUSH_S: Final = 1.0
 """At the very end: for the last words to the master, or to members that have not heard them."""
+FIRST_WORD_S: Final = 5.0
+"""… and where they are the first ones. Hosts of a job start at about the same time, and one that
+fails at once may be over before its master serves, which then waits for its whole join timeout."""
 
 
 class Coordination:
@@ -208,9 +211,23 @@ class Coordination:
     async def farewell(self) -> None:
         """The last report to the master, the last answers to members, in bounded time."""
         if self._link is not None:
-            await self._link.flush(FLUSH_S)
+            first = self._has_failed_early() and self._link.document is None
+            await self._link.flush(FIRST_WORD_S if first else FLUSH_S)
         if self._board is not None and self._server is not None:
             await self._server.members.told(FLUSH_S)
+
+    def _has_failed_early(self) -> bool:
+        """Before the job began, by itself, and not for want of others: those it has waited for."""
+        state, plan = self._present.state, self._present.plan
+        others = {CauseKind.JOIN_TIMEOUT, CauseKind.STOP_REQUESTED}
+        cause = state.cause
+        return (
+            not state.begun
+            and state.stop_signals == 0
+            and cause is not None
+            and cause.host == plan.host
+            and cause.kind not in others
+        )
 
     # ------------------------------------------------------------------ what is known of others
 

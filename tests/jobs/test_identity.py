@@ -9,10 +9,12 @@ import json
 import pathlib
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
+from supervisor.host.coordination import FLUSH_S
 from tests.helpers import netns
 from tests.helpers.netns import Host, Network, all_run, lasts
 from tests.helpers.waiting import wait_until
@@ -157,6 +159,20 @@ def test_one_that_was_there_before_the_job_is_not_taken_for_a_host_of_it(lay: La
         assert host.wait() == 84
         assert "algo-2" in host.failure
         assert "port 2224 is held by pid" in host.failure
+    finish([squatter])
+
+
+def test_a_host_that_failed_before_its_master_serves_is_not_waited_for(lay: Lay) -> None:
+    """Its word was lost, and the master waited for it until the join timeout."""
+    squatter = lay("algo-2", place="second", hosts=("algo-2",), TRAINING_JOB_NAME="job-B")
+    wait_until(lambda: serves(squatter))
+    early = lay("algo-2", TRAINING_JOB_NAME="job-A")
+    wait_until(lambda: early.failure)
+    time.sleep(1.5 * FLUSH_S)
+    master = lay("algo-1", TRAINING_JOB_NAME="job-A")
+    third = lay("algo-3", TRAINING_JOB_NAME="job-A")
+    assert [host.wait() for host in (early, master, third)] == [81, 84, 84]
+    assert "port 2224 is held by pid" in master.failure
     finish([squatter])
 
 
