@@ -44,9 +44,10 @@ WHO_IS_IT_S: Final = 2.0
 """So long whoever has our status port may take to say who it is."""
 FLUSH_S: Final = 1.0
 """At the very end: for the last words to the master, or to members that have not heard them."""
-FIRST_WORD_S: Final = 5.0
+FIRST_WORD_S: Final = 20.0
 """… and where they are the first ones. Hosts of a job start at about the same time, and one that
-fails at once may be over before its master serves, which then waits for its whole join timeout."""
+fails at once may be over before its master serves, which then waits for its whole join timeout. A
+stop signal cuts it short."""
 
 
 class Coordination:

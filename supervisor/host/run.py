@@ -34,6 +34,7 @@ from supervisor.host.timeline import Timeline
 from supervisor.host.timers import Timers
 from supervisor.host.watches import Watches
 from supervisor.life import events as ev
+from supervisor.life.ladder import STOP_SIGNALS
 from supervisor.life.lifecycle import step
 from supervisor.life.words import Phase
 from supervisor.linux import orphans
@@ -78,7 +79,7 @@ async def run_host(
             await host.results.record()
             await host.results.settle_output()
             await host.results.report()
-            await host.coordination.farewell()
+            await host.take_leave()
             host.tasks.end()
     finally:
         host.clean_up()
@@ -215,6 +216,19 @@ class _Host:
         """Turn events into actions until the life is over."""
         while self._present.state.phase is not Phase.DONE:
             self._take(await self._inbox.get())
+
+    async def take_leave(self) -> None:
+        """The last words to the other hosts; a stop signal cuts them short."""
+        words = asyncio.create_task(self.coordination.farewell(), name="farewell")
+        while not words.done():
+            event = asyncio.create_task(self._inbox.get(), name="events after the end")
+            await asyncio.wait({words, event}, return_when=asyncio.FIRST_COMPLETED)
+            if not event.done():
+                event.cancel()
+            elif isinstance(heard := event.result(), ev.Signalled) and heard.signum in STOP_SIGNALS:
+                words.cancel()
+        if not words.cancelled():
+            words.result()
 
     def _snapshot(self) -> Snapshot:
         return self._account.snapshot()

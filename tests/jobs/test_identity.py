@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from supervisor.host.coordination import FLUSH_S
+from supervisor.host.coordination import FIRST_WORD_S, FLUSH_S
 from tests.helpers import netns
 from tests.helpers.netns import Host, Network, all_run, lasts
 from tests.helpers.waiting import wait_until
@@ -173,6 +173,19 @@ def test_a_host_that_failed_before_its_master_serves_is_not_waited_for(lay: Lay)
     third = lay("algo-3", TRAINING_JOB_NAME="job-A")
     assert [host.wait() for host in (early, master, third)] == [81, 84, 84]
     assert "port 2224 is held by pid" in master.failure
+    finish([squatter])
+
+
+def test_a_stop_cuts_the_last_words_of_a_host_without_a_master_short(lay: Lay) -> None:
+    squatter = lay("algo-2", place="second", hosts=("algo-2",), TRAINING_JOB_NAME="job-B")
+    wait_until(lambda: serves(squatter))
+    early = lay("algo-2", TRAINING_JOB_NAME="job-A")
+    early.wait_for("job.ended")
+    began = time.monotonic()
+    assert early.process is not None
+    early.process.send_signal(signal.SIGTERM)
+    assert early.wait() == 81
+    assert time.monotonic() - began < FIRST_WORD_S / 2
     finish([squatter])
 
 
