@@ -50,8 +50,11 @@ __all__ = [
     "colour_of",
     "console",
     "filters",
+    "gpuless",
     "logs",
     "masking",
     "quiet_tensorflow",
+    "recent",
     "same_output",
+    "sentences",
 ]

@@ -567,8 +567,9 @@ def template_fields(template: str) -> frozenset[str]:
 
 
 def colour_of(name: str) -> int:
-    """An ANSI colour for a name, the same in every run: one of the twelve that are readable."""
-    palette = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94, 31, 91)
+    """An ANSI colour for a name, the same in every run: one of those that are readable and mean no
+    alarm, as red and yellow do."""
+    palette = (36, 32, 35, 34, 96, 92, 95, 94)
     return palette[zlib.crc32(name.encode(errors="surrogateescape")) % len(palette)]
 
 

@@ -1,4 +1,4 @@
-"""The supervisor's own messages: time, level, event name, fields, in one format.
+"""The supervisor's own messages: time, level, event name, and the facts in words.
 
 ``logging`` is not used: its handlers write where they stand and so can block the event loop, and
 its configuration belongs to the libraries. A message is rendered at once and handed to a sink that
@@ -10,10 +10,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Literal, assert_never
 
 from supervisor.faults import safe, safe_json
 from supervisor.streams.masking import Masker
+from supervisor.streams.sentences import brief, sentence
+
+Style = Literal["text", "brief", "json"]
+"""For a log that is kept and searched, for somebody who looks on at a terminal, for programs."""
 
 _ORDER: Final = {"debug": 0, "info": 1, "warning": 2, "error": 3}
 _VALUE_LIMIT: Final = 2000
@@ -22,15 +26,16 @@ _RESET: Final = "\x1b[0m"
 
 
 class Log:
-    """Renders messages and gives each, a line of bytes, to ``write``."""
+    """Renders messages and gives each to ``write``: a line of bytes as it is shown, and the same
+    without prefix and colour."""
 
     def __init__(
         self,
-        write: Callable[[bytes], object],
+        write: Callable[[bytes, bytes], object],
         *,
         host: str,
         level: str,
-        style: str,
+        style: Style,
         masker: Masker,
         prefix: str = "",
         color: bool = False,
@@ -47,11 +52,30 @@ class Log:
         """``event`` is a stable name (``process.exited``); ``fields`` carry the facts."""
         if _ORDER[level] < self._level:
             return
-        if self._style == "json":
-            line = self._json(level, event, fields)
-        else:
-            line = self._text(level, event, fields)
-        self._write(line.encode("utf-8", "backslashreplace") + b"\n")
+        words = self._words(level, event, fields)
+        if not words:
+            return
+        line = words
+        if self._style != "json":
+            color = _COLORS.get(level) if self._color else None
+            line = self._prefix + (f"{color}{words}{_RESET}" if color else words)
+        self._write(_encoded(line), _encoded(words))
+
+    def _words(self, level: str, event: str, fields: dict[str, object]) -> str:
+        """Empty where nobody who looks on needs it."""
+        match self._style:
+            case "json":
+                return self._json(level, event, fields)
+            case "brief":
+                said = safe(brief(event, self._in_bounds(fields), self._host))
+                return said and f"{timestamp()[11:19]} {said}"
+            case "text":
+                head = [timestamp(), level.upper()]
+                if not self._prefix:
+                    head.append(f"supervisor {self._host}")
+                said = safe(sentence(event, self._in_bounds(fields)))
+                return " ".join((*head, f"{event}: {said}"))
+        assert_never(self._style)
 
     def debug(self, event: str, **fields: object) -> None:
         self.say("debug", event, **fields)
@@ -65,38 +89,31 @@ class Log:
     def error(self, event: str, **fields: object) -> None:
         self.say("error", event, **fields)
 
-    def _text(self, level: str, event: str, fields: dict[str, object]) -> str:
-        words = [timestamp(), level.upper()]
-        if not self._prefix:
-            words.append(f"supervisor {self._host}")
-        words.append(event)
-        words += [f"{key}={self._plain(value)}" for key, value in fields.items()]
-        line = " ".join(words)
-        color = _COLORS.get(level) if self._color else None
-        return self._prefix + (f"{color}{line}{_RESET}" if color else line)
-
     def _json(self, level: str, event: str, fields: dict[str, object]) -> str:
-        record = {
+        record: dict[str, object] = {
             "time": timestamp(),
             "host": self._host,
             "role": "supervisor",
             "level": level,
             "event": event,
         }
-        values = {key: self._bounded(value) for key, value in fields.items()}
-        return safe_json(json.dumps({**record, **values}, ensure_ascii=False))
+        record |= self._in_bounds(fields)
+        return safe_json(json.dumps(record, ensure_ascii=False))
+
+    def _in_bounds(self, fields: dict[str, object]) -> dict[str, object]:
+        return {key: self._bounded(value) for key, value in fields.items()}
 
     def _bounded(self, value: object) -> object:
         if value is None or isinstance(value, int | float):
             return value
-        text = self._masker.text(value if isinstance(value, str) else str(value))
+        if isinstance(value, list | tuple):
+            value = ", ".join(map(str, value))
+        text = self._masker.text(str(value))
         return text if len(text) <= _VALUE_LIMIT else text[:_VALUE_LIMIT] + "…"
 
-    def _plain(self, value: object) -> str:
-        text = str(self._bounded(value))
-        if text and not any(c.isspace() or c in "\"'=" or not c.isprintable() for c in text):
-            return text
-        return safe_json(json.dumps(text, ensure_ascii=False))
+
+def _encoded(line: str) -> bytes:
+    return line.encode("utf-8", "backslashreplace") + b"\n"
 
 
 def timestamp(at: float | None = None) -> str:

@@ -98,6 +98,24 @@ class Masker:
                 text = MASK + text[longest:]
         return self.text(text).encode("utf-8", "surrogateescape")
 
+    def seam(self, text: str) -> int:
+        """Where a text (``surrogateescape``) whose rest is still to come can be cut: neither a
+        secret nor a character is cut in two."""
+        begin = len(text)
+        while begin and len(text) - begin < 3 and "\udc80" <= text[begin - 1] <= "\udcff":
+            begin -= 1
+        for form in self._forms:
+            start = form[:_SHORTEST_END]
+            for at in _finds(text, start, max(0, len(text) - len(form) + 1)):
+                if form.startswith(text[at:]):
+                    begin = min(begin, at)
+                    break
+            # What is shorter than that may be the beginning of any of them.
+            for size in range(1, min(_SHORTEST_END, len(form), len(text) + 1)):
+                if text.endswith(form[:size]):
+                    begin = min(begin, len(text) - size)
+        return begin
+
     def tree(self, value: object) -> object:
         """A JSON document: every text in it, keys left alone."""
         match value:

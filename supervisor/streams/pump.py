@@ -10,7 +10,7 @@ import os
 import termios
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from supervisor.streams.formats import Formatter
@@ -90,7 +90,7 @@ class Pump:
 
     The pump owns ``fd``, the pipe's read end, from here on: it makes it non-blocking and closes
     it. It reads on only while every sink has room, so that a slow output holds the child and
-    nobody else. It keeps the last ``tail_bytes`` bytes.
+    nobody else. It keeps the last ``tail_bytes`` bytes, and tells ``tap`` each piece that it read.
 
     Must be made on a running loop.
     """
@@ -101,6 +101,7 @@ class Pump:
         branches: Sequence[Branch],
         *,
         tail_bytes: int = TAIL_BYTES,
+        tap: Callable[[bytes], None] | None = None,
     ) -> None:
         self.bytes_read = 0
         self.started_at = time.monotonic()
@@ -111,6 +112,7 @@ class Pump:
         self._fd = fd
         self._branches = tuple(branches)
         self._tail_bytes = tail_bytes
+        self._tap = tap
         self._tail: deque[bytes] = deque()
         self._tail_size = 0
         self._newlines = 0
@@ -210,6 +212,8 @@ class Pump:
         self.bytes_read += len(data)
         self._newlines += newlines(data)
         self._remember(data)
+        if self._tap is not None:
+            self._tap(data)
         due: float | None = None
         for branch in self._branches:
             branch.feed(data, now)

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 
 from supervisor.streams.backlog import Backlog, Policy
+from supervisor.streams.filters import tame as tame_text
 from supervisor.streams.targets import Target, target_of
 from supervisor.streams.writer import Writer
 
@@ -24,6 +25,8 @@ _STOP_S = 0.2
 
 _ERASE = b"\r\x1b[K"
 # autowrap off while drawing: a line longer than the terminal is wide must not leave rows behind
+_UP = b"\x1b[1A"
+_ERASE_BELOW = b"\x1b[J"
 _DRAW = b"\x1b[?7l%s\x1b[0m\x1b[?7h"
 
 
@@ -42,6 +45,7 @@ def console(
     capacity_bytes: int = CAPACITY_BYTES,
     policy: Policy = "block",
     in_place: bool = False,
+    tame: bool = False,
     on_broken: Callable[[Sink, OSError], None] | None = None,
 ) -> tuple[Sink, Sink]:
     """Sinks for our own stdout and stderr: one and the same where both lead to one output.
@@ -54,6 +58,7 @@ def console(
         capacity_bytes=capacity_bytes,
         policy=policy,
         in_place=in_place,
+        tame=tame,
         on_broken=on_broken,
     )
     if same_output(stdout_fd, stderr_fd):
@@ -64,6 +69,7 @@ def console(
         capacity_bytes=capacity_bytes,
         policy=policy,
         in_place=in_place,
+        tame=tame,
         on_broken=on_broken,
     )
     return out, err
@@ -87,8 +93,8 @@ class Sink:
     At any time ``offered_bytes == written_bytes + dropped_bytes + discarded_bytes +
     unwritten_bytes``.
 
-    ``output`` is a descriptor, which stays the caller's, or a `RotatingFile`. Must be made on a
-    running loop.
+    ``output`` is a descriptor, which stays the caller's, or a `RotatingFile`. ``tame``: where it
+    is a terminal, it shows what it would else obey. Must be made on a running loop.
     """
 
     def __init__(
@@ -99,6 +105,7 @@ class Sink:
         capacity_bytes: int = CAPACITY_BYTES,
         policy: Policy = "block",
         in_place: bool = False,
+        tame: bool = False,
         on_broken: Callable[[Sink, OSError], None] | None = None,
     ) -> None:
         self.name = name
@@ -118,6 +125,9 @@ class Sink:
         self._own_timer: asyncio.TimerHandle | None = None
         self._drawn = b""  # the unfinished line that is drawn on the terminal
         self._drawn_by: object = None
+        self._foot = b""  # the line that stays below everything
+        self._rows = 0  # how many rows are drawn at the bottom
+        self._tame = tame and self.terminal
 
     # ------------------------------------------------------------------ state
 
@@ -183,7 +193,9 @@ class Sink:
         """
         if not chunk:
             return True
-        if self._drawn:
+        if self._tame:
+            chunk = tame_text(chunk)
+        if self._rows:
             return self._offer_above(chunk, owner)
         if self._own:
             return self._offer_around_own(chunk)
@@ -203,7 +215,7 @@ class Sink:
         if self.unwritten_bytes >= most or self._backlog.gone:
             self._backlog.leave_out(line)
             return False
-        if self._drawn:
+        if self._rows:
             return self._offer_above(line, None)
         if not self._mid_line:
             return self._writer.put(line, forced=True)
@@ -223,11 +235,32 @@ class Sink:
         if full or backlog.gone or self._own or not self.in_place:
             return
         if line:
-            self._drawn, self._drawn_by = line, owner
-            self._writer.put(_ERASE + _DRAW % line)
+            self._drawn, self._drawn_by = tame_text(line) if self._tame else line, owner
         elif self._drawn and self._drawn_by is owner:
             self._drawn = b""
-            self._writer.put(_ERASE)
+        else:
+            return
+        self._writer.put(self._erased() + self._bottom())
+
+    def foot(self, line: bytes) -> None:
+        """On a terminal: keep a line below everything that is offered, which has to be whole lines
+        then; an empty one takes it away. Left out like `draw` when the queue is full."""
+        backlog = self._backlog
+        full = backlog.queued_bytes >= backlog.capacity_bytes
+        if backlog.gone or not self.terminal or (full and line) or line == self._foot:
+            return
+        self._foot = line
+        self._writer.put(self._erased() + self._bottom(), forced=True)
+
+    def _erased(self) -> bytes:
+        """What takes the rows at the bottom away; the cursor stands at the end of the last one."""
+        rows, self._rows = self._rows, 0
+        return _ERASE if rows < 2 else b"\r" + _UP * (rows - 1) + _ERASE_BELOW
+
+    def _bottom(self) -> bytes:
+        rows = [_DRAW % row for row in (self._drawn, self._foot) if row]
+        self._rows = len(rows)
+        return b"\r\n".join(rows)
 
     def when_room(self, callback: Callable[[], None]) -> None:
         """Call back once, on the loop, when the queue is half empty (or thrown away)."""
@@ -237,8 +270,11 @@ class Sink:
         """Whole lines go above the unfinished line that is drawn at the bottom."""
         if owner is not None and owner is self._drawn_by:
             self._drawn = b""
-        tail = _DRAW % self._drawn if self._drawn else b""
-        return self._writer.put(_ERASE + chunk + tail)
+        rows = self._rows
+        taken = self._writer.put(self._erased() + chunk + self._bottom())
+        if not taken:
+            self._rows = rows
+        return taken
 
     def _offer_around_own(self, chunk: bytes) -> bool:
         """Lines of ours have waited for a line to end, and this chunk may end it."""

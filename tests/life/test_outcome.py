@@ -20,7 +20,7 @@ from supervisor.life.outcome import (
     outcome_of,
 )
 from supervisor.life.words import Cause, CauseKind, ExitStatus, Outcome, Verdict
-from supervisor.streams.logs import Log
+from supervisor.streams.logs import Log, Style
 from supervisor.streams.masking import MASK, Masker, is_secret_name
 
 
@@ -200,11 +200,11 @@ def test_secrets_are_masked_by_value_wherever_they_stand() -> None:
     }
 
 
-def log_lines(style: str, **options: object) -> tuple[Log, list[bytes]]:
+def log_lines(style: Style, **options: object) -> tuple[Log, list[bytes]]:
     lines: list[bytes] = []
     masker = Masker(["geheim-geheim"])
     log = Log(
-        lines.append,
+        lambda line, _words: lines.append(line),
         host="algo-1",
         level="info",
         style=style,
@@ -214,14 +214,13 @@ def log_lines(style: str, **options: object) -> tuple[Log, list[bytes]]:
     return log, lines
 
 
-def test_our_own_messages_are_one_line_with_fields_and_no_secrets() -> None:
-    log, lines = log_lines("raw")
+def test_our_own_messages_are_one_line_with_all_fields_and_no_secrets() -> None:
+    log, lines = log_lines("text")
     log.debug("not.shown")
-    log.warning("process.exited", exit="exit 1", text="two\nlines geheim-geheim", none=None, n=3)
+    log.warning("x.y", exit="exit 1", text="two\nlines geheim-geheim", none=None, n=3)
     (line,) = lines
     assert line.endswith(
-        b' WARNING supervisor algo-1 process.exited exit="exit 1" '
-        b'text="two\\nlines ******" none=None n=3\n'
+        b" WARNING supervisor algo-1 x.y: exit exit 1, text two\\nlines ******, none None, n 3\n"
     )
 
 

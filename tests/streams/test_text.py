@@ -20,9 +20,10 @@ from supervisor.faults import safe, safe_json, safe_lines
 from supervisor.life.outcome import FAILURE_LIMIT, failure_text
 from supervisor.life.words import Cause, CauseKind, Outcome, Verdict
 from supervisor.streams import Carriage, Label
-from supervisor.streams.logs import Log
+from supervisor.streams.logs import Log, Style
 from supervisor.streams.masking import MASK, Masker
-from supervisor.verbs.local import Request, Result, _merging, _summary
+from supervisor.verbs.fleet import Request, _merging
+from supervisor.verbs.summary import Result, summary
 from tests.helpers.train import Train, lay_out
 
 SECRET = "SeCrEt/VaLuE+0123'456\"789-abcdefghij"
@@ -120,9 +121,9 @@ def test_a_cause_that_was_cut_holds_no_part_of_a_secret(tmp_path: pathlib.Path) 
         assert not [piece for piece in pieces if piece in seen], way
 
 
-def asked(run_dir: str = "/run", **environ: str) -> Request:
+def asked(**environ: str) -> Request:
     return Request(
-        hosts=1, strategy=Strategy.NONE, run_dir=run_dir, script="s.py", arguments=(),
+        hosts=1, strategy=Strategy.NONE, run_dir="/run", script="s.py", arguments=(),
         hyperparameters={}, settings=parse_settings({}, environ, {})[0], flags={}, environ=environ,
         continued=False,
     )  # fmt: skip
@@ -149,12 +150,13 @@ def test_text_for_a_terminal_is_one_line_that_shows_what_it_held() -> None:
     assert not obeyed(safe_json(document))
 
 
-@pytest.mark.parametrize("style", ["raw", "prefix", "json"])
-def test_our_own_lines_are_lines_and_nothing_else(style: str) -> None:
+@pytest.mark.parametrize("style", ["text", "brief", "json"])
+def test_our_own_lines_are_lines_and_nothing_else(style: Style) -> None:
     """C1 controls, U+202E and U+2028 went out raw in quoted fields, in JSON too."""
     lines: list[bytes] = []
     log = Log(
-        lines.append, host="algo-1", level="info", style=style, masker=Masker(()), prefix="",
+        lambda line, _words: lines.append(line),
+        host="algo-1", level="info", style=style, masker=Masker(()), prefix="",
     )  # fmt: skip
     log.info("process.exited", message=NASTY, code=1)
     text = lines[0].decode()
@@ -174,8 +176,8 @@ def test_the_table_of_local_shows_a_reports_words_as_text(tmp_path: pathlib.Path
             {"name": NASTY, "role": NASTY, "exit": NASTY, "seconds": 1.0, "stopped_by_us": False}
         ],
     }
-    request = asked(run_dir=f"/run{NASTY}")
-    text = _summary(request, [Result(host, 1, "exit 1", 2.0, report)])
+    result = Result(host, 1, "exit 1", 2.0, report)
+    text = summary(f"/run{NASTY}", Strategy.NONE, [result], Masker(()), color=False)
     assert not obeyed(text)
     assert "\nFORGED" not in text
     assert "[red]bold[/red]" in text.replace("\n", "")

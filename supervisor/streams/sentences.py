@@ -1,0 +1,245 @@
+"""What the supervisor says, in words: one sentence for each event of its own. Pure.
+
+The name of an event and its fields are for programs (``SUPERVISOR_LOG_FORMAT=json``, ``/events``,
+``report.json``), and stable. People read these sentences, which are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from supervisor.faults import counted
+
+Fields = Mapping[str, object]
+"""Masked and bounded already."""
+
+_ARGV: Final = 120
+"""Characters of a command line that are shown; sshd's alone would take a dozen lines."""
+
+
+def sentence(event: str, fields: Fields) -> str:
+    """What happened, in words; may have what a terminal would obey, as the fields do.
+
+    An event without a sentence of its own is told by its fields.
+    """
+    spoken = _SENTENCES.get(event)
+    try:
+        if callable(spoken):
+            return spoken(fields)
+        if spoken is not None:
+            return spoken.format_map(fields)
+    except (KeyError, TypeError, ValueError):
+        pass  # a field is missing: what is there is said all the same
+    return ", ".join(f"{key} {_listed(value)}" for key, value in fields.items())
+
+
+def brief(event: str, fields: Fields, host: str) -> str:
+    """The same for the terminal of `supervisor local`, where all hosts' lines stand below each
+    other: what ended the job is told once, by the host that it happened on, and what matters to
+    nobody who looks on is empty."""
+    if event in _UNSAID_IN_BRIEF:
+        return ""
+    if event == "job.ending":
+        return _ending_in_brief(fields, host)
+    if event == "process.exited":
+        return sentence(event, {key: value for key, value in fields.items() if key != "message"})
+    if event == "process.started":
+        return "{process} runs, pid {pid}".format_map(fields)
+    return sentence(event, fields)
+
+
+def _ending_in_brief(fields: Fields, host: str) -> str:
+    outcome, cause = fields.get("outcome"), str(fields.get("cause", ""))
+    if outcome == "succeeded" or cause == f"{host}: received SIGINT":
+        return ""  # its scripts have ended, or somebody has pressed Ctrl-C: that is told already
+    who = cause.partition(": ")[0]
+    if who.split(" ")[0] != host:
+        return f"stopping: {who} {'failed' if outcome == 'failed' else 'was asked to stop'}"
+    # The line about its process says how that ended.
+    return cause.removeprefix(f"{host} ").partition("; exit ")[0]
+
+
+def _listed(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _started(fields: Fields) -> str:
+    argv = str(fields["argv"])
+    shown = argv if len(argv) <= _ARGV else argv[: _ARGV - 1] + "…"
+    return f"{fields['process']} runs, pid {fields['pid']}: {shown}"
+
+
+def _exited(fields: Fields) -> str:
+    end, message = str(fields["exit"]), str(fields.get("message") or "")
+    seconds = fields["seconds"]
+    took = f"{seconds:.1f}" if isinstance(seconds, float) else seconds
+    if not message.startswith(end):  # else it says how long as well
+        message = f"{end} after {took} s" + (f": {message}" if message else "")
+    return f"{fields['process']}, pid {fields['pid']}: {message}"
+
+
+def _signalled(fields: Fields) -> str:
+    to = " and its process group" if fields["to"] == "group" else ""
+    return "{signal} to {process}, pid {pid}".format_map(fields) + to
+
+
+def _outlived(fields: Fields) -> str:
+    count = fields["count"]
+    others = "a process of its own is" if count == 1 else f"{count} processes of its own are"
+    return (
+        "{process} has ended ({exit}), and ".format_map(fields)
+        + others
+        + " not: {who}; {signal} was sent, SIGKILL follows in {left_s} s".format_map(fields)
+    )
+
+
+def _received(fields: Fields) -> str:
+    again = "" if fields["count"] == 1 else f", number {fields['count']}"
+    return f"{fields['signal']}{again}; {fields['left_s']} s are left to stop"
+
+
+_HAS: Final = {"succeeded": "has succeeded", "failed": "has failed", "stopped": "was stopped"}
+
+
+def _ending(fields: Fields) -> str:
+    return f"the job {_HAS[str(fields['outcome'])]}: {fields['cause']}"
+
+
+def _ended(fields: Fields) -> str:
+    return f"{_ending(fields)}; exit code {fields['exit_code']}"
+
+
+def _joined(fields: Fields) -> str:
+    missing = fields["missing"]
+    rest = f"{missing} missing" if missing else "all hosts are here"
+    return f"{fields['host']} has joined, {rest}"
+
+
+def _differ(fields: Fields) -> str:
+    text = f"the hosts would begin from different checkpoints: {fields['hosts']}"
+    restore = fields["restore"]
+    return text if restore == "none" else f"{text}; all restore {restore}"
+
+
+def _tolerated(fields: Fields) -> str:
+    who = f"{fields['host']} {fields['process']}" if fields["process"] else fields["host"]
+    return f"the job goes on without {who}: {fields['message']} (at most {fields['limit']})"
+
+
+def _fetched(fields: Fields) -> str:
+    words = []
+    if fields.get("files"):
+        words.append(_files(fields))
+    if fields.get("resumed_from"):
+        words.append(f"from the checkpoint {fields['resumed_from']}")
+    if fields.get("bucket_region"):
+        words.append(f"the bucket's region is {fields['bucket_region']}")
+    return "fetched" + (": " if words else "") + "; ".join(words)
+
+
+def _saved(fields: Fields) -> str:
+    return f"{fields['transfer']}: {_files(fields)}, kept as {fields['manifest']}"
+
+
+def _lags(fields: Fields) -> str:
+    files = counted(_number(fields["pending_files"]), "file")
+    why = f": {fields['error']}" if fields.get("error") else ""
+    return f"{fields['transfer']}: {files} to be sent, for {fields['lag_s']} s already{why}"
+
+
+def _stalled(fields: Fields) -> str:
+    then = "left out" if fields["overflow"] == "drop" else "held, and its writer with it"
+    return (
+        f"{fields['output']} has taken nothing for {fields['seconds']} s; what comes now is {then}"
+    )
+
+
+def _lost(fields: Fields) -> str:
+    amounts = ", ".join(
+        f"{value} {key.replace('_', ' ')}" for key, value in fields.items() if key != "output"
+    )
+    return f"{fields['output']}: {amounts}"
+
+
+def _processes(fields: Fields) -> str:
+    count = _number(fields["processes"])
+    return f"{count} process" if count == 1 else f"{count} processes"
+
+
+def _files(fields: Fields) -> str:
+    return f"{counted(_number(fields['files']), 'file')}, {_number(fields['bytes']):,} bytes"
+
+
+def _number(value: object) -> int:
+    return int(value) if isinstance(value, int | float) else 0
+
+
+_SENTENCES: Final[Mapping[str, str | Callable[[Fields], str]]] = {
+    "checkpoint.saved": _saved,
+    "checkpoint.shared": "{transfer}: {manifest}: {why}",
+    "checkpoints.differ": _differ,
+    "failure.also": "beside it: {cause}",
+    "failure.examined": "{cause}; for {seconds} s another one is looked for that explains it",
+    "failure.tolerated": _tolerated,
+    "files.silent": "{text}",
+    "hold.expired": "the master's word has not come in time, and is not waited for any more",
+    "installation.shared": "{text}",
+    "internal.error": "a defect of the supervisor: {error}",
+    "job.ended": _ended,
+    "job.ending": _ending,
+    "job.resumed": "resumed from {from}",
+    "joining.extended": "{hosts}: still preparing, and waited for longer",
+    "joining.waiting": "waiting for {hosts}",
+    "master.lost": "the master {host} {how}: {evidence}",
+    "member.joined": _joined,
+    "member.lost": "{host} is lost: {evidence}",
+    "member.refused": "{host} is refused: {reason}",
+    "members.late": lambda fields: f"not waited for any more: {_listed(fields['hosts'])}",
+    "model.unservable": "{text}",
+    "output.broken": "{output} cannot be written to any more: {error}",
+    "output.lost": _lost,
+    "output.resumed": "{output} goes on",
+    "output.stalled": _stalled,
+    "phase.entered": "{phase}",
+    "plan.note": "{text}",
+    "process.descendants_killed": "{process} left processes behind, {signal} ended them: {who}",
+    "process.exited": _exited,
+    "process.hung": "{process} has shown no sign of life for {idle_s} s",
+    "process.interpreted": "{text}",
+    "process.kill": "SIGKILL to {process}, pid {pid}, and all below it",
+    "process.left": "{process} cannot be killed, and is left",
+    "process.outlived": _outlived,
+    "process.resumed": lambda fields: f"{fields['process']} goes on, {_processes(fields)}",
+    "process.seen": "{process} stands here: {stacks}",
+    "process.signalled": _signalled,
+    "process.stacks": lambda fields: f"{fields['process']}: stacks of {_processes(fields)}",
+    "process.started": _started,
+    "process.suspended": lambda fields: f"{fields['process']} is held, {_processes(fields)}",
+    "record.failed": "{error}",
+    "resource.low": "{text}",
+    "servers.unused": "{text}",
+    "servers.used": "the servers are in use",
+    "settings.of_others": "not ours, and ignored: {ignored}",
+    "signal.received": _received,
+    "status.error": "status port: {error}",
+    "status.unavailable": "there is no status port: {error}",
+    "storage.ended": "the process for transfers ended ({how}); another one in {again_in_s} s",
+    "storage.failed": "{text}",
+    "storage.fetched": _fetched,
+    "storage.started": "the process for transfers runs, pid {pid}",
+    "storage.unintelligible": "the process for transfers said what is no message: {line}",
+    "storage.unsent": "{text}",
+    "transfer.caught_up": "{transfer}: everything is sent",
+    "transfer.dangling": "{transfer}: {path}: {why}",
+    "transfer.failing": "{transfer}: {error}; try {tries}, again in {again_in_s} s",
+    "transfer.lags": _lags,
+    "transfer.left_out": "{transfer}: {path} is left out: {why}",
+    "transfer.no_events": "{directory}: looked through every {rescan_s} s: {why}",
+    "transfer.not_cleared": "{transfer}: {path} could not be cleared: {why}",
+    "transfer.recovered": "{transfer}: sending works again",
+}
+"""A template over the fields, or what makes the sentence of them."""
+
+_UNSAID_IN_BRIEF: Final = frozenset({"job.ended", "process.signalled", "signal.received"})
+"""`supervisor local` says these itself, once for all hosts."""
