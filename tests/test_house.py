@@ -47,7 +47,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "cluster": "aside faults life",
         "linux": "cluster",
         "children": "aside life linux regular",
-        "status": "cluster faults life linux",
+        "status": "cluster faults life linux streams",
         "programs": "faults linux",
         "storage": "children faults life linux regular streams",
         "contract": "faults life regular storage streams",

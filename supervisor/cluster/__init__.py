@@ -3,4 +3,4 @@
 What to do about a lost host is decided in ``life/``; the port that answers is in ``status/``.
 """
 
-__all__ = ["admission", "beat", "liveness", "net", "probe", "protocol"]
+__all__ = ["admission", "beat", "liveness", "names", "net", "probe", "protocol"]

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Self
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
 
 from supervisor.cluster.liveness import (
     Answered,
@@ -21,13 +19,12 @@ from supervisor.cluster.liveness import (
     Rejected,
     Renewed,
 )
+from supervisor.cluster.names import NamesResolver
 from supervisor.cluster.net import (
-    MOST_ADDRESSES,
     NoAddress,
     Resolver,
     are_refusals,
     families,
-    is_address,
 )
 from supervisor.cluster.protocol import (
     MAX_BODY_BYTES,
@@ -53,38 +50,6 @@ class Heard:
     problem: str | None = None
     """Why the master, or whoever answered in its place, is none to this host."""
     document: JobDocument | None = None
-
-
-class _NamesResolver(AbstractResolver):
-    """`Resolver` as aiohttp wants it, of one host: looked up for every new connection."""
-
-    def __init__(self, resolver: Resolver, address: str, timeout_s: float) -> None:
-        self._resolver = resolver
-        self._address = address
-        self._timeout_s = timeout_s
-        self.last: tuple[str, ...] = (address,) if is_address(address) else ()
-        """What was found last."""
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        found = await self._resolver.resolve(self._address, timeout_s=self._timeout_s)
-        self.last = found[:MOST_ADDRESSES]
-        return [
-            ResolveResult(
-                hostname=host,
-                host=address,
-                port=port,
-                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
-                proto=0,
-                flags=0,
-            )
-            for address in self.last
-            if family in (socket.AF_UNSPEC, socket.AF_INET6 if ":" in address else socket.AF_INET)
-        ]
-
-    async def close(self) -> None:
-        pass
 
 
 class MasterPort:
@@ -113,7 +78,7 @@ class MasterPort:
         self._there = f"{master_host}:{port}" if "%" in address else self._where
         self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         self._slack_s = slack_s
-        self._names = _NamesResolver(resolver, address, slack_s)
+        self._names = NamesResolver(resolver, address, slack_s)
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:

@@ -169,6 +169,13 @@ class Output:
         "the supervisor's own messages: debug, info, warning, error",
         twins=("sagemaker_container_log_level", "SAGEMAKER_CONTAINER_LOG_LEVEL"),
     )
+    log_own: str = setting(
+        values.one_of("full", "brief"),
+        "full",
+        "",
+        "the supervisor's own lines where they are text: with date, level and the event's name, "
+        "or short for somebody who looks on (on under supervisor local at a terminal)",
+    )
     log_color: str = setting(
         values.one_of("auto", "always", "never"),
         "auto",

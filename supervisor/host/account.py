@@ -84,6 +84,7 @@ class Account:
             },
             "cause": None if state.cause is None else mask(encode_cause(state.cause)),
             "verdict": None if state.verdict is None else mask(encode_verdict(state.verdict)),
+            "exit_code": self._present.exit_code if state.phase is Phase.DONE else None,
             "waiting": mask(dict(state.waiting)) if state.phase is Phase.JOINING else {},
             "tolerated": [mask(encode_cause(cause)) for cause in state.tolerated],
             "also": [mask(encode_cause(cause)) for cause in state.also],

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Final, Literal
 
 from supervisor.cluster import beat
@@ -32,6 +33,8 @@ from supervisor.streams import (
     quiet_tensorflow,
 )
 from supervisor.streams.filters import LineFilter
+from supervisor.streams.gpuless import Gpuless, no_gpu_here
+from supervisor.streams.recent import Recent, Source
 
 if TYPE_CHECKING:  # heavy: loaded with the status server
     from supervisor.status.snapshot import Sample
@@ -79,6 +82,7 @@ class _Hiding:
         return kept
 
 
+_OWN: Final = Source("supervisor", "supervisor", "stderr")
 _OURS: Final = frozenset({Role.PS, Role.PREPARE, Role.STORAGE})
 """Processes that the user did not write: stdout is the script's alone."""
 
@@ -93,6 +97,8 @@ class Outputs:
     """Where per-process files go, if they are wanted."""
     say: Callable[..., None] = lambda _level, _event, **_fields: None
     """Told what becomes of an output: level, event name, fields."""
+    recent: Recent = field(default_factory=Recent)
+    """What was written last, for whoever reads it over the status port."""
     out: Sink = field(init=False)
     err: Sink = field(init=False)
     _files: list[Sink] = field(default_factory=list)
@@ -110,6 +116,11 @@ class Outputs:
             on_broken=self._on_broken,
         )
         self._watch()
+
+    def own_line(self, line: bytes, words: bytes) -> None:
+        """A line of ours, as it is shown, and without prefix and colour."""
+        self.err.offer_line(line)
+        self.recent.add(_OWN, words)
 
     # ------------------------------------------------------------------ formats
 
@@ -145,7 +156,7 @@ class Outputs:
         """
         file_sink = self._file_of(name)
         streams = self._streams[name] = [
-            self._stream(role, which, fd, file_sink)
+            self._stream(name, role, which, fd, file_sink)
             for fd, which in zip(fds, ("stdout", "stderr"), strict=False)
         ]
         return tuple(stream.pump for stream in streams), file_sink.name if file_sink else ""
@@ -154,7 +165,7 @@ class Outputs:
         """The same for a process whose stdout is not for people. May be called again for a
         successor of the process."""
         file_sink = self._storage_file = self._storage_file or self._file_of(name)
-        stream = self._stream(role, "stderr", fd, file_sink)
+        stream = self._stream(name, role, "stderr", fd, file_sink)
         self._streams[name] = [stream]
         return stream.pump
 
@@ -175,7 +186,9 @@ class Outputs:
         self._files.append(sink)
         return sink
 
-    def _stream(self, role: Role, which: str, fd: int, file_sink: Sink | None) -> _Stream:
+    def _stream(
+        self, name: str, role: Role, which: str, fd: int, file_sink: Sink | None
+    ) -> _Stream:
         settings = self.settings
         label = Label(safe(self.host), role.value, which)
         sink = self._sink_of(role, which)
@@ -189,7 +202,7 @@ class Outputs:
         if file_sink is not None:
             # Whole lines: both streams of a process share its file.
             branches.append(Branch(Prefix(label, ""), file_sink))
-        pump = Pump(fd, branches)
+        pump = Pump(fd, branches, tap=partial(self.recent.add, Source(name, role.value, which)))
         pump.start()
         return _Stream(label, role, sink, pump, only if shown else None)
 
@@ -226,18 +239,23 @@ class Outputs:
             carriage = Carriage.COLLAPSE
         window_s = settings.log_repeat_window_s
         repeats = Repeats(window_s) if window_s and not last else None
-        if settings.log_format == "json":
-            return Json(label, carriage=carriage, only=only, repeats=repeats)
         if settings.log_format == "raw" and role not in _OURS:
             return Raw()
-        return Prefix(
-            label,
-            settings.log_prefix,
-            colour=colour_of(label.host) if self.color else None,
-            carriage=carriage,
-            only=only,
-            repeats=repeats,
-        )
+        formatter: Formatter
+        if settings.log_format == "json":
+            formatter = Json(label, carriage=carriage, only=only, repeats=repeats)
+        else:
+            formatter = Prefix(
+                label,
+                settings.log_prefix,
+                colour=colour_of(label.host) if self.color else None,
+                carriage=carriage,
+                only=only,
+                repeats=repeats,
+            )
+        # TensorFlow writes it to stderr, which may be one pipe with stdout.
+        looked_at = only is None and not last and no_gpu_here()
+        return Gpuless(formatter) if looked_at else formatter
 
     # ------------------------------------------------------------------ what becomes of them
 

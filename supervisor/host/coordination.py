@@ -24,6 +24,8 @@ from supervisor.host.timeline import Say
 from supervisor.life import events as ev
 from supervisor.life.words import CauseKind, Phase
 from supervisor.plan.plan import Plan
+from supervisor.streams.masking import Masker
+from supervisor.streams.recent import Recent
 
 if TYPE_CHECKING:  # not needed before the script's start: loaded when they are used
     from supervisor.cluster.probe import MasterLink
@@ -62,14 +64,19 @@ class Coordination:
         tasks: Tasks,
         snapshot: Callable[[], Snapshot],
         samples: Callable[[], Iterable[Sample]],
+        recent: Recent,
+        masker: Masker,
     ) -> None:
-        """``snapshot`` and ``samples`` are what the status port shows, secrets masked."""
+        """``snapshot`` and ``samples`` are what the status port shows, secrets masked; ``recent``
+        is what the processes wrote last, as it is."""
         self._present = present
         self._post = post
         self._say = say
         self._tasks = tasks
         self._snapshot = snapshot
         self._samples = samples
+        self._recent = recent
+        self._masker = masker
         self._server: StatusServer | None = None
         self._board: JobBoard | None = None
         """On the master of a cluster."""
@@ -119,6 +126,7 @@ class Coordination:
 
     async def _open_status_port(self) -> None:
         from supervisor.status.doors import Member  # noqa: PLC0415
+        from supervisor.status.lines import Lines  # noqa: PLC0415
         from supervisor.status.server import StatusServer  # noqa: PLC0415
 
         plan = self._present.plan
@@ -138,6 +146,7 @@ class Coordination:
             job=self._identity,
             lease_s=plan.budgets.lease_s,
             samples=self._samples,
+            lines=Lines(self._recent, host=plan.host, mask=self._masker),
             refused_count=plan.contract.settings.master_refused_count,
             refused_window_s=plan.contract.settings.master_refused_window_s,
             on_error=lambda line: self._say("error", "status.error", error=line),

@@ -17,6 +17,7 @@ from supervisor.contract import record
 from supervisor.contract.contract import read_contract
 from supervisor.contract.facts import Facts
 from supervisor.contract.paths import paths_below
+from supervisor.contract.settings import Settings
 from supervisor.engines import sagemaker
 from supervisor.faults import ContractError, Fault
 from supervisor.host.console import Outputs
@@ -27,7 +28,7 @@ from supervisor.host.run import run_host
 from supervisor.life.outcome import EXIT_PREPARING, cut
 from supervisor.linux.inherited import STOP_SIGNALS, InheritedSignals, reset_inherited_signals
 from supervisor.plan.plan import Plan, make_plan
-from supervisor.streams.logs import Log
+from supervisor.streams.logs import Log, Style
 from supervisor.streams.masking import Masker
 
 if TYPE_CHECKING:
@@ -128,6 +129,12 @@ def _record_failure(environ: Mapping[str, str], text: str, *, anew: bool) -> Non
         within(RECORD_LIMIT_S, write)
 
 
+def _style(settings: Settings) -> Style:
+    if settings.log_format == "json":
+        return "json"
+    return "brief" if settings.log_own == "brief" else "text"
+
+
 async def _train(
     plan: Plan,
     replan: Callable[[Fetched], Plan],
@@ -138,10 +145,10 @@ async def _train(
     outputs = Outputs(plan.host, settings, plan.paths.logs)
     masker = masker_of(plan)
     log = Log(
-        outputs.err.offer_line,
+        outputs.own_line,
         host=plan.host,
         level=settings.log_level,
-        style=settings.log_format,
+        style=_style(settings),
         masker=masker,
         prefix=outputs.own_prefix,
         color=outputs.color,

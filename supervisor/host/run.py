@@ -130,6 +130,8 @@ class _Host:
             tasks=self.tasks,
             snapshot=self._snapshot,
             samples=outputs.samples,
+            recent=outputs.recent,
+            masker=masker,
         )
         self._keeping = Keeping(
             present,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import json
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -12,7 +12,6 @@ from aiohttp import web
 
 from supervisor.cluster.protocol import ProtocolError, decode_report
 from supervisor.status.board import JobBoard
-from supervisor.status.feed import EventFeed
 from supervisor.status.handler import connection_of, handler_of
 from supervisor.status.http import (
     Refused,
@@ -25,6 +24,7 @@ from supervisor.status.http import (
 from supervisor.status.limits import Buckets, Limits, Pool
 from supervisor.status.members import Members, claim_of
 from supervisor.status.snapshot import Sample, Snapshot
+from supervisor.status.streaming import Streaming
 
 MAX_WAIT_S = 30.0
 """The longest long poll; longer wishes are cut to it."""
@@ -41,7 +41,7 @@ class Answers:
         host: str,
         board: JobBoard | None,
         members: Members,
-        feed: EventFeed,
+        streaming: Streaming,
         connections: Pool,
         counts: dict[str, int],
         limits: Limits,
@@ -54,7 +54,7 @@ class Answers:
         self._host = host
         self._board = board
         self._members = members
-        self._feed = feed
+        self._streaming = streaming
         self._connections = connections
         self._counts = counts
         self._limits = limits
@@ -71,6 +71,14 @@ class Answers:
     def stop_waiting(self) -> None:
         """Answer whoever asks from now on with what is there."""
         self._stopping = True
+
+    def last_words(self) -> bytes:
+        """The final ``/status``, as the data of an event."""
+        try:
+            return json.dumps(self._snapshot(), default=str).encode()
+        except Exception as error:  # noqa: BLE001 - as in `guard`
+            self._on_error(f"the end: {error!r}"[:400])
+            return b"{}"
 
     def health(self, route: str) -> tuple[int, bytes]:
         """Status and body; for the gate as well, where there is no place for a visitor."""
@@ -90,7 +98,9 @@ class Answers:
         )
         for path, handler in gets:
             router.add_get(path, handler, expect_handler=expect)
-        router.add_get("/events", self._get_events, allow_head=False, expect_handler=expect)
+        streams = (("/events", self._streaming.get_events), ("/logs", self._streaming.get_logs))
+        for path, handler in streams:
+            router.add_get(path, handler, allow_head=False, expect_handler=expect)
         router.add_put("/v1/hosts/{name}", self._put_host, expect_handler=expect)
 
     @web.middleware
@@ -217,43 +227,6 @@ class Answers:
             charset="utf-8",
             headers={"Content-Security-Policy": page.POLICY, "Referrer-Policy": "no-referrer"},
         )
-
-    async def _get_events(self, request: web.Request) -> web.StreamResponse:
-        connection = connection_of(request)
-        beside = sum(one.follows for one in self._connections.beside(connection))
-        if beside >= max(1, self._limits.event_readers // 2):
-            raise Refused(503, "too many readers")
-        after = request.headers.get("Last-Event-ID", "")
-        queue = self._feed.subscribe(
-            connection.abort,
-            after=int(after) if after.isascii() and after.isdecimal() and len(after) < 16 else 0,
-        )
-        if queue is None:
-            raise Refused(503, "too many readers")
-        response = web.StreamResponse(
-            headers={
-                "Content-Type": "text/event-stream",
-                "Cache-Control": "no-store",
-                "X-Content-Type-Options": "nosniff",
-            }
-        )
-        connection.follows = True
-        try:
-            await response.prepare(request)
-            while True:
-                chunk: bytes | None = b": still here\n\n"
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self._limits.events_heartbeat_s):
-                        chunk = await queue.get()
-                if chunk is None:
-                    break
-                await response.write(chunk)
-        except ConnectionError:
-            pass  # the reader left
-        finally:
-            connection.follows = False
-            self._feed.unsubscribe(queue)
-        return response
 
     async def _get_job(self, request: web.Request) -> web.StreamResponse:
         board = self._master()

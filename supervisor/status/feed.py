@@ -6,6 +6,12 @@ import asyncio
 import json
 from collections import deque
 from collections.abc import Callable, Mapping
+from typing import Final
+
+END: Final = b"event: end\ndata: %s\n\n"
+"""The last event of a stream; its data is the final ``/status``."""
+STILL_HERE: Final = b": still here\n\n"
+"""So that a reader, and whatever is between us, knows that the connection lives."""
 
 
 class EventFeed:
@@ -52,10 +58,13 @@ class EventFeed:
     def unsubscribe(self, queue: asyncio.Queue[bytes | None]) -> None:
         self._clients.pop(queue, None)
 
-    def close(self) -> None:
+    def close(self, last: bytes = b"") -> None:
+        """It is the end; ``last`` is what is still said of it."""
         self.closed = True
         for queue, cut_off in list(self._clients.items()):
             try:
+                if last:
+                    queue.put_nowait(END % last)
                 queue.put_nowait(None)
             except asyncio.QueueFull:
                 cut_off()

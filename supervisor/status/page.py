@@ -20,6 +20,7 @@ td{font-variant-numeric:tabular-nums}
 th{font-weight:600;font-size:.85rem}
 pre{white-space:pre-wrap;overflow-wrap:anywhere;background:#8881;padding:.6rem;margin:.3rem 0}
 #timeline td{vertical-align:top}#timeline td:first-child{white-space:nowrap}
+#ended{font-weight:600;border-left:.3rem solid;padding-left:.6rem}
 #away{color:#c33}[hidden]{display:none}
 """
 
@@ -48,45 +49,65 @@ function entry(e) {
     .map(([k, v]) => k + "=" + (typeof v === "object" ? JSON.stringify(v) : v)).join("  ");
   return [clock(e.at), e.event, rest];
 }
+let over = false;
+function show(s) {
+  document.title = plain(s.host + " · " + s.phase);
+  $("host").textContent = plain(s.host); $("phase").textContent = plain(s.phase);
+  $("about").textContent = plain([s.job, "master " + s.master, "up " + secs(s.uptime_s),
+    s.budget.left_s == null ? "" : secs(s.budget.left_s) + " left to stop"]
+    .filter(Boolean).join(" · "));
+  const cause = s.cause;
+  $("cause").hidden = !cause;
+  if (cause) { $("message").textContent = plain(cause.host
+    + (cause.process ? " " + cause.process : "") + ": " + cause.message);
+    $("detail").textContent = plain(cause.detail);
+    $("detail").hidden = !cause.detail; }
+  const others = Object.entries(s.waiting || {}).map(e => "waiting for " + e.join(": ")).concat(
+    ["tolerated", "also"].flatMap(w => (s[w] || []).map(c => w + ": " + c.host
+      + (c.process ? " " + c.process : "") + ": " + c.message)));
+  $("others").hidden = !others.length; $("others").textContent = plain(others.join("\\n"));
+  $("verdict").textContent = s.verdict ? s.verdict.outcome : "";
+  fill("processes", s.processes.map(p => [p.name, p.role, p.pid, p.exit || p.state,
+    clock(p.started_at), p.cpu_s == null ? "" : secs(p.cpu_s), size(p.rss_bytes),
+    size(p.output_bytes)]));
+  const kept = s.transfers || []; $("kept").hidden = !kept.length;
+  fill("transfers", kept.map(t => [t.name, size(t.sent_bytes), size(t.rate_bytes_s) + "/s",
+    t.pending_files ? t.pending_files + " files, " + size(t.pending_bytes) : "",
+    t.lag_s ? secs(t.lag_s) : "", t.error || t.newest]));
+  fill("hosts", s.hosts.map(h => [h.name, h.phase, h.state,
+    h.last_seen_s == null ? "" : secs(h.last_seen_s) + " ago"]));
+  fill("timeline", s.timeline.slice(-100).reverse().map(entry));
+  $("away").hidden = true;
+}
 async function refresh() {
+  if (over) return;
   try {
     const answer = await fetch("status", {cache: "no-store", signal: AbortSignal.timeout(5000)});
     if (!answer.ok) throw new Error("HTTP " + answer.status);
     const s = await answer.json();
-    document.title = plain(s.host + " · " + s.phase);
-    $("host").textContent = plain(s.host); $("phase").textContent = plain(s.phase);
-    $("about").textContent = plain([s.job, "master " + s.master, "up " + secs(s.uptime_s),
-      s.budget.left_s == null ? "" : secs(s.budget.left_s) + " left to stop"]
-      .filter(Boolean).join(" · "));
-    const cause = s.cause;
-    $("cause").hidden = !cause;
-    if (cause) { $("message").textContent = plain(cause.host
-      + (cause.process ? " " + cause.process : "") + ": " + cause.message);
-      $("detail").textContent = plain(cause.detail);
-      $("detail").hidden = !cause.detail; }
-    const others = Object.entries(s.waiting || {}).map(e => "waiting for " + e.join(": ")).concat(
-      ["tolerated", "also"].flatMap(w => (s[w] || []).map(c => w + ": " + c.host
-        + (c.process ? " " + c.process : "") + ": " + c.message)));
-    $("others").hidden = !others.length; $("others").textContent = plain(others.join("\\n"));
-    $("verdict").textContent = s.verdict ? s.verdict.outcome : "";
-    fill("processes", s.processes.map(p => [p.name, p.role, p.pid, p.exit || p.state,
-      clock(p.started_at), p.cpu_s == null ? "" : secs(p.cpu_s), size(p.rss_bytes),
-      size(p.output_bytes)]));
-    const kept = s.transfers || []; $("kept").hidden = !kept.length;
-    fill("transfers", kept.map(t => [t.name, size(t.sent_bytes), size(t.rate_bytes_s) + "/s",
-      t.pending_files ? t.pending_files + " files, " + size(t.pending_bytes) : "",
-      t.lag_s ? secs(t.lag_s) : "", t.error || t.newest]));
-    fill("hosts", s.hosts.map(h => [h.name, h.phase, h.state,
-      h.last_seen_s == null ? "" : secs(h.last_seen_s) + " ago"]));
-    fill("timeline", s.timeline.slice(-100).reverse().map(entry));
-    $("away").hidden = true;
-  } catch (error) { $("away").hidden = false;
-    $("away").textContent = "no answer: " + error.message; }
+    if (!over) show(s);
+  } catch (error) { if (over) return;
+    $("away").hidden = false; $("away").textContent = "no answer: " + error.message; }
+}
+function end(s) {
+  over = true; feed.close(); clearInterval(timer);
+  if (!s.phase) return;
+  show(s);
+  const outcome = s.verdict ? s.verdict.outcome : s.exit_code === 0 ? "succeeded" : "failed";
+  const cause = s.cause ? ", " + s.cause.host + (s.cause.process ? " " + s.cause.process : "")
+    + ": " + s.cause.message : "";
+  $("ended").hidden = false;
+  $("ended").textContent = plain("the job has ended: " + outcome + cause
+    + (s.exit_code == null ? "" : "; exit code " + s.exit_code + " here"));
+  document.title = plain(s.host + " · " + outcome);
 }
 let soon = 0;
 function refreshSoon() { if (!soon) soon = setTimeout(() => { soon = 0; refresh(); }, 300); }
-new EventSource("events").onmessage = refreshSoon;
-refresh(); setInterval(refresh, 3000);
+const feed = new EventSource("events");
+feed.onmessage = refreshSoon;
+feed.addEventListener("end", event => end(JSON.parse(event.data)));
+const timer = setInterval(refresh, 3000);
+refresh();
 """
 
 HTML = f"""<!doctype html>
@@ -94,7 +115,7 @@ HTML = f"""<!doctype html>
 <meta name="viewport" content="width=device-width,initial-scale=1">
 <title>supervisor</title><link rel="icon" href="data:,"><style>{_STYLE}</style></head><body>
 <h1><span id="host">supervisor</span> <span id="phase">…</span> <span id="verdict"></span></h1>
-<p id="about"></p><p id="away" role="alert" hidden></p>
+<p id="ended" role="status" hidden></p><p id="about"></p><p id="away" role="alert" hidden></p>
 <section id="cause" hidden><h2>Cause</h2><p id="message"></p><pre id="detail"></pre></section>
 <pre id="others" hidden></pre>
 <h2>Processes</h2><table><thead><tr><th>name<th>role<th>pid<th>state<th>started<th>CPU<th>memory

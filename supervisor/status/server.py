@@ -34,8 +34,10 @@ from supervisor.status.feed import EventFeed
 from supervisor.status.gate import Gate
 from supervisor.status.handler import Handler
 from supervisor.status.limits import Connection, Limits, Pool
+from supervisor.status.lines import Lines
 from supervisor.status.members import Members
 from supervisor.status.snapshot import Sample, Snapshot
+from supervisor.status.streaming import Streaming
 
 
 class BindError(Exception):
@@ -71,6 +73,7 @@ class StatusServer:
         refused_count: connections that a member's status port must refuse in a row, …
         refused_window_s: … over at least this long, to have crashed.
         samples: more figures for ``/metrics``.
+        lines: what this host's processes write, for ``/logs``.
         on_error: told about defects of ours, one line each.
         limits: see `Limits`.
 
@@ -97,6 +100,7 @@ class StatusServer:
         refused_count: int = 4,
         refused_window_s: float = 1.0,
         samples: Callable[[], Iterable[Sample]] = tuple,
+        lines: Lines | None = None,
         on_error: Callable[[str], None] = lambda _line: None,
         limits: Limits | None = None,
         resolver: Resolver | None = None,
@@ -131,12 +135,17 @@ class StatusServer:
         self._counts = dict.fromkeys(
             ("connections", "requests", "refused_requests", "refused_connections"), 0
         )
+        self._lines = lines
         self._feed = EventFeed(max_clients=self._limits.event_readers)
+        streaming = Streaming(
+            host=host, members=members, feed=self._feed, lines=lines,
+            connections=self._connections, limits=self._limits, token=self._token,
+        )  # fmt: skip
         self._answers = Answers(
             host=host,
             board=board,
             members=self.members,
-            feed=self._feed,
+            streaming=streaming,
             connections=self._connections,
             counts=self._counts,
             limits=self._limits,
@@ -211,7 +220,10 @@ class StatusServer:
             task.cancel()
         await asyncio.gather(*tasks, self.members.close(), return_exceptions=True)
         self._watcher = None
-        self._feed.close()
+        last = self._answers.last_words()
+        self._feed.close(last)
+        if self._lines is not None:
+            self._lines.close(last)
         if self.board is not None:
             self.board.wake()
         if self._runner is not None:

@@ -81,6 +81,8 @@ class Snapshot(TypedDict):
     """As `protocol.encode_cause` gives it."""
     verdict: dict[str, object] | None
     """As `protocol.encode_verdict` gives it."""
+    exit_code: NotRequired[int | None]
+    """The supervisor's own, once its life is over."""
     transfers: NotRequired[list[TransferRow]]
     waiting: NotRequired[dict[str, str]]
     """While joining: the hosts that are missing, and why."""

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import aiohttp
+
 from supervisor.cluster.probe import MasterLink
 from supervisor.cluster.protocol import HostReport
 from supervisor.life import events as ev
@@ -107,7 +109,7 @@ async def master(
     it.server = StatusServer(
         bind=bind,
         port=port,
-        host="algo-1",
+        host=more.pop("host", "algo-1"),
         board=board if is_master else None,
         members=members,
         token=token,
@@ -171,3 +173,17 @@ async def link(
 
 
 __all__ = ["CAUSE", "VERDICT", "Master", "Told", "free_port", "link", "master", "snapshot"]
+
+
+def session(address: str = "127.0.0.1", **more: Any) -> aiohttp.ClientSession:
+    """A client whose connections come from one of loopback's addresses."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(local_addr=(address, 0), force_close=True),
+        timeout=aiohttp.ClientTimeout(total=10),
+        **more,
+    )
+
+
+async def get(url: str, **params: str) -> tuple[int, bytes]:
+    async with session() as client, client.get(url, params=params) as answer:
+        return answer.status, await answer.read()

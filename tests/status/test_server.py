@@ -9,7 +9,6 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-import aiohttp
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -21,24 +20,26 @@ from supervisor.life import events as ev
 from supervisor.life.words import JobState, Phase
 from supervisor.status.board import JobBoard
 from supervisor.status.doors import Member
+from supervisor.status.feed import STILL_HERE
 from supervisor.status.filter import queue_share, shut_out
 from supervisor.status.limits import Connection, Limits, Pool, key_of
 from supervisor.status.server import BindError
 from supervisor.status.snapshot import Snapshot
 from tests.helpers.aio import until
-from tests.helpers.cluster import CAUSE, VERDICT, Master, free_port, link, master, snapshot
+from tests.helpers.cluster import (
+    CAUSE,
+    VERDICT,
+    Master,
+    free_port,
+    get,
+    link,
+    master,
+    session,
+    snapshot,
+)
 
 MEMBERS = (Member("algo-2", "127.0.0.1", 1), Member("algo-3", "127.0.0.2", 1))
 GOOD = encode_report(HostReport("m-1", Phase.RUNNING, False, None, 0, 1))
-
-
-def session(address: str = "127.0.0.1", **more: Any) -> aiohttp.ClientSession:
-    """A client whose connections come from one of loopback's addresses."""
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(local_addr=(address, 0), force_close=True),
-        timeout=aiohttp.ClientTimeout(total=10),
-        **more,
-    )
 
 
 async def put(
@@ -48,11 +49,6 @@ async def put(
         session(address) as client,
         client.put(f"{url}/v1/hosts/{host}", data=body, headers=headers) as answer,
     ):
-        return answer.status, await answer.read()
-
-
-async def get(url: str, **params: str) -> tuple[int, bytes]:
-    async with session() as client, client.get(url, params=params) as answer:
         return answer.status, await answer.read()
 
 
@@ -178,6 +174,7 @@ def test_events_give_the_past_and_then_what_happens() -> None:
                 client.get(f"{it.url}/events") as answer,
             ):
                 assert answer.content_type == "text/event-stream"
+                assert await answer.content.readuntil(b"\n\n") == STILL_HERE
                 assert await answer.content.readuntil(b"\n\n") == (
                     b'id: 1\ndata: {"at": 1.0, "event": "first"}\n\n'
                 )
@@ -190,6 +187,7 @@ def test_events_give_the_past_and_then_what_happens() -> None:
                 session(headers={"Last-Event-ID": "1"}) as client,
                 client.get(f"{it.url}/events") as answer,
             ):
+                assert await answer.content.readuntil(b"\n\n") == STILL_HERE
                 assert (await answer.content.readuntil(b"\n\n")).startswith(b"id: 2\n")
 
     asyncio.run(scenario())
@@ -203,7 +201,8 @@ def test_events_have_a_heartbeat_and_a_bounded_number_of_readers() -> None:
             session() as client,
             client.get(f"{it.url}/events") as answer,
         ):
-            assert await answer.content.readuntil(b"\n\n") == b": still here\n\n"
+            for _ in range(2):
+                assert await answer.content.readuntil(b"\n\n") == STILL_HERE
             status, body = await get(f"{it.url}/events")
             assert (status, json.loads(body)) == (503, {"error": "too many readers"})
 
@@ -242,7 +241,11 @@ def test_stopping_ends_readers_and_pollers_at_once() -> None:
             began = time.monotonic()
             await it.server.stop()
             assert (await poll)[0] == 200
-            assert await events.content.read() == b""
+            last = (await events.content.read()).removeprefix(STILL_HERE)
+            assert last.startswith(b"event: end\ndata: {"), (
+                "the final state, before the port closes"
+            )
+            assert json.loads(last.partition(b"data: ")[2])["phase"] == "running"
             assert time.monotonic() - began < 15  # the poll would have waited for 30
 
     asyncio.run(scenario())
