@@ -22,7 +22,13 @@ _LOCAL_OPTIONS: Final = (
 )  # fmt: skip
 """Of ``supervisor local``, beside the settings."""
 
-_PRINTING: Final = frozenset({"plan", "status", "doctor", "settings", "schema", "help"})
+_TARGET: Final = (
+    "http://HOST:PORT, or a run directory of supervisor local (default: the supervisor of this "
+    "machine, else the newest run below ./supervisor-runs)"
+)
+_PRINTING: Final = frozenset(
+    {"plan", "status", "logs", "report", "doctor", "settings", "schema", "help"}
+)
 """Verbs whose output is all that they do."""
 
 
@@ -91,8 +97,10 @@ def _parsed(name: str, verb: Verb, words: Sequence[str]) -> argparse.Namespace:
             """The option that was meant, perhaps by its variable's name, where any is like it."""
             import difflib  # noqa: PLC0415  # for a slip alone
 
-            meant = "--" + flag.strip("-").lower().replace("_", "-").removeprefix("supervisor-")
-            return difflib.get_close_matches(meant, self._option_string_actions, n=1)
+            meant = flag.strip("-").lower().replace("_", "-").removeprefix("supervisor-")
+            # Without the dashes, which are like each other's.
+            options = {each.strip("-"): each for each in self._option_string_actions}
+            return [options[name] for name in difflib.get_close_matches(meant, options, n=1)]
 
     parser = Parser(
         prog=f"supervisor {name}",
@@ -266,18 +274,68 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _define_status(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("url", nargs="?", metavar="URL", help="default: this machine, port 2224")
+    parser.add_argument("target", nargs="?", metavar="URL_OR_RUN_DIR", help=_TARGET)
     parser.add_argument("--json", action="store_true", help="as JSON")
-    parser.add_argument("--watch", action="store_true", help="again and again, until interrupted")
+    parser.add_argument("--job", action="store_true", help="every host on one screen, worst first")
+    parser.add_argument(
+        "--watch",
+        action="store_true",
+        help="again and again, to the end of the job, whose exit code it ends with",
+    )
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from supervisor.verbs import status as status_cli  # noqa: PLC0415
+    from supervisor.verbs import status  # noqa: PLC0415
 
-    url = arguments.url
-    if url is None:
-        url = status_cli.own_url(os.environ)
-    return status_cli.run(url, as_json=arguments.json, watch=arguments.watch)
+    return status.run(
+        arguments.target,
+        os.environ,
+        as_json=arguments.json,
+        watch=arguments.watch,
+        job=arguments.job,
+    )
+
+
+def _define_logs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("host", nargs="?", metavar="HOST", help="of all hosts where none is named")
+    parser.add_argument("--from", dest="target", metavar="URL_OR_RUN_DIR", help=_TARGET)
+    parser.add_argument(
+        "--role",
+        action="append",
+        default=[],
+        metavar="ROLE",
+        help="of these processes only: chief, worker, ps, supervisor, …; may be repeated",
+    )
+    parser.add_argument("--follow", "-f", action="store_true", help="to the end of the job")
+    parser.add_argument(
+        "--lines", "-n", type=int, metavar="N", help="the last N of each process (default: all)"
+    )
+
+
+def _logs(arguments: argparse.Namespace) -> int:
+    from supervisor.verbs import logs  # noqa: PLC0415
+
+    if arguments.lines is not None and arguments.lines < 0:
+        raise ContractError([Fault("command line", "--lines", str(arguments.lines), "0 or more")])
+    roles = logs.roles_of(arguments.role)
+    wish = logs.Wish(arguments.host, roles, arguments.follow, arguments.lines)
+    return logs.run(arguments.target, os.environ, wish)
+
+
+def _define_report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "place",
+        nargs="?",
+        metavar="RUN_DIR_OR_FILE",
+        help="a run directory, a host's, or a report.json (default: the newest run here)",
+    )
+    parser.add_argument("--all", action="store_true", help="the whole timeline")
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from supervisor.verbs import report  # noqa: PLC0415
+
+    return report.run(arguments.place, everything=arguments.all)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -351,7 +409,11 @@ VERBS: Final = {
     "plan": Verb(
         "print what this host would do, and start nothing", _define_plan, _plan, settings=True
     ),
-    "status": Verb("ask a running supervisor", _define_status, _status),
+    "status": Verb("ask a running supervisor, or all of its job", _define_status, _status),
+    "logs": Verb("show what the processes of a job write", _define_logs, _logs),
+    "report": Verb(
+        "show a past run: how it ended, why, and what happened when", _define_report, _report
+    ),
     "doctor": Verb(
         "look for what would make a job fail here, and start nothing",
         _define_plan,

@@ -306,7 +306,7 @@ def _runs_here(plan: Plan) -> bool:
     port = plan.endpoints[plan.host].status.port
     if check_free(port) is None:
         return False
-    from supervisor.verbs.status import StatusError, fetch  # noqa: PLC0415  # where one answers
+    from supervisor.verbs.asking import StatusError, fetch  # noqa: PLC0415  # where one answers
 
     try:
         status = fetch(f"http://127.0.0.1:{port}", timeout_s=_STATUS_S, answer_s=_STATUS_S)

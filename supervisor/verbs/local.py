@@ -9,39 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
 import json
 import os
-import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from supervisor import regular
-from supervisor.aside import Aside
 from supervisor.children import execution
-from supervisor.children.child import Child, spawn
-from supervisor.children.ending import kill_everything
 from supervisor.children.guardian import Guardian
 from supervisor.contract.distribution import Strategy
 from supervisor.contract.reading import parse_settings
-from supervisor.contract.settings import GROUP_S, KILL_S, Settings
-from supervisor.contract.strangers import PREFIX
 from supervisor.engines.directory import absolute
-from supervisor.engines.local import ADDRESS, LocalHost, NoPortsError, lay_out
-from supervisor.faults import ContractError, Fault, counted, in_words, safe
-from supervisor.host.console import HURRIED_PATIENCE_S, PATIENCE_S, SETTLE_S, settle
-from supervisor.life.lifecycle import ECHO_S
-from supervisor.life.words import OOM_RAISE_OF_HELPERS, ProcessSpec, Role
-from supervisor.linux import orphans, procfs
+from supervisor.engines.local import LocalHost, NoPortsError, lay_out
+from supervisor.faults import ContractError, Fault, in_words
 from supervisor.linux.inherited import STOP_SIGNALS, InheritedSignals, reset_inherited_signals
-from supervisor.linux.signals import SignalPipe
-from supervisor.streams import Branch, Carriage, Label, Policy, Prefix, Pump, console
-from supervisor.streams.masking import Masker
+from supervisor.verbs.fleet import GRACE_S, SSH_KEY, Fleet, Request
+from supervisor.verbs.summary import Result, job_code
 
 _MOST_HOSTS: Final = 64
 _EXAMPLES: Final = {
@@ -50,36 +35,6 @@ _EXAMPLES: Final = {
     Strategy.NONE: "parameter_server_strategy.py",
     Strategy.MPI: "",
 }
-_SSH_KEY: Final = "id_ed25519"
-_READ_S: Final = 10.0
-"""For reading what a host has left: its file system may not answer."""
-_REPORT_BYTES: Final = 64 << 20
-_MARGIN_S: Final = 5.0
-"""Beyond a host's own limit: a supervisor that is still there then is killed."""
-_LOOK_S: Final = 0.5
-STOPPED_S: Final = 5.0
-"""A supervisor that is stopped (SIGSTOP) has so long to be continued once the job is over."""
-END_S: Final = 5.0
-"""What it has from SIGTERM to SIGKILL beyond the shares of its processes."""
-_WIDE: Final = 200
-"""Columns of the table where the output is not a terminal."""
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What ``supervisor local`` was asked to do, checked."""
-
-    hosts: int
-    strategy: Strategy
-    run_dir: str
-    script: str
-    arguments: tuple[str, ...]
-    hyperparameters: Mapping[str, Any]
-    settings: Settings
-    flags: Mapping[str, str]
-    environ: Mapping[str, str]
-    continued: bool
-    """There was a run in this directory before."""
 
 
 def read_request(
@@ -95,6 +50,10 @@ def read_request(
 ) -> Request:
     """Check the command line; raises ``ContractError`` with all faults."""
     settings, faults = parse_settings(flags, environ, {})
+    if "stop_grace_s" not in flags and not environ.get("SUPERVISOR_STOP_GRACE_S") and not faults:
+        grace_s = min(settings.stop_grace_s, GRACE_S)
+        environ = {**environ, "SUPERVISOR_STOP_GRACE_S": f"{grace_s:g}"}
+        settings, faults = parse_settings(flags, environ, {})
 
     def fault(key: str, found: object, expected: str) -> None:
         faults.append(Fault("command line", key, repr(found), expected))
@@ -156,10 +115,21 @@ def run(request: Request) -> int:
         with _ssh_directory(request) as ssh_dir:
             guardian = Guardian.start()
             try:
-                results = asyncio.run(_run_fleet(request, hosts, guardian, inherited, ssh_dir))
+                results = asyncio.run(_performed(request, hosts, guardian, ssh_dir, inherited))
             finally:
                 guardian.close()
-    return _job_code(results)
+    return job_code(results)
+
+
+async def _performed(
+    request: Request,
+    hosts: Sequence[LocalHost],
+    guardian: Guardian,
+    ssh_dir: str,
+    inherited: InheritedSignals,
+) -> list[Result]:
+    """The fleet belongs to a loop from its making."""
+    return await Fleet(request, hosts, guardian, ssh_dir).run(inherited)
 
 
 def _laid_out(request: Request, promises: contextlib.ExitStack) -> list[LocalHost]:
@@ -193,7 +163,7 @@ def _ssh_directory(request: Request) -> Iterator[str]:
         yield ""
         return
     with tempfile.TemporaryDirectory(prefix="supervisor-mpi-") as directory:
-        key = os.path.join(directory, _SSH_KEY)
+        key = os.path.join(directory, SSH_KEY)
         command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key]
         try:
             subprocess.run(command, stdin=subprocess.DEVNULL, check=True, timeout=30)
@@ -202,443 +172,6 @@ def _ssh_directory(request: Request) -> Iterator[str]:
             wanted = "OpenSSH's client and server and Open MPI on this machine"
             raise ContractError([Fault("command line", "--strategy", found, wanted)]) from None
         yield directory
-
-
-@dataclass(slots=True)
-class Result:
-    """What became of one host."""
-
-    host: LocalHost
-    exit_code: int
-    how: str
-    """The supervisor's own end, in words."""
-    seconds: float
-    report: Mapping[str, Any] | None
-    """Its ``report.json``; None where it left none."""
-    given_up: str = ""
-    """Why we ended it, where it did not end with the job."""
-
-
-async def _run_fleet(
-    request: Request,
-    hosts: Sequence[LocalHost],
-    guardian: Guardian,
-    inherited: InheritedSignals,
-    ssh_dir: str,
-) -> list[Result]:
-    return await _Fleet(request, hosts, guardian, ssh_dir).run(inherited)
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """A host's supervisor at one look."""
-
-    ended: bool
-    stopped: bool = False
-    """By a signal (SIGSTOP), so that it does not know what became of the job."""
-
-
-def is_over(hosts: Sequence[Standing]) -> bool:
-    """Whether the job is, though supervisors are left: the master, the first of ``hosts``, has
-    ended, or all have whose supervisors can act. If none has, they are all somebody's to continue.
-    """
-    left = [host for host in hosts if not host.ended]
-    if not left or len(left) == len(hosts):
-        return False
-    return hosts[0].ended or all(host.stopped for host in left)
-
-
-def _shares_s(settings: Settings) -> float:
-    """What a supervisor gives its processes at the end of a job, all rungs."""
-    return settings.end_grace_s + GROUP_S + settings.server_grace_s + KILL_S
-
-
-def longest_s(settings: Settings, *, keeps: bool) -> float:
-    """The longest that a supervisor in order needs after the master's: to notice, to stop its
-    processes, and where something is kept elsewhere to send it."""
-    return (
-        settings.master_lease_s
-        + max(settings.stop_limit_s, _shares_s(settings))
-        + settings.evaluator_grace_s
-        + (settings.publish_timeout_s if keeps else 0.0)
-        + _MARGIN_S
-    )
-
-
-class _Fleet:
-    """The running supervisors."""
-
-    def __init__(
-        self, request: Request, hosts: Sequence[LocalHost], guardian: Guardian, ssh_dir: str
-    ) -> None:
-        self._request = request
-        self._hosts = hosts
-        self._guardian = guardian
-        self._ssh_dir = ssh_dir
-        self._children: list[Child] = []
-        self._living: dict[str, Child] = {}
-        """The same, by host."""
-        self._ended: set[str] = set()
-        self._one_ended = asyncio.Event()
-        self._given_up: dict[str, str] = {}
-        """Hosts that we end because they do not end with the job, and why."""
-        self._collector = orphans.Collector()
-        self._stop_timer: asyncio.TimerHandle | None = None
-        self._last_stop: tuple[int, float] | None = None
-        self._unstarted: Result | None = None
-        """The host that could not be started, if there is one: the others would wait for it."""
-        policy: Policy = "drop" if request.settings.log_overflow == "drop" else "block"
-        self._out, self._err = console(policy=policy)
-        self._signals = SignalPipe(self._on_signal)
-
-    async def run(self, inherited: InheritedSignals) -> list[Result]:
-        wanted = set(STOP_SIGNALS) | {signal.SIGTSTP, signal.SIGCONT}
-        if inherited.hangup_ignored:
-            wanted.discard(signal.SIGHUP)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
-        self._signals.catch(wanted)
-        orphans.adopt()
-        self._collector.start()
-        self._err.offer_line(
-            safe(
-                f"supervisor: {counted(len(self._hosts), 'host')}, "
-                f"{os.path.basename(self._request.script)}, in {self._request.run_dir}"
-            ).encode()
-            + b"\n"
-        )
-        if self._request.continued:
-            self._err.offer_line(b"supervisor: the run in this directory is continued\n")
-        watch = asyncio.create_task(self._watch_the_last())
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._own(host)) for host in self._hosts]
-            results = [task.result() for task in tasks]
-            with contextlib.suppress(TimeoutError):
-                summary = await Aside("summary")(_READ_S, _summary, self._request, results)
-                self._out.offer(summary.encode(errors="replace"))
-            return results
-        finally:
-            watch.cancel()
-            for child in self._children:
-                child.close()
-            kill_everything()
-            self._collector.stop()
-            self._signals.close()
-            if self._stop_timer is not None:
-                self._stop_timer.cancel()
-            await self._write_out()
-
-    async def _write_out(self) -> None:
-        """A pager may take its time; an output that takes nothing is left, and says how much."""
-        sinks = dict.fromkeys((self._out, self._err))
-        patience_s = PATIENCE_S if self._stop_timer is None else HURRIED_PATIENCE_S
-        await settle(sinks, patience_s=patience_s, limit_s=SETTLE_S)
-        for sink in sinks:
-            lost = await sink.drain(0) + sink.dropped_bytes
-            if lost and sink is not self._err:
-                self._err.offer_line(
-                    f"supervisor: {counted(lost, 'byte')} of {sink.name} "
-                    "could not be written\n".encode()
-                )
-                await settle([self._err], patience_s=HURRIED_PATIENCE_S, limit_s=SETTLE_S)
-            sink.close(0)
-
-    async def _own(self, host: LocalHost) -> Result:
-        """One supervisor from its start to its report."""
-        spec = self._spec(host)
-        began = time.monotonic()
-        if self._unstarted is not None:
-            return replace(self._unstarted, host=host)
-        try:
-            child = spawn(spec)
-        except execution.SpawnError as error:
-            how = f"{host.name} was not started: {error.message}"
-            self._unstarted = Result(host, error.code, how, 0.0, None)
-            self._kill()
-            return self._unstarted
-        self._children.append(child)
-        self._living[host.name] = child
-        self._guardian.watch(child.pid)
-        pumps = [
-            self._pump(fd, host, stream)
-            for fd, stream in zip(child.take_pipes(), ("stdout", "stderr"), strict=True)
-        ]
-        end = await child.run_to_end(pumps, term_s=2.0, kill_s=2.0, drain_s=1.0)
-        self._guardian.forget(child.pid)
-        self._children.remove(child)
-        del self._living[host.name]
-        self._ended.add(host.name)
-        self._one_ended.set()
-        seconds = time.monotonic() - began
-        report = None
-        with contextlib.suppress(TimeoutError):
-            report = await Aside("report")(_READ_S, _report_of, host)
-        given_up = self._given_up.get(host.name, "")
-        status = end.status
-        result = Result(host, status.shell_code, str(status), seconds, report, given_up)
-        return self._unless_given_up(result)
-
-    def _unless_given_up(self, result: Result) -> Result:
-        if self._unstarted is None:
-            return result
-        return replace(self._unstarted, host=result.host, seconds=result.seconds)
-
-    async def _watch_the_last(self) -> None:
-        """End the supervisors that do not end with the job: first in order, then for good.
-
-        One that is stopped hears of nothing. Its master gives it up after a lease; here it would
-        be waited for without end.
-        """
-        settings = self._request.settings
-        kill_s = _shares_s(settings) + END_S
-        late_s = longest_s(settings, keeps=_keeps_elsewhere(self._request))
-        since: dict[str, float] = {}
-        """Host → since when it is late in this way: stopped, or not ended."""
-        was_stopped: dict[str, bool] = {}
-        told_at: dict[str, float] = {}
-        await self._one_ended.wait()
-        while self._living or len(self._ended) < len(self._hosts):
-            await asyncio.sleep(_LOOK_S)
-            now = time.monotonic()
-            stopped = {name: _is_stopped(child.pid) for name, child in self._living.items()}
-            standings = [
-                Standing(host.name in self._ended, stopped.get(host.name, False))
-                for host in self._hosts
-            ]
-            if not is_over(standings):
-                since.clear()
-                continue
-            for name, child in list(self._living.items()):
-                if name in told_at:
-                    if now - told_at[name] >= kill_s:
-                        child.kill_tree()
-                    continue
-                if was_stopped.get(name) != stopped[name] or name not in since:
-                    since[name], was_stopped[name] = now, stopped[name]
-                if now - since[name] < (STOPPED_S if stopped[name] else late_s):
-                    continue
-                why = "was stopped (SIGSTOP)" if stopped[name] else f"did not end in {late_s:g} s"
-                self._given_up[name] = f"its supervisor {why}, and was ended after the job"
-                told_at[name] = now
-                self._err.offer_line(
-                    f"supervisor: the job is over, and the supervisor of {name} "
-                    f"(pid {child.pid}) {why}: SIGCONT and SIGTERM now, SIGKILL in "
-                    f"{kill_s:g} s\n".encode()
-                )
-                child.signal(signal.SIGTERM)
-                child.signal(signal.SIGCONT)
-
-    def _pump(self, fd: int, host: LocalHost, stream: str) -> Pump:
-        """Whole lines only: the hosts' lines have their prefixes and must not tear each other, also
-        where a host is held up in the middle of one."""
-        sink = self._out if stream == "stdout" else self._err
-        wish = self._request.settings.log_progress
-        carriage = Carriage.LIVE if sink.terminal else Carriage.COLLAPSE
-        if wish == "keep":
-            carriage = Carriage.KEEP
-        merged = _merging(self._request, Label(host.name, "host", stream), carriage)
-        pump = Pump(fd, [Branch(merged, sink)])
-        pump.start()
-        return pump
-
-    def _spec(self, host: LocalHost) -> ProcessSpec:
-        request = self._request
-        env = dict(request.environ)
-        env.update(
-            {PREFIX + name.upper(): text for name, text in request.flags.items()},
-            SAGEMAKER_BASE_DIR=host.base_dir,
-            SUPERVISOR_STATUS_BIND=ADDRESS,
-        )
-        for name in ("SAGEMAKER_PROGRAM", "SAGEMAKER_SUBMIT_DIRECTORY", "TF_CONFIG"):
-            env.pop(name, None)
-        env.setdefault("SUPERVISOR_LOG_FORMAT", "prefix")
-        env.setdefault("SUPERVISOR_LOG_FILES", "true")
-        # All hosts share this Python: N pips at once would race, in an environment that is yours.
-        env.setdefault("SUPERVISOR_REQUIREMENTS", "skip")
-        if self._ssh_dir:
-            env.setdefault("SUPERVISOR_MPI_SSH_KEY", os.path.join(self._ssh_dir, _SSH_KEY))
-            if host is not self._hosts[0]:
-                env["TMPDIR"] = self._ssh_dir  # what an sshd leaves goes with the run
-        if self._out.terminal and self._err.terminal:
-            # The hosts write to pipes; what they draw in place is drawn here.
-            env.setdefault("SUPERVISOR_LOG_PROGRESS", "live")
-        if env.get("SUPERVISOR_LOG_COLOR", "auto") == "auto":
-            color = self._err.terminal and not env.get("NO_COLOR")
-            env["SUPERVISOR_LOG_COLOR"] = "always" if color else "never"
-        return ProcessSpec(
-            name=host.name,
-            role=Role.CHIEF,
-            argv=(sys.executable, "-P", "-m", "supervisor", "train"),
-            env=env,
-            cwd=host.base_dir,
-            oom_raise=OOM_RAISE_OF_HELPERS,
-        )
-
-    def _on_signal(self, signum: int) -> None:
-        if signum not in {signal.SIGTSTP, signal.SIGCONT}:
-            last, self._last_stop = self._last_stop, (signum, time.monotonic())
-            if last is None or last[0] != signum or self._last_stop[1] - last[1] >= ECHO_S:
-                self._stop()
-            return
-        for child in self._children:
-            child.signal(signum)
-        if signum == signal.SIGTSTP:
-            # Ctrl-Z: the hosts suspend their trees; we stop as a terminal's program should.
-            os.kill(os.getpid(), signal.SIGSTOP)
-
-    def _stop(self) -> None:
-        """Ctrl-C or SIGTERM: once, all hosts are asked to stop; twice, they are told now.
-
-        The supervisors have sessions of their own, so the terminal's Ctrl-C reaches only us. The
-        second signal is another one than the first: of two that are pending the kernel keeps one.
-        """
-        signum = signal.SIGTERM if self._stop_timer is None else signal.SIGINT
-        for child in self._children:
-            child.signal(signum)
-        if self._stop_timer is None:
-            limit_s = self._request.settings.stop_limit_s + _MARGIN_S
-            loop = asyncio.get_running_loop()
-            self._stop_timer = loop.call_later(limit_s, self._kill)
-
-    def _kill(self) -> None:
-        for child in self._children:
-            child.kill_tree()
-
-
-def _is_stopped(pid: int) -> bool:
-    found = procfs.stat(pid)
-    return found is not None and found.stopped
-
-
-def _keeps_elsewhere(request: Request) -> bool:
-    """Whether anything may have to be sent at the end."""
-    settings = vars(request.settings).items()
-    return (
-        any(value for name, value in settings if name.endswith("_uri"))
-        or any("://" in str(value) for value in request.hyperparameters.values())
-        or "SAGEMAKER_S3_OUTPUT" in request.environ
-    )
-
-
-def _merging(request: Request, label: Label, carriage: Carriage) -> Prefix:
-    """A host held in the middle of a line goes on without a prefix: that line is waited for."""
-    given = request.environ.get("SUPERVISOR_LOG_FORMAT", "prefix")
-    raw = request.flags.get("log_format", given) == "raw"
-    return Prefix(label, "", carriage=carriage, halves=raw)
-
-
-def _report_of(host: LocalHost) -> dict[str, Any] | None:
-    path = os.path.join(host.base_dir, "output", "supervisor", "report.json")
-    try:
-        report = json.loads(regular.read(path, _REPORT_BYTES))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return report if isinstance(report, dict) else None
-
-
-def _job_code(results: Sequence[Result]) -> int:
-    """The job's exit code as its master said it; else the worst that a host said. What one says
-    that was ended after the job comes last: it knows nothing of it."""
-    in_order = sorted(results, key=lambda result: bool(result.given_up))
-    for result in in_order:
-        code = (result.report or {}).get("job_exit_code")
-        if code is not None and not result.given_up:
-            return int(code)
-    return next((result.exit_code for result in in_order if result.exit_code), 0)
-
-
-def _summary(request: Request, results: Sequence[Result]) -> str:
-    """The table at the end, and where everything lies."""
-    from rich.console import Console  # noqa: PLC0415  # after the job
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
-
-    mask = Masker.of(request.environ, request.hyperparameters, argvs=[request.arguments]).text
-
-    def cell(text: object, style: str = "") -> Text:
-        """Nothing that a script wrote is markup, or moves a cursor."""
-        return Text(safe(mask(str(text))), style=style)
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in ("HOST", "ROLE", "EXIT", "CAUSE", "TIME"):
-        table.add_column(column, justify="right" if column == "TIME" else "left", overflow="fold")
-    for result in results:
-        report = result.report or {}
-        cause = _cause_text(report.get("cause")) if report else f"no report: {result.how}"
-        if result.given_up:
-            cause = f"{result.given_up}; {cause}"
-        tolerated = {(each["host"], each["process"]) for each in report.get("tolerated", [])}
-        for row in report.get("processes", []):
-            seconds = row["seconds"]
-            note = "tolerated" if (result.host.name, row["name"]) in tolerated else ""
-            table.add_row(
-                cell(result.host.name),
-                cell(row["role"]),
-                cell(_exit_text(row)),
-                note,
-                "" if seconds is None else f"{seconds:.1f} s",
-            )
-        style = "green" if result.exit_code == 0 else "red"
-        table.add_row(
-            cell(result.host.name),
-            "supervisor",
-            cell(f"exit {result.exit_code}", style),
-            cell(cause),
-            f"{result.seconds:.1f} s",
-        )
-    # Where nobody looks at it now, nothing is gained by folding it.
-    text = io.StringIO()
-    terminal = sys.stdout.isatty()
-    console_out = Console(
-        file=text, highlight=False, force_terminal=terminal, width=None if terminal else _WIDE
-    )
-    console_out.print()
-    console_out.print(table)
-    master = results[0].host.base_dir
-    model = os.path.join(master, "model")
-    console_out.print()
-    console_out.print(safe(f"run    {request.run_dir}"), soft_wrap=True, markup=False)
-    if os.path.isdir(model) and os.listdir(model):
-        console_out.print(safe(f"model  {model}"), soft_wrap=True, markup=False)
-    logs = os.path.join(request.run_dir, "*", "output", "supervisor", "logs")
-    console_out.print(safe(f"logs   {logs}"), soft_wrap=True, markup=False)
-    for note in _notes(request.strategy, results):
-        console_out.print(safe(f"note   {note}"), soft_wrap=True, markup=False)
-    return text.getvalue()
-
-
-def _notes(strategy: Strategy, results: Sequence[Result]) -> Iterator[str]:
-    """What the table does not show."""
-    reports = [(result.host.name, result.report or {}) for result in results]
-    resumed = {
-        name: report["resumed_from"] for name, report in reports if report.get("resumed_from")
-    }
-    if resumed:
-        places = ", ".join(dict.fromkeys(resumed.values()))
-        yield f"{', '.join(resumed)} resumed from {places}"
-    unused = [name for name, report in reports if report.get("unused_servers")]
-    if unused:
-        from supervisor.linux.contacts import REMEDY, REMEDY_OWN  # noqa: PLC0415
-
-        hosts = ", ".join(unused)
-        if strategy is Strategy.MWMS:
-            yield f"the script never opened its port on {hosts}: {REMEDY_OWN}"
-        else:
-            yield f"nobody ever connected to the servers of {hosts}: {REMEDY}"
-
-
-def _exit_text(row: Mapping[str, Any]) -> str:
-    text: str = row["exit"] or "not started"
-    if not row["stopped_by_us"]:
-        return text
-    return text.replace("killed by", "stopped by") if row["signal"] else f"{text}, stopped"
-
-
-def _cause_text(cause: Mapping[str, Any] | None) -> str:
-    if not cause:
-        return ""
-    who = " ".join(filter(None, (cause.get("host"), cause.get("process"))))
-    return f"{who}: {cause.get('message')}"
 
 
 def _decoded(text: str) -> Any:

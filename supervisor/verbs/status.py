@@ -1,135 +1,77 @@
-"""``supervisor status``: ask a running supervisor and show what it says.
-
-Plain ``http.client`` and no event loop: one request, then a table.
-"""
+"""``supervisor status``: ask a running supervisor and show what it says, to the end of its job."""
 
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
-import socket
+import shutil
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, Final
 
-from supervisor.contract.strangers import is_of_a_service
-from supervisor.faults import safe, safe_json
-from supervisor.life.words import place
+from supervisor.faults import counted, safe, safe_json
+from supervisor.verbs import job as all_hosts
+from supervisor.verbs.asking import StatusError, Target, endpoint_of, events, fetch, target_of
+from supervisor.verbs.runs import Run, master_report
+from supervisor.verbs.words import (
+    ago,
+    duration,
+    headline,
+    mapping,
+    mappings,
+    number,
+    of_cause,
+    plain,
+    size,
+)
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-TIMEOUT_S = 5.0
-ANSWER_S = 15.0
-MAX_BYTES = 16 * 1024 * 1024
+_WIDE: Final = 240
+"""Columns where the output is no terminal: nothing is folded for `grep`."""
+_TALL: Final = 40
+"""Lines, then."""
+_ABOVE: Final = 8
+"""Lines of a screen that are not hosts."""
+_END_S: Final = 3.0
+"""A supervisor that does not answer any more has so long to have said how it ended."""
 
 
-def own_url(environ: Mapping[str, str]) -> str:
-    """Where a supervisor of this machine, with these settings in its environment, is asked."""
-    address = environ.get("SUPERVISOR_STATUS_BIND", "")
-    if address in {"", "auto", "0.0.0.0", "::"}:  # noqa: S104  # every one, and so loopback's
-        address = "127.0.0.1"
-    port = environ.get("SUPERVISOR_STATUS_PORT") or "2224"
-    if is_of_a_service("SUPERVISOR_STATUS_PORT", port):
-        port = "2224"
-    return f"http://{place(address, port)}"
-
-
-class StatusError(Exception):
-    """The status cannot be shown; the message says why, in one line."""
-
-
-def fetch(url: str, *, timeout_s: float = TIMEOUT_S, answer_s: float = ANSWER_S) -> dict[str, Any]:
-    """Get ``/status`` of a supervisor.
+def run(
+    word: str | None,
+    environ: Mapping[str, str],
+    *,
+    as_json: bool = False,
+    watch: bool = False,
+    job: bool = False,
+    interval_s: float = 1.0,
+) -> int:
+    """Show the status once, or with ``watch`` every ``interval_s`` seconds until the end.
 
     Args:
-        url: ``http://host:port``, or ``host:port``, or ``host``.
-        timeout_s: for the connection, and for each part of the answer.
-        answer_s: for the answer as a whole, which may come byte by byte.
+        word: a URL or a run directory; None: whatever runs on this machine.
+        environ: says where the supervisor of this machine is asked.
+        as_json: the document of ``/status``, a line each while watching.
+        watch: until the job's end, or Ctrl-C.
+        job: all hosts on one screen, asked at the master.
+        interval_s: seconds.
 
-    Raises:
-        StatusError: no such address, nobody there, or no supervisor.
-
-    """
-    host, port = _endpoint(url)
-    shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    try:
-        connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
-    except http.client.InvalidURL:
-        raise StatusError(f"{_plain(url)}: give http://HOST:PORT") from None
-    try:
-        connection.connect()
-        with _cut_after(connection.sock, answer_s):
-            connection.request("GET", "/status", headers={"Accept": "application/json"})
-            answer = connection.getresponse()
-            body = answer.read(MAX_BYTES)
-    except _TooLongError:
-        raise StatusError(f"{shown}: no whole answer within {answer_s:g} s") from None
-    except ConnectionRefusedError:
-        raise StatusError(f"{shown}: nothing listens there; is the supervisor running?") from None
-    except TimeoutError:
-        raise StatusError(f"{shown}: no answer within {timeout_s:g} s") from None
-    except http.client.HTTPException as error:
-        raise StatusError(f"{shown}: not a supervisor ({type(error).__name__})") from None
-    except (OSError, UnicodeError) as error:
-        raise StatusError(f"{shown}: {getattr(error, 'strerror', None) or error}") from None
-    finally:
-        connection.close()
-    if answer.status != 200:
-        raise StatusError(f"{shown}: answered {answer.status} {_plain(answer.reason)}")
-    try:
-        status = json.loads(body)
-    except (ValueError, RecursionError):
-        status = None
-    if not isinstance(status, dict) or "phase" not in status:
-        raise StatusError(f"{shown}: not a supervisor (its /status is another program's)")
-    return status
-
-
-class _TooLongError(Exception):
-    """The answer was cut because it did not end."""
-
-
-@contextlib.contextmanager
-def _cut_after(connection: socket.socket, seconds: float) -> Iterator[None]:
-    """Ends the connection then: whoever reads from it goes on at once."""
-    cut = threading.Event()
-
-    def shut() -> None:
-        cut.set()
-        with contextlib.suppress(OSError):  # it is closed already
-            connection.shutdown(socket.SHUT_RDWR)
-
-    timer = threading.Timer(seconds, shut)
-    with contextlib.suppress(RuntimeError):  # no thread to be had: the socket's own limit has to do
-        timer.start()
-    try:
-        yield
-    except (OSError, http.client.HTTPException):
-        if not cut.is_set():
-            raise
-    finally:
-        timer.cancel()
-    if cut.is_set():
-        raise _TooLongError
-
-
-def run(url: str, *, as_json: bool = False, watch: bool = False, interval_s: float = 1.0) -> int:
-    """Show the status once, or with ``watch`` every ``interval_s`` seconds until Ctrl-C.
-
-    Returns the exit code: 0 when the supervisor could be reached, else 1. While watching, a
-    supervisor that goes away ends it with 1 and the last error.
+    Returns the exit code: 0 when the supervisor could be reached, else 1. While watching, the
+    job's own when it ends; a supervisor that goes away without a word ends it with 1.
     """
     with contextlib.suppress(KeyboardInterrupt):
         try:
-            if as_json:
-                _print_json(url, watch=watch, interval_s=interval_s)
-            else:
-                _print_table(url, watch=watch, interval_s=interval_s)
+            target = target_of(word, environ)
+            if not target.alive and target.run is not None:
+                return _over(target.run)
+            url = _master_of(target) if job else target.url
+            show = _as_json(watch=watch) if as_json else _as_table(job=job, watch=watch)
+            with show as put:
+                put(fetch(url))
+                return _watched(url, put, interval_s) if watch else 0
         except StatusError as error:
             print(f"supervisor status: {safe(str(error))}", file=sys.stderr)
             return 1
@@ -138,74 +80,192 @@ def run(url: str, *, as_json: bool = False, watch: bool = False, interval_s: flo
     return 0
 
 
-def _print_json(url: str, *, watch: bool, interval_s: float) -> None:
-    while True:
-        print(safe_json(json.dumps(fetch(url), indent=None if watch else 2)), flush=True)
-        if not watch:
-            return
-        time.sleep(interval_s)
+def _over(run: Run) -> int:
+    """Nobody of a run answers any more: how it ended, and where the rest stands."""
+    reports = {host.name: report for host in run.hosts if (report := host.report())}
+    said = master_report(reports)
+    end = (
+        headline(said.get("outcome"), mapping(said.get("cause"))) if said else "no report was left"
+    )
+    print(f"{plain(run.directory)}: nobody answers any more; {end}", file=sys.stderr)
+    print(f"supervisor report {plain(run.directory)} shows the run", file=sys.stderr)
+    return 1
 
 
-def _print_table(url: str, *, watch: bool, interval_s: float) -> None:
-    # Here and not above: --json does without.
-    from rich.console import Console  # noqa: PLC0415
-    from rich.live import Live  # noqa: PLC0415
+def _master_of(target: Target) -> str:
+    """Who knows of all hosts: the master of the run, or of the job that was asked."""
+    if target.run is not None:
+        return target.url
+    status = fetch(target.url)
+    if status.get("host") == status.get("master") or not status.get("master"):
+        return target.url
+    master = f"{plain(status.get('master'))}:{endpoint_of(target.url)[1]}"
+    try:
+        fetch(master)
+    except StatusError as error:
+        raise StatusError(f"--job is the master's to say, and it was asked at {error}") from None
+    return master
 
-    # A pipe has no width of its own: nothing is folded for `grep`.
-    console = Console(width=None if sys.stdout.isatty() else 240)
-    view = table(fetch(url))
-    if not watch:
-        console.print(view)
-        return
-    with Live(view, console=console, auto_refresh=False) as live:
+
+# --------------------------------------------------------------------------- watching
+
+
+class _End:
+    """What ``/events`` says of the end, read beside the polls: it comes before the port closes."""
+
+    def __init__(self, url: str) -> None:
+        self.status: dict[str, Any] | None = None
+        self.come = threading.Event()
+        self._url = url
+        threading.Thread(target=self._read, daemon=True, name="events").start()
+
+    def _read(self) -> None:
+        with contextlib.suppress(StatusError):
+            for event in events(self._url, "/events"):
+                if event.kind == "end":
+                    self.status = event.data if event.data.get("phase") else None
+                    break
+        self.come.set()
+
+
+def _watched(url: str, put: Any, interval_s: float) -> int:
+    end = _End(url)
+    while not end.come.wait(interval_s):
+        try:
+            put(fetch(url))
+        except StatusError:
+            end.come.wait(_END_S)
+            if end.status is None:
+                raise
+    if end.status is None:
+        put(fetch(url))  # readers are bounded: without the events, as long as it answers
         while True:
             time.sleep(interval_s)
-            live.update(table(fetch(url)), refresh=True)
+            put(fetch(url))
+    put(end.status)
+    return job_code(end.status)
+
+
+def job_code(status: Mapping[str, Any]) -> int:
+    """The job's exit code, as the master said it; else this host's own."""
+    for code in (mapping(status.get("verdict")).get("exit_code"), status.get("exit_code")):
+        if isinstance(code, int):
+            return code
+    return 1
+
+
+@contextlib.contextmanager
+def _as_json(*, watch: bool) -> Iterator[Any]:
+    yield lambda status: print(
+        safe_json(json.dumps(status, indent=None if watch else 2)), flush=True
+    )
+
+
+@contextlib.contextmanager
+def _as_table(*, job: bool, watch: bool) -> Iterator[Any]:
+    # Here and not above: --json does without.
+    from rich.console import Console  # noqa: PLC0415
+
+    terminal = sys.stdout.isatty()
+    console = Console(width=None if terminal else _WIDE)
+
+    def view(status: Mapping[str, Any]) -> RenderableType:
+        most = shutil.get_terminal_size((_WIDE, _TALL)).lines if terminal else _TALL
+        return job_table(status, max(4, most - _ABOVE)) if job else table(status)
+
+    if not watch:
+        yield lambda status: console.print(view(status))
+        return
+    from rich.live import Live  # noqa: PLC0415
+
+    with Live(console=console, auto_refresh=False) as live:
+        yield lambda status: live.update(view(status), refresh=True)
+
+
+# --------------------------------------------------------------------------- views
+
+
+def _grid(
+    columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "", mark: int = 0
+) -> RenderableType:
+    """The first ``mark`` rows stand out."""
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    made = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    for number_, row in enumerate(rows):
+        style = "bold red" if number_ < mark else ""
+        made.add_row(*(Text(plain(cell), style=style) for cell in row))
+    return made
+
+
+def _ended(status: Mapping[str, Any]) -> RenderableType | None:
+    """Once it is over."""
+    from rich.text import Text  # noqa: PLC0415
+
+    if number(status.get("exit_code")) is None:
+        return None
+    outcome = mapping(status.get("verdict")).get("outcome") or "ended"
+    cause = mapping(status.get("cause"))
+    end = f"{plain(outcome)}, {of_cause(cause)}" if cause else plain(outcome)
+    return Text(f"the job has ended: {end}", style="bold")
+
+
+def job_table(status: Mapping[str, Any], most: int) -> RenderableType:
+    """All hosts on one screen, the worst first, at most ``most`` lines of them."""
+    from rich.console import Group  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    lines = all_hosts.lines_of(status, most)
+    marked = sum(line.culprit for line in lines)
+    rows = [(line.name, line.phase, line.state, line.seen, line.note) for line in lines]
+    hosts = counted(len(mappings(status.get("hosts"))), "host")
+    head = [plain(status.get("job")), plain(status.get("phase")), hosts]
+    head.append(f"up {duration(status.get('uptime_s'))}")
+    parts: list[RenderableType] = [Text(" · ".join(filter(None, head)), style="bold")]
+    if ended := _ended(status):
+        parts.append(ended)
+    if waiting := all_hosts.missing(status):
+        parts.append(Text(f"waiting for {waiting}", style="yellow"))
+    parts += [Text(""), _grid(("host", "phase", "state", "last seen", ""), rows, mark=marked)]
+    return Group(*parts)
 
 
 def table(status: Mapping[str, Any]) -> RenderableType:
     """Lay a snapshot out for people. Whatever the server says is shown as text, not as markup."""
     from rich.console import Group  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    def grid(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
-        made = Table(title=title, title_justify="left", box=None, pad_edge=False)
-        for column in columns:
-            made.add_column(column)
-        for row in rows:
-            made.add_row(*(Text(_plain(cell)) for cell in row))
-        return made
-
-    budget = _mapping(status.get("budget"))
+    budget = mapping(status.get("budget"))
     head = [
-        _plain(status.get("host")),
-        _plain(status.get("phase")),
-        _plain(status.get("job")),
-        f"master {_plain(status.get('master'))}",
+        plain(status.get("host")),
+        plain(status.get("phase")),
+        plain(status.get("job")),
+        f"master {plain(status.get('master'))}",
         f"up {duration(status.get('uptime_s'))}",
     ]
     if budget.get("left_s") is not None:
         head.append(f"{duration(budget.get('left_s'))} left to stop")
     parts: list[RenderableType] = [Text(" · ".join(part for part in head if part), style="bold")]
-    verdict, cause = _mapping(status.get("verdict")), _mapping(status.get("cause"))
-    if verdict:
-        parts.append(Text(f"verdict: {_plain(verdict.get('outcome'))}"))
-    if cause:
-        parts.append(Text(f"cause: {_who(cause)}: {_plain(cause.get('message'))}", style="red"))
-    waiting = _mapping(status.get("waiting"))
-    if waiting:
-        who = ", ".join(f"{_plain(host)} ({_plain(why)})" for host, why in waiting.items())
-        parts.append(Text(f"waiting for {who}", style="yellow"))
+    verdict, cause = mapping(status.get("verdict")), mapping(status.get("cause"))
+    if ended := _ended(status):
+        parts.append(ended)
+    elif verdict:
+        parts.append(Text(f"verdict: {plain(verdict.get('outcome'))}"))
+    if cause and not ended:
+        parts.append(Text(f"cause: {of_cause(cause)}", style="red"))
+    if waiting := all_hosts.missing(status):
+        parts.append(Text(f"waiting for {waiting}", style="yellow"))
     parts += [
-        Text(f"{word}: {_who(other)}: {_plain(other.get('message'))}")
+        Text(f"{word}: {of_cause(other)}")
         for word in ("tolerated", "also")
-        for other in _mappings(status.get(word))
+        for other in mappings(status.get(word))
     ]
     parts += [
         Text(""),
-        grid(
-            "processes",
+        _grid(
             ("name", "role", "pid", "state", "CPU", "memory", "output"),
             [
                 (
@@ -217,25 +277,25 @@ def table(status: Mapping[str, Any]) -> RenderableType:
                     size(row.get("rss_bytes")),
                     size(row.get("output_bytes")),
                 )
-                for row in _mappings(status.get("processes"))
+                for row in mappings(status.get("processes"))
             ],
+            "processes",
         ),
         Text(""),
-        grid(
-            "hosts",
+        _grid(
             ("name", "phase", "state", "last seen"),
             [
-                (row.get("name"), row.get("phase"), row.get("state"), _ago(row.get("last_seen_s")))
-                for row in _mappings(status.get("hosts"))
+                (row.get("name"), row.get("phase"), row.get("state"), ago(row.get("last_seen_s")))
+                for row in mappings(status.get("hosts"))
             ],
+            "hosts",
         ),
     ]
-    transfers = _mappings(status.get("transfers"))
+    transfers = mappings(status.get("transfers"))
     if transfers:
         parts += [
             Text(""),
-            grid(
-                "kept elsewhere",
+            _grid(
                 ("name", "sent", "to be sent", "behind", "newest, or what is wrong"),
                 [
                     (
@@ -247,73 +307,7 @@ def table(status: Mapping[str, Any]) -> RenderableType:
                     )
                     for row in transfers
                 ],
+                "kept elsewhere",
             ),
         ]
     return Group(*parts)
-
-
-def duration(seconds: object) -> str:
-    """``3 h 12 min``, ``4 min 5 s``, ``12 s``, ``0.4 s``; nothing for what is no number."""
-    seconds = _number(seconds)
-    if seconds is None:
-        return ""
-    if seconds < 10:
-        return f"{max(seconds, 0):.1f} s"
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def size(count: object) -> str:
-    """``512 B``, ``1.5 MiB``; nothing for what is no number."""
-    value = _number(count)
-    if value is None:
-        return ""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} TiB"
-
-
-def _number(value: object) -> float | None:
-    """Whatever the server says: no truth value, no infinity, nothing beyond a float."""
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        return None
-    return float(value) if abs(value) <= sys.float_info.max else None
-
-
-def _ago(seconds: object) -> str:
-    text = duration(seconds)
-    return f"{text} ago" if text else ""
-
-
-def _who(cause: Mapping[str, Any]) -> str:
-    return " ".join(_plain(cause.get(key)) for key in ("host", "process") if cause.get(key))
-
-
-def _plain(value: object) -> str:
-    """As one line without control characters, which a terminal would obey."""
-    return "" if value is None else safe(str(value)[:2000])
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _mappings(value: object) -> list[Mapping[str, Any]]:
-    return [row for row in value if isinstance(row, dict)] if isinstance(value, list) else []
-
-
-def _endpoint(url: str) -> tuple[str, int]:
-    text = url if "://" in url else f"http://{url}"
-    try:
-        parts = urlsplit(text)
-        port = parts.port
-    except ValueError as error:
-        raise StatusError(f"{_plain(url)}: {error}; give http://HOST:PORT") from None
-    if parts.scheme != "http" or not parts.hostname:
-        raise StatusError(f"{_plain(url)}: give http://HOST:PORT")
-    return parts.hostname, 2224 if port is None else port

@@ -15,8 +15,10 @@ from supervisor.engines.local import LocalHost
 
 _LINE: Final = re.compile(
     r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3})Z (?:DEBUG|INFO|WARNING|ERROR) supervisor \S+ "
-    r"([\w.]+)(.*)"
+    r"([\w.]+): (.*)"
 )
+_STARTED: Final = re.compile(r"(\S+) runs, pid (\d+)")
+_ENDED_WELL: Final = re.compile(r"(\S+), pid \d+: exit 0\b")
 
 
 @dataclass
@@ -77,18 +79,18 @@ class HostRun:
         if found is None:
             return
         at = dt.datetime.fromisoformat(f"{found[1]}+00:00").timestamp()
-        event, fields = found[2], found[3]
+        event, said = found[2], found[3]
         self.up_at = self.up_at or at
         if event == "phase.entered":
-            self.phase = fields.split("=")[1]
+            self.phase = said
         elif event == "job.ending":
             self.ending_at = self.ending_at or at
         elif event == "member.joined":
-            self.joined.setdefault(_field(fields, "host"), at)
-        elif event == "process.started":
-            self.pids[_field(fields, "process")] = int(_field(fields, "pid"))
-        elif event == "process.exited" and 'exit="exit 0"' in fields:
-            self.exits[_field(fields, "process")] = at
+            self.joined.setdefault(said.partition(" has joined")[0], at)
+        elif event == "process.started" and (started := _STARTED.match(said)):
+            self.pids[started[1]] = int(started[2])
+        elif event == "process.exited" and (ended := _ENDED_WELL.match(said)):
+            self.exits[ended[1]] = at
 
     def poll(self) -> bool:
         """Whether it is still there."""
@@ -97,11 +99,6 @@ class HostRun:
         if self.running and self.process.poll() is not None:
             self.ended_at = time.time()
         return self.running
-
-
-def _field(fields: str, name: str) -> str:
-    found = re.search(rf'\b{name}=("[^"]*"|\S+)', fields)
-    return found[1].strip('"') if found else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,7 +107,7 @@ class Job:
 
     def pid_of(self, host: str, process: str, timeout_s: float = 60.0) -> int:
         """The pid of a process of a host, from the log."""
-        started = rf"{host} supervisor .* process\.started process={process} pid=(\d+)"
+        started = rf"{host} supervisor .* process\.started: {process} runs, pid (\d+)"
         return int(self.wait_for(started, timeout_s)[1])
 
     def supervisor_of(self, host: str) -> int:
@@ -119,7 +119,7 @@ class Job:
 
     def _has(self, host: str, process: str) -> bool:
         return f"{host} supervisor" in self.output and bool(
-            re.search(rf"{host} supervisor .*process\.started process={process} ", self.output)
+            re.search(rf"{host} supervisor .*process\.started: {process} ", self.output)
         )
 
     def host_dir(self, host: str) -> pathlib.Path:

@@ -89,7 +89,7 @@ class Remains:
     def _asked_to_stop_by_us(self, host: HostRun) -> bool:
         """Whether the script had a SIGTERM of a blow and none of its supervisor before it ended."""
         text = host.log.read_text(errors="replace")
-        return not re.search(r"process\.signalled process=(chief|worker|master) ", text)
+        return not re.search(r"process\.signalled: \w+ to (chief|worker|master),", text)
 
     def _left(self, host: HostRun) -> list[str]:
         found = []

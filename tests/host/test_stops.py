@@ -65,7 +65,7 @@ def test_the_others_of_a_job_that_never_began_say_so_too(tmp_path: pathlib.Path)
     (member_code / "slow" / "setup.py").write_text("import time; time.sleep(60)")
     env: dict[str, Any] = {"SUPERVISOR_ACK_TIMEOUT_S": "1"}
     with Train(bases[0], **env) as master, Train(bases[1], **env) as member:
-        member.wait_for(r"process\.started process=requirements")
+        member.wait_for(r"process\.started: requirements")
         wait_until(lambda: "joining.waiting" in master.err, 20)
         assert member.stop() == 143
         assert master.wait() == 143
@@ -80,7 +80,7 @@ def test_a_script_that_was_done_before_the_stop_counts(tmp_path: pathlib.Path) -
         lay_out(base, shell(text), mwms, hosts=HOSTS, current=name)
     overlay(*bases)
     with Train(bases[0]) as master, Train(bases[1]) as member:
-        master.wait_for(r"process\.exited process=worker")
+        master.wait_for(r"process\.exited: worker")
         member.wait_for(r"(?m)^up")
         assert member.stop() == 0
         assert master.wait() == 0

@@ -50,9 +50,9 @@ def test_a_training_below_a_shell_may_save(tmp_path: pathlib.Path, how: str) -> 
         code = train.stop()
         assert saved.exists(), train.err
         assert code == 143, "the shell's own end is what counts"
-        outlived = re.search(r"process\.outlived .*count=(\d+) .*left_s=(\S+)", train.err)
+        outlived = re.search(r"process\.outlived: .* SIGKILL follows in (\S+) s", train.err)
         assert outlived
-        assert 80 < float(outlived[2]) < 100
+        assert 80 < float(outlived[1]) < 100
         assert "descendants_killed" not in train.err
 
 
@@ -112,7 +112,7 @@ def test_survivors_that_stay_are_killed_with_the_grace_and_named(tmp_path: pathl
         began = time.monotonic()
         assert train.stop() == 143
         assert 3 < time.monotonic() - began < 10
-        killed = re.search(r"process\.descendants_killed .*who=\"(.*)\"", train.err)
+        killed = re.search(r"process\.descendants_killed: .* ended them: (.*)", train.err)
         assert killed
         assert re.search(r"children\.py ignores \(pid \d+\)$", killed[1])
 
@@ -127,7 +127,7 @@ def test_a_second_stop_signal_kills_survivors_at_once(tmp_path: pathlib.Path) ->
         train.send(signal.SIGINT)
         assert train.wait() == 143
         assert time.monotonic() - began < 3
-        assert re.search(r"process\.descendants_killed .*ignores", train.err)
+        assert re.search(r"process\.descendants_killed: .*ignores", train.err)
 
 
 def test_what_outlives_an_end_of_its_own_accord_has_two_seconds(tmp_path: pathlib.Path) -> None:
@@ -136,8 +136,8 @@ def test_what_outlives_an_end_of_its_own_accord_has_two_seconds(tmp_path: pathli
         began = time.monotonic()
         assert train.wait() == 0
         assert 2 < time.monotonic() - began < 8
-        assert re.search(r"process\.outlived .*left_s=[01]\.", train.err)
-        assert re.search(r"process\.descendants_killed .*leaves", train.err)
+        assert re.search(r"process\.outlived: .* follows in [01]\.", train.err)
+        assert re.search(r"process\.descendants_killed: .*leaves", train.err)
 
 
 def test_status_says_that_descendants_still_run(tmp_path: pathlib.Path) -> None:

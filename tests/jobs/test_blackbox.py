@@ -202,7 +202,7 @@ def test_a_checkpoint_is_saved_before_the_end(place: str, tmp_path: pathlib.Path
         assert saved.read_text() == "weights"
         assert 2 <= seconds < 25, "it had 92"
         print(f"gone {seconds:.3f} s after SIGTERM")
-        assert "signal.received signal=SIGTERM count=1 left_s=120" in train.err
+        assert "signal.received: SIGTERM; 120.0 s are left" in train.err
 
 
 def test_a_sigterm_that_comes_twice_at_once_is_one(tmp_path: pathlib.Path) -> None:
@@ -362,7 +362,7 @@ def test_a_stop_while_joining(place: str, current: str, tmp_path: pathlib.Path) 
         SUPERVISOR_STATUS_BIND="127.0.0.1",
         SUPERVISOR_LOG_LEVEL="debug",
     ) as train:
-        train.wait_for("phase=joining")
+        train.wait_for("phase.entered: joining")
         assert train.stop() == 143
         assert [span["phase"] for span in train.report["phases"]][:2] == ["preparing", "joining"]
         assert train.report["processes"][0]["pid"] is None
@@ -483,7 +483,7 @@ def test_what_not_even_sigkill_ends_is_named_and_left(tmp_path: pathlib.Path) ->
         lay_out(tmp_path, child("plain"))
         with Train(tmp_path) as train:
             train.wait_for("ready")
-            pid = int(train.wait_for(r"process=chief pid=(\d+)")[1])
+            pid = int(train.wait_for(r"process\.started: chief runs, pid (\d+)")[1])
             (freezer / "cgroup.procs").write_text(str(pid))
             state.write_text("FROZEN")
             wait_until(lambda: state.read_text() == "FROZEN\n")
@@ -588,7 +588,7 @@ def test_the_kernel_takes_the_scripts_processes_first(
         words = train.out.split()
         assert words[:2] == [str(expected), "1000"]
         assert oom_score_adj(supervisor) == inherited
-        script = int(train.wait_for(r"process\.started process=chief pid=(\d+)")[1])
+        script = int(train.wait_for(r"process\.started: chief runs, pid (\d+)")[1])
         assert oom_score_adj(script) == expected
         guardians = set(train.survivors()) - {supervisor, script}
         assert all(oom_score_adj(pid) == inherited for pid in guardians)

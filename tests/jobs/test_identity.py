@@ -143,7 +143,7 @@ def test_a_second_supervisor_with_another_port_is_refused(
     assert second.wait() == 82
     assert second.failure.startswith("algo-2: the master algo-1 refuses this host: algo-1:2224: ")
     assert said in second.failure
-    hosts[0].wait_for(rf'member\.refused host=algo-2 reason="{said}"')
+    hosts[0].wait_for(rf"member\.refused: algo-2 is refused: {said}")
     assert second.began == 0
     finish(hosts)
 
@@ -239,13 +239,13 @@ def test_a_host_that_is_started_anew_while_all_join_is_welcome(lay: Lay, which: 
     """Nothing has been started yet, by anybody."""
     hosts = [lay(name, start=name != "algo-3") for name in HOSTS]
     for host in hosts[:2]:
-        host.wait_for(r'joining\.waiting hosts="?algo-3')
+        host.wait_for(r"joining\.waiting: waiting for algo-3")
     kill(hosts[which])
     other = hosts[1 - which]
     lost = r"master\.lost" if which == 0 else r"member\.lost"
     other.wait_for(lost + r".*crashed")
     hosts[which].start(**QUICK)
-    hosts[which].wait_for(r'joining\.waiting hosts="?algo-3')
+    hosts[which].wait_for(r"joining\.waiting: waiting for algo-3")
     hosts[2].start(**QUICK)
     all_run(hosts)
     finish(hosts)
@@ -254,11 +254,11 @@ def test_a_host_that_is_started_anew_while_all_join_is_welcome(lay: Lay, which: 
 def test_a_member_that_is_gone_while_all_join_is_not_counted(lay: Lay) -> None:
     """It had joined; then it was killed. The others began without it."""
     hosts = [lay(name, start=name != "algo-3") for name in HOSTS]
-    hosts[0].wait_for(r"member\.joined host=algo-2")
+    hosts[0].wait_for(r"member\.joined: algo-2")
     kill(hosts[1])
-    hosts[0].wait_for(r"member\.lost host=algo-2")
+    hosts[0].wait_for(r"member\.lost: algo-2")
     hosts[2].start(**QUICK)
-    hosts[0].wait_for(r"member\.joined host=algo-3")
+    hosts[0].wait_for(r"member\.joined: algo-3")
     assert lasts(lambda: not hosts[0].began, 1)
     hosts[1].start(**QUICK)
     all_run(hosts)
@@ -274,7 +274,7 @@ def test_a_thawed_member_of_an_earlier_run_takes_no_part(lay: Lay) -> None:
     frozen.signal(signal.SIGSTOP)
     for host in (hosts[0], hosts[2]):
         again(host)
-    hosts[0].wait_for(r"member\.joined host=algo-3")
+    hosts[0].wait_for(r"member\.joined: algo-3")
     frozen.signal(signal.SIGCONT)
     assert frozen.wait() == 83
     assert "algo-1 restarted: another run of its supervisor answers" in frozen.failure
@@ -290,7 +290,7 @@ def test_a_master_that_leaves_while_all_join_says_so(lay: Lay) -> None:
     """SIGTERM and SIGINT: the master ended with 87, "results could not be sent", and waited 15 s
     for a host that had never come; the member waited for its whole join timeout."""
     hosts = [lay(name, start=name != "algo-3") for name in HOSTS]
-    hosts[0].wait_for(r"member\.joined host=algo-2")
+    hosts[0].wait_for(r"member\.joined: algo-2")
     hosts[0].signal(signal.SIGTERM)
     hosts[0].signal(signal.SIGINT)
     codes = [host.wait(10) for host in hosts[:2]]

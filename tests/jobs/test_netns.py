@@ -157,9 +157,9 @@ def test_a_name_that_appears_late(network: Network, fleet: Fleet) -> None:
     last.know({"algo-3": known["algo-3"]})
     for host in hosts:
         host.start(**QUICK)
-    line = r"joining.waiting hosts="
-    first.wait_for(line + r'"algo-3 \(DNS\)"')
-    last.wait_for(line + r'"algo-1 \(DNS: algo-1: ')
+    line = r"joining.waiting: waiting for "
+    first.wait_for(line + r"algo-3 \(DNS\)")
+    last.wait_for(line + r"algo-1 \(DNS: algo-1: ")
     waiting = first.status()
     assert (waiting["phase"], waiting["waiting"]) == ("joining", {"algo-3": "DNS"})
     first.know(known)
@@ -171,10 +171,10 @@ def test_a_name_that_appears_late(network: Network, fleet: Fleet) -> None:
 def test_a_peer_that_comes_late(network: Network, fleet: Fleet) -> None:
     network.cut("algo-3")
     hosts = fleet(start=HOSTS[:2])
-    hosts[0].wait_for(r'waiting hosts="algo-3 \(no answer on 2224\)"')
+    hosts[0].wait_for(r"waiting for algo-3 \(no answer on 2224\)")
     network.join("algo-3")
-    hosts[0].wait_for(r'waiting hosts="algo-3 \(2224 refused\)"')
-    hosts[1].wait_for(r'waiting hosts="algo-3 \(not heard from\)"')
+    hosts[0].wait_for(r"waiting for algo-3 \(2224 refused\)")
+    hosts[1].wait_for(r"waiting for algo-3 \(not heard from\)")
     hosts[2].start(**QUICK)
     all_run(hosts)
     finish(hosts)
@@ -199,7 +199,7 @@ def test_a_master_that_ends_before_a_member_has_come(fleet: Fleet) -> None:
     """Whoever has come is told; the master does not wait for the one that never did."""
     hosts = fleet(start=HOSTS[:2], SUPERVISOR_ACK_TIMEOUT_S="60")
     hosts[0].wait_for(r"joining.waiting")
-    hosts[0].wait_for(r"member.joined host=algo-2")
+    hosts[0].wait_for(r"member.joined: algo-2")
     hosts[0].signal(signal.SIGTERM)
     codes = [host.wait(10) for host in hosts[:2]]
     assert codes[0] == codes[1]

@@ -23,17 +23,13 @@ from hypothesis import strategies as st
 
 from supervisor.mpi import words as mpi_words
 from supervisor.mpi.launcher import Lines, wait_for
+from tests.helpers import openmpi
 from tests.helpers.aio import free_port
 from tests.helpers.job import COMMAND, Job, environment, processes_with
 from tests.helpers.netns import Host, Network, why_not
 from tests.helpers.waiting import wait_until
 
-MISSING = [
-    name
-    for name in ("mpirun", "mpicc", "gcc", "ssh", "ssh-keygen", "/usr/sbin/sshd")
-    if shutil.which(name) is None
-]
-NO_MPI = f"needs Open MPI and OpenSSH; missing: {', '.join(MISSING)}" if MISSING else ""
+NO_MPI = openmpi.why_not()
 needs_mpi = pytest.mark.skipif(bool(NO_MPI), reason=NO_MPI)
 NO_NETWORK = NO_MPI or why_not() or ""
 needs_network = pytest.mark.skipif(bool(NO_NETWORK), reason=NO_NETWORK)
@@ -237,7 +233,7 @@ def test_a_lost_host_ends_the_others_and_is_named(cluster: Cluster) -> None:
 def test_a_dead_sshd_fails_the_job(cluster: Cluster) -> None:
     hosts = cluster.start(2, "wait")
     wait_until(lambda: len(ranks(hosts[0].log)) == 2, 40, "not all ranks")
-    pid = int(hosts[1].wait_for(r"process\.started process=sshd pid=(\d+)")[1])
+    pid = int(hosts[1].wait_for(r"process\.started: sshd runs, pid (\d+)")[1])
     os.kill(pid, signal.SIGKILL)
     assert [host.wait() for host in hosts] == [84, 85], cluster.logs
     assert "algo-2 sshd" in hosts[0].failure

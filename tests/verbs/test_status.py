@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import re
 import select
 import socket
 import subprocess
@@ -11,12 +12,16 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from supervisor.cluster.protocol import encode_cause, encode_verdict
 from supervisor.status.limits import Limits
-from supervisor.status.snapshot import Snapshot
+from supervisor.status.snapshot import HostRow, Snapshot
+from supervisor.verbs import job as all_hosts
 from supervisor.verbs import status as status_cli
-from tests.helpers.aio import free_port
+from supervisor.verbs.asking import StatusError, fetch, own_url
+from tests.helpers.aio import free_port, until
 from tests.helpers.cluster import CAUSE, VERDICT, master, snapshot
 from tests.helpers.tree import ROOT
 
@@ -34,8 +39,8 @@ from tests.helpers.tree import ROOT
 )
 def test_where_a_supervisor_of_this_machine_is_asked(bind: str, url: str) -> None:
     """One that was bound to another address than loopback's was not found."""
-    assert status_cli.own_url({"SUPERVISOR_STATUS_BIND": bind}) == url
-    assert status_cli.own_url({"SUPERVISOR_STATUS_PORT": "2300"}) == "http://127.0.0.1:2300"
+    assert own_url({"SUPERVISOR_STATUS_BIND": bind}) == url
+    assert own_url({"SUPERVISOR_STATUS_PORT": "2300"}) == "http://127.0.0.1:2300"
 
 
 def failed() -> Snapshot:
@@ -52,8 +57,8 @@ async def ask(url: str, *words: str) -> tuple[int, str, str]:
         sys.executable,
         "-c",
         "import sys; from supervisor.verbs import status as s;"
-        "sys.exit(s.run(sys.argv[1], as_json='json' in sys.argv, watch='watch' in sys.argv,"
-        " interval_s=0.05))",
+        "sys.exit(s.run(sys.argv[1], {}, as_json='json' in sys.argv, watch='watch' in sys.argv,"
+        " job='job' in sys.argv, interval_s=0.05))",
         url,
         *words,
         cwd=ROOT,
@@ -128,13 +133,13 @@ def test_errors_are_one_clear_line(capsys: pytest.CaptureFixture[str]) -> None:
             ("http://", "give http://HOST:PORT"),
             ("ho st\nx", ""),
         ):
-            assert status_cli.run(url) == 1
+            assert status_cli.run(url, {}) == 1
             said = capsys.readouterr().err
             assert said.startswith("supervisor status: ")
             assert said.count("\n") == 1
             assert complaint in said
-        with pytest.raises(status_cli.StatusError, match=r"no answer within 0\.2 s"):
-            status_cli.fetch(f"127.0.0.1:{silent.getsockname()[1]}", timeout_s=0.2)
+        with pytest.raises(StatusError, match=r"no answer within 0\.2 s"):
+            fetch(f"127.0.0.1:{silent.getsockname()[1]}", timeout_s=0.2)
 
 
 @contextlib.contextmanager
@@ -164,48 +169,129 @@ def test_an_answer_without_end_is_given_up(head: bytes) -> None:
 
     with (
         server(drip) as address,
-        pytest.raises(status_cli.StatusError, match=r"no whole answer within 0\.2 s"),
+        pytest.raises(StatusError, match=r"no whole answer within 0\.2 s"),
     ):
-        status_cli.fetch(address, answer_s=0.2)
+        fetch(address, answer_s=0.2)
 
 
 def test_an_answer_cannot_draw_on_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     with server(lambda to: to.sendall(b"HTTP/1.1 500 \x1b[31mred\r\n\r\n")) as address:
-        assert status_cli.run(address) == 1
+        assert status_cli.run(address, {}) == 1
     said = capsys.readouterr().err
     assert "answered 500 \\x1b[31mred" in said
     assert "\x1b" not in said
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0.04, "0.0 s"),
-        (9.94, "9.9 s"),
-        (59, "59 s"),
-        (60, "1 min 0 s"),
-        (11_520, "3 h 12 min"),
-        (None, ""),
-        ("x", ""),
-        (float("inf"), ""),
-        (float("nan"), ""),
-        (10**400, ""),
-    ],
-)
-def test_durations(value: object, text: str) -> None:
-    assert status_cli.duration(value) == text
+# --------------------------------------------------------------------------- the end
+
+
+def ended() -> Snapshot:
+    shown = failed()
+    shown["phase"], shown["exit_code"] = "done", 84
+    return shown
+
+
+def test_watching_ends_with_the_job_and_its_exit_code() -> None:
+    """It froze on ``publishing`` and said that nothing listens."""
+
+    async def scenario() -> None:
+        async with master(limits=Limits(cache_s=0)) as it:
+            watching = asyncio.create_task(ask(it.url, "watch"))
+            await until(lambda: bool(it.server._feed._clients))
+            it.server._answers._snapshot = ended
+            await it.server.stop()
+            code, out, error = await watching
+            assert (code, error) == (1, ""), "the job's, as the master said it"
+            assert "the job has ended: failed, algo-2 worker: RuntimeError: loss is NaN" in out
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0, "0 B"),
-        (1023, "1023 B"),
-        (1536, "1.5 KiB"),
-        (5 << 40, "5.0 TiB"),
-        (None, ""),
-        (10**400, ""),
-    ],
+    ("verdict", "own", "code"), [({"exit_code": 42}, 84, 42), ({}, 143, 143), (None, None, 1)]
 )
-def test_sizes(value: object, text: str) -> None:
-    assert status_cli.size(value) == text
+def test_whose_exit_code_it_is(verdict: object, own: object, code: int) -> None:
+    assert status_cli.job_code({"verdict": verdict, "exit_code": own}) == code
+
+
+# --------------------------------------------------------------------------- all hosts at once
+
+
+def rows(count: int) -> list[HostRow]:
+    return [
+        {"name": f"algo-{n}", "phase": "running", "state": "up", "last_seen_s": 0.5}
+        for n in range(1, count + 1)
+    ]
+
+
+def test_a_thousand_hosts_are_folded_and_the_worst_come_first() -> None:
+    hosts = rows(1000)
+    hosts[700] |= {"state": "crashed", "last_seen_s": 31.0}
+    hosts[800] |= {"phase": "joining"}
+    hosts[900] |= {"state": "unreachable", "last_seen_s": 12.0}
+    cause = {"host": "algo-555", "process": "worker", "message": "KeyError: 'x' (bug.py:5)"}
+    lines = all_hosts.lines_of({"hosts": hosts, "cause": cause}, 12)
+    assert len(lines) <= 12
+    assert [line.name for line in lines[:4]] == ["algo-555", "algo-701", "algo-901", "algo-801"]
+    assert lines[0].culprit
+    assert lines[0].note == "worker: KeyError: 'x' (bug.py:5)"
+    assert sum(line.count for line in lines) == 1000
+    assert re.fullmatch(r"and 9\d\d hosts", lines[-1].name)
+
+
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {
+                "name": st.text(max_size=8),
+                "phase": st.sampled_from(["joining", "running", "done", None]),
+                "state": st.sampled_from(["up", "self", "crashed", "unseen", "done", None]),
+                "last_seen_s": st.none() | st.floats(),
+            }
+        ),
+        max_size=60,
+    ),
+    st.integers(1, 40),
+)
+def test_every_host_is_counted_and_the_screen_suffices(
+    hosts: list[dict[str, object]], most: int
+) -> None:
+    lines = all_hosts.lines_of({"hosts": hosts}, most)
+    assert sum(line.count for line in lines) == len(hosts)
+    kinds = {(row["phase"], row["state"]) for row in hosts}
+    assert len(lines) <= max(most, 1 + len(kinds))
+    assert not any("\x1b" in line.name for line in lines)
+
+
+def test_the_job_on_one_screen() -> None:
+    def shown() -> Snapshot:
+        made = failed()
+        made["hosts"] = rows(1000)
+        made["waiting"] = {"algo-9": "DNS"}
+        return made
+
+    async def scenario() -> None:
+        async with master(show=shown) as it:
+            code, out, _error = await ask(it.url, "job")
+            assert code == 0
+            lines = out.splitlines()
+            assert len(lines) <= 40
+            assert "1000 hosts" in lines[0]
+            assert "waiting for algo-9 (DNS)" in out
+            assert lines[4].startswith("algo-2 "), "the culprit is on top"
+            assert "RuntimeError: loss is NaN" in lines[4]
+
+    asyncio.run(scenario())
+
+
+def test_a_member_sends_the_question_to_its_master() -> None:
+    async def scenario() -> None:
+        def member() -> Snapshot:
+            return snapshot() | {"host": "algo-2", "master": "localhost"}
+
+        async with master(show=member, is_master=False) as it:
+            code, out, error = await ask(it.url, "job")
+            assert code == 0, error  # it is asked again, under the master's name
+            assert "running" in out
+
+    asyncio.run(scenario())

@@ -105,7 +105,7 @@ def test_sigterm_reaches_the_script_and_its_exit_0_is_ours(tmp_path: pathlib.Pat
     assert process.returncode == 0
     assert (tmp_path / "model" / "saved").exists()
     assert not (tmp_path / "output" / "success").exists(), "a stopped job has not succeeded"
-    assert b"signal.received signal=SIGTERM count=1 left_s=60" in err
+    assert b"signal.received: SIGTERM; 60.0 s are left" in err
 
 
 def test_other_signals_are_passed_on(tmp_path: pathlib.Path) -> None:
@@ -154,7 +154,7 @@ def test_a_hanging_script_that_cannot_answer_is_looked_at_from_outside(
     )
     code, _, err = run(tmp_path, SUPERVISOR_HANG_TIMEOUT_S="1", SUPERVISOR_STACKS="false")
     assert code == 88
-    assert b"process.seen process=chief" in err
+    assert b"process.seen: chief" in err
     assert "wait_for_ever (train.py:3)" in failure(tmp_path)
 
 

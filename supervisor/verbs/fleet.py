@@ -1,0 +1,434 @@
+"""The running supervisors of ``supervisor local``: started, shown, stopped, and never waited for
+without end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final
+
+from supervisor.aside import Aside
+from supervisor.children import execution
+from supervisor.children.child import Child, spawn
+from supervisor.children.ending import kill_everything
+from supervisor.children.guardian import Guardian
+from supervisor.contract.distribution import Strategy
+from supervisor.contract.paths import paths_below
+from supervisor.contract.settings import GROUP_S, KILL_S, Settings
+from supervisor.contract.strangers import PREFIX
+from supervisor.engines.local import ADDRESS, LocalHost
+from supervisor.faults import counted, safe
+from supervisor.host.console import HURRIED_PATIENCE_S, PATIENCE_S, SETTLE_S, settle
+from supervisor.life.lifecycle import ECHO_S
+from supervisor.life.words import OOM_RAISE_OF_HELPERS, ProcessSpec, Role
+from supervisor.linux import orphans, procfs
+from supervisor.linux.inherited import STOP_SIGNALS, InheritedSignals
+from supervisor.linux.signals import SignalPipe
+from supervisor.streams import Branch, Carriage, Label, Policy, Prefix, Pump, console
+from supervisor.streams.masking import Masker
+from supervisor.verbs import footer
+from supervisor.verbs.footer import Foot
+from supervisor.verbs.runs import report_at
+from supervisor.verbs.summary import Result, summary
+
+SSH_KEY: Final = "id_ed25519"
+"""The run's own, below the directory of its ssh files."""
+GRACE_S: Final = 10.0
+"""What scripts have after Ctrl-C where nothing else is said: somebody waits for it."""
+_READ_S: Final = 10.0
+"""For reading what a host has left: its file system may not answer."""
+_MARGIN_S: Final = 5.0
+"""Beyond a host's own limit: a supervisor that is still there then is killed."""
+_LOOK_S: Final = 0.5
+STOPPED_S: Final = 5.0
+"""A supervisor that is stopped (SIGSTOP) has so long to be continued once the job is over."""
+END_S: Final = 5.0
+"""What it has from SIGTERM to SIGKILL beyond the shares of its processes."""
+_FOOT_S: Final = 1.0
+"""The line at the bottom is as old as this."""
+_COLUMNS: Final = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What ``supervisor local`` was asked to do, checked."""
+
+    hosts: int
+    strategy: Strategy
+    run_dir: str
+    script: str
+    arguments: tuple[str, ...]
+    hyperparameters: Mapping[str, Any]
+    settings: Settings
+    flags: Mapping[str, str]
+    environ: Mapping[str, str]
+    continued: bool
+    """There was a run in this directory before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A host's supervisor at one look."""
+
+    ended: bool
+    stopped: bool = False
+    """By a signal (SIGSTOP), so that it does not know what became of the job."""
+
+
+def is_over(hosts: Sequence[Standing]) -> bool:
+    """Whether the job is, though supervisors are left: the master, the first of ``hosts``, has
+    ended, or all have whose supervisors can act. If none has, they are all somebody's to continue.
+    """
+    left = [host for host in hosts if not host.ended]
+    if not left or len(left) == len(hosts):
+        return False
+    return hosts[0].ended or all(host.stopped for host in left)
+
+
+def _shares_s(settings: Settings) -> float:
+    """What a supervisor gives its processes at the end of a job, all rungs."""
+    return settings.end_grace_s + GROUP_S + settings.server_grace_s + KILL_S
+
+
+def longest_s(settings: Settings, *, keeps: bool) -> float:
+    """The longest that a supervisor in order needs after the master's: to notice, to stop its
+    processes, and where something is kept elsewhere to send it."""
+    return (
+        settings.master_lease_s
+        + max(settings.stop_limit_s, _shares_s(settings))
+        + settings.evaluator_grace_s
+        + (settings.publish_timeout_s if keeps else 0.0)
+        + _MARGIN_S
+    )
+
+
+class Fleet:
+    """The running supervisors."""
+
+    def __init__(
+        self, request: Request, hosts: Sequence[LocalHost], guardian: Guardian, ssh_dir: str
+    ) -> None:
+        self._request = request
+        self._hosts = hosts
+        self._guardian = guardian
+        self._ssh_dir = ssh_dir
+        self._children: list[Child] = []
+        self._living: dict[str, Child] = {}
+        """The same, by host."""
+        self._ended: set[str] = set()
+        self._one_ended = asyncio.Event()
+        self._given_up: dict[str, str] = {}
+        """Hosts that we end because they do not end with the job, and why."""
+        self._collector = orphans.Collector()
+        self._stop_timer: asyncio.TimerHandle | None = None
+        self._last_stop: tuple[int, float] | None = None
+        self._first_stop: int | None = None
+        """The signal that asked for the stop."""
+        self._unstarted: Result | None = None
+        """The host that could not be started, if there is one: the others would wait for it."""
+        policy: Policy = "drop" if request.settings.log_overflow == "drop" else "block"
+        self._out, self._err = console(policy=policy, tame=True)
+        self._foot = Foot(tuple(host.name for host in hosts))
+        self._began = time.monotonic()
+        self._stop_began: float | None = None
+        self._signals = SignalPipe(self._on_signal)
+
+    async def run(self, inherited: InheritedSignals) -> list[Result]:
+        wanted = set(STOP_SIGNALS) | {signal.SIGTSTP, signal.SIGCONT}
+        if inherited.hangup_ignored:
+            wanted.discard(signal.SIGHUP)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+        self._signals.catch(wanted)
+        orphans.adopt()
+        self._collector.start()
+        self._greet()
+        beside = [asyncio.create_task(self._watch_the_last())]
+        if self._err.terminal:
+            beside.append(asyncio.create_task(self._keep_foot()))
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._own(host)) for host in self._hosts]
+            results = [task.result() for task in tasks]
+            self._end_beside(beside)
+            with contextlib.suppress(TimeoutError):
+                text = await Aside("summary")(_READ_S, self._summary, results)
+                self._out.offer(text.encode(errors="replace"))
+            return results
+        finally:
+            self._end_beside(beside)
+            for child in self._children:
+                child.close()
+            kill_everything()
+            self._collector.stop()
+            self._signals.close()
+            if self._stop_timer is not None:
+                self._stop_timer.cancel()
+            await self._write_out()
+
+    def _end_beside(self, tasks: Sequence[asyncio.Task[None]]) -> None:
+        for task in tasks:
+            task.cancel()
+        self._err.foot(b"")
+
+    # ------------------------------------------------------------------ what is seen
+
+    def _say(self, text: str) -> None:
+        self._err.offer_line(safe(f"supervisor: {text}").encode() + b"\n")
+
+    def _greet(self) -> None:
+        request, port = self._request, self._hosts[0].status_port
+        hosts, script = counted(len(self._hosts), "host"), os.path.basename(request.script)
+        self._say(f"{hosts}, {script}, in {request.run_dir}")
+        self._say(f"http://{ADDRESS}:{port}/ shows it; so do supervisor status and logs")
+        if request.continued:
+            self._say("the run in this directory is continued")
+
+    async def _keep_foot(self) -> None:
+        """The line at the bottom: how the job stands, as the master tells it."""
+        from supervisor.verbs.asking import StatusError, fetch  # noqa: PLC0415  # after the spawn
+
+        url = f"http://{ADDRESS}:{self._hosts[0].status_port}"
+        look = Aside("status")
+        while True:
+            self._draw_foot()
+            await asyncio.sleep(_FOOT_S)
+            with contextlib.suppress(StatusError, TimeoutError):
+                self._foot = self._foot.with_status(
+                    await look(2 * _FOOT_S, partial(fetch, url, timeout_s=_FOOT_S))
+                )
+
+    def _draw_foot(self) -> None:
+        now = time.monotonic()
+        left_s = None
+        if self._stop_began is not None:
+            left_s = self._request.settings.stop_grace_s - (now - self._stop_began)
+        self._foot = replace(
+            self._foot, ended=len(self._ended), seconds=now - self._began, stop_left_s=left_s
+        )
+        columns = shutil.get_terminal_size((_COLUMNS, 0)).columns
+        dim, end = (b"\x1b[2m", b"\x1b[0m") if self._color else (b"", b"")
+        self._err.foot(dim + safe(footer.text(self._foot, columns)).encode() + end)
+
+    @property
+    def _color(self) -> bool:
+        return self._err.terminal and not self._request.environ.get("NO_COLOR")
+
+    def _summary(self, results: Sequence[Result]) -> str:
+        request = self._request
+        masker = Masker.of(request.environ, request.hyperparameters, argvs=[request.arguments])
+        color = self._color and self._out.terminal
+        return summary(request.run_dir, request.strategy, results, masker, color=color)
+
+    async def _write_out(self) -> None:
+        """A pager may take its time; an output that takes nothing is left, and says how much."""
+        sinks = dict.fromkeys((self._out, self._err))
+        patience_s = PATIENCE_S if self._stop_timer is None else HURRIED_PATIENCE_S
+        await settle(sinks, patience_s=patience_s, limit_s=SETTLE_S)
+        for sink in sinks:
+            lost = await sink.drain(0) + sink.dropped_bytes
+            if lost and sink is not self._err:
+                self._say(f"{counted(lost, 'byte')} of {sink.name} could not be written")
+                await settle([self._err], patience_s=HURRIED_PATIENCE_S, limit_s=SETTLE_S)
+            sink.close(0)
+
+    async def _own(self, host: LocalHost) -> Result:
+        """One supervisor from its start to its report."""
+        spec = self._spec(host)
+        began = time.monotonic()
+        if self._unstarted is not None:
+            return replace(self._unstarted, host=host)
+        try:
+            child = spawn(spec)
+        except execution.SpawnError as error:
+            how = f"{host.name} was not started: {error.message}"
+            self._unstarted = Result(host, error.code, how, 0.0, None)
+            self._kill()
+            return self._unstarted
+        self._children.append(child)
+        self._living[host.name] = child
+        self._guardian.watch(child.pid)
+        pumps = [
+            self._pump(fd, host, stream)
+            for fd, stream in zip(child.take_pipes(), ("stdout", "stderr"), strict=True)
+        ]
+        end = await child.run_to_end(pumps, term_s=2.0, kill_s=2.0, drain_s=1.0)
+        self._guardian.forget(child.pid)
+        self._children.remove(child)
+        del self._living[host.name]
+        self._ended.add(host.name)
+        self._one_ended.set()
+        seconds = time.monotonic() - began
+        report = None
+        with contextlib.suppress(TimeoutError):
+            report = await Aside("report")(_READ_S, report_at, paths_below(host.base_dir).report)
+        given_up = self._given_up.get(host.name, "")
+        status = end.status
+        result = Result(host, status.shell_code, str(status), seconds, report, given_up)
+        return self._unless_given_up(result)
+
+    def _unless_given_up(self, result: Result) -> Result:
+        if self._unstarted is None:
+            return result
+        return replace(self._unstarted, host=result.host, seconds=result.seconds)
+
+    async def _watch_the_last(self) -> None:
+        """End the supervisors that do not end with the job: first in order, then for good.
+
+        One that is stopped hears of nothing. Its master gives it up after a lease; here it would
+        be waited for without end.
+        """
+        settings = self._request.settings
+        kill_s = _shares_s(settings) + END_S
+        late_s = longest_s(settings, keeps=_keeps_elsewhere(self._request))
+        since: dict[str, float] = {}
+        """Host → since when it is late in this way: stopped, or not ended."""
+        was_stopped: dict[str, bool] = {}
+        told_at: dict[str, float] = {}
+        await self._one_ended.wait()
+        while self._living or len(self._ended) < len(self._hosts):
+            await asyncio.sleep(_LOOK_S)
+            now = time.monotonic()
+            stopped = {name: _is_stopped(child.pid) for name, child in self._living.items()}
+            standings = [
+                Standing(host.name in self._ended, stopped.get(host.name, False))
+                for host in self._hosts
+            ]
+            if not is_over(standings):
+                since.clear()
+                continue
+            for name, child in list(self._living.items()):
+                if name in told_at:
+                    if now - told_at[name] >= kill_s:
+                        child.kill_tree()
+                    continue
+                if was_stopped.get(name) != stopped[name] or name not in since:
+                    since[name], was_stopped[name] = now, stopped[name]
+                if now - since[name] < (STOPPED_S if stopped[name] else late_s):
+                    continue
+                why = "was stopped (SIGSTOP)" if stopped[name] else f"did not end in {late_s:g} s"
+                self._given_up[name] = f"its supervisor {why}, and was ended after the job"
+                told_at[name] = now
+                self._say(
+                    f"the job is over, and the supervisor of {name} (pid {child.pid}) {why}: "
+                    f"SIGCONT and SIGTERM now, SIGKILL in {kill_s:g} s"
+                )
+                child.signal(signal.SIGTERM)
+                child.signal(signal.SIGCONT)
+
+    def _pump(self, fd: int, host: LocalHost, stream: str) -> Pump:
+        """Whole lines only: the hosts' lines have their prefixes and must not tear each other, also
+        where a host is held up in the middle of one."""
+        sink = self._out if stream == "stdout" else self._err
+        wish = self._request.settings.log_progress
+        carriage = Carriage.LIVE if sink.terminal else Carriage.COLLAPSE
+        if wish == "keep":
+            carriage = Carriage.KEEP
+        merged = _merging(self._request, Label(host.name, "host", stream), carriage)
+        pump = Pump(fd, [Branch(merged, sink)])
+        pump.start()
+        return pump
+
+    def _spec(self, host: LocalHost) -> ProcessSpec:
+        request = self._request
+        env = dict(request.environ)
+        env.update(
+            {PREFIX + name.upper(): text for name, text in request.flags.items()},
+            SAGEMAKER_BASE_DIR=host.base_dir,
+            SUPERVISOR_STATUS_BIND=ADDRESS,
+        )
+        for name in ("SAGEMAKER_PROGRAM", "SAGEMAKER_SUBMIT_DIRECTORY", "TF_CONFIG"):
+            env.pop(name, None)
+        env.setdefault("SUPERVISOR_LOG_FORMAT", "prefix")
+        env.setdefault("SUPERVISOR_LOG_FILES", "true")
+        # All hosts share this Python: N pips at once would race, in an environment that is yours.
+        env.setdefault("SUPERVISOR_REQUIREMENTS", "skip")
+        if self._ssh_dir:
+            env.setdefault("SUPERVISOR_MPI_SSH_KEY", os.path.join(self._ssh_dir, SSH_KEY))
+            if host is not self._hosts[0]:
+                env["TMPDIR"] = self._ssh_dir  # what an sshd leaves goes with the run
+        if self._out.terminal and self._err.terminal:
+            # The hosts write to pipes; what they draw in place is drawn here.
+            env.setdefault("SUPERVISOR_LOG_PROGRESS", "live")
+            env.setdefault("SUPERVISOR_LOG_OWN", "brief")
+        if env.get("SUPERVISOR_LOG_COLOR", "auto") == "auto":
+            env["SUPERVISOR_LOG_COLOR"] = "always" if self._color else "never"
+        return ProcessSpec(
+            name=host.name,
+            role=Role.CHIEF,
+            argv=(sys.executable, "-P", "-m", "supervisor", "train"),
+            env=env,
+            cwd=host.base_dir,
+            oom_raise=OOM_RAISE_OF_HELPERS,
+        )
+
+    def _on_signal(self, signum: int) -> None:
+        if signum not in {signal.SIGTSTP, signal.SIGCONT}:
+            last, self._last_stop = self._last_stop, (signum, time.monotonic())
+            if last is None or last[0] != signum or self._last_stop[1] - last[1] >= ECHO_S:
+                self._stop(signum)
+            return
+        for child in self._children:
+            child.signal(signum)
+        if signum == signal.SIGTSTP:
+            # Ctrl-Z: the hosts suspend their trees; we stop as a terminal's program should.
+            self._err.foot(b"")
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    def _stop(self, signum: int) -> None:
+        """Ctrl-C or SIGTERM: once, all hosts are asked to stop; twice, they are told now.
+
+        The supervisors have sessions of their own, so the terminal's Ctrl-C reaches only us. The
+        second signal is another one than the first: of two that are pending the kernel keeps one.
+        """
+        first, second = signal.SIGTERM, signal.SIGINT
+        if (self._first_stop or signum) == signal.SIGINT:
+            first, second = second, first
+        for child in self._children:
+            child.signal(first if self._first_stop is None else second)
+        grace_s = self._request.settings.stop_grace_s
+        if self._first_stop is None:
+            self._first_stop, self._stop_began = signum, time.monotonic()
+            again = "Ctrl-C again kills" if signum == signal.SIGINT else "a second signal kills"
+            self._say(f"stopping: the scripts have {grace_s:g} s; {again}")
+            limit_s = self._request.settings.stop_limit_s + _MARGIN_S
+            loop = asyncio.get_running_loop()
+            self._stop_timer = loop.call_later(limit_s, self._kill)
+        elif not self._foot.killed:
+            self._foot = replace(self._foot, killed=True)
+            self._say("killing everything now")
+        if self._err.terminal:
+            self._draw_foot()
+
+    def _kill(self) -> None:
+        for child in self._children:
+            child.kill_tree()
+
+
+def _is_stopped(pid: int) -> bool:
+    found = procfs.stat(pid)
+    return found is not None and found.stopped
+
+
+def _keeps_elsewhere(request: Request) -> bool:
+    """Whether anything may have to be sent at the end."""
+    settings = vars(request.settings).items()
+    return (
+        any(value for name, value in settings if name.endswith("_uri"))
+        or any("://" in str(value) for value in request.hyperparameters.values())
+        or "SAGEMAKER_S3_OUTPUT" in request.environ
+    )
+
+
+def _merging(request: Request, label: Label, carriage: Carriage) -> Prefix:
+    """A host held in the middle of a line goes on without a prefix: that line is waited for."""
+    given = request.environ.get("SUPERVISOR_LOG_FORMAT", "prefix")
+    raw = request.flags.get("log_format", given) == "raw"
+    return Prefix(label, "", carriage=carriage, halves=raw)

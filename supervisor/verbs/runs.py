@@ -1,0 +1,103 @@
+"""Runs of ``supervisor local`` on this machine, as their directories tell of them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from supervisor import regular
+from supervisor.contract.facts import OVERLAY, RESOURCES
+from supervisor.contract.paths import paths_below
+from supervisor.life.words import place
+
+DIRECTORY: Final = "supervisor-runs"
+"""Below the working directory, where no other is given."""
+_REPORT_BYTES: Final = 64 << 20
+_CONFIG_BYTES: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class RunHost:
+    """One host of a run."""
+
+    name: str
+    base_dir: str
+    url: str
+    """Its status port, while it lives."""
+
+    @property
+    def logs(self) -> str:
+        return paths_below(self.base_dir).logs
+
+    def report(self) -> dict[str, Any] | None:
+        """Its ``report.json``; None where it left none."""
+        return report_at(paths_below(self.base_dir).report)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    directory: str
+    hosts: tuple[RunHost, ...]
+    """The master first."""
+
+
+def newest() -> str | None:
+    """The run below ``./supervisor-runs`` that was begun last."""
+    found = []
+    with contextlib.suppress(OSError), os.scandir(DIRECTORY) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                found.append((os.stat(_resources(entry.path, "algo-1")).st_mtime_ns, entry.path))
+    return max(found)[1] if found else None
+
+
+def read(directory: str) -> Run | None:
+    """The run in a directory; None where there is none."""
+    resources = _json_at(_resources(directory, "algo-1"))
+    names = resources.get("hosts")
+    if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
+        return None
+    return Run(directory, tuple(_hosts(directory, names)))
+
+
+def _hosts(directory: str, names: list[str]) -> Iterator[RunHost]:
+    config = os.path.join(directory, names[0], "input", "config", OVERLAY)
+    told = _json_at(config).get("hosts")
+    places = told if isinstance(told, dict) else {}
+    for name in names:
+        at = places.get(name)
+        at = at if isinstance(at, dict) else {}
+        ports = at.get("ports")
+        port = ports.get("status") if isinstance(ports, dict) else None
+        url = f"http://{place(str(at.get('address') or '127.0.0.1'), port or 2224)}"
+        yield RunHost(name, os.path.join(directory, name), url)
+
+
+def report_at(path: str) -> dict[str, Any] | None:
+    """A report; None where none lies there, or something else."""
+    report = _json_at(path, _REPORT_BYTES)
+    return report or None
+
+
+def _json_at(path: str, most: int = _CONFIG_BYTES) -> dict[str, Any]:
+    try:
+        document = json.loads(regular.read(path, most))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _resources(directory: str, host: str) -> str:
+    return os.path.join(directory, host, "input", "config", RESOURCES)
+
+
+def master_report(reports: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The report that speaks for the job: the master's, else the first that there is."""
+    for report in reports.values():
+        if report.get("host") == report.get("master"):
+            return report
+    return next(iter(reports.values()), {})
