@@ -127,7 +127,8 @@ def test_a_page_begins_with_its_title_and_says_what_it_is_about(path: pathlib.Pa
 def test_code_is_not_wrapped_on_a_terminal_of_80_columns(path: pathlib.Path) -> None:
     """``supervisor help`` keeps a column free on each side."""
     blocks = re.findall(r"^```(\w*)\n(.*?)^```$", TEXTS[path], re.DOTALL | re.MULTILINE)
-    for block in (text for language, text in blocks if language != "mermaid"):
+    # What a terminal of 120 columns has shown is as wide as that.
+    for block in (text for language, text in blocks if language not in {"mermaid", "console"}):
         assert not [line for line in block.splitlines() if len(line) > 78]
 
 
