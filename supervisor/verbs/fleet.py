@@ -201,9 +201,8 @@ class Fleet:
             self._draw_foot()
             await asyncio.sleep(_FOOT_S)
             with contextlib.suppress(StatusError, TimeoutError):
-                self._foot = self._foot.with_status(
-                    await look(2 * _FOOT_S, partial(fetch, url, timeout_s=_FOOT_S))
-                )
+                status = await look(2 * _FOOT_S, partial(fetch, url, timeout_s=_FOOT_S))
+                self._foot = self._foot.with_status(status)  # as it is by now
 
     def _draw_foot(self) -> None:
         now = time.monotonic()
