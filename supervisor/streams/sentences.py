@@ -231,12 +231,13 @@ _SENTENCES: Final[Mapping[str, str | Callable[[Fields], str]]] = {
     "storage.unintelligible": "the process for transfers said what is no message: {line}",
     "storage.unsent": "{text}",
     "transfer.caught_up": "{transfer}: everything is sent",
-    "transfer.dangling": "{transfer}: {path}: {why}",
+    # A path stands as path=NAME: it may be any text, and people search logs for it.
+    "transfer.dangling": "{transfer}: path={path}: {why}",
     "transfer.failing": "{transfer}: {error}; try {tries}, again in {again_in_s} s",
     "transfer.lags": _lags,
-    "transfer.left_out": "{transfer}: {path} is left out: {why}",
+    "transfer.left_out": "{transfer}: path={path} is left out: {why}",
     "transfer.no_events": "{directory}: looked through every {rescan_s} s: {why}",
-    "transfer.not_cleared": "{transfer}: {path} could not be cleared: {why}",
+    "transfer.not_cleared": "{transfer}: path={path} could not be cleared: {why}",
     "transfer.recovered": "{transfer}: sending works again",
 }
 """A template over the fields, or what makes the sentence of them."""
