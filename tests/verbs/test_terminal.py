@@ -3,16 +3,19 @@ draw there."""
 
 from __future__ import annotations
 
+import os
 import pathlib
 import re
+import signal
 import time
 
 import pytest
 
 from tests.helpers import openmpi, terminal
-from tests.helpers.job import COMMAND, environment
+from tests.helpers.job import COMMAND, environment, processes_with
 from tests.helpers.terminal import Terminal
 from tests.helpers.transcripts import PAGE, SCENES, WIDTHS, alike, play
+from tests.helpers.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(terminal.why_not() is not None, reason=terminal.why_not() or "")
 
@@ -91,16 +94,18 @@ def test_the_line_at_the_bottom(tmp_path: pathlib.Path) -> None:
 
 
 def test_while_hosts_join_it_names_the_missing(tmp_path: pathlib.Path) -> None:
-    """A host that installs for a while."""
-    (tmp_path / "requirements.txt").write_text("wares @ file:///no/such/wheel\n")
     command = local(tmp_path, WAITING)
-    # The second host is kept from starting: whatever it would join with is somebody else's.
-    env = environment(SUPERVISOR_JOIN_TIMEOUT_S="60", SUPERVISOR_TOKEN="geheim")
-    with Terminal(command, cwd=tmp_path, env=env, columns=80) as seen:
-        seen.wait_for(r"(waiting for algo-2|2 hosts \w+) · ")
-        seen.wait_for(r"algo-1 chief │ up")
+    with Terminal(command, cwd=tmp_path, env=environment(), columns=80) as seen:
+        second = str(tmp_path / "run" / "algo-2")
+        # Its guardian, which comes later, has the same environment.
+        pid = min(wait_until(lambda: processes_with(f"SAGEMAKER_BASE_DIR={second}")))
+        os.kill(pid, signal.SIGSTOP)  # long before it has joined
+        seen.wait_for(r"\nwaiting for algo-2 · [\d.]+ s · Ctrl-C stops\n*$")
+        os.kill(pid, signal.SIGCONT)
+        seen.wait_for(r"algo-2 worker │ up")
         seen.press("C-c")
         assert seen.wait() == 143
+        assert "\nwaiting for" not in seen.everything()
 
 
 HOSTILE = r"""
