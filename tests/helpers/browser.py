@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
 import pathlib
 import shutil
 import subprocess
@@ -67,6 +68,7 @@ async def opened(url: str) -> AsyncIterator[Page]:
             "--disable-dev-shm-usage", "--no-proxy-server", "--remote-debugging-port=0",
             f"--user-data-dir={profile}", "about:blank",
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            env={**os.environ, "TMPDIR": profile},
         )  # fmt: skip
         try:
             told = pathlib.Path(profile) / "DevToolsActivePort"

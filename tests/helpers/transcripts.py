@@ -8,6 +8,7 @@ plays the scenes (all, or those named) at 80 and 120 columns and writes the guid
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 import re
 import sys
@@ -135,10 +136,13 @@ def play(name: str, columns: int, place: pathlib.Path, **more: str) -> tuple[str
     (place / scene.name).write_text(scene.script)
     if scene.before is not None:
         scene.before(place)
-    # The scripts save no real model, and none is looked for.
-    env = environment(SUPERVISOR_MODEL_CHECK="off", **more)
     command = [*COMMAND, "local", "--run-dir", "run", *scene.words, scene.name]
-    with Terminal(command, cwd=place, env=env, columns=columns) as terminal:
+    with contextlib.ExitStack() as stack:
+        # A short path: Open MPI has sockets below it.
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="t"))
+        # The scripts save no real model, and none is looked for.
+        env = environment(SUPERVISOR_MODEL_CHECK="off", TMPDIR=scratch, **more)
+        terminal = stack.enter_context(Terminal(command, cwd=place, env=env, columns=columns))
         scene.acts(terminal)
         code = terminal.wait()
         return terminal.everything(), code
