@@ -535,13 +535,16 @@ def test_cancelled_in_a_survey_it_leaves_proc_closed(monkeypatch: pytest.MonkeyP
         running = start("descendants", 64, "session-stubborn", term_s=60)
         await running.out.line(timeout_s=30)
         running.child.signal(signal.SIGKILL)
-        await wait_until_async(lambda: "/proc" in open_descriptors().values(), 20)
+        async with asyncio.timeout(30):
+            # Turn by turn: a survey of few processes is over before a look every 5 ms finds it.
+            while "/proc" not in open_descriptors().values():  # noqa: ASYNC110
+                await asyncio.sleep(0)
         running.task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running.task
         assert "/proc" not in open_descriptors().values()
         # As PID 1 the descendants are our children now: reaped while the loop turns.
-        await wait_until_async(lambda: own_children() <= before, 20)
+        await wait_until_async(lambda: own_children() <= before, 20, "they are still there")
 
     run(body)
 
