@@ -10,7 +10,6 @@ from typing import Final
 
 from aiohttp import web
 
-from supervisor.status import relay
 from supervisor.status.doors import Member
 from supervisor.status.feed import STILL_HERE, EventFeed
 from supervisor.status.handler import connection_of
@@ -84,6 +83,8 @@ class Streaming:
                 raise Refused(404, f"{host[:100]} is no host of this job")
             if query.get("relayed"):
                 raise Refused(404, f"{host[:100]} is not here")  # nobody is sent in circles
+            from supervisor.status import relay  # noqa: PLC0415 - only when a person looks
+
             asked = {**query, "host": host, "after": after, "relayed": "1"}
             chunks = relay.lines_of(member, asked, token=self._token, limits=self._limits)
             return await self._send(request, chunks)

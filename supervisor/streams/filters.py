@@ -87,14 +87,15 @@ _BEGINS = re.compile(
 )
 
 
-_CONTROLS = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]")
-_COLOUR = re.compile(r"(\x1b\[[0-9;:]*m)")
+# Text, and compiled where they are first used: a supervisor in a container has no terminal.
+_CONTROLS = rb"[\x00-\x08\x0b-\x1f\x7f]"
+_COLOUR = r"(\x1b\[[0-9;:]*m)"
 
 
 def tame(lines: bytes) -> bytes:
     """What a terminal would obey, shown instead: controls, escapes, characters that hide or turn
     text around. Colours stay and end with their line; so do tabs and line ends."""
-    if lines.isascii() and not _CONTROLS.search(lines):
+    if lines.isascii() and not re.search(_CONTROLS, lines):
         return lines
     text = lines.decode("utf-8", "backslashreplace")
     return "\n".join(map(_tame_line, text.split("\n"))).encode("utf-8", "backslashreplace")
@@ -104,7 +105,7 @@ def _tame_line(line: str) -> str:
     if line.isprintable():
         return line
     body = line.removesuffix("\r")  # of a CRLF
-    parts = _COLOUR.split(body)
+    parts = re.split(_COLOUR, body)
     parts[::2] = ["\t".join(map(safe, part.split("\t"))) for part in parts[::2]]
     left_on = len(parts) > 1 and parts[-2] not in {"\x1b[0m", "\x1b[m"}
     return "".join(parts) + ("\x1b[0m" if left_on else "") + line[len(body) :]

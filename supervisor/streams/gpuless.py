@@ -10,7 +10,7 @@ from typing import Final
 from supervisor.streams.formats import Formatter
 
 _KEY: Final = b"failed call to cuInit"
-_ERROR: Final = re.compile(
+_ERROR: Final = (  # compiled where it is first used: it is loaded before the script starts
     rb"(?m)(?:^WARNING: All log messages before absl::InitializeLog\(\) is called[^\n]*\n)?"
     rb"^E0000 [^\n]*\bcuda_platform\.cc:\d+\] failed call to cuInit: "
     rb"[^\n]*UNKNOWN ERROR \(303\)\n"
@@ -49,7 +49,7 @@ class Gpuless:
             self.feed = self._inner.feed
         if _KEY not in data:
             return self._inner.feed(data, now)
-        found = _ERROR.search(data)
+        found = re.search(_ERROR, data)
         if found is None or not (at_line or found.start()):
             return self._inner.feed(data, now)
         self.feed = self._inner.feed

@@ -5,16 +5,14 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 RECENT_BYTES: Final = 1 << 20
 _PIECES: Final = 4096
 """A piece of one byte takes as much room as one of two hundred."""
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(NamedTuple):
     """Whose bytes they are."""
 
     process: str
@@ -22,8 +20,7 @@ class Source:
     stream: str
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """Bytes as they were read."""
 
     source: Source
