@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -75,7 +74,7 @@ class Answers:
     def last_words(self) -> bytes:
         """The final ``/status``, as the data of an event."""
         try:
-            return json.dumps(self._snapshot(), default=str).encode()
+            return encode(self._snapshot())
         except Exception as error:  # noqa: BLE001 - as in `guard`
             self._on_error(f"the end: {error!r}"[:400])
             return b"{}"

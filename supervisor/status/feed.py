@@ -14,6 +14,11 @@ STILL_HERE: Final = b": still here\n\n"
 """So that a reader, and whatever is between us, knows that the connection lives."""
 
 
+def number_of(text: str) -> int | None:
+    """The number that an event's id holds; None where it holds none."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 16 else None
+
+
 class EventFeed:
     """The timeline as server-sent events: a bounded past, and a bounded queue for each reader."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 import math
 from typing import NoReturn
@@ -43,6 +44,12 @@ async def expect(request: web.Request) -> web.StreamResponse | None:
     response = error_answer(417, "Expect: only 100-continue is known")
     response.force_close()
     return response
+
+
+def has_token(authorization: str, token: bytes) -> bool:
+    """Whether an ``Authorization`` header holds the job's secret."""
+    given = authorization.encode("utf-8", "surrogateescape")
+    return hmac.compare_digest(given, b"Bearer " + token)
 
 
 def whole_number(text: str, name: str) -> int:

@@ -17,7 +17,7 @@ from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from supervisor.status.feed import END, STILL_HERE
+from supervisor.status.feed import END, STILL_HERE, number_of
 from supervisor.streams.masking import Masker
 from supervisor.streams.recent import Piece, Recent, Source
 
@@ -145,10 +145,10 @@ class Lines:
                 self._rest()
 
     def _number_of(self, after: str) -> int:
-        run, _, number = after.partition("-")
-        known = run == self._run and number.isascii() and number.isdecimal() and len(number) < 16
-        if known and int(number) < self._next:
-            return int(number)
+        run, _, text = after.partition("-")
+        number = number_of(text)
+        if run == self._run and number is not None and number < self._next:
+            return number
         return self._ring[0].number - 1 if self._ring else self._next - 1
 
     def _after(self, seen: int) -> tuple[int, list[_Event]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from supervisor.cluster.protocol import MAX_NAME_CHARS, HostReport, JobIdentity
 from supervisor.life.words import Phase
 from supervisor.status.board import JobBoard
 from supervisor.status.doors import Doors, Member
-from supervisor.status.http import Refused
+from supervisor.status.http import Refused, has_token
 from supervisor.status.limits import Connection, Pool
 from supervisor.status.snapshot import Sample
 
@@ -305,12 +304,10 @@ class Members:
             Refused: 401 or 403.
 
         """
-        if self._token is not None:
-            given = authorization.encode("utf-8", "surrogateescape")
-            if not hmac.compare_digest(given, b"Bearer " + self._token):
-                if host in self._members and connection.trusted:
-                    self._tokenless.add(host)
-                raise Refused(401, "a valid token is needed")
+        if self._token is not None and not has_token(authorization, self._token):
+            if host in self._members and connection.trusted:
+                self._tokenless.add(host)
+            raise Refused(401, "a valid token is needed")
         # One answer for an unknown name and a wrong address: strangers learn no names.
         if host not in self._book or not await self._book.owns(host, connection.address):
             raise Refused(403, "not a host of this job, or not at its address")

@@ -38,6 +38,7 @@ const plain = v => v == null ? "" : String(v).replace(unsafe,
 const secs = s => { if (s == null) return ""; s = Math.max(0, Math.round(s));
   const h = Math.floor(s / 3600), m = Math.floor(s % 3600 / 60);
   return (h ? h + " h " : "") + (h || m ? m + " min " : "") + s % 60 + " s"; };
+const told = c => c.host + (c.process ? " " + c.process : "") + ": " + c.message;
 const clock = t => t == null ? "" : new Date(t * 1000).toLocaleTimeString();
 function fill(id, rows) {
   const body = $(id); body.replaceChildren();
@@ -58,13 +59,11 @@ function show(s) {
     .filter(Boolean).join(" · "));
   const cause = s.cause;
   $("cause").hidden = !cause;
-  if (cause) { $("message").textContent = plain(cause.host
-    + (cause.process ? " " + cause.process : "") + ": " + cause.message);
+  if (cause) { $("message").textContent = plain(told(cause));
     $("detail").textContent = plain(cause.detail);
     $("detail").hidden = !cause.detail; }
   const others = Object.entries(s.waiting || {}).map(e => "waiting for " + e.join(": ")).concat(
-    ["tolerated", "also"].flatMap(w => (s[w] || []).map(c => w + ": " + c.host
-      + (c.process ? " " + c.process : "") + ": " + c.message)));
+    ["tolerated", "also"].flatMap(w => (s[w] || []).map(c => w + ": " + told(c))));
   $("others").hidden = !others.length; $("others").textContent = plain(others.join("\\n"));
   $("verdict").textContent = s.verdict ? s.verdict.outcome : "";
   fill("processes", s.processes.map(p => [p.name, p.role, p.pid, p.exit || p.state,
@@ -94,8 +93,7 @@ function end(s) {
   if (!s.phase) return;
   show(s);
   const outcome = s.verdict ? s.verdict.outcome : s.exit_code === 0 ? "succeeded" : "failed";
-  const cause = s.cause ? ", " + s.cause.host + (s.cause.process ? " " + s.cause.process : "")
-    + ": " + s.cause.message : "";
+  const cause = s.cause ? ", " + told(s.cause) : "";
   $("ended").hidden = false;
   $("ended").textContent = plain("the job has ended: " + outcome + cause
     + (s.exit_code == null ? "" : "; exit code " + s.exit_code + " here"));

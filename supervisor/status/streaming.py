@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 from collections.abc import AsyncGenerator, Sequence
 from typing import Final
 
 from aiohttp import web
 
 from supervisor.status.doors import Member
-from supervisor.status.feed import STILL_HERE, EventFeed
+from supervisor.status.feed import STILL_HERE, EventFeed, number_of
 from supervisor.status.handler import connection_of
-from supervisor.status.http import Refused
+from supervisor.status.http import Refused, has_token
 from supervisor.status.limits import Limits, Pool
 from supervisor.status.lines import Lines, Wanted
 
@@ -49,9 +48,8 @@ class Streaming:
         self._token = token
 
     async def get_events(self, request: web.Request) -> web.StreamResponse:
-        after = request.headers.get("Last-Event-ID", "")
-        number = int(after) if after.isascii() and after.isdecimal() and len(after) < 16 else 0
-        queue = self._feed.subscribe(connection_of(request).abort, after=number)
+        number = number_of(request.headers.get("Last-Event-ID", ""))
+        queue = self._feed.subscribe(connection_of(request).abort, after=number or 0)
         if queue is None:
             raise Refused(503, "too many readers")
 
@@ -72,7 +70,9 @@ class Streaming:
             self._feed.unsubscribe(queue)
 
     async def get_logs(self, request: web.Request) -> web.StreamResponse:
-        self._authorize(request)
+        authorization = request.headers.get("Authorization", "")
+        if self._token is not None and not has_token(authorization, self._token):
+            raise Refused(401, "logs: the token of the job (SUPERVISOR_TOKEN) is wanted")
         query = request.query
         host = query.get("host", self._host)
         after = request.headers.get("Last-Event-ID", query.get("after", ""))[:64]
@@ -96,13 +96,6 @@ class Streaming:
             request,
             self._lines.follow(wanted, after=after, heartbeat_s=beat_s, onward=onward),
         )
-
-    def _authorize(self, request: web.Request) -> None:
-        if self._token is None:
-            return
-        given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        if not hmac.compare_digest(given.encode("utf-8", "replace"), self._token):
-            raise Refused(401, "logs: the token of the job (SUPERVISOR_TOKEN) is wanted")
 
     async def _send(
         self, request: web.Request, chunks: AsyncGenerator[bytes, None]

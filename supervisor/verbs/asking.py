@@ -17,9 +17,9 @@ from typing import Any, Final
 from urllib.parse import urlencode, urlsplit
 
 from supervisor.contract.strangers import is_of_a_service
-from supervisor.faults import safe
 from supervisor.life.words import place
 from supervisor.verbs import runs
+from supervisor.verbs.words import plain
 
 TIMEOUT_S: Final = 5.0
 ANSWER_S: Final = 15.0
@@ -78,7 +78,7 @@ def target_of(word: str | None, environ: Mapping[str, str]) -> Target:
         word = newest
     run = runs.read(word)
     if run is None:
-        raise StatusError(f"{_plain(word)}: no run of supervisor local lies there")
+        raise StatusError(f"{plain(word)}: no run of supervisor local lies there")
     for host in run.hosts:  # the master first, who knows of all
         if _listens(host.url):
             return Target(host.url, run)
@@ -176,7 +176,7 @@ def _asked(
     try:
         connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
     except http.client.InvalidURL:
-        raise StatusError(f"{_plain(url)}: give http://HOST:PORT") from None
+        raise StatusError(f"{plain(url)}: give http://HOST:PORT") from None
 
     def answer() -> http.client.HTTPResponse:
         connection.request("GET", path, headers={"Accept": "*/*", **(headers or {})})
@@ -184,7 +184,7 @@ def _asked(
         if given.status != 200:
             why = _error_of(given.read(4096))
             raise StatusError(
-                f"{shown}: answered {given.status} {_plain(given.reason)}"
+                f"{shown}: answered {given.status} {plain(given.reason)}"
                 + (f": {why}" if why else "")
             )
         return given
@@ -210,7 +210,7 @@ def _error_of(body: bytes) -> str:
     with contextlib.suppress(ValueError, RecursionError):
         told = json.loads(body)
         if isinstance(told, dict):
-            return _plain(told.get("error") or "")
+            return plain(told.get("error") or "")
     return ""
 
 
@@ -249,11 +249,7 @@ def endpoint_of(url: str) -> tuple[str, int]:
         parts = urlsplit(text)
         port = parts.port
     except ValueError as error:
-        raise StatusError(f"{_plain(url)}: {error}; give http://HOST:PORT") from None
+        raise StatusError(f"{plain(url)}: {error}; give http://HOST:PORT") from None
     if parts.scheme != "http" or not parts.hostname:
-        raise StatusError(f"{_plain(url)}: give http://HOST:PORT")
+        raise StatusError(f"{plain(url)}: give http://HOST:PORT")
     return parts.hostname, 2224 if port is None else port
-
-
-def _plain(value: object) -> str:
-    return safe(str(value)[:2000])

@@ -107,7 +107,7 @@ def _from_files(run: Run, wish: Wish, printer: _Printer) -> None:
     files: dict[str, _File] = {}
     first = True
     while True:
-        over = all(not _lives(host) for host in hosts)
+        over = not any(host.lives for host in hosts)
         for host in hosts:
             for path, role in _paths(host):
                 if (wish.roles and role not in wish.roles) or path in files:
@@ -132,11 +132,6 @@ def _paths(host: RunHost) -> Iterator[tuple[str, str]]:
         for name in sorted(os.listdir(host.logs)):
             if name.endswith(".log"):
                 yield os.path.join(host.logs, name), name.removesuffix(".log")
-
-
-def _lives(host: RunHost) -> bool:
-    """Whether its supervisor does: it leaves its report when it ends."""
-    return host.report() is None
 
 
 def _show_more(file: _File, printer: _Printer, last: int | None) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from supervisor.contract.paths import paths_below
 from supervisor.faults import counted, safe
 from supervisor.streams.sentences import sentence
 from supervisor.verbs import runs
@@ -58,18 +59,14 @@ def _nothing() -> str:
 
 def _reports(place: str) -> dict[str, Mapping[str, Any]]:
     """A run directory's, a host's, or one file's."""
-    found: dict[str, Mapping[str, Any]] = {}
     if os.path.isdir(place):
         if read := runs.read(place):
-            for host in read.hosts:
-                if report := host.report():
-                    found[host.name] = report
-            return found
-        place = os.path.join(place, "output", "supervisor", "report.json")
+            return read.reports()
+        place = paths_below(place).report
     report = report_at(place)
-    if report and "outcome" in report:
-        found[plain(report.get("host"))] = report
-    return found
+    if not report or "outcome" not in report:
+        return {}
+    return {plain(report.get("host")): report}
 
 
 def view(reports: Reports, *, everything: bool = False) -> RenderableType:

@@ -13,6 +13,7 @@ from supervisor import regular
 from supervisor.contract.facts import OVERLAY, RESOURCES
 from supervisor.contract.paths import paths_below
 from supervisor.life.words import place
+from supervisor.verbs.words import mapping
 
 DIRECTORY: Final = "supervisor-runs"
 """Below the working directory, where no other is given."""
@@ -37,12 +38,21 @@ class RunHost:
         """Its ``report.json``; None where it left none."""
         return report_at(paths_below(self.base_dir).report)
 
+    @property
+    def lives(self) -> bool:
+        """Whether its supervisor does: the report is the last that it leaves."""
+        return not os.path.isfile(paths_below(self.base_dir).report)
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
     directory: str
     hosts: tuple[RunHost, ...]
     """The master first."""
+
+    def reports(self) -> dict[str, Mapping[str, Any]]:
+        """By host, of those that left one."""
+        return {host.name: report for host in self.hosts if (report := host.report())}
 
 
 def newest() -> str | None:
@@ -66,13 +76,10 @@ def read(directory: str) -> Run | None:
 
 def _hosts(directory: str, names: list[str]) -> Iterator[RunHost]:
     config = os.path.join(directory, names[0], "input", "config", OVERLAY)
-    told = _json_at(config).get("hosts")
-    places = told if isinstance(told, dict) else {}
+    places = mapping(_json_at(config).get("hosts"))
     for name in names:
-        at = places.get(name)
-        at = at if isinstance(at, dict) else {}
-        ports = at.get("ports")
-        port = ports.get("status") if isinstance(ports, dict) else None
+        at = mapping(places.get(name))
+        port = mapping(at.get("ports")).get("status")
         url = f"http://{place(str(at.get('address') or '127.0.0.1'), port or 2224)}"
         yield RunHost(name, os.path.join(directory, name), url)
 

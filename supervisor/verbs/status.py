@@ -82,8 +82,7 @@ def run(
 
 def _over(run: Run) -> int:
     """Nobody of a run answers any more: how it ended, and where the rest stands."""
-    reports = {host.name: report for host in run.hosts if (report := host.report())}
-    said = master_report(reports)
+    said = master_report(run.reports())
     end = (
         headline(said.get("outcome"), mapping(said.get("cause"))) if said else "no report was left"
     )

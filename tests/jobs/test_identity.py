@@ -97,6 +97,13 @@ def again(host: Host, **env: str) -> None:
     host.start(**{**QUICK, **env})
 
 
+def squatting(lay: Lay) -> Host:
+    """Another job's supervisor, which has the status port of ``algo-2``."""
+    squatter = lay("algo-2", place="second", hosts=("algo-2",), TRAINING_JOB_NAME="job-B")
+    wait_until(lambda: serves(squatter))
+    return squatter
+
+
 def serves(host: Host) -> bool:
     with contextlib.suppress(subprocess.CalledProcessError):
         return bool(host.status())
@@ -150,9 +157,8 @@ def test_a_second_supervisor_with_another_port_is_refused(
 
 def test_one_that_was_there_before_the_job_is_not_taken_for_a_host_of_it(lay: Lay) -> None:
     """The master is told that its host cannot come: another job's supervisor has the port."""
-    squatter = lay("algo-2", place="second", hosts=("algo-2",), TRAINING_JOB_NAME="job-B")
+    squatter = squatting(lay)
     squatter.wait_for("supervisor .* process.started")
-    wait_until(lambda: serves(squatter))
     hosts = [lay(name, TRAINING_JOB_NAME="job-A") for name in HOSTS]
     assert hosts[1].wait() == 81
     for host in (hosts[0], hosts[2]):
@@ -164,8 +170,7 @@ def test_one_that_was_there_before_the_job_is_not_taken_for_a_host_of_it(lay: La
 
 def test_a_host_that_failed_before_its_master_serves_is_not_waited_for(lay: Lay) -> None:
     """Its word was lost, and the master waited for it until the join timeout."""
-    squatter = lay("algo-2", place="second", hosts=("algo-2",), TRAINING_JOB_NAME="job-B")
-    wait_until(lambda: serves(squatter))
+    squatter = squatting(lay)
     early = lay("algo-2", TRAINING_JOB_NAME="job-A")
     wait_until(lambda: early.failure)
     time.sleep(1.5 * FLUSH_S)
@@ -177,8 +182,7 @@ def test_a_host_that_failed_before_its_master_serves_is_not_waited_for(lay: Lay)
 
 
 def test_a_stop_cuts_the_last_words_of_a_host_without_a_master_short(lay: Lay) -> None:
-    squatter = lay("algo-2", place="second", hosts=("algo-2",), TRAINING_JOB_NAME="job-B")
-    wait_until(lambda: serves(squatter))
+    squatter = squatting(lay)
     early = lay("algo-2", TRAINING_JOB_NAME="job-A")
     early.wait_for("job.ended")
     began = time.monotonic()
