@@ -8,7 +8,6 @@ for engines that place several hosts on one network stack.
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,7 @@ from supervisor.contract import (
 from supervisor.contract.distribution import Mpi, Strategy
 from supervisor.contract.document import Documents
 from supervisor.contract.entry_point import EntryKind
-from supervisor.contract.facts import Facts
+from supervisor.contract.facts import Engine, Facts
 from supervisor.contract.hosts import HostOverlay
 from supervisor.contract.hyperparameters import Hyperparameters
 from supervisor.contract.reading import parse_settings, strangers_in, warnings_on
@@ -40,6 +39,10 @@ class Contract:
     """What the platform says, checked. Everything that later layers ask about the job."""
 
     base_dir: str
+    code_dir: str
+    """Where the entry point is, and the script's working directory."""
+    engine: Engine
+    """Where all of this comes from."""
     settings: Settings
     hosts: tuple[str, ...]
     """All hosts of the job, as the platform orders them."""
@@ -58,6 +61,8 @@ class Contract:
     """Hosts with a parameter server, in the order of their task indexes."""
     ps_only_hosts: tuple[str, ...]
     """Those of them that run nothing else."""
+    evaluator: str
+    """The host that evaluates, where the platform says so; else empty."""
     mpi: Mpi | None
     entry_point: str
     entry_kind: EntryKind
@@ -99,10 +104,6 @@ class Contract:
         return self.distribution_hosts[0]
 
     @property
-    def code_dir(self) -> str:
-        return posixpath.join(self.base_dir, "code")
-
-    @property
     def model_dir_bucket(self) -> str:
         """A ``model_dir`` in S3, mirrored or not, whose bucket is asked for its region; or empty.
 
@@ -128,7 +129,11 @@ def read_contract(facts: Facts) -> Contract:
     source = entry_point.source(documents, submit)
     entry, kind = entry_point.read(documents, hyper, settings, to_fetch=bool(source))
     overlays, arguments = hosts.overlay(documents, job_hosts)
-    job_name = hyper.text("sagemaker_job_name") or facts.environ.get("TRAINING_JOB_NAME", "")
+    job_name = (
+        hyper.text("sagemaker_job_name")
+        or facts.environ.get("TRAINING_JOB_NAME", "")
+        or facts.engine.job_name
+    )
     user, model_dir_uri = places.model_dir(documents, hyper, settings, job_name)
     region = hyper.text("sagemaker_region")
     intermediate_uri = places.intermediate_uri(documents, hyper, job_name)
@@ -137,6 +142,8 @@ def read_contract(facts: Facts) -> Contract:
     code = facts.code or frozenset()
     return Contract(
         base_dir=facts.base_dir,
+        code_dir=facts.code_dir,
+        engine=facts.engine,
         settings=settings,
         hosts=job_hosts.names,
         distribution_hosts=distributed.hosts,
@@ -147,6 +154,7 @@ def read_contract(facts: Facts) -> Contract:
         ps_ignored=distributed.ps_ignored,
         ps_hosts=distributed.ps_hosts,
         ps_only_hosts=distributed.ps_only_hosts,
+        evaluator=distributed.evaluator,
         mpi=distributed.mpi,
         entry_point=entry,
         entry_kind=kind,
@@ -157,7 +165,7 @@ def read_contract(facts: Facts) -> Contract:
         job_name=job_name,
         region=region,
         submit_directory=submit,
-        arguments=arguments,
+        arguments=(*arguments, *(facts.given.arguments if facts.given else ())),
         overlays=overlays,
         has_requirements="requirements.txt" in code,
         has_wheels=any(name.startswith("wheels/") for name in code),
@@ -179,8 +187,10 @@ def read_contract(facts: Facts) -> Contract:
 def _settings(documents: Documents, hyper: Hyperparameters) -> tuple[Settings, tuple[str, ...]]:
     """The settings, and the variables of their prefix that are others'."""
     facts = documents.facts
-    settings, faults = parse_settings(facts.flags, facts.environ, hyper.platform)
-    for fault in faults:
+    engine = facts.engine
+    settings, faults = parse_settings(facts.flags, facts.environ, hyper.platform, engine.defaults)
+    documents.notes += engine.notes
+    for fault in (*engine.faults, *faults):
         documents.fault_in_words(fault.source, fault.key, fault.found, fault.expected)
     foreign = strangers_in(facts.environ)
     documents.notes += warnings_on(foreign.unknown)

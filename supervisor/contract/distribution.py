@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from supervisor.contract.document import Documents
-from supervisor.contract.facts import HYPERPARAMETERS, RESOURCES
+from supervisor.contract.facts import HYPERPARAMETERS, RESOURCES, Task
 from supervisor.contract.hosts import Hosts, instance_groups
 from supervisor.contract.hyperparameters import Hyperparameters
 from supervisor.contract.settings import Settings
@@ -67,6 +67,7 @@ class Distribution(NamedTuple):
     ps_ignored: bool
     ps_hosts: tuple[str, ...]
     ps_only_hosts: tuple[str, ...]
+    evaluator: str
     mpi: Mpi | None
 
 
@@ -74,7 +75,7 @@ def read(
     documents: Documents, hyper: Hyperparameters, settings: Settings, hosts: Hosts
 ) -> Distribution:
     """Which hosts train together, how, and what this one has to do with it."""
-    wanted, unsupported = _switched_on(documents, hyper)
+    wanted, unsupported = _wanted(documents, hyper, settings, hosts)
     ps_group = _ps_group(settings) if Strategy.PS in wanted else ""
     members = _members(documents, hyper, hosts, ps_group, distributed=bool(wanted))
     if unsupported:
@@ -97,8 +98,12 @@ def read(
     strategy = Strategy.NONE if ps_ignored or not wanted else wanted[0]
     ps_hosts: tuple[str, ...] = ()
     ps_only: tuple[str, ...] = ()
+    tasks = documents.facts.engine.job.tasks if documents.facts.engine.job else {}
     if strategy is Strategy.PS:
-        ps_hosts, ps_only = _ps_hosts(documents, settings, hosts, members)
+        if tasks:  # the platform lays the cluster out
+            ps_hosts = ps_only = tuple(host for host in members if tasks[host].type == "ps")
+        else:
+            ps_hosts, ps_only = _ps_hosts(documents, settings, hosts, members)
         members = tuple(host for host in members if host not in ps_only) + ps_only
     return Distribution(
         hosts=members,
@@ -108,8 +113,47 @@ def read(
         ps_ignored=ps_ignored,
         ps_hosts=ps_hosts,
         ps_only_hosts=ps_only,
+        # One that its platform's cluster does not know is a host alone.
+        evaluator=next((host for host in members[1:] if _evaluates(tasks.get(host))), ""),
         mpi=_mpi(documents, hyper, len(members)) if strategy is Strategy.MPI else None,
     )
+
+
+def _evaluates(task: Task | None) -> bool:
+    return task is not None and task.type == "evaluator"
+
+
+def _wanted(
+    documents: Documents, hyper: Hyperparameters, settings: Settings, hosts: Hosts
+) -> tuple[list[Strategy], list[str]]:
+    """The strategy that was asked for, one or none, and others' that were.
+
+    The setting, else the hyperparameters, else what the platform's ``TF_CONFIG`` has; where
+    variables alone name several hosts they are a cluster with parameter servers, as they are under
+    ``supervisor local``.
+    """
+    wanted, unsupported = _switched_on(documents, hyper)
+    job, key = documents.facts.engine.job, "SUPERVISOR_STRATEGY"
+    kinds = [task.type for task in job.tasks.values()] if job else []
+    if settings.strategy != "auto":
+        chosen = Strategy(settings.strategy)
+        if wanted and chosen is not wanted[0]:
+            switch = next(name for name, each in SWITCHES.items() if each is wanted[0])
+            expected = f"{wanted[0].value}, or {switch} false in {documents.path(HYPERPARAMETERS)}"
+            documents.fault("settings", key, settings.strategy, expected)
+        if kinds and chosen is Strategy.PS and "ps" not in kinds and len(kinds) > 1:
+            expected = "mwms or none: the cluster of TF_CONFIG has no ps"
+            documents.fault("settings", key, settings.strategy, expected)
+        if chosen is Strategy.MWMS and "ps" in kinds:
+            # With one the strategy hangs at its construction.
+            expected = "ps or none: the cluster of TF_CONFIG has ps"
+            documents.fault("settings", key, settings.strategy, expected)
+        return ([] if chosen is Strategy.NONE else [chosen]), unsupported
+    if wanted or unsupported or job is None or len(hosts.names) < 2:
+        return wanted, unsupported
+    if kinds and "ps" not in kinds:
+        return [Strategy.MWMS], unsupported
+    return [Strategy.PS], unsupported
 
 
 def _switched_on(documents: Documents, hyper: Hyperparameters) -> tuple[list[Strategy], list[str]]:

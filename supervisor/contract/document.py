@@ -6,7 +6,7 @@ import json
 import posixpath
 from typing import Any, Final
 
-from supervisor.contract.facts import CHANNELS, CONFIG_FILES, HYPERPARAMETERS, Facts
+from supervisor.contract.facts import CHANNELS, CONFIG_FILES, HYPERPARAMETERS, RESOURCES, Facts
 from supervisor.faults import Fault, shown
 
 _MAY_BE_EMPTY: Final = frozenset({HYPERPARAMETERS, CHANNELS})
@@ -28,6 +28,10 @@ class Documents:
 
     def fault_in_words(self, source: str, key: str, found: str, expected: str) -> None:
         """The same where it is not a value that was found."""
+        job = self.facts.engine.job
+        if source == RESOURCES and job is not None:
+            # No file said it: the variable that did is named.
+            source, key = "environment", job.sources.get(key.partition("[")[0], key)
         fault = Fault(self.path(source), key, found, expected)
         if fault not in self.faults:  # what is read twice is wrong once
             self.faults.append(fault)

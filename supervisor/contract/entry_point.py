@@ -32,6 +32,8 @@ def source(documents: Documents, submit: str) -> str:
     code_dir = posixpath.join(facts.base_dir, "code")
     if facts.fetched is not None or facts.code is None or not submit:
         return ""
+    if facts.code_dir != code_dir:  # the command line names a script that is here
+        return ""
     from supervisor.storage.snapshot import INCOMPLETE  # noqa: PLC0415  # where it is asked
 
     if facts.code and INCOMPLETE not in facts.code:
@@ -53,9 +55,12 @@ def read(
     Of code that is still to be fetched nothing is known yet, so its kind is a first guess.
     """
     code = None if to_fetch else documents.facts.code
-    code_dir = posixpath.join(documents.facts.base_dir, "code")
-    key = "sagemaker_program"
+    code_dir = documents.facts.code_dir
+    source, key = HYPERPARAMETERS, "sagemaker_program"
     name = hyper.platform.get(key)
+    given = documents.facts.given
+    if given is not None:
+        source, key, name = "command line", "SCRIPT", given.program
     if settings.command and (not name or isinstance(name, str)):
         if not name and any("{program}" in word for word in settings.command):
             documents.fault_in_words("environment", "SUPERVISOR_COMMAND", "{program}", f"{key} set")
@@ -67,16 +72,17 @@ def read(
             HYPERPARAMETERS,
             key,
             "nothing",
-            f"the entry point, a path below {code_dir}; SAGEMAKER_PROGRAM sets it too",
+            f"the entry point, a path below {code_dir}; SAGEMAKER_PROGRAM sets it too, and so does "
+            "the command line: supervisor train SCRIPT",
         )
         return "", EntryKind.SCRIPT
     if not isinstance(name, str) or "\0" in name:
-        documents.fault(HYPERPARAMETERS, key, name, "the entry point's path, a string")
+        documents.fault(source, key, name, "the entry point's path, a string")
         return "", EntryKind.SCRIPT
     if name.startswith("-m"):
         module = name.removeprefix("-m").strip()
         if not all(part.isidentifier() for part in module.split(".")):
-            documents.fault(HYPERPARAMETERS, key, name, "-m and the name of a module: -m pkg.train")
+            documents.fault(source, key, name, "-m and the name of a module: -m pkg.train")
         return module, EntryKind.MODULE
     if code is not None and not name.endswith(".sh"):
         # pyproject.toml lies beside many a plain script, for its tools; so only where there is
@@ -87,5 +93,5 @@ def read(
     kind = EntryKind.SCRIPT if name.endswith(".py") else EntryKind.COMMAND
     absent = code is not None and posixpath.normpath(name) not in code
     if absent and not (posixpath.isabs(name)):
-        documents.fault(HYPERPARAMETERS, key, name, f"a file below {code_dir}; there is none")
+        documents.fault(source, key, name, f"a file below {code_dir}; there is none")
     return name, kind

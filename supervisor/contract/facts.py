@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from supervisor.faults import Fault
 
 if TYPE_CHECKING:
     from supervisor.storage.job import Fetched
@@ -14,6 +18,85 @@ RESOURCES: Final = "resourceconfig.json"
 CHANNELS: Final = "inputdataconfig.json"
 OVERLAY: Final = "supervisorconfig.json"
 CONFIG_FILES: Final = (HYPERPARAMETERS, RESOURCES, CHANNELS, OVERLAY)
+
+_NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
+
+
+class Asked(NamedTuple):
+    """What stands on the command line."""
+
+    flags: Mapping[str, str] = _NOTHING
+    """Settings: field name → text."""
+    command: tuple[str, ...] = ()
+    """SCRIPT and ARGS; without them the contract names the entry point."""
+
+
+class Place(NamedTuple):
+    """Where a host is, where that is not ``NAME:standard ports``."""
+
+    address: str
+    ports: Mapping[str, int] = MappingProxyType({})
+    """``train``, ``ps``, ``status`` → port."""
+
+
+class Task(NamedTuple):
+    """What a host does, where its platform says so by a ``TF_CONFIG``."""
+
+    type: str
+    number: int
+    """Its index among those of its type."""
+
+
+class Job(NamedTuple):
+    """What variables of a platform say of the job, where no file does."""
+
+    hosts: tuple[str, ...]
+    """All of the job, the master first."""
+    current: str
+    """This one; empty, and a fault, where it is not known."""
+    sources: Mapping[str, str]
+    """Key of ``resourceconfig.json`` → the variable that stands for it, for faults."""
+    places: Mapping[str, Place] = MappingProxyType({})
+    tasks: Mapping[str, Task] = MappingProxyType({})
+    """Of every host, where the platform lays the cluster out."""
+    tf_config: str = ""
+    """The platform's own, for the script as it is."""
+
+
+class Engine(NamedTuple):
+    """Where the job comes from, and what its platform is like."""
+
+    name: str
+    evidence: str
+    """What it was taken by, such as ``SLURM_JOB_ID=42, SLURM_STEP_ID=0``."""
+    job: Job | None = None
+    """None: the files say it, or there is one host."""
+    job_name: str = ""
+    """Where neither files nor variables of SageMaker name the job."""
+    defaults: Mapping[str, tuple[str, str]] = MappingProxyType({})
+    """Settings that are others here: field → text, and where it comes from."""
+    deadline: float = 0.0
+    """When the platform ends the job, seconds since the epoch; 0: not known."""
+    failure_files: tuple[str, ...] = ()
+    """Where the platform looks for the text of a failure, beside ``output/failure``."""
+    stopped_code: int = 0
+    """The exit code after a stop that the script answered with 0."""
+    rival: Engine | None = None
+    """What would have been chosen by the variables if there were no files."""
+    faults: tuple[Fault, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+LOCAL: Final = Engine("local", "")
+
+
+class Code(NamedTuple):
+    """Where the code is, and which of it was named on the command line."""
+
+    directory: str
+    program: str = ""
+    """Below ``directory``, or ``-m MODULE``; empty where the contract names it."""
+    arguments: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,3 +124,10 @@ class Facts:
     """``output/intermediate`` is there already: the platform takes care of it."""
     fetched: Fetched | None = None
     """What is to be fetched is here: the step before this reading has done it."""
+    engine: Engine = LOCAL
+    given: Code | None = None
+    """What the command line names; None where it names nothing."""
+
+    @property
+    def code_dir(self) -> str:
+        return self.given.directory if self.given else posixpath.join(self.base_dir, "code")

@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from supervisor.contract.document import Documents
 from supervisor.contract.facts import OVERLAY, RESOURCES
+from supervisor.faults import shown
 
 ALONE: Final = "localhost"
 """The name of the only host where nobody has given it one: one that always resolves."""
@@ -51,13 +52,18 @@ class HostOverlay:
 
 
 def resource_config(documents: Documents) -> dict[str, Any]:
-    """Without the file one host: ``docker run IMAGE train`` on a desk has no platform."""
+    """Without the file, and without variables of a platform, one host: ``docker run IMAGE train``
+    on a desk has none."""
+    job = documents.facts.engine.job
+    if job is not None:
+        return {"current_host": job.current, "hosts": list(job.hosts)}
     if RESOURCES in documents.facts.files or RESOURCES in documents.facts.unreadable:
         return documents.read(RESOURCES)
-    documents.notes.append(
-        f"{documents.path(RESOURCES)} is missing, so this host is taken for the only one: where "
-        "there are others, the platform has to write it"
-    )
+    if documents.facts.given is None:
+        documents.notes.append(
+            f"{documents.path(RESOURCES)} is missing, so this host is taken for the only one: "
+            "where there are others, the platform has to write it"
+        )
     return {"current_host": ALONE, "hosts": [ALONE]}
 
 
@@ -74,6 +80,7 @@ def read(documents: Documents, resources: Mapping[str, Any]) -> Hosts:
         documents.fault(
             RESOURCES, "current_host", current, f"one of the hosts {', '.join(names[:20])}"
         )
+    _compare(documents, names)
     interface = resources.get("network_interface_name", "eth0")
     if not isinstance(interface, str):
         documents.fault(RESOURCES, "network_interface_name", interface, "a string such as eth0")
@@ -81,6 +88,23 @@ def read(documents: Documents, resources: Mapping[str, Any]) -> Hosts:
     if group is not None and not isinstance(group, str):
         documents.fault(RESOURCES, "current_group_name", group, "the name of this host's group")
     return Hosts(resources, names, current)
+
+
+def _compare(documents: Documents, names: tuple[str, ...]) -> None:
+    """The file counts; variables of a platform that say something else are no accident."""
+    rival = documents.facts.engine.rival
+    if rival is None or rival.job is None or not names:
+        return
+    told = rival.job.hosts
+    ours = "SUPERVISOR_HOSTS" in rival.job.sources.values()
+    if len(told) == len(names) and (not ours or set(told) == set(names)):
+        return
+    found = f"{', '.join(names[:20])}, and {rival.evidence}: {', '.join(told[:20])}"
+    expected = (
+        "the same hosts from both; SUPERVISOR_ENGINE=sagemaker takes the file, "
+        f"SUPERVISOR_ENGINE={rival.name} the variables"
+    )
+    documents.fault_in_words(RESOURCES, "hosts", found, expected)
 
 
 def instance_groups(documents: Documents, hosts: Hosts) -> dict[str, tuple[str, ...]] | None:
@@ -114,7 +138,8 @@ def overlay(documents: Documents, hosts: Hosts) -> tuple[dict[str, HostOverlay],
     if not isinstance(arguments, list) or not all(isinstance(a, str) for a in arguments):
         documents.fault(OVERLAY, "arguments", arguments, "a list of strings")
         arguments = []
-    result: dict[str, HostOverlay] = {}
+    job = documents.facts.engine.job
+    result = {name: HostOverlay(*place) for name, place in job.places.items()} if job else {}
     places = document.get("hosts", {})
     if not isinstance(places, dict):
         documents.fault(OVERLAY, "hosts", places, "an object: host → {address, ports}")
@@ -137,7 +162,13 @@ def overlay(documents: Documents, hosts: Hosts) -> tuple[dict[str, HostOverlay],
                     port,
                     "train, ps or status, each a port from 1 to 65535",
                 )
-        result[host] = HostOverlay(address, ports)
+        told = result.get(host)
+        if told is not None and "address" not in place:
+            address = told.address  # the platform's; the file says the ports alone
+        elif told is not None and told.address not in {address, host}:
+            found, expected = shown(address), f"{told.address}, as the platform's variables say"
+            documents.fault_in_words(OVERLAY, f"hosts.{host}.address", found, expected)
+        result[host] = HostOverlay(address, {**(told.ports if told else {}), **ports})
     return result, tuple(arguments)
 
 

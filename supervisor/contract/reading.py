@@ -1,23 +1,22 @@
 """Settings from all their sources, and the variables that look like one and are none. Pure.
 
 Precedence: command line flag, environment, hyperparameter (or the platform's own variable),
-default.
+the engine's default, default.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from supervisor.contract import strangers, values
 from supervisor.contract.settings import (
     BY_ENV,
-    GROUP_S,
-    KILL_S,
-    RECORD_S,
     TABLE,
     Setting,
     Settings,
+    tail_of,
 )
 from supervisor.contract.strangers import PREFIX
 from supervisor.faults import Fault, shown
@@ -53,16 +52,18 @@ def parse_settings(
     flags: Mapping[str, str],
     environ: Mapping[str, str],
     hyperparameters: Mapping[str, Any],
+    defaults: Mapping[str, tuple[str, str]] = MappingProxyType({}),
 ) -> tuple[Settings, list[Fault]]:
     """Settings from all their sources, and what is wrong with them.
 
-    ``flags`` maps field names to text; ``hyperparameters`` are the platform's (already decoded).
+    ``flags`` maps field names to text; ``hyperparameters`` are the platform's (already decoded);
+    ``defaults`` are those of an engine, ``Engine.defaults``.
     A faulty setting has its default in the result, so that the caller can go on and collect the
     other faults.
     """
     foreign = strangers_in(environ)
     environ = {name: value for name, value in environ.items() if name not in foreign.others}
-    strict = _lookup(BY_ENV["SUPERVISOR_STRICT_SETTINGS"], flags, environ, hyperparameters)[2]
+    strict = _lookup(BY_ENV["SUPERVISOR_STRICT_SETTINGS"], flags, environ, hyperparameters, {})[2]
     faults = [
         _unknown(name, environ[name], near)
         for name, (near, letters) in foreign.unknown.items()
@@ -70,7 +71,7 @@ def parse_settings(
     ]
     given: dict[str, Any] = {"channels": _channels(environ, faults)}
     for setting in TABLE:
-        source, key, text = _lookup(setting, flags, environ, hyperparameters)
+        source, key, text = _lookup(setting, flags, environ, hyperparameters, defaults)
         try:
             given[setting.field] = setting.parse(text)
         except ValueError as error:
@@ -109,6 +110,7 @@ def _lookup(
     flags: Mapping[str, str],
     environ: Mapping[str, str],
     hyperparameters: Mapping[str, Any],
+    defaults: Mapping[str, tuple[str, str]],
 ) -> tuple[str, str, str]:
     if setting.field in flags:
         return "command line", setting.flag, flags[setting.field]
@@ -119,6 +121,9 @@ def _lookup(
             return "hyperparameters.json", twin, str(hyperparameters[twin])
         if twin in environ:
             return "environment", twin, environ[twin]
+    if setting.field in defaults:
+        text, source = defaults[setting.field]
+        return "environment", source, text
     return "default", setting.env, setting.default
 
 
@@ -193,9 +198,12 @@ def _poll_wait(given: dict[str, Any]) -> list[Fault]:
 def _share_out(given: dict[str, Any]) -> list[Fault]:
     """Resolve ``auto`` shares; the shares must fit into the limit, else the last one is a lie."""
     limit_s = given["stop_limit_s"]
+    tail = tail_of(limit_s)
     if given["publish_reserve_s"] is None:
         given["publish_reserve_s"] = limit_s / 8
-    tail_s = GROUP_S + given["server_grace_s"] + KILL_S + given["publish_reserve_s"] + RECORD_S
+    if given["server_grace_s"] is None:
+        given["server_grace_s"] = tail.server_s
+    tail_s = tail.fixed_s + given["server_grace_s"] + given["publish_reserve_s"]
     room_s = limit_s - tail_s
     grace_s = given["stop_grace_s"]
     given["stop_grace_s"] = max(room_s, 0.0) if grace_s is None else grace_s

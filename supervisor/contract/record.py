@@ -13,7 +13,7 @@ import contextlib
 import json
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from supervisor import regular
@@ -56,6 +56,19 @@ def write_failure(paths: Paths, text: str) -> str | None:
         if stat.S_ISREG(status.st_mode) and status.st_size > 0:
             return None
     return regular.write(paths.failure, text)
+
+
+def tell_platform(files: Iterable[str], text: str) -> str | None:
+    """Put the text into files of the platform's, where they are: ``/dev/termination-log``, which
+    the kubelet has mounted and where nothing can be renamed to. What went wrong, or None."""
+    for path in files:
+        try:
+            regular.overwrite(path, text.encode("utf-8", "backslashreplace"))
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            return regular.not_written(path, error)
+    return None
 
 
 def own_words(paths: Paths, mask: Callable[[str], str] = str) -> str | None:

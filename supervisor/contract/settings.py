@@ -57,6 +57,66 @@ def setting(
     return cast("T", declared)
 
 
+class Job:
+    """Where the job comes from, and who its hosts are."""
+
+    engine: str = setting(
+        values.one_of("auto", "sagemaker", "tf_config", "slurm", "kubernetes", "hosts", "local"),
+        "auto",
+        "",
+        "whose files or variables tell of the job: auto (what is found), sagemaker, tf_config, "
+        "slurm, kubernetes, hosts, or local (one host, whatever is set)",
+    )
+    strategy: str = setting(
+        values.one_of("auto", "ps", "mwms", "mpi", "none"),
+        "auto",
+        "",
+        "parameter servers, MultiWorkerMirroredStrategy, MPI, or every host its script alone; "
+        "auto: what the platform says, else ps where there are several hosts",
+        common=True,
+    )
+    base_dir: str = setting(
+        str,
+        "",
+        "",
+        "the directory of the job, with one of each host's below it; empty: /opt/ml, and without "
+        "it one below ./supervisor-runs",
+    )
+    hosts: str = setting(
+        str,
+        "",
+        "",
+        "the hosts of the job, the master first, the same on each: a,b,c or n[1-3], each NAME or "
+        "NAME:PORT of its status",
+        common=True,
+    )
+    host_index: int | None = setting(
+        values.index,
+        "",
+        "",
+        "which of SUPERVISOR_HOSTS this one is, from 0; empty: the one with this machine's name "
+        "or address",
+    )
+    host_count: int | None = setting(
+        values.index,
+        "",
+        "",
+        "on Kubernetes: how many pods the job has",
+    )
+    host_domain: str = setting(
+        str,
+        "",
+        "",
+        "on Kubernetes: the headless Service behind the pods' names, SERVICE or SERVICE.NS.svc",
+    )
+    restart_count: int = setting(
+        values.whole_number(0),
+        "0",
+        "",
+        "how often the platform has started the job anew, where it tells",
+    )
+
+
 class Arguments:
     """How the script is called."""
 
@@ -282,17 +342,26 @@ class Ending:
         "the share of a script that is stopped because the job ended or failed elsewhere",
     )
     server_grace_s: float = setting(
-        values.seconds,
-        "5",
+        values.share,
+        "auto",
         "s",
-        "the parameter server's share after SIGTERM",
+        "the parameter server's share after SIGTERM; auto: 5, less where SUPERVISOR_STOP_LIMIT_S "
+        "is below 30",
     )
     stop_limit_s: float = setting(
         values.seconds,
         "120",
         "s",
-        "when the platform kills us, counted from SIGTERM",
+        "when the platform kills us, counted from SIGTERM; an engine that knows its platform's "
+        "limit takes that: Slurm's KillWait, Kubernetes' 30",
         common=True,
+    )
+    stopped_exit_code: int | None = setting(
+        values.exit_code,
+        "auto",
+        "",
+        "the exit code after a stop that the chief's script answered with 0; auto: 0, and 143 "
+        "under slurm, kubernetes and tf_config, which would book the job as done",
     )
     publish_reserve_s: float = setting(
         values.share,
@@ -439,6 +508,13 @@ class Cluster:
         "auto",
         "",
         "the chief's job name in TF_CONFIG; auto: chief for TensorFlow 2, master for 1",
+    )
+    ps: str = setting(
+        values.one_of("server", "script"),
+        "server",
+        "",
+        "what a task of type ps of the platform's TF_CONFIG runs: a TensorFlow server of ours, or "
+        "your script",
     )
     evaluator: str = setting(
         str,
@@ -715,11 +791,15 @@ class S3:
     )
 
 
-GROUPS: Final = (Arguments, Preparing, Output, Ending, Joining, Status, Cluster, Mpi, Storage, S3)
+GROUPS: Final = (
+    Job, Arguments, Preparing, Output, Ending, Joining, Status, Cluster, Mpi, Storage, S3,
+)  # fmt: skip
 """In the order in which they are shown."""
 
 
-class Settings(Arguments, Preparing, Output, Ending, Joining, Status, Cluster, Mpi, Storage, S3):
+class Settings(
+    Job, Arguments, Preparing, Output, Ending, Joining, Status, Cluster, Mpi, Storage, S3
+):
     """The settings of one supervisor, checked. Field ``x`` is ``SUPERVISOR_X`` and ``--x``.
 
     No dataclass: of so many fields one takes 3 ms to make, before the script can start.
@@ -751,3 +831,28 @@ GROUP_S: Final = 3.0
 """The process group's share after its stop signal, once the leader's share is over, seconds."""
 RECORD_S: Final = 2.0
 """Kept free before the platform's limit for writing failure and report, seconds."""
+SERVER_S: Final = 5.0
+"""The parameter server's share after its stop signal, seconds."""
+_AMPLE_S: Final = 30.0
+"""Where the platform's limit is below, all of these are shorter in proportion: Slurm's KillWait may
+be 8 s, and Open MPI gives 2."""
+
+
+class Tail(NamedTuple):
+    """What a stop needs after the script's own share, in seconds."""
+
+    group_s: float
+    kill_s: float
+    record_s: float
+    server_s: float
+
+    @property
+    def fixed_s(self) -> float:
+        """Of it, what no setting changes."""
+        return self.group_s + self.kill_s + self.record_s
+
+
+def tail_of(limit_s: float) -> Tail:
+    """The shares within a platform's limit."""
+    part = min(1.0, limit_s / _AMPLE_S)
+    return Tail(part * GROUP_S, part * KILL_S, part * RECORD_S, part * SERVER_S)

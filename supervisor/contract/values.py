@@ -74,6 +74,24 @@ def port(text: str) -> int:
     return int(text)
 
 
+def exit_code(text: str) -> Any:
+    """An exit code; None for ``auto``."""
+    if text.lower() == "auto":
+        return None
+    if not (text.isascii() and text.isdigit() and int(text) <= 255):
+        raise ValueError("auto, or an exit code from 0 to 255")
+    return int(text)
+
+
+def index(text: str) -> Any:
+    """A number from 0; None where there is none."""
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 7):
+        raise ValueError("a number from 0")
+    return int(text)
+
+
 def one_of(*allowed: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text.lower() not in allowed:

@@ -1,7 +1,8 @@
-"""Where a contract comes from: one module an engine, each ``gather(environ, flags) -> Facts``.
+"""Where a job comes from: one pure reader a platform, and what chooses between them.
 
-An engine knows how its platform tells a container about the job. All of them end in the same
-``Facts``, so that everything behind the contract is one code path.
+A reader knows how its platform tells a process about the job: variables → ``Engine``, with the
+source of every value. ``choosing.py`` finds the one by evidence, ``gathering.py`` reads the rest of
+the world once; everything behind the contract is one code path.
 """
 
-__all__ = ["directory", "local", "sagemaker"]
+__all__ = ["choosing", "directory", "gathering", "local"]

@@ -9,17 +9,18 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from supervisor.aside import within
 from supervisor.children.guardian import Guardian
 from supervisor.contract import record
 from supervisor.contract.contract import read_contract
-from supervisor.contract.facts import Facts
+from supervisor.contract.facts import Asked, Facts
 from supervisor.contract.paths import paths_below
 from supervisor.contract.settings import Settings
-from supervisor.engines import sagemaker
-from supervisor.faults import ContractError, Fault
+from supervisor.engines.choosing import DEFAULT_BASE_DIR, Site, site_of
+from supervisor.engines.gathering import gather
+from supervisor.faults import ContractError, Fault, in_words
 from supervisor.host.console import Outputs
 from supervisor.host.files import READY_S, RECORD_LIMIT_S
 from supervisor.host.occupied import OccupiedError, occupied
@@ -34,16 +35,16 @@ from supervisor.streams.masking import Masker
 if TYPE_CHECKING:
     from supervisor.storage.job import Fetched
 
+_BASE: Final = "SUPERVISOR_BASE_DIR"
 
-def plan_of(
-    environ: Mapping[str, str], flags: Mapping[str, str], fetched: Fetched | None = None
-) -> Plan:
+
+def plan_of(environ: Mapping[str, str], asked: Asked, fetched: Fetched | None = None) -> Plan:
     """The plan of this host; raises ``ContractError`` with everything that is wrong.
 
     ``fetched``: what was done about it, once everything is fetched. The code is here then, and the
     plan is made again from what it says.
     """
-    facts = sagemaker.gather(environ, flags, fetched)
+    facts = gather(environ, asked, fetched)
     try:
         return make_plan(read_contract(facts))
     except ContractError as error:
@@ -72,7 +73,7 @@ def masker_of(plan: Plan) -> Masker:
     )
 
 
-def train(environ: Mapping[str, str], flags: Mapping[str, str], guardian: Guardian) -> int:
+def train(environ: Mapping[str, str], asked: Asked, guardian: Guardian) -> int:
     """Run this host; returns the supervisor's exit code (see ``outcome.EXIT_CODES``).
 
     ``guardian`` is closed by whoever started it.
@@ -81,49 +82,73 @@ def train(environ: Mapping[str, str], flags: Mapping[str, str], guardian: Guardi
         ContractError: nothing was started; the failure file says why.
     """
     inherited = reset_inherited_signals(hold=STOP_SIGNALS)
+    site = site_of(environ, asked)
     try:
-        with occupied(sagemaker.base_dir(environ)):
-            return _train_alone(environ, flags, inherited, guardian)
+        with occupied(_own_directory(site)):
+            return _train_alone(environ, asked, site, inherited, guardian)
     except OccupiedError as error:
         print(f"supervisor: {error}", file=sys.stderr)
         return EXIT_PREPARING
 
 
+def _own_directory(site: Site) -> str:
+    """The host's directory; made where no platform makes it, for it is to be locked.
+
+    Raises:
+        ContractError: it cannot be made.
+
+    """
+    base = site.base_dir
+    if site.engine.name != "sagemaker" and base != DEFAULT_BASE_DIR:
+        try:
+            within(READY_S, os.makedirs, base, exist_ok=True)
+        except (OSError, TimeoutError) as error:
+            found = f"{base}, which cannot be made ({in_words(error)})"
+            expected = "a directory that this user may write to"
+            raise ContractError([Fault("environment", _BASE, found, expected)]) from None
+    return base
+
+
 def _train_alone(
     environ: Mapping[str, str],
-    flags: Mapping[str, str],
+    asked: Asked,
+    site: Site,
     inherited: InheritedSignals,
     guardian: Guardian,
 ) -> int:
     try:
-        plan = _first_plan(environ, flags)
-        return asyncio.run(_train(plan, partial(plan_of, environ, flags), inherited, guardian))
+        plan = _first_plan(environ, asked, site)
+        return asyncio.run(_train(plan, partial(plan_of, environ, asked), inherited, guardian))
     except ContractError as error:
-        _record_failure(environ, str(error), anew=True)
+        _record_failure(environ, site, str(error), anew=True)
         raise
     except Exception as error:
-        _record_failure(environ, f"internal error of the supervisor: {error!r}", anew=False)
+        text = f"internal error of the supervisor: {error!r}"
+        _record_failure(environ, site, text, anew=False)
         raise
 
 
-def _first_plan(environ: Mapping[str, str], flags: Mapping[str, str]) -> Plan:
+def _first_plan(environ: Mapping[str, str], asked: Asked, site: Site) -> Plan:
     """``plan_of`` in bounded time: no signal is heard yet."""
     try:
-        return within(READY_S, plan_of, environ, flags)
+        return within(READY_S, plan_of, environ, asked)
     except TimeoutError:
-        base, found = sagemaker.base_dir(environ), f"no answer in {READY_S:g} s"
-        raise ContractError([Fault(base, "", found, "a file system that answers")]) from None
+        found = f"no answer in {READY_S:g} s"
+        expected = "a file system that answers"
+        raise ContractError([Fault(site.base_dir, "", found, expected)]) from None
 
 
-def _record_failure(environ: Mapping[str, str], text: str, *, anew: bool) -> None:
+def _record_failure(environ: Mapping[str, str], site: Site, text: str, *, anew: bool) -> None:
     """For a life that has no end of its own. ``anew``: what lies there is an earlier run's."""
-    base = sagemaker.base_dir(environ)
+    base = site.base_dir
 
     def write() -> None:
+        words = cut(Masker.of(environ).text(text))
         if os.path.isdir(base):  # not on a laptop that has no such thing
             if anew:
                 record.clear(paths_below(base))
-            record.write_failure(paths_below(base), cut(Masker.of(environ).text(text)))
+            record.write_failure(paths_below(base), words)
+        record.tell_platform(site.engine.failure_files, words)
 
     with contextlib.suppress(TimeoutError):
         within(RECORD_LIMIT_S, write)

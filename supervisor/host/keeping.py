@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from supervisor.children.guardian import Guardian
-from supervisor.contract.settings import KILL_S, RECORD_S
 from supervisor.contract.values import TRANSFERS
 from supervisor.faults import counted
 from supervisor.host.console import Outputs
@@ -148,7 +147,7 @@ class Keeping:
         if left_s is None:
             left_s = budgets.publish_end_s
         elif ev.Deadline.LIMIT in present.state.armed:
-            left_s -= KILL_S + RECORD_S
+            left_s -= budgets.kill_s + budgets.record_s
         else:
             left_s = budgets.publish_s
         return max(0.0, left_s - PUBLISH_MARGIN_S)

@@ -49,6 +49,7 @@ class Present:
             state.script_status,
             left=state.left,
             publish_error=state.publish_error,
+            stopped_code=self.plan.stopped_code,
         )
 
     def stopped_by_us(self, process: str) -> bool:

@@ -59,6 +59,8 @@ class Results:
             ends = (present.state.publish_error or "", *self._account.ends())
             text = failure_text(present.plan.host, verdict, ends, mask=self._masker.text)
             await self._write(record.write_failure, paths, text)
+            if files := present.plan.contract.engine.failure_files:
+                await self._write(record.tell_platform, files, text)
 
     async def settle_output(self) -> None:
         """Have written what the processes wrote. A slow reader may take its time, a stalled one

@@ -51,6 +51,8 @@ AFTER_START_S: Final = 0.2
 """What the job can do without begins this long after its script's start. The status port of a host
 alone: a quarter of a second of imports is not to compete with the script's own, and a script of
 milliseconds needs no server."""
+LAID_OUT: Final = "SUPERVISOR_ENGINE=local"
+"""Of a host of ``supervisor local``, which has laid it out."""
 LOOK_AGAIN_S: Final = 0.2
 """Where the time to die is over and it is only a matter of a moment."""
 
@@ -173,6 +175,11 @@ class _Host:
         self.tasks.begin(services)
         self.processes.begin(children)
         plan, say = self._present.plan, self._timeline.say
+        engine, restarts = plan.contract.engine, plan.contract.settings.restart_count
+        # Under supervisor local nobody asks: it lays the hosts out itself.
+        level = "debug" if engine.evidence == LAID_OUT else "info"
+        told = {"restarts": restarts} if restarts else {}
+        say(level, "engine.chosen", engine=engine.name, evidence=engine.evidence, **told)
         for note in plan.notes:
             say("warning", "plan.note", text=note)
         if beside := neighbour.warning():

@@ -95,10 +95,13 @@ def host_exit_code(
     *,
     left: bool,
     publish_error: str | None,
+    stopped_code: int = 0,
 ) -> int:
     """The exit code of this host's supervisor.
 
     ``script`` is how its own script ended; ``left`` that a process of it could not be killed.
+    ``stopped_code`` stands for 0 after a stop that was asked for: a scheduler takes 0 for a job
+    that is done, and it was preempted.
     """
     if left:
         return EXIT_UNKILLABLE
@@ -110,7 +113,10 @@ def host_exit_code(
             # A member's worker that only our signal ended says nothing; the chief's exit does.
             code = verdict.exit_code
             code = code if code is not None else job_exit_code(cause, script)
-            return EXIT_PUBLISHING if code == 0 and publish_error else code
+            if code == 0 and publish_error:
+                return EXIT_PUBLISHING
+            asked = cause.kind is CauseKind.STOP_REQUESTED
+            return stopped_code if code == 0 and asked else code
         case Outcome.FAILED:
             everywhere = cause.kind in {CauseKind.JOIN_TIMEOUT, CauseKind.MASTER_LOST}
             if cause.host == host or everywhere:

@@ -273,6 +273,8 @@ class Budgets:
     straggler_s: float = 0.0
     """0: no limit."""
     evaluator_grace_s: float = 0.0
+    record_s: float = 2.0
+    """Of the platform's limit, for failure and report."""
 
 
 _LOST_PEER = (

@@ -17,9 +17,9 @@ from typing import Any, Final
 from supervisor.contract.contract import Contract
 from supervisor.contract.distribution import Strategy
 from supervisor.contract.entry_point import EntryKind
-from supervisor.contract.facts import HYPERPARAMETERS, RESOURCES
+from supervisor.contract.facts import HYPERPARAMETERS, OVERLAY, RESOURCES
 from supervisor.contract.paths import Paths, paths_below
-from supervisor.contract.settings import GROUP_S, KILL_S, RECORD_S
+from supervisor.contract.settings import tail_of
 from supervisor.faults import ContractError, Fault, counted, shown
 from supervisor.life.words import STACKS_SIGNUM, Budgets, ProcessSpec, Role, SuccessPolicy, place
 from supervisor.plan import mpi as mpi_job
@@ -85,6 +85,8 @@ class Plan:
     paths: Paths
     restore_agreement: str
     """What follows where hosts hold different checkpoints: ``same``, ``say`` or ``fail``."""
+    stopped_code: int
+    """The exit code after a stop that the chief's script answered with 0."""
     proxies: tuple[str, ...]
     """Variables that name a proxy: not for the job's own hosts, see ``proxies.py``."""
     notes: tuple[str, ...]
@@ -129,7 +131,9 @@ def make_plan(contract: Contract) -> Plan:
     config: Mapping[str, Any] | None = None
     # The hosts of the cluster; the evaluator and followers are no part of it.
     training = {host: endpoints[host] for host in contract.distribution_hosts if host != evaluator}
-    if contract.strategy in {Strategy.PS, Strategy.MWMS}:
+    if given_tf_config(contract):
+        config = json.loads(given_tf_config(contract))
+    elif contract.strategy in {Strategy.PS, Strategy.MWMS}:
         config = tf_config(contract, training, chief, contract.current_host, role)
     differing = _differing_tf_config(contract, config)
     paths = paths_below(contract.base_dir, contract.settings.checkpoint_local_dir)
@@ -154,9 +158,15 @@ def make_plan(contract: Contract) -> Plan:
         budgets=_budgets(contract, fetches=fetch is not None),
         paths=paths,
         restore_agreement=_restore_agreement(contract),
+        stopped_code=_stopped_code(contract),
         proxies=proxies_in(contract.environ),
         notes=(*_notes(contract), *differing),
     )
+
+
+def _stopped_code(contract: Contract) -> int:
+    setting = contract.settings.stopped_exit_code
+    return contract.engine.stopped_code if setting is None else setting
 
 
 def _restore_agreement(contract: Contract) -> str:
@@ -174,6 +184,8 @@ def evaluator_of(contract: Contract) -> str | None:
     TensorFlow knows one evaluator task and no cluster that it belongs to. It needs a host of its
     own beside the training's, of which parameter servers need two or more.
     """
+    if contract.evaluator:
+        return contract.evaluator
     setting = contract.settings.evaluator
     hosts = [name for name in contract.distribution_hosts if name not in contract.ps_only_hosts]
     if setting.lower() in {"", "none"} or contract.outside:
@@ -269,11 +281,20 @@ def tf_config(
     return {"cluster": cluster, "task": task, "environment": "cloud"}
 
 
+def given_tf_config(contract: Contract) -> str:
+    """The platform's own, which the script gets byte for byte; empty where there is none, or where
+    the hosts do something else together than what it says."""
+    job = contract.engine.job
+    if job is None or contract.strategy is Strategy.MPI:
+        return ""
+    return job.tf_config
+
+
 def _differing_tf_config(contract: Contract, ours: Mapping[str, Any] | None) -> tuple[str, ...]:
     """A note on the ``TF_CONFIG`` in our environment that contradicts the contract, where that is
     allowed; raises ``ContractError`` where it is not."""
     text = contract.environ.get("TF_CONFIG", "")
-    if not text:
+    if not text or (contract.engine.job is not None and contract.engine.job.tf_config):
         return ()
     from supervisor.plan.given_config import contradiction  # noqa: PLC0415  # where there is one
 
@@ -298,6 +319,9 @@ def _differing_tf_config(contract: Contract, ours: Mapping[str, Any] | None) -> 
 
 
 def _script_role(contract: Contract, chief: Role) -> Role:
+    job = contract.engine.job
+    if job is not None and job.tasks and contract.strategy is not Strategy.MPI:
+        return Role(job.tasks[contract.current_host].type)
     if contract.strategy is Strategy.MWMS:
         return Role.WORKER
     if contract.strategy is Strategy.MPI:
@@ -332,7 +356,8 @@ def _collisions(contract: Contract, endpoints: Mapping[str, HostEndpoints]) -> l
     for host, each in endpoints.items():
         listeners = [("status", each.status)]
         inside = host in contract.distribution_hosts
-        if contract.strategy in {Strategy.PS, Strategy.MWMS} and inside:
+        trains = inside and host not in contract.ps_only_hosts
+        if contract.strategy in {Strategy.PS, Strategy.MWMS} and trains:
             listeners.append(("training", each.train))
         if contract.strategy is Strategy.MPI and inside and host != contract.master:
             listeners.append(("ssh", each.train))
@@ -347,7 +372,7 @@ def _collisions(contract: Contract, endpoints: Mapping[str, HostEndpoints]) -> l
                         str(endpoint),
                         f"{used[endpoint]} and {here} at once, both at {endpoint.address}",
                         "a port of its own for each; SUPERVISOR_STATUS_PORT moves the status port, "
-                        "supervisorconfig.json the others",
+                        f"{OVERLAY} the others",
                     )
                 )
             used.setdefault(endpoint, here)
@@ -398,8 +423,13 @@ def _processes(
         ]
         return [mpi_job.launcher(contract, script, members, one_machine=one_machine)]
     processes = []
+    if role is Role.PS and contract.settings.ps == "script":
+        return [script]
     if host in contract.ps_hosts and role is not Role.EVALUATOR:
-        ps_config = tf_config(contract, training, chief, host, Role.PS)
+        given = given_tf_config(contract)
+        ps_config = (
+            json.loads(given) if given else tf_config(contract, training, chief, host, Role.PS)
+        )
         processes.append(_server(contract, Role.PS, ps_config))
     if host in contract.ps_only_hosts:
         return processes
@@ -459,23 +489,25 @@ def _transfers(contract: Contract, paths: Paths) -> tuple[ProcessSpec | None, Pr
 
 def _budgets(contract: Contract, *, fetches: bool) -> Budgets:
     settings = contract.settings
+    tail = tail_of(settings.stop_limit_s)
     return Budgets(
         prepare_s=settings.prepare_timeout_s + (settings.fetch_timeout_s if fetches else 0.0),
         join_s=settings.join_timeout_s,
         max_runtime_s=settings.max_runtime_s,
         stop_grace_s=settings.stop_grace_s,
         end_grace_s=settings.end_grace_s,
-        group_s=GROUP_S,
+        group_s=tail.group_s,
         server_grace_s=settings.server_grace_s,
-        kill_s=KILL_S,
+        kill_s=tail.kill_s,
         stop_limit_s=settings.stop_limit_s,
-        limit_s=settings.stop_limit_s - settings.publish_reserve_s - KILL_S - RECORD_S,
+        limit_s=settings.stop_limit_s - settings.publish_reserve_s - tail.kill_s - tail.record_s,
         publish_s=settings.publish_reserve_s,
         publish_end_s=max(settings.publish_timeout_s, settings.publish_reserve_s),
         ack_s=settings.ack_timeout_s,
         lease_s=settings.master_lease_s,
         straggler_s=settings.straggler_timeout_s,
         evaluator_grace_s=settings.evaluator_grace_s,
+        record_s=tail.record_s,
     )
 
 
@@ -494,7 +526,7 @@ def _script(
     env["SUPERVISOR_HEARTBEAT_FILE"] = paths.heartbeat
     env["SUPERVISOR_STOP_BUDGET_S"] = f"{contract.settings.stop_grace_s:g}"
     if config is not None:
-        env["TF_CONFIG"] = json.dumps(config)
+        env["TF_CONFIG"] = given_tf_config(contract) or json.dumps(config)
     return ProcessSpec(
         name=role.value,
         role=role,
@@ -587,12 +619,18 @@ def _server(contract: Contract, role: Role, config: Mapping[str, Any]) -> Proces
     )
 
 
+def _asked_for_servers(contract: Contract) -> str:
+    if contract.settings.strategy == "ps":
+        return "SUPERVISOR_STRATEGY=ps"
+    return "sagemaker_parameter_server_enabled"
+
+
 def _notes(contract: Contract) -> tuple[str, ...]:
     notes = list(contract.notes)
     if contract.ps_ignored:
         notes.append(
-            "sagemaker_parameter_server_enabled is ignored: one host has no parameter server, "
-            "its script runs alone"
+            f"{_asked_for_servers(contract)} is ignored: one host has no parameter server, its "
+            "script runs alone"
         )
     elif contract.settings.worker == "server" and contract.strategy is not Strategy.PS:
         notes.append("SUPERVISOR_WORKER=server is ignored: it is for parameter-server clusters")

@@ -175,10 +175,17 @@ def _number(value: object) -> int:
     return int(value) if isinstance(value, int | float) else 0
 
 
+def _chosen(fields: Fields) -> str:
+    restarts = _number(fields.get("restarts"))
+    again = f"; started anew {counted(restarts, 'time')} by the platform" if restarts else ""
+    return f"the job comes from {fields['engine']}: {fields['evidence']}{again}"
+
+
 _SENTENCES: Final[Mapping[str, str | Callable[[Fields], str]]] = {
     "checkpoint.saved": _saved,
     "checkpoint.shared": "{transfer}: {manifest}: {why}",
     "checkpoints.differ": _differ,
+    "engine.chosen": _chosen,
     "failure.also": "beside it: {cause}",
     "failure.examined": "{cause}; for {seconds} s another one is looked for that explains it",
     "failure.tolerated": _tolerated,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 from supervisor import __version__
+from supervisor.contract.facts import Asked
 from supervisor.faults import ContractError, Fault, safe, safe_json, safe_lines
 from supervisor.life.outcome import EXIT_CONTRACT, EXIT_INTERNAL
 
@@ -48,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         if list(argv) == ["train"]:
             # A container's start: with no words to parse the parser is not loaded, which is 5 ms.
-            return _train({})
+            return _train(Asked())
         if argv and argv[0] in VERBS:
             verb = VERBS[argv[0]]
             code = verb.perform(_parsed(argv[0], verb, argv[1:]))
@@ -145,6 +146,8 @@ def _add_settings(parser: argparse.ArgumentParser, *, everything: bool) -> None:
         if everything and setting.group != last:
             group = parser.add_argument_group(setting.group)
             last = setting.group
+        if setting.flag in parser._option_string_actions:  # noqa: SLF001  # nothing else tells
+            continue  # the verb has an option of that name, which says the same in its way
         unit = f", in {setting.unit}" if setting.unit else ""
         default = f" (default {setting.default}{unit})" if setting.default else ""
         text = (setting.help + default).replace("%", "%%")
@@ -160,8 +163,39 @@ def setting_flags(arguments: argparse.Namespace) -> dict[str, str]:
     """Settings given on the command line, as text."""
     from supervisor.contract.settings import TABLE  # noqa: PLC0415
 
-    given = {setting.field: getattr(arguments, f"setting_{setting.field}") for setting in TABLE}
+    given = {
+        setting.field: getattr(arguments, f"setting_{setting.field}", None) for setting in TABLE
+    }
     return {name: text for name, text in given.items() if text is not None}
+
+
+def _define_script(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "script",
+        metavar="SCRIPT",
+        nargs="?",
+        help="the training script, from the working directory or below the contract's code "
+        "directory; without one the contract names it",
+    )
+    parser.add_argument("arguments", metavar="ARGS", nargs="...", help="its arguments")
+
+
+def _asked(arguments: argparse.Namespace) -> Asked:
+    """What stands on the command line of a verb that takes a script and every setting."""
+    script = arguments.script
+    command = () if script is None else (script, *arguments.arguments)
+    return Asked(setting_flags(arguments), command)
+
+
+def _warn_of_misplaced(arguments: argparse.Namespace, verb: str) -> None:
+    if arguments.script is None or not (misplaced := _misplaced(arguments)):
+        return
+    name = os.path.basename(arguments.script)
+    print(
+        f"supervisor: {', '.join(misplaced)} after {name} is the script's and no option of "
+        f"supervisor {verb}: put it before {name}, or -- behind {name} to say that it is meant",
+        file=sys.stderr,
+    )
 
 
 def _refuse(error: ContractError) -> int:
@@ -173,7 +207,12 @@ def _refuse(error: ContractError) -> int:
 # --------------------------------------------------------------------------- the verbs
 
 
-def _train(flags: dict[str, str]) -> int:
+def _train_script(arguments: argparse.Namespace) -> int:
+    _warn_of_misplaced(arguments, "train")
+    return _train(_asked(arguments))
+
+
+def _train(asked: Asked) -> int:
     from supervisor.children.guardian import Guardian  # noqa: PLC0415
 
     # Before anything else is loaded: whatever is in memory at the fork we soon write to, with
@@ -182,7 +221,7 @@ def _train(flags: dict[str, str]) -> int:
     try:
         from supervisor.host import entry  # noqa: PLC0415
 
-        return entry.train(dict(os.environ), flags, guardian)
+        return entry.train(dict(os.environ), asked, guardian)
     finally:
         guardian.close()
 
@@ -237,13 +276,7 @@ def _local(arguments: argparse.Namespace) -> int:
         flags=flags,
         environ=dict(os.environ),
     )
-    if misplaced := _misplaced(arguments):
-        name = os.path.basename(arguments.script)
-        print(
-            f"supervisor: {', '.join(misplaced)} after {name} is the script's and no option of "
-            f"supervisor local: put it before {name}, or -- behind {name} to say that it is meant",
-            file=sys.stderr,
-        )
+    _warn_of_misplaced(arguments, "local")
     return local.run(request)
 
 
@@ -262,13 +295,14 @@ def _misplaced(arguments: argparse.Namespace) -> list[str]:
 
 def _define_plan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="as JSON")
+    _define_script(parser)
 
 
 def _plan(arguments: argparse.Namespace) -> int:
     from supervisor.host.entry import plan_of  # noqa: PLC0415
     from supervisor.verbs import plan as plan_text  # noqa: PLC0415
 
-    plan = plan_of(dict(os.environ), setting_flags(arguments))
+    plan = plan_of(dict(os.environ), _asked(arguments))
     print(safe_json(plan_text.as_json(plan)) if arguments.json else plan_text.as_text(plan))
     return 0
 
@@ -341,7 +375,7 @@ def _report(arguments: argparse.Namespace) -> int:
 def _doctor(arguments: argparse.Namespace) -> int:
     from supervisor.verbs import doctor  # noqa: PLC0415
 
-    return doctor.run(dict(os.environ), setting_flags(arguments), as_json=arguments.json)
+    return doctor.run(dict(os.environ), _asked(arguments), as_json=arguments.json)
 
 
 def _define_settings(parser: argparse.ArgumentParser) -> None:
@@ -392,10 +426,13 @@ def _schema(arguments: argparse.Namespace) -> int:
 VERBS: Final = {
     "train": Verb(
         "run this host of a job: the container's entrypoint",
-        lambda _parser: None,
-        lambda arguments: _train(setting_flags(arguments)),
-        "Reads the container contract below SAGEMAKER_BASE_DIR (/opt/ml) and runs it.",
+        _define_script,
+        _train_script,
+        "Reads who the hosts of the job are from the container contract below SAGEMAKER_BASE_DIR "
+        "(/opt/ml) or from the variables of Slurm, Kubernetes, TF_CONFIG or SUPERVISOR_HOSTS, and "
+        "runs this one.",
         settings=True,
+        words="[SCRIPT [ARGS …]]",
     ),
     "local": Verb(
         "run a job of several hosts on this machine",
@@ -407,7 +444,11 @@ VERBS: Final = {
         words="[SCRIPT [ARGS …]]",
     ),
     "plan": Verb(
-        "print what this host would do, and start nothing", _define_plan, _plan, settings=True
+        "print what this host would do, and start nothing",
+        _define_plan,
+        _plan,
+        settings=True,
+        words="[SCRIPT [ARGS …]]",
     ),
     "status": Verb("ask a running supervisor, or all of its job", _define_status, _status),
     "logs": Verb("show what the processes of a job write", _define_logs, _logs),
@@ -418,10 +459,11 @@ VERBS: Final = {
         "look for what would make a job fail here, and start nothing",
         _define_plan,
         _doctor,
-        "Checks the contract below SAGEMAKER_BASE_DIR (/opt/ml), host names, ports, directories, "
-        "versions and devices; without a contract, this machine for supervisor local. "
+        "Checks what the platform says (files or variables), host names, ports, directories, "
+        "versions and devices; without a job, this machine for supervisor local. "
         "Exits 1 if anything is red.",
         settings=True,
+        words="[SCRIPT [ARGS …]]",
     ),
     "settings": Verb(
         "show every setting, or those that have to do with a word", _define_settings, _settings

@@ -29,11 +29,11 @@ from supervisor.cluster.net import NoAddress, Resolver, families, is_address
 from supervisor.contract.contract import read_contract
 from supervisor.contract.distribution import Strategy
 from supervisor.contract.entry_point import EntryKind
-from supervisor.contract.facts import CONFIG_FILES, Facts
+from supervisor.contract.facts import CONFIG_FILES, Asked, Facts
 from supervisor.contract.paths import paths_below
 from supervisor.contract.reading import parse_settings, strangers_in, warnings_on
-from supervisor.engines import sagemaker
 from supervisor.engines.directory import absolute
+from supervisor.engines.gathering import gather
 from supervisor.engines.local import free_ports
 from supervisor.faults import ContractError, Fault, in_words, safe, safe_json
 from supervisor.host import neighbour
@@ -148,9 +148,9 @@ class Sight:
     """The latest time stamp of our own code and of the contract, seconds since the epoch."""
 
 
-def run(environ: Mapping[str, str], flags: Mapping[str, str], *, as_json: bool) -> int:
+def run(environ: Mapping[str, str], asked: Asked, *, as_json: bool) -> int:
     """Look, print, and return 1 if anything is red."""
-    sight = look(environ, flags)
+    sight = look(environ, asked)
     facts = sight.facts
     mask = Masker.before_the_contract(facts.environ, facts.flags, facts.files).text
     checks = [
@@ -169,12 +169,13 @@ def run(environ: Mapping[str, str], flags: Mapping[str, str], *, as_json: bool) 
 # --------------------------------------------------------------------------- what is seen
 
 
-def look(environ: Mapping[str, str], flags: Mapping[str, str]) -> Sight:
+def look(environ: Mapping[str, str], asked: Asked) -> Sight:
     """Gather everything; what cannot be seen is a fact too. Takes some seconds at most."""
-    facts = sagemaker.gather(environ, flags)
+    facts = gather(environ, asked)
     # Who names a base directory or an entry point means a job; /opt/ml may just not exist.
-    named = environ.get("SAGEMAKER_BASE_DIR") or environ.get("SAGEMAKER_PROGRAM")
-    has_contract = bool(facts.files or facts.unreadable or named)
+    named = environ.get("SAGEMAKER_BASE_DIR") or environ.get("SAGEMAKER_PROGRAM") or asked.command
+    told = facts.engine.name != "local"
+    has_contract = bool(facts.files or facts.unreadable or named or told)
     plan, faults = _plan_of(facts) if has_contract else (None, _settings_faults(facts))
     directories = _directories(facts, plan) if has_contract else (absolute("."),)
     ports = _ports_of(plan) if plan else ()
@@ -216,7 +217,7 @@ def _plan_of(facts: Facts) -> tuple[Plan | None, tuple[Fault, ...]]:
 
 
 def _settings_faults(facts: Facts) -> tuple[Fault, ...]:
-    _, faults = parse_settings(facts.flags, facts.environ, {})
+    _, faults = parse_settings(facts.flags, facts.environ, {}, facts.engine.defaults)
     return tuple(faults)
 
 
@@ -480,10 +481,41 @@ def _newest(facts: Facts) -> float:
 def diagnose(sight: Sight) -> list[Check]:
     """The checks, in the order of the table. Pure."""
     sections: tuple[Callable[[Sight], Iterator[Check]], ...] = (
-        _contract, _entry, _requirements, _mpi, _hosts, _proxies, _ports, _writable, _space,
-        _installation, _versions, _devices, _clock, _credentials, _storage,
+        _engine, _contract, _entry, _requirements, _mpi, _hosts, _proxies, _ports, _writable,
+        _space, _installation, _versions, _devices, _clock, _credentials, _storage,
     )  # fmt: skip
     return [check for section in sections for check in section(sight)]
+
+
+def _engine(sight: Sight) -> Iterator[Check]:
+    """Where the job comes from, and what its platform is like as far as it tells."""
+    engine = sight.facts.engine
+    words = [f"{engine.name} ({engine.evidence})"]
+    if sight.plan is not None:
+        settings, budgets = sight.plan.contract.settings, sight.plan.budgets
+        source = engine.defaults.get("stop_limit_s", ("", ""))[1]
+        by = (
+            f", by {source}"
+            if f"{settings.stop_limit_s:g}" in engine.defaults.get("stop_limit_s", ())
+            else ""
+        )
+        words.append(
+            f"SIGKILL {budgets.stop_limit_s:g} s after a stop{by}: "
+            f"{budgets.stop_grace_s:.3g} s of it are the script's"
+        )
+        if settings.restart_count:
+            words.append(f"started anew {settings.restart_count} times")
+        if engine.deadline:
+            words.append(f"it ends at {_stamp(engine.deadline)}")
+    yield Check("engine", State.OK, "; ".join(words))
+    for path in engine.failure_files:
+        if not os.access(path, os.W_OK):
+            remedy = "a pod's terminationMessagePath, if it is to show why the job failed"
+            yield Check("engine", State.WARN, f"{path} cannot be written", remedy)
+
+
+def _stamp(epoch: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(epoch))
 
 
 def _contract(sight: Sight) -> Iterator[Check]:
@@ -750,7 +782,7 @@ def _devices(sight: Sight) -> Iterator[Check]:
 
 
 def _clock(sight: Sight) -> Iterator[Check]:
-    shown = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(sight.now))
+    shown = _stamp(sight.now)
     late_s = sight.newest_file - sight.now
     if late_s > _CLOCK_SLACK_S:
         yield Check(

@@ -52,6 +52,11 @@ STOPPED_S: Final = 5.0
 """A supervisor that is stopped (SIGSTOP) has so long to be continued once the job is over."""
 END_S: Final = 5.0
 """What it has from SIGTERM to SIGKILL beyond the shares of its processes."""
+_OF_ANOTHER_JOB: Final = (
+    "SAGEMAKER_PROGRAM", "SAGEMAKER_SUBMIT_DIRECTORY", "TF_CONFIG", "SUPERVISOR_BASE_DIR",
+    "SUPERVISOR_STRATEGY", "SUPERVISOR_HOSTS", "SUPERVISOR_HOST_INDEX", "SUPERVISOR_HOST_COUNT",
+)  # fmt: skip
+"""Variables that the hosts of this one are not to read."""
 _FOOT_S: Final = 1.0
 """The line at the bottom is as old as this."""
 _COLUMNS: Final = 80
@@ -342,8 +347,10 @@ class Fleet:
             {PREFIX + name.upper(): text for name, text in request.flags.items()},
             SAGEMAKER_BASE_DIR=host.base_dir,
             SUPERVISOR_STATUS_BIND=ADDRESS,
+            # Its files say everything, also within a job of Slurm's or in a pod.
+            SUPERVISOR_ENGINE="local",
         )
-        for name in ("SAGEMAKER_PROGRAM", "SAGEMAKER_SUBMIT_DIRECTORY", "TF_CONFIG"):
+        for name in _OF_ANOTHER_JOB:
             env.pop(name, None)
         env.setdefault("SUPERVISOR_LOG_FORMAT", "prefix")
         env.setdefault("SUPERVISOR_LOG_FILES", "true")

@@ -61,6 +61,7 @@ def read_request(
     count = int(hosts) if hosts.isascii() and hosts.isdigit() and len(hosts) < 4 else 0
     if not 1 <= count <= _MOST_HOSTS:
         fault("--hosts", hosts, f"a number from 1 to {_MOST_HOSTS}")
+    strategy = strategy or settings.strategy.replace("auto", "")
     chosen = Strategy(strategy) if strategy else (Strategy.PS if count > 1 else Strategy.NONE)
     if chosen is Strategy.PS and count == 1:
         fault(

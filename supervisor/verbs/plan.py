@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
@@ -46,6 +47,17 @@ def _document(plan: Plan) -> dict[str, Any]:
         )
     document = {
         "version": 1,
+        "engine": {
+            "name": plan.contract.engine.name,
+            "evidence": plan.contract.engine.evidence,
+            "restarts": plan.contract.settings.restart_count,
+            "deadline": plan.contract.engine.deadline or None,
+            "stopped_exit_code": plan.stopped_code,
+            "defaults": {
+                field: {"value": text, "source": source}
+                for field, (text, source) in plan.contract.engine.defaults.items()
+            },
+        },
         "job": plan.contract.job_name,
         "host": plan.host,
         "master": plan.master,
@@ -71,6 +83,10 @@ def _document(plan: Plan) -> dict[str, Any]:
         "notes": list(plan.notes),
     }
     return {key: masker.tree(value) for key, value in document.items()}
+
+
+def _when(epoch: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(epoch))
 
 
 def _fetched(plan: Plan) -> list[dict[str, str]]:
@@ -112,6 +128,14 @@ def _lines(document: dict[str, Any]) -> Iterator[str]:
     role = "master" if document["host"] == document["master"] else "member"
     yield f"host        {document['host']} ({role} of {len(document['hosts'])})"
     yield f"job         {document['job'] or '(no name)'}"
+    engine = document["engine"]
+    yield f"engine      {engine['name']} ({engine['evidence']})"
+    for field, each in engine["defaults"].items():
+        yield f"            {field} {each['value']}, by {each['source']}"
+    if engine["restarts"]:
+        yield f"restarts    {engine['restarts']} by the platform"
+    if engine["deadline"]:
+        yield f"deadline    {_when(engine['deadline'])}"
     policies = f"success {document['success_policy']}, failure {document['failure_policy']}"
     yield f"strategy    {document['strategy']}, policies: {policies}"
     if document["evaluator"]:

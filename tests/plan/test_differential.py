@@ -21,6 +21,7 @@ from typing import Any, Final
 import pytest
 
 from supervisor.children import execution
+from supervisor.contract.facts import Asked
 from supervisor.host.entry import plan_of
 from tests.helpers.tree import ROOT, SCRIPTS
 
@@ -289,7 +290,7 @@ def ours(base: pathlib.Path, tree: Tree) -> dict[str, Any]:
         "SUPERVISOR_CHIEF_NAME": "master",
         "SUPERVISOR_MODEL_DIR_MIRROR": "off",
     }
-    script = plan_of(environment, {}).processes[-1]
+    script = plan_of(environment, Asked()).processes[-1]
     run = functools.partial(
         subprocess.run, env=dict(script.env), cwd=script.cwd, check=True, timeout=60
     )

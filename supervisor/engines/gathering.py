@@ -1,24 +1,25 @@
-"""The container contract of Amazon SageMaker: files under ``/opt/ml`` and variables.
+"""Everything that the contract is read from, gathered once: files, variables, code and hardware.
 
-https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo.html
+The files are those of Amazon SageMaker, under ``/opt/ml``; on every engine they are read where they
+are: https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo.html
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from supervisor import regular
-from supervisor.contract.facts import CONFIG_FILES, Facts
+from supervisor.contract.facts import CONFIG_FILES, Asked, Code, Facts
+from supervisor.engines.choosing import site_of
 from supervisor.engines.directory import absolute
 from supervisor.linux import hardware
 
 if TYPE_CHECKING:
     from supervisor.storage.job import Fetched
 
-DEFAULT_BASE_DIR: Final = "/opt/ml"
 _CONFIG_LIMIT: Final = 16 * 1024 * 1024
 """Bytes of one config file; the platform's own limits lie far below."""
 _CODE_LIMIT: Final = 20_000
@@ -29,18 +30,14 @@ _TENSORFLOWS: Final = frozenset(
 )
 
 
-def base_dir(environ: Mapping[str, str]) -> str:
-    return absolute(environ.get("SAGEMAKER_BASE_DIR") or DEFAULT_BASE_DIR)
-
-
-def gather(
-    environ: Mapping[str, str], flags: Mapping[str, str], fetched: Fetched | None = None
-) -> Facts:
-    """Read the world once. Raises nothing: what cannot be read is a fact too.
+def gather(environ: Mapping[str, str], asked: Asked, fetched: Fetched | None = None) -> Facts:
+    """Read the world once. What cannot be read is a fact too; raises ``ContractError`` where the
+    working directory has been removed.
 
     ``fetched``: what was done about it, once everything is fetched.
     """
-    base = base_dir(environ)
+    engine, base = site_of(environ, asked)
+    given = _named(asked.command, base) if asked.command else None
     files: dict[str, bytes] = {}
     unreadable: dict[str, str] = {}
     for name in CONFIG_FILES:
@@ -63,8 +60,8 @@ def gather(
         environ=environ,
         files=files,
         unreadable=unreadable,
-        code=_listing(os.path.join(base, "code")),
-        flags=flags,
+        code=_listing(given.directory if given else os.path.join(base, "code")),
+        flags=asked.flags,
         num_cpus=hardware.num_cpus(),
         num_gpus=gpus,
         num_neurons=neurons,
@@ -72,7 +69,23 @@ def gather(
         tensorflow_io=bool(_version_of({"tensorflow_io"})),
         intermediate_exists=os.path.isdir(os.path.join(base, "output", "intermediate")),
         fetched=fetched,
+        engine=engine,
+        given=given,
     )
+
+
+def _named(command: Sequence[str], base: str) -> Code:
+    """SCRIPT from the working directory; where it has none, and the contract's code directory has
+    or is still to get it, that one. ``-m MODULE`` is run from the working directory."""
+    word, arguments = command[0], tuple(command[1:])
+    if word == "-m":
+        module, rest = (arguments[0], arguments[1:]) if arguments else ("", ())
+        return Code(absolute("."), f"-m {module}", rest)
+    path, code = absolute(word), os.path.join(base, "code")
+    there = os.path.lexists(os.path.join(code, word))
+    if not os.path.isfile(path) and (there or (os.path.isdir(code) and not os.path.isabs(word))):
+        return Code(code, word, arguments)
+    return Code(os.path.dirname(path), os.path.basename(path), arguments)
 
 
 def _listing(directory: str) -> frozenset[str] | None:

@@ -1,0 +1,47 @@
+"""What readers of variables are given: all that they know of the world."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from supervisor.faults import Fault, shown
+
+
+class World(NamedTuple):
+    """Readers ask nothing else; what they get is what a test gives them."""
+
+    environ: Mapping[str, str]
+    flags: Mapping[str, str]
+    """Settings on the command line: field name → text."""
+    hostname: Callable[[], str]
+    """This machine's."""
+    is_here: Callable[[str], bool]
+    """Whether an address, not a name, is one of this machine's."""
+    read: Callable[[str], str]
+    """A small file of a platform; empty where it cannot be read."""
+
+    def setting(self, field: str) -> str:
+        """A setting as text, before it is checked; empty where it is not given."""
+        return self.flags.get(field) or self.environ.get(f"SUPERVISOR_{field.upper()}", "")
+
+
+def fault(variable: str, value: object, expected: str) -> Fault:
+    """What is wrong with a platform's variable."""
+    found = "nothing" if value is None or value == "" else shown(value)
+    return Fault("environment", variable, found, expected)
+
+
+def number(environ: Mapping[str, str], variable: str) -> int | None:
+    """A variable that is a number from 0; None where it is none."""
+    text = environ.get(variable, "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 12 else None
+
+
+def evidence(environ: Mapping[str, str], *variables: str) -> str:
+    """``NAME=VALUE``, of those that are set, cut where they are long."""
+    return ", ".join(
+        f"{name}={value if len(value) <= 60 else value[:59] + '…'}"
+        for name in variables
+        if (value := environ.get(name))
+    )
