@@ -69,7 +69,9 @@ def resource_config(documents: Documents) -> dict[str, Any]:
 
 def read(documents: Documents, resources: Mapping[str, Any]) -> Hosts:
     """Who the hosts are, and which is this one."""
-    if documents.is_bad(RESOURCES):
+    engine = documents.facts.engine
+    unknown = engine.job is not None and not engine.job.hosts and engine.faults
+    if documents.is_bad(RESOURCES) or unknown:  # that is told already
         return Hosts(resources, (), "")
     names = _names(documents, RESOURCES, "hosts", resources.get("hosts"))
     current = resources.get("current_host")

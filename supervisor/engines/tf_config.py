@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from supervisor.contract.facts import Engine, Job, Place, Task
 from supervisor.engines import kubernetes
-from supervisor.engines.world import World, evidence, fault
+from supervisor.engines.world import World, evidence, fault, number
 from supervisor.faults import Fault
 
 STATUS_PORT: Final = 2224
@@ -47,7 +47,8 @@ def read(world: World) -> Engine:
     environ = world.environ
     variable = cluster_in(environ) or "TF_CONFIG"
     faults: list[Fault] = []
-    job = _Reader(variable, environ.get(variable, ""), faults).job()
+    status_port = number({"": world.setting("status_port")}, "") or STATUS_PORT
+    job = _Reader(variable, environ.get(variable, ""), status_port, faults).job()
     on_kubernetes = "KUBERNETES_SERVICE_HOST" in environ
     shown_task = f", task {_task_words(job)}" if job and job.tasks else ""
     engine = Engine(
@@ -89,9 +90,10 @@ def _job_name(job: Job | None) -> str:
 class _Reader:
     """Of one such variable; collects what is wrong with it."""
 
-    def __init__(self, variable: str, text: str, faults: list[Fault]) -> None:
+    def __init__(self, variable: str, text: str, status_port: int, faults: list[Fault]) -> None:
         self._variable = variable
         self._text = text
+        self._status_port = status_port
         self._faults = faults
 
     def _fault(self, key: str, found: object, expected: str) -> None:
@@ -203,7 +205,7 @@ class _Reader:
         for task, (address, port) in tasks.items():
             ports = {"ps" if task.type == "ps" else "train": port}
             if not apart:
-                ports["status"] = _status_port(task, tasks)
+                ports["status"] = _status_port(task, tasks, self._status_port)
             places[names[task]] = Place(address, ports)
         return Job(
             tuple(names.values()),
@@ -215,12 +217,12 @@ class _Reader:
         )
 
 
-def _status_port(own: Task, tasks: Mapping[Task, tuple[str, int]]) -> int:
-    """Of a task that shares its address: the next one from 2224 on that no task has there, the
-    same for whoever computes it."""
+def _status_port(own: Task, tasks: Mapping[Task, tuple[str, int]], first: int) -> int:
+    """Of a task that shares its address: the next one from ``first`` on that no task has there,
+    the same for whoever computes it."""
     address = tasks[own][0]
     there = {task: port for task, (host, port) in tasks.items() if host == address}
-    free = (port for port in range(STATUS_PORT, 65536) if port not in there.values())
+    free = (port for port in range(first, 65536) if port not in there.values())
     return dict(zip(there, free, strict=False))[own]
 
 
