@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import posixpath
 from dataclasses import dataclass
+from typing import Final
+
+HOST: Final = "host.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,8 @@ class Paths:
     """A script may touch this file to say that it lives."""
     fetched: str
     """What the step that fetches has done."""
+    host: str
+    """Who this host is, and where each of the job is asked: for those that look at a directory."""
 
 
 def paths_below(base: str, checkpoints: str = "") -> Paths:
@@ -52,6 +57,7 @@ def paths_below(base: str, checkpoints: str = "") -> Paths:
         error=posixpath.join(own, "error.json"),
         heartbeat=posixpath.join(own, "heartbeat"),
         fetched=posixpath.join(own, "fetched.json"),
+        host=posixpath.join(own, HOST),
     )
 
 

@@ -67,7 +67,7 @@ def parse_settings(
     faults = [
         _unknown(name, environ[name], near)
         for name, (near, letters) in foreign.unknown.items()
-        if letters <= _SLIP or strict.lower() in values.TRUE
+        if _is_slip(name, letters) or strict.lower() in values.TRUE
     ]
     given: dict[str, Any] = {"channels": _channels(environ, faults)}
     for setting in TABLE:
@@ -160,8 +160,12 @@ def warnings_on(unknown: Mapping[str, tuple[str, int]]) -> tuple[str, ...]:
         f"{name} is no setting of this program and is left alone: the nearest is {near}; "
         "SUPERVISOR_STRICT_SETTINGS=true makes it an error"
         for name, (near, letters) in unknown.items()
-        if letters > _SLIP
+        if not _is_slip(name, letters)
     )
+
+
+def _is_slip(name: str, letters: int) -> bool:
+    return letters <= _SLIP and name not in strangers.LIKELY
 
 
 def _unknown(name: str, value: str, near: str) -> Fault:

@@ -139,6 +139,12 @@ def write_success(paths: Paths) -> str | None:
     return regular.write(paths.success, "")
 
 
+def write_host(paths: Paths, job: str, host: str, asked_at: Mapping[str, str]) -> str | None:
+    """Who this host is and where each host of the job is asked, for ``supervisor status``."""
+    document = {"version": 1, "job": job, "host": host, "status": dict(asked_at)}
+    return regular.write(paths.host, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+
+
 def write_report(paths: Paths, report: Mapping[str, object]) -> str | None:
     """``report.json``, whole or not at all."""
     text = safe_json(json.dumps(report, indent=2, ensure_ascii=False)) + "\n"

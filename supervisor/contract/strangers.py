@@ -23,6 +23,9 @@ SUPERVISORD: Final = frozenset(
 )
 """http://supervisord.org/subprocess.html#subprocess-environment"""
 
+LIKELY: Final = frozenset({"SUPERVISOR_HOST", "SUPERVISOR_PORT", "SUPERVISOR_BIN"})
+"""So people call what they have to do with any supervisor: no slip, near as a setting may be."""
+
 _URL: Final = r"(tcp|udp|sctp)://\S+:\d+"
 _NUMBER: Final = r"\d{1,5}"
 _ADDRESS: Final = r"[0-9.]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]+"

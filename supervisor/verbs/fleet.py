@@ -56,7 +56,8 @@ _OF_ANOTHER_JOB: Final = (
     "SAGEMAKER_PROGRAM", "SAGEMAKER_SUBMIT_DIRECTORY", "TF_CONFIG", "SUPERVISOR_BASE_DIR",
     "SUPERVISOR_STRATEGY", "SUPERVISOR_HOSTS", "SUPERVISOR_HOST_INDEX", "SUPERVISOR_HOST_COUNT",
 )  # fmt: skip
-"""Variables that the hosts of this one are not to read."""
+"""Variables that the hosts of this one are not to read: their files say everything, also within a
+job of Slurm's or in a pod."""
 _FOOT_S: Final = 1.0
 """The line at the bottom is as old as this."""
 _COLUMNS: Final = 80
@@ -347,7 +348,6 @@ class Fleet:
             {PREFIX + name.upper(): text for name, text in request.flags.items()},
             SAGEMAKER_BASE_DIR=host.base_dir,
             SUPERVISOR_STATUS_BIND=ADDRESS,
-            # Its files say everything, also within a job of Slurm's or in a pod.
             SUPERVISOR_ENGINE="local",
         )
         for name in _OF_ANOTHER_JOB:

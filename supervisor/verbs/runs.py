@@ -1,8 +1,11 @@
-"""Runs of ``supervisor local`` on this machine, as their directories tell of them."""
+"""Runs on this machine, as their directories tell of them: those of ``supervisor local``, and those
+of jobs that have no other directory than one below the working directory (``engines/choosing.py``).
+"""
 
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -11,7 +14,7 @@ from typing import Any, Final
 
 from supervisor import regular
 from supervisor.contract.facts import OVERLAY, RESOURCES
-from supervisor.contract.paths import paths_below
+from supervisor.contract.paths import HOST, paths_below
 from supervisor.life.words import place
 from supervisor.verbs.words import mapping
 
@@ -61,7 +64,11 @@ def newest() -> str | None:
     with contextlib.suppress(OSError), os.scandir(DIRECTORY) as entries:
         for entry in entries:
             with contextlib.suppress(OSError):
-                found.append((os.stat(_resources(entry.path, "algo-1")).st_mtime_ns, entry.path))
+                found += [
+                    (os.stat(path).st_mtime_ns, entry.path)
+                    for path in (_resources(entry.path, "algo-1"), *_host_files(entry.path))
+                    if os.path.exists(path)
+                ]
     return max(found)[1] if found else None
 
 
@@ -70,8 +77,23 @@ def read(directory: str) -> Run | None:
     resources = _json_at(_resources(directory, "algo-1"))
     names = resources.get("hosts")
     if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
-        return None
+        hosts = tuple(_own_hosts(directory))
+        return Run(directory, hosts) if hosts else None
     return Run(directory, tuple(_hosts(directory, names)))
+
+
+def _host_files(directory: str) -> list[str]:
+    """What the hosts of a job have left there of themselves: those that share this disk."""
+    pattern = os.path.join(glob.escape(directory), "host-*", "output", "supervisor", HOST)
+    return glob.glob(pattern)
+
+
+def _own_hosts(directory: str) -> Iterator[RunHost]:
+    """In the order of their indexes, by which their directories are called."""
+    for path in _host_files(directory)[:1]:
+        for index, (name, at) in enumerate(mapping(_json_at(path).get("status")).items()):
+            base = os.path.join(directory, f"host-{index}")
+            yield RunHost(str(name), base, f"http://{at}")
 
 
 def _hosts(directory: str, names: list[str]) -> Iterator[RunHost]:
