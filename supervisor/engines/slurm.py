@@ -38,10 +38,6 @@ def read(world: World) -> Engine:
         expected = "the number of the job, which srun sets"
         faults.append(fault("SLURM_JOB_ID", environ.get("SLURM_JOB_ID"), expected))
     job = _job(world, faults, notes)
-    if "SLURM_HET_SIZE" in environ:
-        notes.append(
-            "SLURM_HET_SIZE: a heterogeneous job; each of its components is a job of its own here"
-        )
     defaults = {
         "log_format": ("prefix", "SLURM_JOB_ID"),
         "requirements": ("skip", "SLURM_JOB_ID"),  # the nodes share one environment
@@ -73,14 +69,10 @@ def _job(world: World, faults: list[Fault], notes: list[str]) -> Job:
     if variable not in environ:  # a batch script's own shell, or one of salloc
         return _without_step(world, faults, notes)
     hosts = _names(environ[variable], variable, faults)
-    tasks = environ.get("SLURM_STEP_TASKS_PER_NODE") or environ.get("SLURM_TASKS_PER_NODE", "1")
+    # Of the step alone: SLURM_NTASKS_PER_NODE may be what the batch job was asked for.
+    tasks = environ.get("SLURM_STEP_TASKS_PER_NODE", "1")
     if not re.fullmatch(r"1(\(x\d+\))?(,1(\(x\d+\))?)*", tasks, re.ASCII):
-        named = next(
-            name
-            for name in ("SLURM_STEP_TASKS_PER_NODE", "SLURM_TASKS_PER_NODE")
-            if name in environ
-        )
-        faults.append(fault(named, tasks, _ONE_TASK))
+        faults.append(fault("SLURM_STEP_TASKS_PER_NODE", tasks, _ONE_TASK))
     count = number(environ, "SLURM_STEP_NUM_NODES")
     if hosts and count is not None and count != len(hosts):
         expected = f"as many as SLURM_STEP_NODELIST has: {len(hosts)}"
@@ -156,11 +148,18 @@ def _stop_limit(world: World) -> tuple[str, str]:
     wait_s, source = KILL_WAIT_S, "KillWait (its default)"
     if found := re.search(r"(?im)^[^#\n]*\bKillWait\s*=\s*(\d+)", text):
         wait_s, source = float(found[1]), f"KillWait in {path}"
-    partition = re.escape(world.environ.get("SLURM_JOB_PARTITION", ""))
-    line = re.search(rf"(?im)^\s*PartitionName\s*=\s*{partition}\s.*$", text) if partition else None
-    grace = re.search(r"(?i)\bGraceTime\s*=\s*(\d+)", line[0]) if line else None
-    if grace and 0 < int(grace[1]) < wait_s:
-        wait_s, source = float(grace[1]), f"GraceTime of the partition in {path}"
+    grace = _grace_s(text, world.environ.get("SLURM_JOB_PARTITION", ""))
+    if 0 < grace < wait_s:
+        wait_s, source = float(grace), f"GraceTime of the partition in {path}"
     if wait_s <= 0:  # killed at once: what is left is no limit to plan with
         wait_s = 1.0
     return f"{wait_s:g}", source
+
+
+def _grace_s(config: str, partition: str) -> int:
+    """The partition's GraceTime, or that of PartitionName=DEFAULT; 0 where there is none."""
+    for name in filter(None, (partition, "DEFAULT")):
+        line = re.search(rf"(?im)^\s*PartitionName\s*=\s*{re.escape(name)}\s.*$", config)
+        if line and (found := re.search(r"(?i)\bGraceTime\s*=\s*(\d+)", line[0])):
+            return int(found[1])
+    return 0

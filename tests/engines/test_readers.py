@@ -323,6 +323,11 @@ def test_a_batch_script_is_told_to_use_srun() -> None:
         ("KillWait=8\nPartitionName=main Nodes=ALL GraceTime=10\n", 8, "KillWait in"),
         ("KillWait=60\nPartitionName=other Nodes=ALL GraceTime=10\n", 60, "KillWait in"),
         ("KillWait=60\nPartitionName=main Nodes=ALL GraceTime=0\n", 60, "KillWait in"),
+        (
+            "KillWait=60\nPartitionName=DEFAULT GraceTime=20\nPartitionName=main Nodes=ALL\n",
+            20,
+            "GraceTime of the part",
+        ),
     ],
 )
 def test_the_stop_limit_is_slurms(config: str, limit_s: float, source: str) -> None:
