@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 from supervisor import __version__
@@ -23,6 +23,12 @@ _LOCAL_OPTIONS: Final = (
 )  # fmt: skip
 """Of ``supervisor local``, beside the settings."""
 
+_OF_A_PLATFORM: Final = (
+    "engine", "strategy", "base_dir", "hosts", "host_index", "host_count", "host_domain",
+    "restart_count",
+)  # fmt: skip
+"""Settings that ``supervisor local``, which lays its hosts out itself, does not take or has options
+of its own for."""
 _TARGET: Final = (
     "http://HOST:PORT, or a run directory of supervisor local (default: the supervisor of this "
     "machine, else the newest run below ./supervisor-runs)"
@@ -43,6 +49,8 @@ class Verb(NamedTuple):
     """Whether it takes every setting as a flag."""
     words: str = ""
     """What follows its options, where that is worth a word."""
+    without: tuple[str, ...] = ()
+    """Settings that it does not take."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -111,7 +119,7 @@ def _parsed(name: str, verb: Verb, words: Sequence[str]) -> argparse.Namespace:
     )
     verb.define(parser)
     if verb.settings:
-        _add_settings(parser, everything="--help-all" in words)
+        _add_settings(parser, everything="--help-all" in words, without=verb.without)
     given = argparse.Namespace(words=tuple(words))
     known, unknown = parser.parse_known_args(words, given)
     flag = unknown[0].partition("=")[0] if unknown else ""
@@ -129,13 +137,16 @@ def _parsed(name: str, verb: Verb, words: Sequence[str]) -> argparse.Namespace:
 # --------------------------------------------------------------------------- settings
 
 
-def _add_settings(parser: argparse.ArgumentParser, *, everything: bool) -> None:
+def _add_settings(
+    parser: argparse.ArgumentParser, *, everything: bool, without: Collection[str]
+) -> None:
     import argparse  # noqa: PLC0415
 
     from supervisor.contract.settings import TABLE  # noqa: PLC0415
 
     parser.add_argument("--help-all", action="help", help="show this help with every setting")
-    more = f"; --help-all shows all {len(TABLE)}, supervisor settings WORD finds one"
+    count = len(TABLE) - len(without)
+    more = f"; --help-all shows all {count}, supervisor settings WORD finds one"
     group = parser.add_argument_group(
         "settings",
         "each is also an environment variable: --stop-grace-s, SUPERVISOR_STOP_GRACE_S"
@@ -146,8 +157,8 @@ def _add_settings(parser: argparse.ArgumentParser, *, everything: bool) -> None:
         if everything and setting.group != last:
             group = parser.add_argument_group(setting.group)
             last = setting.group
-        if setting.flag in parser._option_string_actions:  # noqa: SLF001  # nothing else tells
-            continue  # the verb has an option of that name, which says the same in its way
+        if setting.field in without:
+            continue
         unit = f", in {setting.unit}" if setting.unit else ""
         default = f" (default {setting.default}{unit})" if setting.default else ""
         text = (setting.help + default).replace("%", "%%")
@@ -442,6 +453,7 @@ VERBS: Final = {
         "Without SCRIPT it trains the bundled example.",
         settings=True,
         words="[SCRIPT [ARGS …]]",
+        without=_OF_A_PLATFORM,
     ),
     "plan": Verb(
         "print what this host would do, and start nothing",

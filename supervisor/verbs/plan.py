@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
+from supervisor.contract.settings import TABLE
 from supervisor.faults import safe
 from supervisor.host.entry import masker_of
 from supervisor.life.words import SuccessPolicy
@@ -45,17 +46,23 @@ def _document(plan: Plan) -> dict[str, Any]:
                 "removed_env": sorted(set(inherited) - set(spec.env)),
             }
         )
+    settings = plan.contract.settings
+    parsers = {setting.field: setting.parse for setting in TABLE}
+    values = {
+        field: parsers[field](text) for field, (text, _) in plan.contract.engine.defaults.items()
+    }
     document = {
         "version": 1,
         "engine": {
             "name": plan.contract.engine.name,
             "evidence": plan.contract.engine.evidence,
-            "restarts": plan.contract.settings.restart_count,
+            "restarts": settings.restart_count,
             "deadline": plan.contract.engine.deadline or None,
             "stopped_exit_code": plan.stopped_code,
             "defaults": {
                 field: {"value": text, "source": source}
                 for field, (text, source) in plan.contract.engine.defaults.items()
+                if values[field] == getattr(settings, field)  # none of the user's own
             },
         },
         "job": plan.contract.job_name,
@@ -63,10 +70,10 @@ def _document(plan: Plan) -> dict[str, Any]:
         "master": plan.master,
         "hosts": list(plan.hosts),
         "strategy": plan.strategy.value,
-        "success_policy": plan.contract.settings.success_policy
+        "success_policy": settings.success_policy
         if plan.success_policy is SuccessPolicy.SHARE
         else plan.success_policy.value,
-        "failure_policy": plan.contract.settings.failure_policy,
+        "failure_policy": settings.failure_policy,
         "evaluator": plan.evaluator,
         "tf_config": plan.tf_config,
         "endpoints": {

@@ -179,11 +179,12 @@ class Host:
         for name, content in files.items():
             (config / name).write_text(json.dumps(content))
 
-    def start(self, **env: str) -> None:
+    def start(self, *words: str, **env: str) -> None:
+        """``words`` follow ``supervisor train``."""
         enter = 'hostname "$0"; mount --bind "$1" /etc/hosts; shift; exec "$@"'
         command = self.network.inside(
             *(self.name, "unshare", "-u", "sh", "-c", enter, self.name, str(self._names)),
-            *(*COMMAND, "train"),
+            *(*COMMAND, "train", *words),
         )
         with open(self._log, "wb") as log:
             self.process = subprocess.Popen(
