@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 from supervisor import __version__
@@ -34,7 +35,7 @@ _TARGET: Final = (
     "machine, else the newest run below ./supervisor-runs)"
 )
 _PRINTING: Final = frozenset(
-    {"plan", "status", "logs", "report", "doctor", "settings", "schema", "help"}
+    {"plan", "launch", "status", "logs", "report", "doctor", "settings", "schema", "help"}
 )
 """Verbs whose output is all that they do."""
 
@@ -51,6 +52,8 @@ class Verb(NamedTuple):
     """What follows its options, where that is worth a word."""
     without: tuple[str, ...] = ()
     """Settings that it does not take."""
+    kinds: Mapping[str, Verb] = MappingProxyType({})
+    """By its first word, where that has options of its own."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -98,6 +101,9 @@ def _overview() -> argparse.ArgumentParser:
 def _parsed(name: str, verb: Verb, words: Sequence[str]) -> argparse.Namespace:
     import argparse  # noqa: PLC0415
 
+    if words and words[0] in verb.kinds:
+        return _parsed(f"{name} {words[0]}", verb.kinds[words[0]], words[1:])
+
     class Parser(argparse.ArgumentParser):
         def error(self, message: str) -> NoReturn:
             super().error(safe(message))
@@ -113,7 +119,9 @@ def _parsed(name: str, verb: Verb, words: Sequence[str]) -> argparse.Namespace:
 
     parser = Parser(
         prog=f"supervisor {name}",
-        usage=f"supervisor {name} [OPTION …] {verb.words}".rstrip() if verb.settings else None,
+        usage=f"supervisor {name} [OPTION …] {verb.words}".rstrip()
+        if verb.settings or verb.words
+        else None,
         description=verb.description or None,
         allow_abbrev=False,
     )
@@ -318,6 +326,29 @@ def _plan(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _define_launch(parser: argparse.ArgumentParser) -> None:
+    import argparse  # noqa: PLC0415
+
+    parser.add_argument("platform", nargs="?", metavar="PLATFORM", help="slurm or kubernetes")
+    # Those of a platform that is none: it is told, and not the first of its words.
+    parser.add_argument("others", nargs="...", help=argparse.SUPPRESS)
+
+
+def _launch(arguments: argparse.Namespace) -> int:
+    from supervisor.verbs import launch  # noqa: PLC0415
+
+    return launch.show(arguments)
+
+
+def _launch_on(platform: str) -> Verb:
+    def define(parser: argparse.ArgumentParser) -> None:
+        from supervisor.verbs import launch  # noqa: PLC0415
+
+        launch.define(platform, parser)
+
+    return Verb("", define, _launch, words="[--] SCRIPT [ARGS …]")
+
+
 def _define_status(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", nargs="?", metavar="URL_OR_RUN_DIR", help=_TARGET)
     parser.add_argument("--json", action="store_true", help="as JSON")
@@ -461,6 +492,14 @@ VERBS: Final = {
         _plan,
         settings=True,
         words="[SCRIPT [ARGS …]]",
+    ),
+    "launch": Verb(
+        "print a batch script for Slurm or manifests for Kubernetes, and start nothing",
+        _define_launch,
+        _launch,
+        "Prints it to be read, changed and sent: supervisor launch slurm --help says how.",
+        words="slurm|kubernetes …",
+        kinds={platform: _launch_on(platform) for platform in ("slurm", "kubernetes")},
     ),
     "status": Verb("ask a running supervisor, or all of its job", _define_status, _status),
     "logs": Verb("show what the processes of a job write", _define_logs, _logs),
