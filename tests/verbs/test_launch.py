@@ -17,6 +17,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from supervisor.contract.reading import parse_settings
+from supervisor.engines.choosing import choose
+from supervisor.engines.world import World
 from supervisor.verbs import cli, launch, manifests
 from tests.helpers.tree import ROOT
 
@@ -37,6 +40,12 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
     out, error = capsys.readouterr()
     assert out == ""
     return [line.removeprefix("supervisor: command line: ") for line in error.splitlines()]
+
+
+def trained(words: list[str]) -> tuple[str, ...]:
+    """What ``supervisor`` with these words takes for the script and its arguments."""
+    assert words[0] == "train"
+    return cli._asked(cli._parsed("train", cli.VERBS["train"], words[1:])).command
 
 
 def test_without_a_platform_they_are_listed_with_what_to_type(
@@ -67,8 +76,8 @@ def test_without_a_platform_they_are_listed_with_what_to_type(
             "--signal-s: found '120'; expected less than --time, which is before the job begins",
         ),
         (
-            ["slurm", "--signal-s", "5", "t.py"],
-            "--signal-s: found 5; expected a limit that leaves the script",
+            ["slurm", "--signal-s", "5", "--env", "SUPERVISOR_SERVER_GRACE_S=5", "t.py"],
+            "--signal-s: found 5; expected a limit that leaves the script time",
         ),
         (["slurm", "--strategy", "ps", "t.py"], "--strategy: found 'ps with --nodes 1'; expected"),
         (["slurm", "--sbatch", "a\nb", "t.py"], r"--sbatch: found 'a\nb'; expected an option"),
@@ -117,8 +126,11 @@ def test_without_a_platform_they_are_listed_with_what_to_type(
         ),
         (["kubernetes", "--image", "i", "--cpu", "0", "t.py"], "--cpu: found '0'; expected an am"),
         (
-            ["kubernetes", "--image", "i", "--stop-limit-s", "10", "t.py"],
-            "--stop-limit-s: found 10; expected a limit that leaves the script time",
+            [
+                *("kubernetes", "--image", "i", "--stop-limit-s", "60"),
+                *("--env", "SUPERVISOR_STOP_GRACE_S=60", "t.py"),
+            ],
+            "--env SUPERVISOR_STOP_GRACE_S: found 60; expected at most",
         ),
         (
             ["kubernetes", "--image", "i", "--env", "SUPERVISOR_HOST_COUNT=3", "t.py"],
@@ -260,6 +272,7 @@ def test_the_scripts_words_arrive_as_they_were_given(
     assert {"--kill-on-bad-exit=0", "--wait=0", "--output=%x-%j-%N.out"} <= {*options}
     assert ("--open-mode=append" in options) == bool(requeue)
     assert command == ["supervisor", "train", "--strategy", "mwms", "--", "my train.py", *ODD]
+    assert trained(command[1:]) == ("my train.py", *ODD)
 
 
 def test_processors_are_told_to_srun_too(
@@ -519,6 +532,35 @@ def test_a_set_has_its_service_made_and_tells_its_attempt(
     assert environment_of([found])["SUPERVISOR_RESTART_COUNT"] == label
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_pod_finds_the_others_by_what_the_manifests_say(
+    kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The Job's controller sets the index and names the pod's host after it."""
+    found = objects(capsys, kind, "--hosts", "3", "--name", "mnist", "--strategy", "mwms")
+    prefix = job_of(found)["metadata"]["name"]
+    pod = environment_of(found) | {"POD_NAMESPACE": "lab", "KUBERNETES_SERVICE_HOST": "10.96.0.1"}
+    if kind == "jobset":
+        pod["SUPERVISOR_RESTART_COUNT"] = "2"
+    for index in range(3):
+        environ = {
+            **{key: value.replace("$(POD_NAMESPACE)", "lab") for key, value in pod.items()},
+            "JOB_COMPLETION_INDEX": str(index),
+            "HOSTNAME": f"{prefix}-{index}",
+        }
+        world = World(environ, {}, lambda: "", lambda _path: False, lambda _path: "")
+        engine = choose(world, has_files=False)
+        assert engine.name == "kubernetes"
+        assert engine.faults == ()
+        assert engine.job is not None
+        assert engine.job.hosts == tuple(f"{prefix}-{each}.mnist.lab.svc" for each in range(3))
+        assert engine.job.current == engine.job.hosts[index]
+        settings, faults = parse_settings({}, environ, {})
+        assert not faults
+        assert (settings.strategy, settings.stop_limit_s) == ("mwms", 120)
+        assert settings.restart_count == (2 if kind == "jobset" else 0)
+
+
 def test_every_pod_of_an_attempt_counts_and_a_bad_contract_ends_the_job(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -543,6 +585,8 @@ def test_words_and_variables_arrive_as_they_were_given(
     found = objects(capsys, kind, "--env", "A=$(B) $$ it's\n\u2028", "--", "train.py", *ODD)
     [container] = pod_of(found)["containers"]
     assert expanded(container["args"]) == ["--", "train.py", *ODD]
+    words = [*container["command"][1:], *expanded(container["args"])]
+    assert trained(words) == ("train.py", *ODD)
     assert expanded([environment_of(found)["A"]]) == ["$(B) $$ it's\n\u2028"]
 
 
