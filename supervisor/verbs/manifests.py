@@ -21,6 +21,7 @@ _REPLICATED: Final = "host"
 """The replicated job of a JobSet: its pods are ``NAME-host-0-INDEX``."""
 _USER: Final = 1000
 _CONTAINER: Final = "train"
+_SSH_PORT: Final = "2022"
 _JOB_DIRECTORY: Final = "/job"
 _CHECKPOINTS: Final = "/checkpoints"
 _INSTANCE: Final = "app.kubernetes.io/instance"
@@ -333,6 +334,9 @@ def _environment(job: Cluster) -> list[Any]:
     if checkpoints:
         place = _variable("SUPERVISOR_CHECKPOINT_S3_URI", _literal(checkpoints))
         found.append(Note(place, "kept there while the job runs, and restored at its next start"))
+    if job.strategy == "mpi" and "SUPERVISOR_MPI_SSH_PORT" not in dict(job.environ):
+        port = _variable("SUPERVISOR_MPI_SSH_PORT", _SSH_PORT)
+        found.append(Note(port, "22 is for root, on some clusters"))
     return found + [_variable(name, _literal(value)) for name, value in job.environ]
 
 

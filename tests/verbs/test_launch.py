@@ -490,6 +490,13 @@ def test_a_pod_has_what_a_host_of_a_job_needs(
     assert not [name for name in mounted if name.startswith("/opt/ml")], "it would hide the image's"
 
 
+def test_sshd_has_a_port_that_a_user_may_open(capsys: pytest.CaptureFixture[str]) -> None:
+    mpi = ("--hosts", "2", "--strategy", "mpi")
+    assert environment_of(objects(capsys, "job", *mpi))["SUPERVISOR_MPI_SSH_PORT"] == "2022"
+    given = objects(capsys, "job", *mpi, "--env", "SUPERVISOR_MPI_SSH_PORT=2200")
+    assert environment_of(given)["SUPERVISOR_MPI_SSH_PORT"] == "2200"
+
+
 def test_the_service_names_the_pods_of_a_job(capsys: pytest.CaptureFixture[str]) -> None:
     service, job = objects(capsys, "job", "--hosts", "2", "--namespace", "lab")
     assert service["spec"]["clusterIP"] == "None"
