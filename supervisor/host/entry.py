@@ -84,22 +84,24 @@ def train(environ: Mapping[str, str], asked: Asked, guardian: Guardian) -> int:
     inherited = reset_inherited_signals(hold=STOP_SIGNALS)
     site = site_of(environ, asked)
     try:
-        with occupied(_own_directory(site)):
+        with occupied(_own_directory(site, asked)):
             return _train_alone(environ, asked, site, inherited, guardian)
     except OccupiedError as error:
         print(f"supervisor: {error}", file=sys.stderr)
         return EXIT_PREPARING
 
 
-def _own_directory(site: Site) -> str:
-    """The host's directory; made where no platform makes it, for it is to be locked.
+def _own_directory(site: Site, asked: Asked) -> str:
+    """The host's directory; made where no platform makes it and there is something to run, for it
+    is to be locked.
 
     Raises:
         ContractError: it cannot be made.
 
     """
     base = site.base_dir
-    if site.engine.name != "sagemaker" and base != DEFAULT_BASE_DIR:
+    wanted = asked.command or site.engine.job is not None
+    if wanted and site.engine.name != "sagemaker" and base != DEFAULT_BASE_DIR:
         try:
             within(READY_S, os.makedirs, base, exist_ok=True)
         except (OSError, TimeoutError) as error:
