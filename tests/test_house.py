@@ -70,7 +70,9 @@ PURE: Final = {
     *("contract.paths", "contract.strangers", "contract.values", "contract.settings"),
     *("contract.reading", "contract.facts", "contract.document", "contract.hyperparameters"),
     *("contract.hosts", "contract.channels", "contract.places", "contract.entry_point"),
-    *("contract.distribution", "contract.contract"),
+    *("contract.distribution", "contract.contract", "contract.told", "engines.hostlist"),
+    *("engines.world", "engines.slurm", "engines.tf_config", "engines.kubernetes"),
+    *("engines.hosts",),
     *("plan.arguments", "plan.proxies", "plan.given_config", "plan.environment", "plan.mpi"),
     *("plan.storage", "plan.plan"),
 }

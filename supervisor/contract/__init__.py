@@ -15,5 +15,6 @@ __all__ = [
     "record",
     "settings",
     "strangers",
+    "told",
     "values",
 ]

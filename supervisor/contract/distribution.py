@@ -6,13 +6,16 @@ import enum
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from supervisor.contract.document import Documents
-from supervisor.contract.facts import HYPERPARAMETERS, RESOURCES, Task
+from supervisor.contract.facts import HYPERPARAMETERS, RESOURCES
 from supervisor.contract.hosts import Hosts, instance_groups
 from supervisor.contract.hyperparameters import Hyperparameters
 from supervisor.contract.settings import Settings
+
+if TYPE_CHECKING:
+    from supervisor.contract.told import Task
 
 CHOSEN_GROUPS: Final = "sagemaker_distribution_instance_groups"
 """Which instance groups take part, a hyperparameter of the platform."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from supervisor.faults import Fault
 
 if TYPE_CHECKING:
+    from supervisor.contract.told import Code, Job
     from supervisor.storage.job import Fetched
 
 HYPERPARAMETERS: Final = "hyperparameters.json"
@@ -29,38 +29,6 @@ class Asked(NamedTuple):
     """Settings: field name → text."""
     command: tuple[str, ...] = ()
     """SCRIPT and ARGS; without them the contract names the entry point."""
-
-
-class Place(NamedTuple):
-    """Where a host is, where that is not ``NAME:standard ports``."""
-
-    address: str
-    ports: Mapping[str, int] = MappingProxyType({})
-    """``train``, ``ps``, ``status`` → port."""
-
-
-class Task(NamedTuple):
-    """What a host does, where its platform says so by a ``TF_CONFIG``."""
-
-    type: str
-    number: int
-    """Its index among those of its type."""
-
-
-class Job(NamedTuple):
-    """What variables of a platform say of the job, where no file does."""
-
-    hosts: tuple[str, ...]
-    """All of the job, the master first."""
-    current: str
-    """This one; empty, and a fault, where it is not known."""
-    sources: Mapping[str, str]
-    """Key of ``resourceconfig.json`` → the variable that stands for it, for faults."""
-    places: Mapping[str, Place] = MappingProxyType({})
-    tasks: Mapping[str, Task] = MappingProxyType({})
-    """Of every host, where the platform lays the cluster out."""
-    tf_config: str = ""
-    """The platform's own, for the script as it is."""
 
 
 class Engine(NamedTuple):
@@ -90,28 +58,18 @@ class Engine(NamedTuple):
 LOCAL: Final = Engine("local", "")
 
 
-class Code(NamedTuple):
-    """Where the code is, and which of it was named on the command line."""
-
-    directory: str
-    program: str = ""
-    """Below ``directory``, or ``-m MODULE``; empty where the contract names it."""
-    arguments: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(NamedTuple):  # a dataclass would take a millisecond of each start
     """The world as the contract needs it, collected by an engine."""
 
     base_dir: str
-    environ: Mapping[str, str] = field(repr=False)
-    files: Mapping[str, bytes] = field(repr=False)
+    environ: Mapping[str, str]
+    files: Mapping[str, bytes]
     """Content of those ``CONFIG_FILES`` that exist."""
-    unreadable: Mapping[str, str] = field(default_factory=dict)
+    unreadable: Mapping[str, str] = _NOTHING
     """Config files that exist and could not be read → the reason."""
     code: frozenset[str] | None = None
     """Paths below ``code``, relative; None where they are not known (too many to list)."""
-    flags: Mapping[str, str] = field(default_factory=dict)
+    flags: Mapping[str, str] = _NOTHING
     """Settings given on the command line: field name → text."""
     num_cpus: int = 1
     num_gpus: int = 0
@@ -127,6 +85,10 @@ class Facts:
     engine: Engine = LOCAL
     given: Code | None = None
     """What the command line names; None where it names nothing."""
+
+    def __repr__(self) -> str:
+        """Without variables and files, in which there are secrets."""
+        return f"Facts({self.base_dir!r}, {self.engine.name!r})"
 
     @property
     def code_dir(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from supervisor.contract.document import Documents
@@ -42,12 +42,11 @@ class Hosts(NamedTuple):
         }
 
 
-@dataclass(frozen=True, slots=True)
-class HostOverlay:
+class HostOverlay(NamedTuple):
     """Where a host is, where it is not ``NAME:standard ports``."""
 
     address: str
-    ports: Mapping[str, int]
+    ports: Mapping[str, int] = MappingProxyType({})
     """``train``, ``ps``, ``status`` → port."""
 
 
@@ -141,7 +140,7 @@ def overlay(documents: Documents, hosts: Hosts) -> tuple[dict[str, HostOverlay],
         documents.fault(OVERLAY, "arguments", arguments, "a list of strings")
         arguments = []
     job = documents.facts.engine.job
-    result = {name: HostOverlay(*place) for name, place in job.places.items()} if job else {}
+    result = dict(job.places) if job else {}
     places = document.get("hosts", {})
     if not isinstance(places, dict):
         documents.fault(OVERLAY, "hosts", places, "an object: host → {address, ports}")

@@ -11,7 +11,7 @@ import importlib
 import os
 import socket
 from collections.abc import Callable, Mapping
-from typing import Final, NamedTuple
+from typing import Final
 
 from supervisor import regular
 from supervisor.contract.facts import RESOURCES, Asked, Engine
@@ -92,11 +92,12 @@ def _read_by(name: str, world: World, why: str) -> Engine:
 # --------------------------------------------------------------------------- directories
 
 
-class Site(NamedTuple):
+class Site:
     """Where a job comes from, and its directory on this host."""
 
-    engine: Engine
-    base_dir: str
+    def __init__(self, engine: Engine, base_dir: str) -> None:
+        self.engine = engine
+        self.base_dir = base_dir
 
 
 def site_of(environ: Mapping[str, str], asked: Asked) -> Site:

@@ -12,12 +12,13 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from supervisor import regular
-from supervisor.contract.facts import CONFIG_FILES, Asked, Code, Facts
+from supervisor.contract.facts import CONFIG_FILES, Asked, Facts
 from supervisor.engines.choosing import site_of
 from supervisor.engines.directory import absolute
 from supervisor.linux import hardware
 
 if TYPE_CHECKING:
+    from supervisor.contract.told import Code
     from supervisor.storage.job import Fetched
 
 _CONFIG_LIMIT: Final = 16 * 1024 * 1024
@@ -36,7 +37,8 @@ def gather(environ: Mapping[str, str], asked: Asked, fetched: Fetched | None = N
 
     ``fetched``: what was done about it, once everything is fetched.
     """
-    engine, base = site_of(environ, asked)
+    site = site_of(environ, asked)
+    base = site.base_dir
     given = _named(asked.command, base) if asked.command else None
     files: dict[str, bytes] = {}
     unreadable: dict[str, str] = {}
@@ -69,7 +71,7 @@ def gather(environ: Mapping[str, str], asked: Asked, fetched: Fetched | None = N
         tensorflow_io=bool(_version_of({"tensorflow_io"})),
         intermediate_exists=os.path.isdir(os.path.join(base, "output", "intermediate")),
         fetched=fetched,
-        engine=engine,
+        engine=site.engine,
         given=given,
     )
 
@@ -77,6 +79,8 @@ def gather(environ: Mapping[str, str], asked: Asked, fetched: Fetched | None = N
 def _named(command: Sequence[str], base: str) -> Code:
     """SCRIPT from the working directory; where it has none, and the contract's code directory has
     or is still to get it, that one. ``-m MODULE`` is run from the working directory."""
+    from supervisor.contract.told import Code  # noqa: PLC0415  # where one is named
+
     word, arguments = command[0], tuple(command[1:])
     if word == "-m":
         module, rest = (arguments[0], arguments[1:]) if arguments else ("", ())

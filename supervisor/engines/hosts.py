@@ -12,7 +12,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from supervisor.contract.facts import Engine, Job, Place
+from supervisor.contract.facts import Engine
+from supervisor.contract.hosts import HostOverlay
+from supervisor.contract.told import Job
 from supervisor.engines.hostlist import expand
 from supervisor.engines.world import World, evidence, fault, number
 from supervisor.faults import Fault
@@ -100,10 +102,10 @@ def _by_rank(
 
 def _named(
     variable: str, text: str, faults: list[Fault]
-) -> tuple[tuple[str, ...], dict[str, Place]]:
+) -> tuple[tuple[str, ...], dict[str, HostOverlay]]:
     """Names, and the status ports that stand behind some of them."""
     hosts: list[str] = []
-    places: dict[str, Place] = {}
+    places: dict[str, HostOverlay] = {}
     try:
         bracketed = re.search(r"\[[^\],]*:[^\],]*\]", text)  # an address, and no range
         words = [word.strip() for word in text.split(",")] if bracketed else expand(text)
@@ -111,7 +113,7 @@ def _named(
             name, port = _with_port(word)
             hosts.append(name)
             if port:
-                places[name] = Place(name, {"status": port})
+                places[name] = HostOverlay(name, {"status": port})
     except ValueError as error:
         faults.append(fault(variable, text, str(error)))
         return (), {}

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from supervisor.contract.facts import Engine, Job
+from supervisor.contract.facts import Engine
+from supervisor.contract.told import Job
 from supervisor.engines.world import World, evidence, fault, number
 from supervisor.faults import Fault
 

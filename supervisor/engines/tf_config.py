@@ -10,7 +10,9 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from supervisor.contract.facts import Engine, Job, Place, Task
+from supervisor.contract.facts import Engine
+from supervisor.contract.hosts import HostOverlay
+from supervisor.contract.told import Job, Task
 from supervisor.engines import kubernetes
 from supervisor.engines.world import World, evidence, fault, number
 from supervisor.faults import Fault
@@ -206,7 +208,7 @@ class _Reader:
             ports = {"ps" if task.type == "ps" else "train": port}
             if not apart:
                 ports["status"] = _status_port(task, tasks, self._status_port)
-            places[names[task]] = Place(address, ports)
+            places[names[task]] = HostOverlay(address, ports)
         return Job(
             tuple(names.values()),
             names[own],

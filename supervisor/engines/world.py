@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 from supervisor.faults import Fault, shown
 
 
-class World(NamedTuple):
+class World:
     """Readers ask nothing else; what they get is what a test gives them."""
 
-    environ: Mapping[str, str]
-    flags: Mapping[str, str]
-    """Settings on the command line: field name → text."""
-    hostname: Callable[[], str]
-    """This machine's."""
-    is_here: Callable[[str], bool]
-    """Whether an address, not a name, is one of this machine's."""
-    read: Callable[[str], str]
-    """A small file of a platform; empty where it cannot be read."""
+    def __init__(
+        self,
+        environ: Mapping[str, str],
+        flags: Mapping[str, str],
+        hostname: Callable[[], str],
+        is_here: Callable[[str], bool],
+        read: Callable[[str], str],
+    ) -> None:
+        """``flags`` are settings on the command line, field name → text; ``hostname`` is this
+        machine's, ``is_here`` says whether an address is one of it, and ``read`` gives a small file
+        of a platform, empty where it cannot be read.
+        """
+        self.environ = environ
+        self.flags = flags
+        self.hostname = hostname
+        self.is_here = is_here
+        self.read = read
 
     def setting(self, field: str) -> str:
         """A setting as text, before it is checked; empty where it is not given."""

@@ -115,8 +115,9 @@ def _make_ready(plan: Plan) -> str | None:
                 os.makedirs(directory, exist_ok=True)
         except OSError as error:
             return f"{directory} cannot be made: {error.strerror or error}"
-    asked_at = {name: str(each.status) for name, each in plan.endpoints.items()}
-    record.write_host(paths, plan.contract.job_name, plan.host, asked_at)  # nobody needs it
+    if plan.contract.engine.name != "sagemaker":  # whose port is in its files, or a container's own
+        asked_at = {name: str(each.status) for name, each in plan.endpoints.items()}
+        record.write_host(paths, plan.contract.job_name, plan.host, asked_at)  # nobody needs it
     if plan.contract.entry_kind is EntryKind.COMMAND:
         with contextlib.suppress(OSError):  # exec says what is wrong, and better
             execution.make_executable(paths.base, plan.contract.code_dir, plan.contract.entry_point)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -332,7 +331,7 @@ def test_a_model_directory_in_s3_has_a_local_one_where_tensorflow_cannot_write_t
         {**HYPER, "model_dir": "s3://bucket/models"},
         environ={"SUPERVISOR_MODEL_DIR_MIRROR": setting},
     )
-    contract = read_contract(replace(given, tensorflow_version=version, tensorflow_io=io))
+    contract = read_contract(given._replace(tensorflow_version=version, tensorflow_io=io))
     assert contract.model_dir_uri == ("s3://bucket/models" if mirrored else "")
     shown = f"{BASE}/model_dir" if mirrored else "s3://bucket/models"
     assert contract.hyperparameters["model_dir"] == shown
@@ -346,13 +345,13 @@ def test_code_is_fetched_where_there_is_none_and_then_decides_what_is_run() -> N
     assert before.entry_kind is EntryKind.SCRIPT
     code = frozenset({"train.py", "setup.py", "requirements.txt"})
     after = read_contract(
-        replace(given, code=code, fetched=Fetched(resumed_from="s3://bucket/c/1"))
+        given._replace(code=code, fetched=Fetched(resumed_from="s3://bucket/c/1"))
     )
     assert (after.source, after.entry_kind) == ("", EntryKind.PACKAGE)
     assert after.has_requirements
     assert after.fetched == Fetched(resumed_from="s3://bucket/c/1")
     with pytest.raises(ContractError, match=r"sagemaker_program: found 'train\.py'"):
-        read_contract(replace(given, code=frozenset({"other.py"}), fetched=Fetched()))
+        read_contract(given._replace(code=frozenset({"other.py"}), fetched=Fetched()))
 
 
 def test_code_that_is_here_is_not_fetched() -> None:
@@ -390,7 +389,7 @@ def test_intermediate_output_goes_below_the_job_unless_the_platform_takes_care_o
     hyper = {**HYPER, "sagemaker_s3_output": "s3://bucket/out", "sagemaker_job_name": "job-7"}
     given = facts(hyper)
     assert read_contract(given).intermediate_uri == "s3://bucket/out/job-7/output/intermediate"
-    assert read_contract(replace(given, intermediate_exists=True)).intermediate_uri == ""
+    assert read_contract(given._replace(intermediate_exists=True)).intermediate_uri == ""
     assert read({**hyper, "sagemaker_s3_output": "file:///out"}).intermediate_uri == ""
 
 
@@ -540,7 +539,7 @@ def test_on_one_host_it_matters_where_it_would_start_several_processes(
 ) -> None:
     """The predecessor starts one for each accelerator, one without any."""
     seen = facts({**HYPER, "sagemaker_torch_distributed_enabled": "true", **more})
-    seen = replace(seen, num_gpus=gpus)
+    seen = seen._replace(num_gpus=gpus)
     if refused:
         with pytest.raises(ContractError, match="torchrun is not run by this program"):
             read_contract(seen)

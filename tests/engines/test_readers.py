@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from supervisor.contract.contract import Contract, read_contract
-from supervisor.contract.facts import Asked, Code, Engine, Facts, Place
+from supervisor.contract.facts import Asked, Engine, Facts
+from supervisor.contract.told import Code
 from supervisor.engines.choosing import choose
 from supervisor.engines.hostlist import MOST_HOSTS, expand
 from supervisor.engines.world import World
@@ -660,4 +661,3 @@ def test_nothing_asked_and_nothing_there() -> None:
     said = refusal({}, command=None)
     assert "sagemaker_program: found nothing" in said
     assert "supervisor train SCRIPT" in said
-    assert Place("a").ports == {}

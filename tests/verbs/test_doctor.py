@@ -275,7 +275,7 @@ def test_credentials_matter_where_the_contract_names_s3(
     seen = sight("ps", 3, **environ)
     assert named(diagnose(seen), "credentials") == []
     channels = b'{"train": {"S3Uri": "s3://bucket/x"}}'
-    with_s3 = replace(seen.facts, files={**seen.facts.files, "inputdataconfig.json": channels})
+    with_s3 = seen.facts._replace(files={**seen.facts.files, "inputdataconfig.json": channels})
     [line] = named(diagnose(replace(seen, facts=with_s3)), "credentials")
     assert line.state is state
     assert "hidden-away" not in line.found
