@@ -140,7 +140,7 @@ def overlay(documents: Documents, hosts: Hosts) -> tuple[dict[str, HostOverlay],
         documents.fault(OVERLAY, "arguments", arguments, "a list of strings")
         arguments = []
     job = documents.facts.engine.job
-    result = dict(job.places) if job else {}
+    result = {name: HostOverlay(*place) for name, place in job.places.items()} if job else {}
     places = document.get("hosts", {})
     if not isinstance(places, dict):
         documents.fault(OVERLAY, "hosts", places, "an object: host → {address, ports}")

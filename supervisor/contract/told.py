@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from supervisor.contract.hosts import HostOverlay
+Place = tuple[str, Mapping[str, int]]
+"""Address and ports of a host: ``train``, ``ps``, ``status`` → port."""
 
 
 class Task(NamedTuple):
@@ -27,7 +28,8 @@ class Job(NamedTuple):
     """This one; empty, and a fault, where it is not known."""
     sources: Mapping[str, str]
     """Key of ``resourceconfig.json`` → the variable that stands for it, for faults."""
-    places: Mapping[str, HostOverlay] = MappingProxyType({})
+    places: Mapping[str, Place] = MappingProxyType({})
+    """Of those that are not at ``NAME:standard ports``."""
     tasks: Mapping[str, Task] = MappingProxyType({})
     """Of every host, where the platform lays the cluster out."""
     tf_config: str = ""

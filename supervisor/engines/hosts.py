@@ -13,8 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from supervisor.contract.facts import Engine
-from supervisor.contract.hosts import HostOverlay
-from supervisor.contract.told import Job
+from supervisor.contract.told import Job, Place
 from supervisor.engines.hostlist import expand
 from supervisor.engines.world import World, evidence, fault, number
 from supervisor.faults import Fault
@@ -102,10 +101,10 @@ def _by_rank(
 
 def _named(
     variable: str, text: str, faults: list[Fault]
-) -> tuple[tuple[str, ...], dict[str, HostOverlay]]:
+) -> tuple[tuple[str, ...], dict[str, Place]]:
     """Names, and the status ports that stand behind some of them."""
     hosts: list[str] = []
-    places: dict[str, HostOverlay] = {}
+    places: dict[str, Place] = {}
     try:
         bracketed = re.search(r"\[[^\],]*:[^\],]*\]", text)  # an address, and no range
         words = [word.strip() for word in text.split(",")] if bracketed else expand(text)
@@ -113,7 +112,7 @@ def _named(
             name, port = _with_port(word)
             hosts.append(name)
             if port:
-                places[name] = HostOverlay(name, {"status": port})
+                places[name] = (name, {"status": port})
     except ValueError as error:
         faults.append(fault(variable, text, str(error)))
         return (), {}

@@ -9,7 +9,6 @@ import re
 from typing import Final
 
 from supervisor.contract.facts import Engine
-from supervisor.contract.hosts import HostOverlay
 from supervisor.contract.told import Job
 from supervisor.engines.hostlist import expand
 from supervisor.engines.world import World, evidence, fault, number
@@ -48,7 +47,7 @@ def read(world: World) -> Engine:
     if job_id is not None:
         first = _first_port(job_id, step_id or 0)
         defaults["status_port"] = (str(first), "SLURM_JOB_ID")
-        places = {name: HostOverlay(name, _ports(first)) for name in job.hosts}
+        places = {name: (name, _ports(first)) for name in job.hosts}
         job = job._replace(places=places)
     if (restarts := number(environ, "SLURM_RESTART_COUNT")) is not None:
         defaults["restart_count"] = (str(restarts), "SLURM_RESTART_COUNT")

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from supervisor.contract.facts import Engine
-from supervisor.contract.hosts import HostOverlay
 from supervisor.contract.told import Job, Task
 from supervisor.engines import kubernetes
 from supervisor.engines.world import World, evidence, fault, number
@@ -208,7 +207,7 @@ class _Reader:
             ports = {"ps" if task.type == "ps" else "train": port}
             if not apart:
                 ports["status"] = _status_port(task, tasks, self._status_port)
-            places[names[task]] = HostOverlay(address, ports)
+            places[names[task]] = (address, ports)
         return Job(
             tuple(names.values()),
             names[own],
