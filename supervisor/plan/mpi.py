@@ -59,7 +59,9 @@ def launcher(
     """
     mpi = contract.mpi
     assert mpi is not None
-    network = str(contract.resource_config.get("network_interface_name", "eth0"))
+    # Where variables tell the hosts nobody names an interface, and mpirun finds one.
+    unnamed = "eth0" if contract.engine.job is None else ""
+    network = str(contract.resource_config.get("network_interface_name", unnamed))
     names = ["localhost"]
     if members:
         master = "localhost" if one_machine else contract.master
@@ -67,17 +69,15 @@ def launcher(
     places = names
     if mpi.processes_per_host > 1:
         places = [f"{name}:{mpi.processes_per_host}" for name in names]
-    env = dict(script.env)
+    # mpirun would start its ranks by srun, in a step that waits for ours to end.
+    env = {name: value for name, value in script.env.items() if not _is_slurms(contract, name)}
     command = ["mpirun", "--host", ",".join(places), "-np", str(mpi.processes)]
     command += ["--allow-run-as-root", "--tag-output", "--bind-to", "none", "--map-by", "slot"]
     if members:
-        command += _mca(
-            btl_tcp_if_include=network,
-            oob_tcp_if_include=network,
-            plm_rsh_no_tree_spawn="1",
-            plm_rsh_num_concurrent=str(len(names)),
-        )
-        env.setdefault("NCCL_SOCKET_IFNAME", network)
+        command += _mca(plm_rsh_no_tree_spawn="1", plm_rsh_num_concurrent=str(len(names)))
+        if network:
+            command += _mca(btl_tcp_if_include=network, oob_tcp_if_include=network)
+            env.setdefault("NCCL_SOCKET_IFNAME", network)
     command += _mca(
         pml="ob1",
         # Shared memory has its files by the machine's name: hosts would take each other's.
@@ -108,6 +108,12 @@ def launcher(
         cwd=script.cwd,
         stop_signal=signal.SIGTERM,
     )
+
+
+def _is_slurms(contract: Contract, name: str) -> bool:
+    """What tells mpirun that it is Slurm's; the task of a job array is the script's to know."""
+    slurm = contract.engine.name == "slurm" and name.startswith(("SLURM_", "SLURMD_"))
+    return slurm and not name.startswith("SLURM_ARRAY_")
 
 
 def sshd(
