@@ -22,7 +22,9 @@ pytestmark = pytest.mark.skipif(terminal.why_not() is not None, reason=terminal.
 BOTTOM = re.compile(r"Ctrl-C stops|s left for the scripts ·|killing everything$", re.MULTILINE)
 
 
-@pytest.mark.parametrize("columns", WIDTHS)
+@pytest.mark.parametrize(
+    "columns", [WIDTHS[0], *(pytest.param(each, marks=pytest.mark.once) for each in WIDTHS[1:])]
+)
 @pytest.mark.parametrize("name", SCENES)
 def test_a_scene(tmp_path: pathlib.Path, name: str, columns: int) -> None:
     scene = SCENES[name]
