@@ -13,7 +13,8 @@ environment                  meaning
 ===========================  ====================================================================
 
 Exit codes: 80 the configuration cannot be used, 81 the server cannot be started (the port is
-taken, no TensorFlow); each says one line on stderr. A stop signal ends it at once, by that signal.
+taken, no TensorFlow); each says one line on stderr. A signal of its parent, the supervisor, ends it
+at once, by that signal; everybody else's are left without effect (`Heeding`).
 
 The only module of the package that imports TensorFlow. It imports next to nothing of the package
 and must be started with ``-P``: what stands in the working directory is the user's, and a file
@@ -22,20 +23,28 @@ called ``tensorflow.py`` or ``json.py`` there is none of our business.
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":
+    # Before anything else is loaded: whoever signals all processes of a container does not ask how
+    # far this one has come. `hold_signals` decides which are held on.
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+
 import contextlib
 import errno
 import importlib
 import importlib.util
 import json
 import os
-import signal
+import select
 import socket
 import sys
+import threading
 import time
 import types
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn, Protocol
+from typing import Any, Final, Literal, NoReturn, Protocol
 
 from supervisor.faults import safe
 from supervisor.linux.prctl import die_with_parent
@@ -47,6 +56,20 @@ EXIT_CONFIG = 80
 EXIT_START = 81
 """As for any other failure before the job."""
 
+HELD: Final = frozenset(signal.valid_signals()) - {
+    signal.SIGKILL, signal.SIGSTOP,  # cannot be held
+    # Raised by our own faults: the default action is the right one.
+    signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGTRAP,
+    signal.SIGSYS,
+    signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU,  # stop, and do not end
+    signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH,  # neither
+}  # fmt: skip
+"""Signals that end a process that does nothing about them."""
+_STOPS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP})
+_MOST_SAID: Final = 3
+"""Lines about signals without effect; more would only be the same."""
+_SENT_BY_A_PROCESS: Final = frozenset({0, -1, -6})
+"""``si_code``: SI_USER, SI_QUEUE, SI_TKILL (sigaction(2)); with others ``si_pid`` is no sender."""
 _SERVED_TYPES = ("ps", "worker")
 _SHOWN_BYTES = 120
 """How much of a faulty value a message quotes."""
@@ -200,16 +223,103 @@ def end_with_parent(parent: int) -> None:
         _say(f"cannot be tied to its parent: {error.strerror}")
 
 
-def default_signals() -> None:
-    """Lets stop signals end this process at once.
+def hold_signals() -> frozenset[int]:
+    """Blocks every signal that would end this process but SIGKILL; returns those.
 
-    ``join()`` never returns to the interpreter, so that a handler written in Python would never
-    run: Python's own for SIGINT does not. The default action needs no interpreter. A parent may
-    have left signals blocked or ignored.
+    Threads have the mask of the one that starts them, so TensorFlow's have it too. One that whoever
+    started us had ignored stays so (SIGHUP, under nohup), unless it is a plain stop signal.
     """
-    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
-        signal.signal(signum, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    ignored = {each for each in HELD if signal.getsignal(each) is signal.SIG_IGN}
+    held = HELD - (ignored - {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
+    signal.pthread_sigmask(signal.SIG_SETMASK, held)
+    return held
+
+
+class Heeding:
+    """A thread that waits for the signals which are held, and knows whose each of them is.
+
+    A platform may signal every process of a container (Slurm without cgroups, systemd's
+    ``KillMode=control-group``). The chief then still saves variables that live here: when this
+    server ends is for its supervisor to say. Nobody else has that say but
+
+    - the kernel itself: the Ctrl-C of a terminal, where somebody started the server by hand;
+    - anybody, once the supervisor is gone and this process is not (`end_with_parent` was refused).
+
+    A parent outside of our PID namespace has the number 0, for us as in its signals. A thread, and
+    not a handler: one in Python would never run, because ``join()`` does not return to the
+    interpreter, and one in C would need a compiler.
+    """
+
+    def __init__(self, parent: int, held: frozenset[int]) -> None:
+        self._parent = parent
+        self._held = held
+        self._said = 0
+        self._thread = threading.Thread(target=self._wait, name="signals", daemon=True)
+
+    def begin(self) -> None:
+        """Raises `ServerError` (81) where there is no thread to be had."""
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            raise ServerError(EXIT_START, f"no thread to be had: {error}") from error
+
+    def end(self) -> None:
+        """Stop waiting. A signal that came is acted on; one that comes now stays pending."""
+        assert self._thread.ident is not None
+        signal.pthread_kill(self._thread.ident, signal.SIGUSR1)
+        self._thread.join()
+
+    def _wait(self) -> None:
+        while (came := signal.sigwaitinfo(self._held)).si_pid != os.getpid():
+            if self._counts(came):
+                _end_by(came.si_signo)
+            if came.si_signo in _STOPS and self._said < _MOST_SAID:
+                self._said += 1
+                name = signal.Signals(came.si_signo).name
+                _say_if_it_is_read(
+                    f"{name} of process {came.si_pid} is left without effect: the supervisor "
+                    f"(pid {self._parent}) says when this server ends"
+                )
+
+    def _counts(self, came: signal.struct_siginfo) -> bool:
+        if came.si_code not in _SENT_BY_A_PROCESS:
+            return True
+        return came.si_pid == self._parent or os.getppid() != self._parent
+
+
+def _end_by(signum: int) -> NoReturn:
+    """Die of ``signum``, at once and whatever the other threads do."""
+    import ctypes  # noqa: PLC0415  # loaded by then: see prctl.py
+
+    # TensorFlow's coordination service takes SIGTERM for itself, and Python's ``signal.signal`` is
+    # for the main thread alone.
+    ctypes.CDLL(None).signal(signum, None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signum})
+    os.kill(os.getpid(), signum)
+    os._exit(128 + signum)  # PID 1 does not die of its own signals
+
+
+def _load_libraries(package: Sequence[str]) -> None:
+    """Loads TensorFlow's libraries, a gigabyte, without holding Python's lock.
+
+    An import holds it as long as that takes: 0.3 s, from a cold disk many times that, and no signal
+    is heard meanwhile. What is not found here, or cannot be loaded, is for the import to say.
+    """
+    import ctypes  # noqa: PLC0415  # loaded by then: see prctl.py
+
+    # Unlike ``ctypes.CDLL(path)``, a call of a C function lets the other threads go on.
+    dlopen = ctypes.CDLL(None).dlopen
+    dlopen.restype, dlopen.argtypes = ctypes.c_void_p, (ctypes.c_char_p, ctypes.c_int)
+    for path in _libraries(package):
+        dlopen(os.fsencode(path), os.RTLD_LAZY)
+
+
+def _libraries(package: Sequence[str]) -> Iterator[str]:
+    for directory in package:
+        with contextlib.suppress(OSError):
+            names = sorted(os.listdir(directory))
+            for first in ("libtensorflow_framework.so", "libtensorflow_cc.so"):
+                yield from (os.path.join(directory, n) for n in names if n.startswith(first))
 
 
 def _light_server(task: Task) -> Server:
@@ -228,12 +338,15 @@ def _light_server(task: Task) -> Server:
     stub.__file__ = spec.origin
     stub.__path__ = list(spec.submodule_search_locations)
     sys.modules["tensorflow"] = stub
+    _load_libraries(stub.__path__)
     importlib.import_module("tensorflow.python.pywrap_tensorflow")  # loads the shared libraries
     server_lib: Any = importlib.import_module("tensorflow.python.training.server_lib")
     return _new_server(server_lib.Server, task)
 
 
 def _full_server(task: Task) -> Server:
+    spec = importlib.util.find_spec("tensorflow")
+    _load_libraries((spec and spec.submodule_search_locations) or ())
     try:
         tensorflow: Any = importlib.import_module("tensorflow")
     except ImportError as error:
@@ -251,14 +364,16 @@ def _new_server(factory: Any, task: Task) -> Server:
     return server
 
 
-def _start_over_with_full_import(reason: BaseException) -> NoReturn:
-    """Replaces this process by itself with the full import: same pid, same parent, same pipes.
+def _start_over_with_full_import(reason: BaseException, heeding: Heeding) -> NoReturn:
+    """Replaces this process by itself with the full import: same pid, same parent, same pipes, and
+    the same signals held; one that comes meanwhile waits.
 
     Importing TensorFlow again in the same process is no fallback: its extension modules are in
     memory once and cannot be initialized twice.
     """
     _say(f"light import failed ({type(reason).__name__}: {reason}); trying the full import")
     os.environ[IMPORT_VARIABLE] = "full"
+    heeding.end()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - no shell wanted
 
 
@@ -268,7 +383,16 @@ def _say(message: str) -> None:
         print(safe(f"parameter server: {message}"), file=sys.stderr, flush=True)
 
 
-def serve(environ: MutableMapping[str, str]) -> NoReturn:
+def _say_if_it_is_read(message: str) -> None:
+    """From the thread that hears of signals, which is not to wait for a reader."""
+    writable = select.poll()
+    writable.register(2, select.POLLOUT)
+    if writable.poll(0):
+        with contextlib.suppress(OSError):
+            os.write(2, safe(f"parameter server: {message}").encode() + b"\n")
+
+
+def serve(environ: MutableMapping[str, str], heeding: Heeding) -> NoReturn:
     """Starts the server that ``environ`` describes and serves until a signal ends the process.
 
     Raises `ServerError` if it cannot be started.
@@ -283,7 +407,7 @@ def serve(environ: MutableMapping[str, str]) -> NoReturn:
             try:
                 server = _light_server(task)
             except (ImportError, AttributeError) as error:
-                _start_over_with_full_import(error)
+                _start_over_with_full_import(error, heeding)
         else:
             server = _full_server(task)
     except ServerError:
@@ -291,7 +415,6 @@ def serve(environ: MutableMapping[str, str]) -> NoReturn:
     except Exception as error:
         check_port(task.port)
         raise ServerError(EXIT_START, f"port {task.port}: no server: {_one_line(error)}") from error
-    default_signals()  # TensorFlow's coordination service takes SIGTERM for itself
     took_s = time.monotonic() - started_at
     _say(f"{task} listens on port {task.port} ({mode} import, {took_s:.1f} s)")
     server.join()
@@ -307,10 +430,11 @@ def main() -> int:
     if not sys.flags.safe_path and sys.path:
         # Started without -P: the working directory comes first, and is the user's.
         del sys.path[0]
-    default_signals()
+    heeding = Heeding(parent, hold_signals())
     end_with_parent(parent)
     try:
-        serve(os.environ)
+        heeding.begin()
+        serve(os.environ, heeding)
     except ServerError as error:
         _say(str(error))
         return error.code

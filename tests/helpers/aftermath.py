@@ -86,9 +86,7 @@ class Aftermath:
                 return manner is not Manner.STUBBORN
             case Target.SCRIPT:
                 return manner in {Manner.PLAIN, Manner.WRAPPED}
-            case Target.PS | Target.SERVER:
-                return True
-            case _:
+            case _:  # servers of ours end of their supervisor's signals alone
                 return False
 
     def harmful(self, dealt: Dealt) -> bool:

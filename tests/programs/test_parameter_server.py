@@ -387,6 +387,135 @@ def test_stop_signals_end_it_even_where_the_parent_ignored_and_blocked_them(
     assert server.end(END_S) == -signum
 
 
+def send_from_a_stranger(pid: int, *signums: int) -> None:
+    """From a process that is not its parent; each one is there when this returns."""
+    sending = "import os, sys; [os.kill(int(sys.argv[1]), int(s)) for s in sys.argv[2:]]"
+    subprocess.run([sys.executable, "-c", sending, str(pid), *map(str, signums)], check=True)
+
+
+DEADLY = (
+    *(signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2),
+    *(signal.SIGALRM, signal.SIGVTALRM, signal.SIGXCPU, signal.SIGPIPE, signal.SIGXFSZ),
+    *(signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH, signal.SIGRTMAX),
+)
+"""And a few that are not, beside them."""
+
+
+def pending(pid: int) -> int:
+    """How many of its signals nobody has taken."""
+    status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    found = re.search(r"^ShdPnd:\s+(\w+)$", status, re.MULTILINE)
+    assert found
+    return int(found[1], 16).bit_count()
+
+
+def test_signals_of_strangers_are_without_effect(start: Starter, tmp_path: pathlib.Path) -> None:
+    """A platform that signals every process of a container ended it while the chief saved."""
+    port = free_port()
+    env = {"TF_CONFIG": ps_config(port), "PYTHONPATH": stand_in(tmp_path)}
+    server = start("ps", SERVER, **env)
+    server.wait_for("listens")
+    pid = server.popen.pid
+    for _ in range(3):
+        send_from_a_stranger(pid, *DEADLY)
+        wait_until(lambda: pending(pid) == 0, END_S, "it has taken them")
+    # What it thinks of the last one is known when it ends of the next: one thread does both.
+    server.popen.send_signal(signal.SIGUSR1)
+    assert server.end(END_S) == -signal.SIGUSR1
+    said = [line for line in server.text().splitlines() if "without effect" in line]
+    assert len(said) == 3
+    assert re.fullmatch(
+        rf"parameter server: SIG\w+ of process \d+ is left without effect: the supervisor "
+        rf"\(pid {os.getpid()}\) says when this server ends",
+        said[0],
+    )
+
+
+def test_a_stranger_has_no_effect_while_it_starts_and_the_parent_has(
+    start: Starter, tmp_path: pathlib.Path
+) -> None:
+    port = free_port()
+    slow = "import time\nprint('importing', flush=True)\nwhile True:\n    time.sleep(0.01)\n"
+    env = {"TF_CONFIG": ps_config(port), "PYTHONPATH": stand_in(tmp_path, private=slow)}
+    server = start("ps", SERVER, **env)
+    server.wait_for("importing")
+    send_from_a_stranger(server.popen.pid, signal.SIGTERM, signal.SIGUSR1)
+    server.wait_for("left without effect")
+    server.popen.terminate()
+    assert server.end(END_S) == -signal.SIGTERM
+
+
+def test_signals_are_held_before_anything_is_imported(
+    start: Starter, tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import builtins, signal\n"
+        "importing = builtins.__import__\n"
+        "def imported(name, globals=None, *rest, **named):\n"
+        "    if name == 'contextlib' and (globals or {}).get('__name__') == '__main__':\n"
+        "        print('first import', flush=True)\n"
+        "        while not signal.sigpending(): pass\n"
+        "    return importing(name, globals, *rest, **named)\n"
+        "builtins.__import__ = imported\n"
+    )
+    path = f"{tmp_path}{os.pathsep}{stand_in(tmp_path)}"
+    server = start("ps", SERVER, TF_CONFIG=ps_config(free_port()), PYTHONPATH=path)
+    server.wait_for("first import")
+    send_from_a_stranger(server.popen.pid, signal.SIGUSR1, signal.SIGTERM)
+    server.wait_for("listens")
+    server.popen.send_signal(signal.SIGHUP)
+    assert server.end(END_S) == -signal.SIGHUP
+
+
+def test_a_signal_that_comes_while_it_starts_over_is_kept(
+    start: Starter, tmp_path: pathlib.Path
+) -> None:
+    port = free_port()
+    path = stand_in(tmp_path, private=None)
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "executed = os.execv\n"
+        "def execv(*words):\n"
+        "    print('starting over', flush=True)\n"
+        "    while not signal.sigpending(): pass\n"
+        "    executed(*words)\n"
+        "os.execv = execv\n"
+    )
+    path = f"{tmp_path}{os.pathsep}{path}"
+    server = start("ps", SERVER, TF_CONFIG=ps_config(port), PYTHONPATH=path)
+    server.wait_for("starting over")
+    server.popen.send_signal(signal.SIGQUIT)
+    assert server.end(END_S) == -signal.SIGQUIT
+    assert "listens" not in server.text()
+
+
+def test_where_its_supervisor_is_gone_everybody_may_end_it(
+    start: Starter, tmp_path: pathlib.Path
+) -> None:
+    """A sandbox may refuse that it is tied to its parent."""
+    port = free_port()
+    (tmp_path / "sitecustomize.py").write_text(
+        "from supervisor.linux import prctl\n"
+        "def refused(parent): raise OSError(1, 'Operation not permitted')\n"
+        "prctl.die_with_parent = refused\n"
+    )
+    parent = start(
+        "parent",
+        (sys.executable, "-c", PARENT, *SERVER),
+        TF_CONFIG=ps_config(port),
+        PYTHONPATH=f"{tmp_path}{os.pathsep}{stand_in(tmp_path)}",
+    )
+    server = child_of(parent)
+    parent.wait_for("listens")
+    assert "cannot be tied to its parent: Operation not permitted" in parent.text()
+    send_from_a_stranger(server, signal.SIGTERM)
+    parent.wait_for("left without effect")
+    parent.popen.kill()
+    parent.popen.wait(END_S)
+    send_from_a_stranger(server, signal.SIGTERM)
+    wait_until(lambda: not is_alive(server), END_S, "the server ended")
+
+
 PARENT = """
 import subprocess, sys
 child = subprocess.Popen(sys.argv[1:])
@@ -476,9 +605,38 @@ def test_it_serves_a_variable_to_a_chief_and_ends_at_once(
     assert "value 42.0 /job:ps/replica:0/task:0/device:CPU:0" in client.text()
     assert "devices of the server ['CPU']" in client.text()
 
+    # Whoever signals every process of the container does not end it, its supervisor does.
+    send_from_a_stranger(server.popen.pid, *DEADLY)
+    server.wait_for("left without effect")
+    client = start("chief", (sys.executable, "-c", CLIENT), TF_CONFIG=env["TF_CONFIG"])
+    assert client.end() == 0, client.text()
+    assert "value 42.0" in client.text()
+
     server.popen.terminate()
     assert server.end(END_S) == -signal.SIGTERM
     assert not is_open(ps)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("mode", ["light", "full"])
+def test_it_hears_its_parent_while_tensorflow_is_loaded(
+    start: Starter, tmp_path: pathlib.Path, mode: str
+) -> None:
+    """Loading the libraries takes longer than all else, and held Python's lock all the time."""
+    port = free_port()
+    server = start("ps", SERVER, TF_CONFIG=ps_config(port), SUPERVISOR_PS_IMPORT=mode)
+
+    def is_loading() -> bool:
+        maps = pathlib.Path(f"/proc/{server.popen.pid}/maps").read_text()
+        return "libtensorflow_cc.so" in maps
+
+    wait_until(is_loading, START_S, "the large library is being mapped")
+    send_from_a_stranger(server.popen.pid, signal.SIGTERM, signal.SIGUSR1)
+    server.popen.terminate()
+    asked_at = time.monotonic()
+    assert server.end(END_S) == -signal.SIGTERM
+    assert time.monotonic() - asked_at < END_S / 2
+    assert "listens" not in server.text()
 
 
 @pytest.mark.tensorflow
