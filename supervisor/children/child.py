@@ -239,6 +239,11 @@ class Child:
             return self._signals.to_leader(signum)
         return self._ending.pass_on(signum) or self._signals.to_group(signum)
 
+    def had(self, signum: int) -> None:
+        """Somebody else has sent it to every process: it counts as sent to the leader."""
+        if self._leader.pinned:
+            self._signals.had_by_leader(signum)
+
     def suspend(self) -> int:
         """SIGSTOP to every process of the tree; how many were stopped.
 

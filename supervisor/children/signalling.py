@@ -26,7 +26,7 @@ class Signals:
         self._leader = leader
         self._tree = tree
         self._sent: set[int] = set()
-        """Ending signals that the leader alone has had."""
+        """Ending signals that the leader has had, and the group not by us."""
         self.group_sent: dict[int, int] = {}
         """Signals that the group has had, and when (``procfs.now_ticks``)."""
 
@@ -37,12 +37,17 @@ class Signals:
         """
         if self._leader.exited() or not self._leader.signal(signum):
             return False
-        if signum in ENDING:
-            self._sent.add(signum)
-            process = procfs.stat(self._leader.pid)
-            if process is not None and process.stopped:
-                self._leader.signal(signal.SIGCONT)
+        self.had_by_leader(signum)
         return True
+
+    def had_by_leader(self, signum: int) -> None:
+        """It has been sent to the leader alone, or by somebody else to every process."""
+        if signum not in ENDING:
+            return
+        self._sent.add(signum)
+        process = procfs.stat(self._leader.pid)
+        if process is not None and process.stopped:
+            self._leader.signal(signal.SIGCONT)
 
     def to_group(self, signum: int) -> bool:
         """Send to the process group, followed by SIGCONT, unless it is itself one that stops or

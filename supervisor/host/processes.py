@@ -269,17 +269,27 @@ class Processes:
         child = running.child
         if child is None:
             return
-        stops = signum == running.spec.stop_signal and self._present.state.cause is not None
-        if stops:
-            running.stop_sent_at = running.stop_sent_at or time.time()
         lived = not child.exited()
         reached = child.signal(signum, group=whole_group)
-        running.asked = running.asked or (stops and lived and reached)
-        to = "group" if whole_group else "leader"
-        signum_name = signal_name(signum)
-        self._say(
-            "info", "process.signalled", process=name, pid=child.pid, signal=signum_name, to=to
-        )
+        self._has_had(running, signum, reached=lived and reached)
+        self._say_signalled(name, child, signum, "group" if whole_group else "leader")
+
+    def had(self, name: str, signum: int) -> None:
+        """Whoever signalled us has signalled it as well: as if we had sent it, while it lived."""
+        running = self._by_name[name]
+        if (child := running.child) is None:
+            return
+        child.had(signum)
+        self._has_had(running, signum, reached=True)
+        self._say_signalled(name, child, signum, "everybody")
+
+    def _has_had(self, running: Running, signum: int, *, reached: bool) -> None:
+        if signum == running.spec.stop_signal and self._present.state.cause is not None:
+            running.stop_sent(reached=reached)
+
+    def _say_signalled(self, name: str, child: Child, signum: int, to: str) -> None:
+        word = signal_name(signum)
+        self._say("info", "process.signalled", process=name, pid=child.pid, signal=word, to=to)
 
     def suspend(self, name: str) -> None:
         running = self._by_name[name]

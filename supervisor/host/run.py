@@ -35,7 +35,7 @@ from supervisor.host.timers import Timers
 from supervisor.host.watches import Watches
 from supervisor.life import events as ev
 from supervisor.life.ladder import STOP_SIGNALS
-from supervisor.life.lifecycle import step
+from supervisor.life.lifecycle import passes_on, step
 from supervisor.life.words import Phase
 from supervisor.linux import orphans
 from supervisor.linux.inherited import InheritedSignals
@@ -102,7 +102,7 @@ class _Host:
         guardian: Guardian | None,
     ) -> None:
         self._inbox: asyncio.Queue[ev.Event] = asyncio.Queue()
-        self._signals = Signals(self._post)
+        self._signals = Signals(self._post, guardian)
         self._collector = orphans.Collector()
         self._present = present = Present(plan)
         self._timeline = Timeline(log, masker)
@@ -224,7 +224,15 @@ class _Host:
     async def supervise(self) -> None:
         """Turn events into actions until the life is over."""
         while self._present.state.phase is not Phase.DONE:
-            self._take(await self._inbox.get())
+            self._take(await self._judged(await self._inbox.get()))
+
+    async def _judged(self, event: ev.Event) -> ev.Event:
+        """A signal with what is known of whom else it was sent to. Nothing overtakes it meanwhile:
+        a script that dies of the same signal has not failed."""
+        if isinstance(event, ev.Signalled) and passes_on(self._present.state, event.signum):
+            everywhere = await self._signals.sent_to_all(event)
+            return ev.Signalled(event.signum, event.at, everywhere)
+        return event
 
     async def take_leave(self) -> None:
         """The last words to the other hosts; a stop signal cuts them short."""
@@ -285,6 +293,8 @@ class _Host:
                 self.processes.start(process)
             case ev.Send(process, signum, whole_group):
                 self.processes.send(process, signum, whole_group=whole_group)
+            case ev.Had(process, signum):
+                self.processes.had(process, signum)
             case ev.Suspend(process):
                 self.processes.suspend(process)
             case ev.Resume(process):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,10 @@ class Running:
     outlived_by: int = 0
     """Its leader is dead, and so many descendants are not."""
     memory_before: MemoryReading | None = None
+
+    def stop_sent(self, *, reached: bool) -> None:
+        self.stop_sent_at = self.stop_sent_at or time.time()
+        self.asked = self.asked or reached
 
     @property
     def output_bytes(self) -> int:

@@ -105,6 +105,8 @@ class Signalled(Frozen):
 
     signum: int
     at: float
+    everywhere: bool = False
+    """Whoever sent it sent it to every process of the host: those that run have had it."""
 
 
 class Hung(Frozen):
@@ -236,6 +238,13 @@ class Send(Frozen):
     whole_group: bool = False
 
 
+class Had(Frozen):
+    """A signal that whoever sent it has given to the leader already: it counts as sent by us."""
+
+    process: str
+    signum: int
+
+
 class Suspend(Frozen):
     """SIGSTOP to every process of the tree."""
 
@@ -314,6 +323,7 @@ class Say(Frozen):
 Action = (
     Start
     | Send
+    | Had
     | Suspend
     | Resume
     | DumpStacks

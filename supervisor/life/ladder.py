@@ -147,7 +147,10 @@ def _climb(state: State, rung: Rung, actions: list[ev.Action]) -> State:
         for process in targets:
             if whole_group:
                 actions.append(ev.DumpStacks(process.name))
-            actions.append(ev.Send(process.name, process.stop_signal, whole_group=whole_group))
+            if process.had_stop and not whole_group:  # many programs take a second one for "now"
+                actions.append(ev.Had(process.name, process.stop_signal))
+            else:
+                actions.append(ev.Send(process.name, process.stop_signal, whole_group=whole_group))
             state = with_process(state, process.name, stopped_by_us=True)
     return arm(state, measure.deadline, measure.share_s(state), actions)
 

@@ -43,6 +43,7 @@ from supervisor.life.state import (
     live,
     own_cause,
     process_of,
+    with_process,
 )
 from supervisor.life.words import (
     Cause,
@@ -122,8 +123,8 @@ def _react(state: State, event: ev.Event, actions: list[ev.Action]) -> State:
             return failed(state, cause, actions)
         case ev.Exited():
             return _exited(state, event, actions)
-        case ev.Signalled(signum, at):
-            return _signalled(state, signum, at, actions)
+        case ev.Signalled():
+            return _signalled(state, event, actions)
         case ev.Hung(process, idle_s, at, detail, beats):
             if state.phase is not Phase.RUNNING:
                 return state
@@ -197,7 +198,16 @@ def _exited(state: State, event: ev.Exited, actions: list[ev.Action]) -> State:
     return failed(state, cause, actions)
 
 
-def _signalled(state: State, signum: int, at: float, actions: list[ev.Action]) -> State:
+def passes_on(state: State, signum: int) -> bool:
+    """Whether a process may get this signal from us because we have had it, now or on the way
+    down. Then it matters whether it has had it already."""
+    if signum in {signal.SIGTSTP, signal.SIGCONT} or not state.scripts_alive:
+        return False
+    return signum not in STOP_SIGNALS or state.stop_signals == 0
+
+
+def _signalled(state: State, event: ev.Signalled, actions: list[ev.Action]) -> State:
+    signum, at = event.signum, event.at
     if signum == signal.SIGTSTP:
         if state.phase is not Phase.RUNNING:
             return state  # nothing to suspend yet, or no time for it any more
@@ -206,8 +216,11 @@ def _signalled(state: State, signum: int, at: float, actions: list[ev.Action]) -
     if signum == signal.SIGCONT:
         return resume(state, actions)
     if signum not in STOP_SIGNALS:
-        actions += [ev.Send(process.name, signum) for process in state.alive if process.script]
+        pass_on = ev.Had if event.everywhere else ev.Send
+        actions += [pass_on(process.name, signum) for process in state.alive if process.script]
         return state
+    if event.everywhere:
+        state = _had_by_all(state, signum)
     last, state = state.last_stop, replace(state, last_stop=(signum, at))
     if last is not None and last[0] == signum and 0 <= at - last[1] < ECHO_S:
         return state
@@ -244,6 +257,14 @@ def _signalled(state: State, signum: int, at: float, actions: list[ev.Action]) -
         state, actions, ev.Deadline.PUBLISH, ev.Deadline.LATE
     )  # their ample time is over
     return arm(state, ev.Deadline.LIMIT, state.setup.budgets.limit_s, actions)
+
+
+def _had_by_all(state: State, signum: int) -> State:
+    """Servers are passed over: those of ours heed nobody but us."""
+    for process in state.alive:
+        if not process.server and process.stop_signal == signum:
+            state = with_process(state, process.name, had_stop=True)
+    return state
 
 
 def _expired(state: State, deadline: ev.Deadline, at: float, actions: list[ev.Action]) -> State:

@@ -37,6 +37,8 @@ class Process:
     status: ExitStatus | None = None
     ended_at: float = 0.0
     """Seconds since the epoch."""
+    had_stop: bool = False
+    """Its stop signal came to it from whoever sent that to every process."""
     stopped_by_us: bool = False
     message: str = ""
     """How it ended, in one sentence."""

@@ -81,6 +81,8 @@ def _exited(fields: Fields) -> str:
 
 def _signalled(fields: Fields) -> str:
     to = " and its process group" if fields["to"] == "group" else ""
+    if fields["to"] == "everybody":
+        to = ": sent to every process, it has had it already"
     return "{signal} to {process}, pid {pid}".format_map(fields) + to
 
 

@@ -166,7 +166,7 @@ def cpu_s(pid: int) -> float:
 
 def guardian_of(pid: int) -> int | None:
     for child in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        if pathlib.Path(f"/proc/{child}/comm").read_text().strip() == "supervisor-guard"[:15]:
+        if pathlib.Path(f"/proc/{child}/comm").read_text().strip() == "job-guardian":
             return int(child)
     return None
 

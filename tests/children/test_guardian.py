@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -106,28 +107,65 @@ def test_it_ends_with_its_use() -> None:
         assert not it.alive()
 
 
-def test_it_holds_nothing_of_the_supervisor_but_its_pipe() -> None:
+def test_it_holds_nothing_of_the_supervisor_but_its_pipes() -> None:
     """Above all not stdout: whoever reads it would wait for the guardian."""
     with guarded("plain") as it:
         names = os.listdir(f"/proc/{it.guardian}/fd")
         targets = sorted(os.readlink(f"/proc/{it.guardian}/fd/{name}") for name in names)
         assert targets[:3] == ["/dev/null"] * 3
-        assert len(targets) == 4
-        assert targets[3].startswith("pipe:")
+        assert len(targets) == 5
+        assert all(target.startswith("pipe:") for target in targets[3:])
         assert it.guardian is not None
         assert os.getsid(it.guardian) == it.guardian
         assert os.readlink(f"/proc/{it.guardian}/cwd") == "/"
-        assert procfs.read(f"/proc/{it.guardian}/comm") == b"supervisor-guar"[:15] + b"\n"
+        assert procfs.read(f"/proc/{it.guardian}/comm") == b"job-guardian\n"
 
 
 def test_signals_do_not_end_it() -> None:
     """Those of a terminal, and the SIGTERM of an outer supervisor's sweep."""
     with guarded("keeps", "daemon-stubborn") as it:
         assert it.guardian is not None
-        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        for signum in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
             os.kill(it.guardian, signum)
         it.process.kill()
         wait_until(lambda: not it.alive(), 5)
+
+
+@pytest.mark.parametrize("name", ["supervisor", "guarded.py"])
+def test_it_goes_by_no_name_of_the_supervisor(name: str) -> None:
+    """``pkill supervisor`` is meant for one of them, and was taken as sent to every process."""
+    with guarded("plain") as it:
+        assert it.guardian is not None
+        wait_until(lambda: procfs.arguments(it.guardian or 0) == ("job-guardian",))
+        found = subprocess.run(["pgrep", "-f", name], capture_output=True, text=True, check=False)
+        assert str(it.guardian) not in found.stdout.split()
+
+
+def test_it_says_what_it_has_had() -> None:
+    guardian = Guardian.start()
+    try:
+        assert guardian.pid is not None
+        assert guardian.signals is not None
+        heard = b""
+        told = guardian.signals
+
+        def hears(signum: int) -> bool:
+            nonlocal heard
+            with suppress(BlockingIOError):
+                heard += os.read(told, 64)
+            return signum in heard
+
+        # Whatever comes first, it waits until the guardian can take it.
+        for signum in (signal.SIGTERM, signal.SIGUSR1, signal.SIGTSTP, signal.SIGRTMAX):
+            os.kill(guardian.pid, signum)
+            wait_until(partial(hears, signum))
+        os.kill(guardian.pid, signal.SIGCHLD)
+        os.kill(guardian.pid, signal.SIGCONT)
+        wait_until(partial(hears, signal.SIGCONT))
+        assert list(heard) == [15, 10, 20, signal.SIGRTMAX, 18]
+    finally:
+        guardian.close()
+    assert guardian.signals is None
 
 
 def test_a_stopped_supervisor_is_not_a_dead_one() -> None:

@@ -126,7 +126,7 @@ class Striker:
             case Target.SERVER:
                 found = host.pids.get("worker")
             case Target.GUARDIAN:
-                found = child_of(host.process.pid, comm="supervisor-guar")
+                found = child_of(host.process.pid, comm="job-guardian")
             case Target.SYNC:
                 found = child_of(host.process.pid, word="supervisor.storage.sync")
             case Target.CHILD:

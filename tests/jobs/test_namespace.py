@@ -18,7 +18,8 @@ NAMESPACES = {
 ELSEWHERE = (
     "thousand or many_stubborn or caught_up or subreaper or killed_supervisors or kills_nobody"
     " or ends_with_its_use or holds_nothing or signals_do_not_end or stopped_supervisor"
-    " or without_its_guardian or does_not_listen or without_a_mark"
+    " or without_its_guardian or does_not_listen or without_a_mark or what_it_has_had"
+    " or goes_by_no_name"
 )
 """Tests that are about not being PID 1, or take long."""
 

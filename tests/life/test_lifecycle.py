@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from supervisor.cluster.liveness import How
 from supervisor.life import events as ev
 from supervisor.life.automaton import JOB, LIVES, PHASES, Trigger
-from supervisor.life.ladder import SWEEP_S, respite
-from supervisor.life.lifecycle import LATE_S, REFUSES, WORD_S, step
+from supervisor.life.ladder import STOP_SIGNALS, SWEEP_S, respite
+from supervisor.life.lifecycle import LATE_S, REFUSES, WORD_S, passes_on, step
 from supervisor.life.outcome import host_exit_code, outcome_of
-from supervisor.life.state import Process, Setup, State, initial
+from supervisor.life.state import Process, Setup, State, initial, process_of
 from supervisor.life.words import (
     Budgets,
     Cause,
@@ -102,11 +102,8 @@ def play(state: State, events: Iterable[ev.Event]) -> tuple[State, list[ev.Actio
 
 def essentials(actions: Iterable[ev.Action]) -> list[ev.Action]:
     """Without the log lines and the timers."""
-    return [
-        a
-        for a in actions
-        if isinstance(a, ev.Start | ev.Send | ev.KillTree | ev.Announce | ev.Publish | ev.Record)
-    ]
+    kinds = (ev.Start, ev.Send, ev.Had, ev.KillTree, ev.Announce, ev.Publish, ev.Record)
+    return [a for a in actions if isinstance(a, kinds)]
 
 
 def joined(host: str, phase: Phase = Phase.JOINING, **more: object) -> ev.MemberReported:
@@ -318,6 +315,59 @@ def test_an_echo_of_a_stop_signal_is_no_second_one() -> None:
     assert essentials(actions) == [ev.KillTree("chief")]
 
 
+def test_a_stop_signal_that_everybody_has_had_is_not_sent_to_the_script_again() -> None:
+    """Many programs take a second one for "now", in the middle of their checkpoint."""
+    to_all = ev.Signalled(signal.SIGTERM, 1.0, everywhere=True)
+    state, actions = play(alone(), [*RUNNING_ALONE, to_all])
+    assert essentials(actions) == [ev.Had("chief", signal.SIGTERM)]
+    assert state.processes[0].stopped_by_us, "it counts as sent"
+    again, actions = play(state, [ev.Signalled(signal.SIGTERM, 1.01, everywhere=True)])
+    assert (again.stop_signals, actions) == (1, []), "an echo is still none"
+    _, actions = play(state, [ev.Signalled(signal.SIGTERM, 2.0, everywhere=True)])
+    assert essentials(actions) == [ev.KillTree("chief")], "a second one is still one"
+    _, actions = play(state, [ev.Expired(ev.Deadline.GRACE, 91.0)])
+    assert essentials(actions) == [ev.Send("chief", signal.SIGTERM, whole_group=True)]
+
+
+def test_a_script_with_another_stop_signal_gets_its_own() -> None:
+    state = alone()
+    state = replace(state, processes=(replace(state.processes[0], stop_signal=signal.SIGINT),))
+    to_all = ev.Signalled(signal.SIGTERM, 1.0, everywhere=True)
+    _, actions = play(state, [*RUNNING_ALONE, to_all])
+    assert essentials(actions) == [ev.Send("chief", signal.SIGINT)]
+
+
+def test_servers_get_their_stop_signal_from_us_whoever_else_sent_it() -> None:
+    """Ours heed nobody else."""
+    to_all = ev.Signalled(signal.SIGTERM, 1.0, everywhere=True)
+    state, actions = play(master(), [*RUNNING_MASTER, to_all])
+    assert ev.Had("chief", signal.SIGTERM) in actions
+    _, actions = play(state, [ev.Exited("chief", OK, 2.0)])
+    assert ev.Send("ps", signal.SIGTERM) in actions
+
+
+def test_what_a_member_has_had_while_it_holds_counts_when_its_turn_comes() -> None:
+    to_all = ev.Signalled(signal.SIGTERM, 1.0, everywhere=True)
+    state, actions = play(member(), [*RUNNING_MEMBER, to_all])
+    assert state.rung is Rung.HOLD
+    assert not [each for each in actions if isinstance(each, ev.Send | ev.Had)]
+    assert state.cause is not None
+    ended = ev.JobChanged(JobState.ENDED, Verdict(Outcome.STOPPED, state.cause, 0))
+    _, actions = play(state, [ended])
+    assert ev.Had("worker", signal.SIGTERM) in actions
+    assert not [each for each in actions if isinstance(each, ev.Send) and each.process == "worker"]
+
+
+def test_whom_else_a_signal_was_sent_to_is_asked_where_it_matters() -> None:
+    state, _ = play(alone(), RUNNING_ALONE)
+    asked = {each for each in signal.valid_signals() if passes_on(state, each)}
+    assert asked == signal.valid_signals() - {signal.SIGTSTP, signal.SIGCONT}
+    stopped, _ = play(state, [ev.Signalled(signal.SIGTERM, 1.0)])
+    assert not any(passes_on(stopped, each) for each in STOP_SIGNALS), "a second one kills"
+    assert passes_on(stopped, signal.SIGUSR1)
+    assert not passes_on(alone(), signal.SIGTERM), "nothing runs"
+
+
 def test_the_time_that_is_left_is_said_at_each_stop_signal() -> None:
     state, first = play(alone(), [*RUNNING_ALONE, ev.Signalled(15, 100.0)])
     _, second = play(state, [ev.Signalled(15, 130.0)])
@@ -403,6 +453,8 @@ def test_the_last_words_of_a_stopped_script_are_kept() -> None:
 def test_other_signals_are_passed_on_and_stop_nothing(signum: int) -> None:
     state, actions = play(member(), [*RUNNING_MEMBER, ev.Signalled(signum, 1.0)])
     assert (state.phase, actions) == (Phase.RUNNING, [ev.Send("worker", signum)])
+    to_all = ev.Signalled(signum, 2.0, everywhere=True)
+    assert play(state, [to_all]) == (state, [ev.Had("worker", signum)])
 
 
 def test_a_lost_master_releases_and_fails_its_members() -> None:
@@ -1095,6 +1147,7 @@ _free = st.one_of(
         ev.Signalled,
         st.sampled_from([1, 2, 3, 10, 12, 15, 18, 20, 28]),
         st.sampled_from([1.0, 1.01, 9.0]),
+        st.booleans(),
     ),
     st.builds(
         ev.MemberReported,
@@ -1170,13 +1223,21 @@ def test_what_holds_whatever_comes(state: State, draw: st.DataObject) -> None:
     published = 0
     for _ in range(draw.draw(st.integers(1, 25))):
         before = state
-        state, actions = step(state, _possible(state, draw))
+        event = _possible(state, draw)
+        state, actions = step(state, event)
         order = list(Phase)
         assert order.index(state.phase) >= order.index(before.phase), "a life never goes back"
         assert _leads(PHASES, before.phase, state.phase)
         assert state.rung >= before.rung, "the ladder leads on only"
         if state.setup.is_master:  # a member takes the master's word for the job
             assert _leads(JOB, before.job, state.job)
+        had = {process.name: process.stop_signal for process in state.processes if process.had_stop}
+        for action in actions:
+            if isinstance(action, ev.Send) and not action.whole_group:
+                if isinstance(event, ev.Signalled) and event.everywhere:
+                    server = process_of(state, action.process).server
+                    assert action.signum != event.signum or server, "nobody gets it twice"
+                assert had.get(action.process) != action.signum, "nor later"
         lives = {process.name: process.life for process in before.processes}
         for process in state.processes:
             assert _leads(LIVES, lives.get(process.name, Life.PLANNED), process.life)

@@ -77,6 +77,8 @@ def test_a_sentence_needs_no_field_that_is_not_said(event: str, names: list[str]
          "ps, pid 7: exit 0 after 1.5 s"),
         ("process.signalled", {"process": "ps", "pid": 7, "signal": "SIGTERM", "to": "group"},
          "SIGTERM to ps, pid 7 and its process group"),
+        ("process.signalled", {"process": "ps", "pid": 7, "signal": "SIGTERM", "to": "everybody"},
+         "SIGTERM to ps, pid 7: sent to every process, it has had it already"),
         ("signal.received", {"signal": "SIGTERM", "count": 2, "left_s": 3.5},
          "SIGTERM, number 2; 3.5 s are left to stop"),
         ("job.ended", {"outcome": "stopped", "cause": "algo-1: received SIGTERM", "exit_code": 0},

@@ -400,7 +400,7 @@ def test_an_error_of_our_own_has_a_code_and_a_failure_of_its_own(tmp_path: pathl
     """Outside the life of the host it ended in 1, as a script's error does, and without a word."""
     lay_out(tmp_path, "print('trained')")
     done = subprocess.run(
-        ["/bin/sh", "-c", 'ulimit -n 8 && exec "$@"', "sh", *COMMAND, "train"],
+        ["/bin/sh", "-c", 'ulimit -n 9 && exec "$@"', "sh", *COMMAND, "train"],
         env=environment(SAGEMAKER_BASE_DIR=str(tmp_path)),
         capture_output=True,
         timeout=60,
