@@ -49,7 +49,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "children": "aside life linux regular",
         "status": "cluster faults life linux streams",
         "programs": "faults linux",
-        "storage": "children faults life linux regular streams",
+        "storage": "aside children faults life linux regular streams",
         "contract": "faults life regular storage streams",
         "plan": "contract faults life regular storage streams",
         "engines": "contract faults linux regular storage",

@@ -6,7 +6,7 @@ higher nice value), ends with its parent, and is killed at any time without harm
 target is ever torn.
 
 Exit codes: 0 published; 1 the parent closed stdin before that; 2 the job cannot be read; 143
-SIGTERM.
+SIGTERM of the parent, the only one whose signals have any effect.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ import signal
 import stat
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from supervisor.aside import start_thread
 from supervisor.faults import without_number
 from supervisor.linux import prctl
 from supervisor.storage import job as jobs
@@ -56,6 +57,10 @@ _TURN_S: Final = 0.25
 _RATE_S: Final = 5.0
 _QUEUED: Final = 1000
 """Notices that the parent has not read. The oldest is dropped, then."""
+_OTHERS: Final = (
+    signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2,
+)  # fmt: skip
+"""Signals of a terminal, and of whoever signals all processes: the supervisor's business."""
 
 
 class Outlet:
@@ -352,7 +357,7 @@ async def _main(job: SyncJob, notices_fd: int) -> int:
     loop = asyncio.get_running_loop()
     outlet, inlet = Outlet(notices_fd), Inlet(0)
     sync = Sync(job, outlet, inlet)
-    loop.add_signal_handler(signal.SIGTERM, sync.stop, 128 + signal.SIGTERM)
+    _heed_parent(loop, lambda: sync.stop(128 + signal.SIGTERM))
     try:
         return await sync.run()
     finally:
@@ -360,11 +365,29 @@ async def _main(job: SyncJob, notices_fd: int) -> int:
         outlet.close()
 
 
+def _heed_parent(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
+    """SIGTERM is for the parent to send: a platform may signal every process of a container, and
+    what was published last would be unsent. Without a thread SIGTERM is left without effect, and
+    SIGKILL has to do."""
+    parent = os.getppid()
+
+    def wait() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid not in {parent, os.getppid()}:
+            pass
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(stop)
+
+    start_thread(wait, "signals")
+
+
 def _prepare() -> int:
     """Leave stdout to the notices alone; their descriptor. Give way to the training."""
     with contextlib.suppress(OSError):  # then the end of stdin has to do
         prctl.die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the supervisor's business
+    for signum in _OTHERS:
+        signal.signal(signum, signal.SIG_IGN)
+    # Before there are threads, which have it from here.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     with contextlib.suppress(OSError):
         os.nice(NICENESS)
     with contextlib.suppress(OSError, ValueError):
