@@ -1,0 +1,1 @@
+"""The project's own image, built and run by real engines; by hand, see ``__main__``."""
