@@ -207,11 +207,11 @@ class Cluster:
     def submit(
         self, directory: pathlib.Path, script: str, *options: str, env: Mapping[str, str]
     ) -> Job:
-        """``sbatch`` of a script of bash, less its first line, in ``directory``; on all nodes, one
-        task each, where ``options`` say nothing else."""
+        """``sbatch`` of a script of bash in ``directory``; on all nodes, one task each, where
+        ``options`` say nothing else."""
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / "job.sh"
-        path.write_text(f"#!/bin/bash\n{script}\n")
+        path.write_text(script if script.startswith("#!") else f"#!/bin/bash\n{script}\n")
         output = directory / "out"
         submitted = subprocess.run(
             self.inside(
@@ -290,7 +290,7 @@ class Job:
 
         def look() -> bool:
             over = self.state in OVER
-            found = len(re.findall(pattern, self.output)) >= times
+            found = len(re.findall(pattern, self.output, re.MULTILINE)) >= times
             assert found or not over, f"the job ended without {pattern!r}:\n{self.output}"
             return found
 

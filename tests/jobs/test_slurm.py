@@ -7,15 +7,19 @@ with ``proctrack/linuxproc``, to the task alone with ``proctrack/cgroup``.
 from __future__ import annotations
 
 import contextlib
+import os
 import pathlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import pytest
 
 import supervisor
 from tests.helpers import slurm
+from tests.helpers.job import COMMAND, environment
 from tests.helpers.slurm import NODES, SUPERVISOR, Cluster, Job
 
 _WHY_NOT = slurm.why_not()
@@ -28,7 +32,11 @@ pytestmark = [
 KILL_WAIT_S = 10
 GRACE_S = 20
 EXAMPLES = pathlib.Path(supervisor.__file__).parent / "examples"
-QUICK = {"SUPERVISOR_LOG_FORMAT": "prefix", "SUPERVISOR_END_GRACE_S": "2"}
+ENVIRON = {
+    "SUPERVISOR_END_GRACE_S": "2",
+    # Of this Python, for batch scripts that are printed.
+    "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}",
+}
 
 SCRIPT = """
 import os, pathlib, signal, sys, time
@@ -55,19 +63,7 @@ else:
     print("trained", flush=True)
 """
 LONG = "1000000"
-
-# What `sbatch` is given to have a stopped job queued again. Slurm signals the shell of a batch
-# script only where the job is to end for good.
-AGAIN = """
-ended=
-trap 'ended=1' TERM
-srun {command}
-code=$?
-echo "the step has ended: $code"
-if [ "$code" = 143 ] && [ -z "$ended" ]; then scontrol requeue "$SLURM_JOB_ID"; fi
-exit "$code"
-"""
-
+AGAIN = ("--requeue", f"--signal-s={KILL_WAIT_S}", "--strategy=none")
 
 ONE = pytest.mark.parametrize("place", ["linuxproc"], indirect=True)
 """For what signals have no part in."""
@@ -78,11 +74,24 @@ def train(*arguments: object, strategy: str = "none") -> str:
     return f"{SUPERVISOR} train --strategy {strategy} -- train.py {' '.join(map(str, arguments))}"
 
 
+def printed(*options: str, arguments: Sequence[object] = (), script: str = "train.py") -> str:
+    """What ``supervisor launch slurm`` prints for one output file."""
+    words = (*options, "--output=merged", "--", script, *map(str, arguments))
+    return subprocess.run(
+        [*COMMAND, "launch", "slurm", f"--nodes={NODES}", *words],
+        stdout=subprocess.PIPE,
+        env=environment(),
+        text=True,
+        timeout=60,
+        check=True,
+    ).stdout
+
+
 def submitted(cluster: Cluster, directory: pathlib.Path, script: str, *options: str) -> Job:
     """A batch job in a directory with the training script."""
     directory.mkdir(parents=True)
     (directory / "train.py").write_text(SCRIPT)
-    return cluster.submit(directory, script, *options, env=QUICK)
+    return cluster.submit(directory, script, *options, env=ENVIRON)
 
 
 class Place(NamedTuple):
@@ -189,13 +198,14 @@ def test_the_save_takes_longer_than_killwait(start: Start) -> None:
 
 
 def test_preempted_and_queued_again(start: Start, place: Place) -> None:
-    job = start(AGAIN.format(command=train(1, 300)), "--requeue", "--cpus-per-task=10")
+    job = start(printed(*AGAIN, "--cpus=10", arguments=(1, 300)))
     all_begin(job)
     preemptor = start("exec true", "--partition=high", "--cpus-per-task=10", name="preemptor")
-    job.wait_for(r"│ saved \d+ signals 1", times=NODES)
+    job.wait_for(r"│ saved \d+ signals 1$", times=NODES)
     assert preemptor.wait() == ("COMPLETED", "0:0")
     job.begin_again()
     assert job.wait() == ("COMPLETED", "0:0")
+    assert job.fields()["Restarts"] == "1"
     saved = re.findall(r"│ saved (\d+)", job.output)
     begun = re.findall(r"│ begins at (\d+) restarts 1", job.output)
     assert len(begun) == NODES
@@ -204,12 +214,13 @@ def test_preempted_and_queued_again(start: Start, place: Place) -> None:
 
 
 def test_cancelled_for_good(start: Start) -> None:
-    """With a batch script that has stopped jobs queued again."""
-    job = start(AGAIN.format(command=train(1, LONG)), "--requeue")
+    """By whoever cancels it, and the batch script would have it queued again after a stop."""
+    job = start(printed(*AGAIN, arguments=(1, LONG)))
     all_begin(job)
     job.cancel()
     assert job.wait() == ("CANCELLED", "143:0")
-    assert "the step has ended: 143" in job.output
+    assert_all_saved(job)
+    assert job.fields()["Restarts"] == "0"
 
 
 @ONE
@@ -259,9 +270,12 @@ def test_a_signal_before_the_time_limit(place: Place) -> None:
 
 
 def test_the_time_limit(place: Place) -> None:
-    """Slurm sends SIGTERM twice then, which is one wish."""
-    assert place.limited.wait(150) == ("TIMEOUT", "143:0")
-    assert_all_saved(place.limited)
+    """Slurm sends SIGTERM twice then, which is one wish. Where it sends it to everybody, the script
+    cannot be spared the second one."""
+    job = place.limited
+    assert job.wait(150) == ("TIMEOUT", "143:0")
+    assert len(re.findall(r"│ saved \d+ signals [12]$", job.output, re.MULTILINE)) == NODES
+    assert [report["exit_code"] for report in job.reports()] == [143] * NODES
 
 
 @ONE
