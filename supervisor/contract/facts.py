@@ -49,6 +49,8 @@ class Engine(NamedTuple):
     """Where the platform looks for the text of a failure, beside ``output/failure``."""
     stopped_code: int = 0
     """The exit code after a stop that the script answered with 0."""
+    echo_s: float = 0.0
+    """Seconds in which the platform's stop signal may come again, and is no second one."""
     rival: Engine | None = None
     """What would have been chosen by the variables if there were no files."""
     faults: tuple[Fault, ...] = ()

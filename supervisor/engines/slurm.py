@@ -17,6 +17,9 @@ from supervisor.faults import Fault
 KILL_WAIT_S: Final = 30.0
 """Between SIGTERM and SIGKILL where slurm.conf says nothing (slurm.conf(5), KillWait)."""
 STOPPED_CODE: Final = 143
+_ECHO_S: Final = 1.0
+"""At the time limit every task gets SIGTERM twice: 2 to 150 ms apart on two busy processors, with
+Slurm 22.05."""
 _LOWEST_PORT: Final = 16384
 _PORTS: Final = 4
 """Of one step on a node."""
@@ -59,6 +62,7 @@ def read(world: World) -> Engine:
         defaults=defaults,
         deadline=float(number(environ, "SLURM_JOB_END_TIME") or 0),
         stopped_code=STOPPED_CODE,
+        echo_s=_ECHO_S,
         faults=tuple(faults),
         notes=tuple(notes),
     )

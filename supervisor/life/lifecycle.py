@@ -69,10 +69,6 @@ _NO_SIGN: Final = "no output, no CPU time and no heartbeat"
 
 REFUSES: Final = "refuses this host"
 """How a master is lost that does not take this host; `liveness.How`."""
-ECHO_S: Final = 0.05
-"""The same stop signal again this soon is the same wish: timeout(1) sends each to its command and
-then to the group, a terminal's Ctrl-C comes again through an init that passes signals on. Taken for
-a second thought it would cost the script its last checkpoint."""
 
 
 def step(state: State, event: ev.Event) -> tuple[State, tuple[ev.Action, ...]]:
@@ -222,7 +218,7 @@ def _signalled(state: State, event: ev.Signalled, actions: list[ev.Action]) -> S
     if event.everywhere:
         state = _had_by_all(state, signum)
     last, state = state.last_stop, replace(state, last_stop=(signum, at))
-    if last is not None and last[0] == signum and 0 <= at - last[1] < ECHO_S:
+    if last is not None and last[0] == signum and 0 <= at - last[1] < state.setup.budgets.echo_s:
         return state
     state = replace(
         state,

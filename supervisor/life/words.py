@@ -247,6 +247,12 @@ class SuccessPolicy(enum.StrEnum):
     """That of a share of all scripts."""
 
 
+ECHO_S: Final = 0.05
+"""The same stop signal again this soon is the same wish: timeout(1) sends each to its command and
+then to the group, a terminal's Ctrl-C comes again through an init that passes signals on. Taken for
+a second thought it would cost the script its last checkpoint."""
+
+
 @dataclass(frozen=True, slots=True)
 class Budgets:
     """All durations of a life cycle, in seconds; see the settings table for each."""
@@ -275,6 +281,8 @@ class Budgets:
     evaluator_grace_s: float = 0.0
     record_s: float = 2.0
     """Of the platform's limit, for failure and report."""
+    echo_s: float = ECHO_S
+    """The same stop signal again this soon is the same wish."""
 
 
 _LOST_PEER = (

@@ -21,7 +21,15 @@ from supervisor.contract.facts import HYPERPARAMETERS, OVERLAY, RESOURCES
 from supervisor.contract.paths import Paths, paths_below
 from supervisor.contract.settings import tail_of
 from supervisor.faults import ContractError, Fault, counted, shown
-from supervisor.life.words import STACKS_SIGNUM, Budgets, ProcessSpec, Role, SuccessPolicy, place
+from supervisor.life.words import (
+    ECHO_S,
+    STACKS_SIGNUM,
+    Budgets,
+    ProcessSpec,
+    Role,
+    SuccessPolicy,
+    place,
+)
 from supervisor.plan import mpi as mpi_job
 from supervisor.plan.environment import inherited, script_environment, user_arguments
 from supervisor.plan.proxies import proxies_in
@@ -508,6 +516,7 @@ def _budgets(contract: Contract, *, fetches: bool) -> Budgets:
         straggler_s=settings.straggler_timeout_s,
         evaluator_grace_s=settings.evaluator_grace_s,
         record_s=tail.record_s,
+        echo_s=max(ECHO_S, contract.engine.echo_s),
     )
 
 

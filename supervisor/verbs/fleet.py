@@ -27,8 +27,7 @@ from supervisor.contract.strangers import PREFIX
 from supervisor.engines.local import ADDRESS, LocalHost
 from supervisor.faults import counted, safe
 from supervisor.host.console import HURRIED_PATIENCE_S, PATIENCE_S, SETTLE_S, settle
-from supervisor.life.lifecycle import ECHO_S
-from supervisor.life.words import OOM_RAISE_OF_HELPERS, ProcessSpec, Role
+from supervisor.life.words import ECHO_S, OOM_RAISE_OF_HELPERS, ProcessSpec, Role
 from supervisor.linux import orphans, procfs
 from supervisor.linux.inherited import STOP_SIGNALS, InheritedSignals
 from supervisor.linux.signals import SignalPipe

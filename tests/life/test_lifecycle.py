@@ -368,6 +368,19 @@ def test_whom_else_a_signal_was_sent_to_is_asked_where_it_matters() -> None:
     assert not passes_on(alone(), signal.SIGTERM), "nothing runs"
 
 
+def test_how_late_an_echo_may_come_is_the_platforms() -> None:
+    """Slurm sends SIGTERM twice at the time limit, up to 150 ms apart: the second one killed the
+    script in the middle of its save."""
+    setup = Setup(
+        *("algo-1", "algo-1", ("algo-1",), SuccessPolicy.ALL, False), replace(BUDGETS, echo_s=1.0)
+    )
+    state = initial(setup, (Process("chief", False),))
+    state, _ = play(state, [*RUNNING_ALONE, ev.Signalled(15, 1.0), ev.Signalled(15, 1.15)])
+    assert (state.phase, state.stop_signals) == (Phase.DRAINING, 1)
+    _, actions = play(state, [ev.Signalled(15, 2.2)])
+    assert essentials(actions) == [ev.KillTree("chief")]
+
+
 def test_the_time_that_is_left_is_said_at_each_stop_signal() -> None:
     state, first = play(alone(), [*RUNNING_ALONE, ev.Signalled(15, 100.0)])
     _, second = play(state, [ev.Signalled(15, 130.0)])
