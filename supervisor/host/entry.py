@@ -87,6 +87,8 @@ def train(environ: Mapping[str, str], asked: Asked, guardian: Guardian) -> int:
         with occupied(_own_directory(site, asked)):
             return _train_alone(environ, asked, site, inherited, guardian)
     except OccupiedError as error:
+        if site.engine.faults:  # of several tasks on one node all are to say the same
+            raise ContractError(site.engine.faults) from None
         print(f"supervisor: {error}", file=sys.stderr)
         return EXIT_PREPARING
 
