@@ -35,7 +35,7 @@ from supervisor.host.timers import Timers
 from supervisor.host.watches import Watches
 from supervisor.life import events as ev
 from supervisor.life.ladder import STOP_SIGNALS
-from supervisor.life.lifecycle import passes_on, step
+from supervisor.life.lifecycle import is_anothers_stop, passes_on, step
 from supervisor.life.words import Phase
 from supervisor.linux import orphans
 from supervisor.linux.inherited import InheritedSignals
@@ -53,6 +53,9 @@ alone: a quarter of a second of imports is not to compete with the script's own,
 milliseconds needs no server."""
 LAID_OUT: Final = "SUPERVISOR_ENGINE=local"
 """Of a host of ``supervisor local``, which has laid it out."""
+OWN_S: Final = 0.2
+"""A platform that stops the hosts of a job one after the other comes to the last one so much later;
+4 to 15 ms with three nodes of Slurm on two busy processors."""
 LOOK_AGAIN_S: Final = 0.2
 """Where the time to die is over and it is only a matter of a moment."""
 
@@ -224,7 +227,17 @@ class _Host:
     async def supervise(self) -> None:
         """Turn events into actions until the life is over."""
         while self._present.state.phase is not Phase.DONE:
-            self._take(await self._judged(await self._inbox.get()))
+            for event in await self._own_signal_first(await self._inbox.get()):
+                self._take(await self._judged(event))
+
+    async def _own_signal_first(self, event: ev.Event) -> list[ev.Event]:
+        """What is to be taken now. A platform stops hosts one after the other, and the first one's
+        word is faster: by it alone we would send our script a signal that it is about to get."""
+        if not is_anothers_stop(self._present.state, event):
+            return [event]
+        await self._signals.stop_asked(OWN_S)
+        events = [event, *(self._inbox.get_nowait() for _ in range(self._inbox.qsize()))]
+        return sorted(events, key=lambda each: not isinstance(each, ev.Signalled))
 
     async def _judged(self, event: ev.Event) -> ev.Event:
         """A signal with what is known of whom else it was sent to. Nothing overtakes it meanwhile:

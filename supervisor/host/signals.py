@@ -8,6 +8,7 @@ script has had it, and once more would be once too often: many programs take a s
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
@@ -17,7 +18,7 @@ from typing import Final
 from supervisor.children.guardian import Guardian
 from supervisor.life import events as ev
 from supervisor.linux import procfs
-from supervisor.linux.inherited import InheritedSignals
+from supervisor.linux.inherited import STOP_SIGNALS, InheritedSignals
 from supervisor.linux.signals import SignalPipe
 
 NOT_FORWARDED: Final = frozenset(
@@ -114,8 +115,20 @@ class Signals:
     """On the main thread, one at a time."""
 
     def __init__(self, post: Callable[[ev.Event], None], guardian: Guardian | None) -> None:
-        self._pipe = SignalPipe(lambda signum: post(ev.Signalled(signum, time.time())))
+        self._post = post
+        self._stop_asked = asyncio.Event()
+        self._pipe = SignalPipe(self._heard)
         self._witness = Witness(guardian)
+
+    def _heard(self, signum: int) -> None:
+        self._post(ev.Signalled(signum, time.time()))
+        if signum in STOP_SIGNALS:
+            self._stop_asked.set()
+
+    async def stop_asked(self, limit_s: float) -> None:
+        """Wait until a stop signal has come, or for so long."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stop_asked.wait(), limit_s)
 
     def install(self, inherited: InheritedSignals) -> None:
         """From now on they are heard; what was held back comes first."""

@@ -202,6 +202,18 @@ def passes_on(state: State, signum: int) -> bool:
     return signum not in STOP_SIGNALS or state.stop_signals == 0
 
 
+def is_anothers_stop(state: State, event: ev.Event) -> bool:
+    """Whether another host's word that the job is to stop would end it here. Whoever told that host
+    may be about to tell this one."""
+    cause = None
+    if isinstance(event, ev.MemberReported):
+        cause = event.cause
+    elif isinstance(event, ev.JobChanged) and event.verdict is not None:
+        cause = event.verdict.cause
+    asked = cause is not None and cause.kind is CauseKind.STOP_REQUESTED
+    return asked and state.phase is Phase.RUNNING and state.scripts_alive
+
+
 def _signalled(state: State, event: ev.Signalled, actions: list[ev.Action]) -> State:
     signum, at = event.signum, event.at
     if signum == signal.SIGTSTP:

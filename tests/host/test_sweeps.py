@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
-from supervisor.life.lifecycle import ECHO_S
+from supervisor.life.words import ECHO_S
 from supervisor.linux import procfs
 from tests.helpers.train import Train, lay_out
 from tests.helpers.waiting import wait_until

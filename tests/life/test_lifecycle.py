@@ -16,7 +16,7 @@ from supervisor.cluster.liveness import How
 from supervisor.life import events as ev
 from supervisor.life.automaton import JOB, LIVES, PHASES, Trigger
 from supervisor.life.ladder import STOP_SIGNALS, SWEEP_S, respite
-from supervisor.life.lifecycle import LATE_S, REFUSES, WORD_S, passes_on, step
+from supervisor.life.lifecycle import LATE_S, REFUSES, WORD_S, is_anothers_stop, passes_on, step
 from supervisor.life.outcome import host_exit_code, outcome_of
 from supervisor.life.state import Process, Setup, State, initial, process_of
 from supervisor.life.words import (
@@ -356,6 +356,22 @@ def test_what_a_member_has_had_while_it_holds_counts_when_its_turn_comes() -> No
     _, actions = play(state, [ended])
     assert ev.Had("worker", signal.SIGTERM) in actions
     assert not [each for each in actions if isinstance(each, ev.Send) and each.process == "worker"]
+
+
+def test_another_hosts_word_of_a_stop_may_be_faster_than_our_signal() -> None:
+    """Slurm's second node heard of the first one's SIGTERM before its own came: its script had
+    it from its supervisor, and then from Slurm."""
+    asked = Cause(CauseKind.STOP_REQUESTED, "algo-2", "received SIGTERM")
+    failed = replace(asked, kind=CauseKind.SCRIPT_FAILED)
+    state, _ = play(master(), RUNNING_MASTER)
+    told = [ev.MemberReported("algo-2", Phase.DRAINING, False, each) for each in (asked, failed)]
+    assert [is_anothers_stop(state, each) for each in told] == [True, False]
+    stopping, _ = play(state, [ev.Signalled(15, 1.0)])
+    assert not is_anothers_stop(stopping, told[0]), "ours has come"
+    state, _ = play(member(), RUNNING_MEMBER)
+    ending = ev.JobChanged(JobState.STOPPING, Verdict(Outcome.STOPPED, asked))
+    assert is_anothers_stop(state, ending)
+    assert not is_anothers_stop(state, ev.JobChanged(JobState.RUNNING, None))
 
 
 def test_whom_else_a_signal_was_sent_to_is_asked_where_it_matters() -> None:
