@@ -20,6 +20,7 @@ import itertools
 import json
 import os
 import signal
+import time
 from typing import Any
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # before TensorFlow is imported: errors only
@@ -130,7 +131,12 @@ def train(args: argparse.Namespace, strategy: Any, coordinator: Any, this_job: s
         number = min(args.report_every, args.steps - done)
         if coordinator:
             results = [coordinator.schedule(train_step, (iterator,)) for _ in range(number)]
-            coordinator.join()  # here an error of a worker or a parameter server is raised
+            # Here an error of a worker or a parameter server is raised. No wait without an end: who
+            # stops the job may have stopped the workers too.
+            while not coordinator.done() and not stop_signals:
+                time.sleep(0.005)
+            if stop_signals:
+                break
             losses = coordinator.fetch(results)
         else:
             losses = [train_step(iterator) for _ in range(number)]
