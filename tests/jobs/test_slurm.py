@@ -21,6 +21,7 @@ import supervisor
 from tests.helpers import slurm
 from tests.helpers.job import COMMAND, environment
 from tests.helpers.slurm import NODES, SUPERVISOR, Cluster, Job
+from tests.helpers.tree import SCRIPTS
 
 _WHY_NOT = slurm.why_not()
 _NO_CGROUPS = slurm.why_no_cgroups()
@@ -298,9 +299,11 @@ def test_an_example(start: Start, options: str, example: str) -> None:
     assert (job.host_dir(0) / "model" / "1" / "saved_model.pb").exists()
 
 
+@ONE
 @pytest.mark.tensorflow
 def test_parameter_servers_outlive_the_last_checkpoint(start: Start) -> None:
-    """Where every process of the job has the signal, and not the supervisors alone."""
+    """Every process of the job has the signal, and not the supervisors alone: workers are gone
+    then, and servers of ours are not."""
     example = EXAMPLES / "parameter_server_strategy.py"
     job = start(f"exec srun {SUPERVISOR} train -- {example} --steps 100000")
     job.wait_for(r"chief │ step \d+/\d+ loss", 120)
@@ -308,3 +311,17 @@ def test_parameter_servers_outlive_the_last_checkpoint(start: Start) -> None:
     assert job.wait(90) == ("CANCELLED", "143:0")
     assert re.search(r"chief │ .*saved", job.output)
     assert [report["exit_code"] for report in job.reports()] == [143] * NODES
+
+
+@ONE
+@pytest.mark.tensorflow
+def test_an_example_of_which_a_worker_fails(start: Start, place: Place) -> None:
+    second = place.cluster.nodes[1]
+    faults = f"--fault-host {second} --fault-after 'worker 0 serves'"
+    job = start(f"exec srun {SUPERVISOR} train -- {SCRIPTS / 'faulty_example.py'} {faults}")
+    assert job.wait(180) == ("FAILED", "84:0")
+    for index in range(NODES):
+        first_line = job.failure(index).splitlines()[0]
+        assert second in first_line or index == 1
+        assert "RuntimeError: made to fail" in first_line
+    assert [report["exit_code"] for report in job.reports()] == [84, 1, 84]
