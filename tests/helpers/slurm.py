@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import os
 import pathlib
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Self
 
@@ -35,13 +37,16 @@ _PROGRAMS: Final = ("slurmctld", "slurmd", "srun", "sbatch", "scancel", "scontro
 _FREEZER: Final = pathlib.Path("/sys/fs/cgroup/freezer")
 _CONTROL: Final = "ctl"
 _UP_S: Final = 60.0
+_NUMBERS: Final = itertools.count()
+"""Of the clusters of this process."""
 
 _CONFIG: Final = """\
 ClusterName=trial
 SlurmctldHost={control}({address})
 AuthType=auth/none
 CredType=cred/none
-# A job that is queued again begins one second after its credential expires: 120 s by default.
+# A job that is queued again begins one second after its credential expires, 120 s by default. Told
+# to begin sooner (scontrol update StartTime=now) it fails: "Job credential revoked".
 AuthInfo=cred_expire=5
 MpiDefault=none
 ProctrackType=proctrack/{proctrack}
@@ -51,7 +56,7 @@ AccountingStorageType=accounting_storage/none
 SlurmUser=root
 SlurmdUser=root
 StateSaveLocation={directory}/state
-SlurmdSpoolDir={directory}/spool/%n
+SlurmdSpoolDir={spool}/%n
 SlurmctldPidFile={directory}/run/control.pid
 SlurmdPidFile={directory}/run/%n.pid
 SlurmctldLogFile={directory}/log/control.log
@@ -104,7 +109,7 @@ class Cluster:
         kill_wait_s: int = 30,
         grace_s: int = 30,
     ) -> None:
-        tag = proctrack[0]
+        tag = f"s{next(_NUMBERS)}"
         prefix = f"sv{os.getpid():x}{tag}n"
         self.nodes = tuple(f"{prefix}{number}" for number in range(1, NODES + 1))
         self._directory = directory
@@ -122,25 +127,33 @@ class Cluster:
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
             stack.callback(self._remove_cgroups)
+            # The name of a socket in it has at most 107 bytes.
+            spool = stack.enter_context(tempfile.TemporaryDirectory(prefix="slurmd-"))
             stack.enter_context(self._network)
             stack.callback(self._end)
-            self._start()
+            self._start(spool)
             self._down = stack.pop_all()
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._down.close()
 
-    def _start(self) -> None:
+    def _start(self, spool: str) -> None:
         addresses = self._network.addresses
-        for name in ("state", "run", "log", *(f"spool/{node}" for node in self.nodes)):
-            (self._directory / name).mkdir(parents=True)
+        for name in ("state", "run", "log"):
+            (self._directory / name).mkdir()
+        for node in self.nodes:
+            os.mkdir(os.path.join(spool, node))
         lines = [f"{address} {name}\n" for name, address in addresses.items()]
         self._names.write_text("127.0.0.1 localhost\n" + "".join(lines))
         address = addresses[_CONTROL]
         self.config.write_text(
             _CONFIG.format(
-                directory=self._directory, control=_CONTROL, address=address, **self._settings
+                directory=self._directory,
+                spool=spool,
+                control=_CONTROL,
+                address=address,
+                **self._settings,
             )
         )
         # Else it asks systemd for what it finds of version 2 beside the others.
@@ -302,11 +315,6 @@ class Job:
     def signal_step(self, signal: str) -> None:
         """To all tasks of its first step, and not to the batch script."""
         self._cluster.ask("scancel", f"--signal={signal}", f"{self.id}.0")
-
-    def begin_again(self, timeout_s: float = 60.0) -> None:
-        """It is to be queued again: wait for that, and let it begin without the delay."""
-        wait_until(lambda: self.state == "PENDING", timeout_s, "not queued again")
-        self._cluster.ask("scontrol", "update", f"JobId={self.id}", "StartTime=now")
 
     def host_dir(self, index: int) -> pathlib.Path:
         return self.directory / "supervisor-runs" / f"slurm-{self.id}" / f"host-{index}"

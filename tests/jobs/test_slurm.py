@@ -26,12 +26,14 @@ from tests.helpers.tree import SCRIPTS
 _WHY_NOT = slurm.why_not()
 _NO_CGROUPS = slurm.why_no_cgroups()
 pytestmark = [
+    pytest.mark.once,
     pytest.mark.xdist_group("slurm"),
     pytest.mark.skipif(_WHY_NOT is not None, reason=_WHY_NOT or ""),
 ]
 
-KILL_WAIT_S = 10
-GRACE_S = 20
+KILL_WAIT_S = 30
+SHORT_S = 8
+"""A KillWait that is no time to save."""
 EXAMPLES = pathlib.Path(supervisor.__file__).parent / "examples"
 ENVIRON = {
     "SUPERVISOR_END_GRACE_S": "2",
@@ -96,6 +98,7 @@ def submitted(cluster: Cluster, directory: pathlib.Path, script: str, *options: 
 
 
 class Place(NamedTuple):
+    proctrack: str
     cluster: Cluster
     warned: Job
     """Has a signal some seconds before its time limit. Slurm counts that by the minute, and looks
@@ -111,12 +114,13 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, Pl
         made = {}
         for kind in kinds:
             directory = tmp_path_factory.mktemp(f"slurm-{kind}")
-            cluster = Cluster(directory, proctrack=kind, kill_wait_s=KILL_WAIT_S, grace_s=GRACE_S)
+            cluster = Cluster(directory, proctrack=kind, kill_wait_s=KILL_WAIT_S)
             stack.enter_context(cluster)
             script, options = f"exec srun {train(1, LONG)}", ("--time=1", "--partition=high")
             warned = submitted(cluster, directory / "warned", script, *options, "--signal=TERM@30")
             limited = submitted(cluster, directory / "limited", script, *options)
-            made[kind] = Place(cluster, stack.enter_context(warned), stack.enter_context(limited))
+            jobs = stack.enter_context(warned), stack.enter_context(limited)
+            made[kind] = Place(kind, cluster, *jobs)
         yield made
 
 
@@ -184,18 +188,23 @@ def test_scancel(start: Start) -> None:
     assert_all_saved(job)
 
 
-def test_the_save_takes_longer_than_killwait(start: Start) -> None:
+def test_the_save_takes_longer_than_killwait(place: Place, tmp_path: pathlib.Path) -> None:
     """Every supervisor ends before Slurm kills it: its report and its last words are there."""
-    job = start(f"exec srun {train(3600, LONG)}")
-    all_begin(job)
-    job.cancel()
-    state, code = job.wait()
-    assert (state, code.endswith(":0")) == ("CANCELLED", True), code
-    assert job.output.count("job.ended") == NODES
-    assert f"SIGTERM; {KILL_WAIT_S}.0 s are left to stop" in job.output
-    for index, report in enumerate(job.reports()):
-        assert report["exit_code"] not in {0, None}
-        assert job.failure(index) != ""
+    directory = tmp_path / "slurm"
+    directory.mkdir()
+    script = f"exec srun {train(3600, LONG)}"
+    with (
+        Cluster(directory, proctrack=place.proctrack, kill_wait_s=SHORT_S) as cluster,
+        submitted(cluster, tmp_path / "job", script) as job,
+    ):
+        all_begin(job)
+        job.cancel()
+        assert job.wait() == ("CANCELLED", "137:0")
+        assert job.output.count(f"SIGTERM; {SHORT_S}.0 s are left to stop") == NODES
+        assert job.output.count("job.ended") == NODES
+        assert [report["exit_code"] for report in job.reports()] == [137] * NODES
+        for index in range(NODES):
+            assert job.failure(index).startswith("stopped: ")
 
 
 def test_preempted_and_queued_again(start: Start, place: Place) -> None:
@@ -204,7 +213,6 @@ def test_preempted_and_queued_again(start: Start, place: Place) -> None:
     preemptor = start("exec true", "--partition=high", "--cpus-per-task=10", name="preemptor")
     job.wait_for(r"│ saved \d+ signals 1$", times=NODES)
     assert preemptor.wait() == ("COMPLETED", "0:0")
-    job.begin_again()
     assert job.wait() == ("COMPLETED", "0:0")
     assert job.fields()["Restarts"] == "1"
     saved = re.findall(r"│ saved (\d+)", job.output)
