@@ -66,7 +66,7 @@ else:
     print("trained", flush=True)
 """
 LONG = "1000000"
-AGAIN = ("--requeue", f"--signal-s={KILL_WAIT_S}", "--strategy=none")
+AGAIN = ("--requeue", f"--signal-s={KILL_WAIT_S}", "--strategy=none", "--output=merged")
 
 ONE = pytest.mark.parametrize("place", ["linuxproc"], indirect=True)
 """For what signals have no part in."""
@@ -77,9 +77,9 @@ def train(*arguments: object, strategy: str = "none") -> str:
     return f"{SUPERVISOR} train --strategy {strategy} -- train.py {' '.join(map(str, arguments))}"
 
 
-def printed(*options: str, arguments: Sequence[object] = (), script: str = "train.py") -> str:
-    """What ``supervisor launch slurm`` prints for one output file."""
-    words = (*options, "--output=merged", "--", script, *map(str, arguments))
+def printed(*options: str, arguments: Sequence[object]) -> str:
+    """What ``supervisor launch slurm`` prints."""
+    words = (*options, "--", "train.py", *map(str, arguments))
     return subprocess.run(
         [*COMMAND, "launch", "slurm", f"--nodes={NODES}", *words],
         stdout=subprocess.PIPE,
@@ -158,12 +158,22 @@ def assert_all_saved(job: Job) -> None:
 def test_one_command(place: Place, start: Start) -> None:
     job = start(f"exec srun {train(0, 10)}")
     assert job.wait() == ("COMPLETED", "0:0")
-    for index, (node, report) in enumerate(zip(place.cluster.nodes, job.reports(), strict=True)):
-        assert report["host"] == node
-        assert report["exit_code"] == 0
-        assert (job.host_dir(index) / "output" / "success").exists()
+    assert [report["host"] for report in job.reports()] == list(place.cluster.nodes)
+    assert [report["exit_code"] for report in job.reports()] == [0] * NODES
+    assert all((job.host_dir(index) / "output" / "success").exists() for index in range(NODES))
     assert job.output.count("│ trained") == NODES
     assert f"the job comes from slurm: SLURM_JOB_ID={job.id}, SLURM_STEP_ID=0" in job.output
+
+
+@ONE
+def test_the_script_that_is_printed(place: Place, start: Start) -> None:
+    """With a file for each node."""
+    job = start(printed("--strategy=none", "--output=nodes", arguments=(0, 10)))
+    assert job.wait() == ("COMPLETED", "0:0")
+    for node in place.cluster.nodes:
+        own = (job.directory / f"train-{job.id}-{node}.out").read_text()
+        assert own.count("│ trained") == own.count("job.ended") == 1
+        assert f"{node} supervisor │ " in own
 
 
 @ONE
