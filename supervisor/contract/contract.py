@@ -9,8 +9,7 @@ for engines that place several hosts on one network stack.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from supervisor.contract import (
     channels,
@@ -34,8 +33,7 @@ if TYPE_CHECKING:
     from supervisor.storage.job import Fetched
 
 
-@dataclass(frozen=True, slots=True)
-class Contract:
+class Contract(NamedTuple):  # of so many fields a dataclass takes milliseconds of each start
     """What the platform says, checked. Everything that later layers ask about the job."""
 
     base_dir: str
@@ -80,7 +78,7 @@ class Contract:
     has_requirements: bool
     has_wheels: bool
     """There is a directory ``wheels`` beside requirements.txt: nothing is asked of an index."""
-    environ: Mapping[str, str] = field(repr=False)
+    environ: Mapping[str, str]
     num_cpus: int
     num_gpus: int
     num_neurons: int
@@ -98,6 +96,10 @@ class Contract:
     """What a person should know of what the platform said."""
     variables_of_others: tuple[str, ...]
     """``SUPERVISOR_…`` variables that other programs set: they are no settings."""
+
+    def __repr__(self) -> str:
+        """Without the variables, in which there are secrets."""
+        return f"Contract({self.base_dir!r}, {self.current_host!r})"
 
     @property
     def master(self) -> str:

@@ -54,7 +54,7 @@ _BY_VARIABLES: Final[tuple[tuple[str, Callable[[Mapping[str, str]], bool]], ...]
 
 def world_of(environ: Mapping[str, str], asked: Asked) -> World:
     """The real one."""
-    return World(environ, asked.flags, socket.gethostname, _is_here, _read)
+    return World(environ, asked.flags, socket.gethostname, is_here, _read)
 
 
 def choose(world: World, *, has_files: bool) -> Engine:
@@ -157,7 +157,7 @@ def _script_name(asked: Asked) -> str:
 # --------------------------------------------------------------------------- the world
 
 
-def _is_here(address: str) -> bool:
+def is_here(address: str) -> bool:
     """Only an address of this machine can be bound."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:

@@ -11,7 +11,7 @@ import re
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 STACKS_SIGNUM: Final = int(signal.SIGRTMAX) - 1
 """Asks a Python process for its stacks. Neither the C library, Python nor TensorFlow uses it."""
@@ -253,8 +253,7 @@ then to the group, a terminal's Ctrl-C comes again through an init that passes s
 a second thought it would cost the script its last checkpoint."""
 
 
-@dataclass(frozen=True, slots=True)
-class Budgets:
+class Budgets(NamedTuple):  # of so many fields a dataclass takes a millisecond of each start
     """All durations of a life cycle, in seconds; see the settings table for each."""
 
     prepare_s: float

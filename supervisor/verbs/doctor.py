@@ -32,6 +32,7 @@ from supervisor.contract.entry_point import EntryKind
 from supervisor.contract.facts import CONFIG_FILES, Asked, Facts
 from supervisor.contract.paths import paths_below
 from supervisor.contract.reading import parse_settings, strangers_in, warnings_on
+from supervisor.engines.choosing import is_here
 from supervisor.engines.directory import absolute
 from supervisor.engines.gathering import gather
 from supervisor.engines.local import free_ports
@@ -45,6 +46,7 @@ from supervisor.plan.requirements import Conflict, conflicts
 from supervisor.storage.job import VARIABLE, Options, decode_fetch, decode_sync
 from supervisor.storage.location import Location
 from supervisor.streams.masking import Masker
+from supervisor.verbs.words import stamp
 
 NVIDIA_S: Final = 2.0
 """Longest time for ``nvidia-smi``."""
@@ -188,7 +190,7 @@ def look(environ: Mapping[str, str], asked: Asked) -> Sight:
         faults=faults,
         has_contract=has_contract,
         addresses=addresses,
-        own_is_here=not isinstance(own, tuple) or any(map(_is_here, own)),
+        own_is_here=not isinstance(own, tuple) or any(map(is_here, own)),
         ports=ports,
         taken=tuple(_taken(ports) if has_contract else _taken_locally()),
         runs_here=plan is not None and _runs_here(plan),
@@ -283,19 +285,6 @@ async def _places(plan: Plan) -> dict[str, str]:
     places = sorted(set(wanted.values()), key=str)
     answers = dict(zip(places, await asyncio.gather(*map(one, places)), strict=True))
     return {f"{name} {place}": answers[place] for name, place in wanted.items()}
-
-
-def _is_here(address: str) -> bool:
-    """Whether it is an address of this machine: only such a one can be bound."""
-    import socket  # noqa: PLC0415
-
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    try:
-        with socket.socket(family, socket.SOCK_DGRAM) as end:
-            end.bind((address, 0))
-    except OSError:
-        return False
-    return True
 
 
 def _taken(ports: Iterable[int]) -> Iterator[str]:
@@ -506,16 +495,12 @@ def _engine(sight: Sight) -> Iterator[Check]:
         if settings.restart_count:
             words.append(f"started anew {settings.restart_count} times")
         if engine.deadline:
-            words.append(f"it ends at {_stamp(engine.deadline)}")
+            words.append(f"it ends at {stamp(engine.deadline)}")
     yield Check("engine", State.OK, "; ".join(words))
     for path in engine.failure_files:
         if not os.access(path, os.W_OK):
             remedy = "a pod's terminationMessagePath, if it is to show why the job failed"
             yield Check("engine", State.WARN, f"{path} cannot be written", remedy)
-
-
-def _stamp(epoch: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(epoch))
 
 
 def _contract(sight: Sight) -> Iterator[Check]:
@@ -782,7 +767,7 @@ def _devices(sight: Sight) -> Iterator[Check]:
 
 
 def _clock(sight: Sight) -> Iterator[Check]:
-    shown = _stamp(sight.now)
+    shown = stamp(sight.now)
     late_s = sight.newest_file - sight.now
     if late_s > _CLOCK_SLACK_S:
         yield Check(

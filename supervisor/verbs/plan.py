@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import Any
 
 from supervisor.contract.settings import TABLE
@@ -14,6 +12,7 @@ from supervisor.host.entry import masker_of
 from supervisor.life.words import SuccessPolicy
 from supervisor.plan.plan import FETCH, Plan
 from supervisor.storage import job
+from supervisor.verbs.words import stamp
 
 
 def as_json(plan: Plan) -> str:
@@ -84,16 +83,12 @@ def _document(plan: Plan) -> dict[str, Any]:
         "processes": processes[len(plan.steps) :],
         "fetched": _fetched(plan),
         "kept": _kept(plan),
-        "budgets": asdict(plan.budgets),
-        "paths": asdict(plan.paths),
+        "budgets": plan.budgets._asdict(),
+        "paths": plan.paths._asdict(),
         "proxies": list(plan.proxies),
         "notes": list(plan.notes),
     }
     return {key: masker.tree(value) for key, value in document.items()}
-
-
-def _when(epoch: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(epoch))
 
 
 def _fetched(plan: Plan) -> list[dict[str, str]]:
@@ -142,7 +137,7 @@ def _lines(document: dict[str, Any]) -> Iterator[str]:
     if engine["restarts"]:
         yield f"restarts    {engine['restarts']} by the platform"
     if engine["deadline"]:
-        yield f"deadline    {_when(engine['deadline'])}"
+        yield f"deadline    {stamp(engine['deadline'])}"
     policies = f"success {document['success_policy']}, failure {document['failure_policy']}"
     yield f"strategy    {document['strategy']}, policies: {policies}"
     if document["evaluator"]:

@@ -4,6 +4,7 @@ and no control character of it reaches a terminal. Pure."""
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -95,3 +96,8 @@ def excerpt(cause: Mapping[str, Any]) -> list[str]:
     lines = [plain(line) for line in str(cause.get("detail") or "").splitlines()]
     lines = [line for line in lines if line.strip() and not line.startswith(error[:60] or "\0")]
     return lines[-_EXCERPT_LINES:]
+
+
+def stamp(epoch: float) -> str:
+    """A time, seconds since the epoch, for people and in UTC."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(epoch))

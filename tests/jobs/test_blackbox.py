@@ -719,6 +719,7 @@ def test_a_suspended_tree_does_not_hang(tmp_path: pathlib.Path) -> None:
 CYCLES = """
 import asyncio, gc, os, signal, sys
 sys.path.insert(0, {root!r})
+from supervisor.contract.facts import Asked
 from supervisor.host import entry
 from supervisor.children.guardian import Guardian
 from tests.helpers.leaks import no_leaks
@@ -735,7 +736,7 @@ def memory():
 
 def run():
     guardian = Guardian.start()
-    assert entry.train(environ, {{}}, guardian) == 3
+    assert entry.train(environ, Asked(), guardian) == 3
     guardian.close()
 
 for _ in range(100):  # until the allocators' and the interpreter's caches have filled

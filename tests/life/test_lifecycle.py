@@ -81,13 +81,13 @@ def with_policy(state: State, **changes: Any) -> State:
     budgets = {
         name: changes.pop(name) for name in ("straggler_s", "evaluator_grace_s") if name in changes
     }
-    setup = replace(state.setup, budgets=replace(state.setup.budgets, **budgets), **changes)
+    setup = replace(state.setup, budgets=state.setup.budgets._replace(**budgets), **changes)
     return initial(setup, state.processes)
 
 
 def evaluator() -> State:
     hosts = ("algo-1", "algo-2", "algo-3")
-    budgets = replace(BUDGETS, evaluator_grace_s=60)
+    budgets = BUDGETS._replace(evaluator_grace_s=60)
     setup = Setup("algo-3", "algo-1", hosts, SuccessPolicy.CHIEF, True, budgets, evaluator="algo-3")
     return initial(setup, (Process("evaluator", False),))
 
@@ -388,7 +388,7 @@ def test_how_late_an_echo_may_come_is_the_platforms() -> None:
     """Slurm sends SIGTERM twice at the time limit, up to 150 ms apart: the second one killed the
     script in the middle of its save."""
     setup = Setup(
-        *("algo-1", "algo-1", ("algo-1",), SuccessPolicy.ALL, False), replace(BUDGETS, echo_s=1.0)
+        *("algo-1", "algo-1", ("algo-1",), SuccessPolicy.ALL, False), BUDGETS._replace(echo_s=1.0)
     )
     state = initial(setup, (Process("chief", False),))
     state, _ = play(state, [*RUNNING_ALONE, ev.Signalled(15, 1.0), ev.Signalled(15, 1.15)])

@@ -149,7 +149,7 @@ def test_what_cannot_be_written_is_said_and_leaves_nothing_half(tmp_path: pathli
     problem = record.write_report(where, {"a": 1})
     assert problem is not None
     assert where.report in problem
-    full = dataclasses.replace(where, report="/dev/full/report.json", output="/dev/full")
+    full = where._replace(report="/dev/full/report.json", output="/dev/full")
     assert record.write_report(full, {"a": 1})
     assert stat.S_ISCHR(os.stat("/dev/full").st_mode), "whatever is no script's stays"
 
