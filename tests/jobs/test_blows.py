@@ -75,6 +75,7 @@ DEALT = {
 }
 
 
+@pytest.mark.twice
 @pytest.mark.parametrize("name", DEALT)
 def test_a_blow_ends_a_job_as_it_must(tmp_path: pathlib.Path, name: str) -> None:
     """In bounded time, with nothing left, and with the right code and cause on every host."""

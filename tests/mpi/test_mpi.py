@@ -33,7 +33,7 @@ NO_MPI = openmpi.why_not()
 needs_mpi = pytest.mark.skipif(bool(NO_MPI), reason=NO_MPI)
 NO_NETWORK = NO_MPI or why_not() or ""
 needs_network = pytest.mark.skipif(bool(NO_NETWORK), reason=NO_NETWORK)
-pytestmark = pytest.mark.xdist_group("mpi")
+pytestmark = [pytest.mark.twice, pytest.mark.xdist_group("mpi")]
 
 PROGRAM = r"""
 #include <mpi.h>

@@ -32,6 +32,7 @@ pytestmark = [
         not PREDECESSOR,
         reason="TEST_PREDECESSOR_PYTHON names no Python with sagemaker-tensorflow-training",
     ),
+    pytest.mark.once,
     pytest.mark.xdist_group("differential"),
 ]
 

@@ -840,6 +840,7 @@ def kill_and_restore(
     return steps
 
 
+@pytest.mark.twice
 def test_killed_at_any_point_the_newest_whole_checkpoint_comes_back(place: Place) -> None:
     steps = kill_and_restore(
         place,
@@ -852,6 +853,7 @@ def test_killed_at_any_point_the_newest_whole_checkpoint_comes_back(place: Place
     check_every_manifest(place)
 
 
+@pytest.mark.twice
 def test_killed_at_any_point_with_an_s3_server(place: Place) -> None:
     with rclone(place.base) as server:
         options = replace(server.options, part_bytes=5 << 20, bandwidth_bytes_s=3_000_000)
@@ -864,6 +866,7 @@ def test_killed_at_any_point_with_an_s3_server(place: Place) -> None:
     assert writer.step_of(place.base / "restored") == 100_000
 
 
+@pytest.mark.twice
 def test_what_a_life_that_was_killed_left_is_cleared_away(place: Place) -> None:
     """Objects of a generation without a manifest, once it is older than all that are kept."""
     options = Options(bandwidth_bytes_s=1_000_000)
