@@ -303,6 +303,20 @@ def test_odd_steps_of_slurm() -> None:
     assert contract({**STEP, "SLURM_JOB_END_TIME": "1795000000"}).engine.deadline == 1795000000
 
 
+def test_mpirun_is_not_told_of_slurm() -> None:
+    """It would start its ranks by srun, in a step that waits for ours to end."""
+    environ = {**STEP, "SLURM_ARRAY_TASK_ID": "7", "SLURMD_NODENAME": "n1"}
+    made = plan({**environ, "SUPERVISOR_STRATEGY": "mpi"})
+    [launcher] = made.processes
+    told = {name for name in launcher.env if name.startswith("SLURM")}
+    assert told == {"SLURM_ARRAY_TASK_ID"}
+    assert "btl_tcp_if_include" not in launcher.argv
+    assert ["--member", "n2", "n2", str(made.endpoints["n2"].train.port)] == [
+        *launcher.argv[launcher.argv.index("--member") :][:4]
+    ]
+    assert made.endpoints["n2"].train.port > 1024
+
+
 def test_a_batch_script_is_told_to_use_srun() -> None:
     batch = {"SLURM_JOB_ID": "42", "SLURM_JOB_NODELIST": "n[1-3]", "SLURM_NODEID": "0"}
     said = refusal(batch)
