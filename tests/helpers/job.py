@@ -112,15 +112,9 @@ class Job:
 
     def supervisor_of(self, host: str) -> int:
         """The pid of a host's supervisor: the parent of its script."""
-        script = next(p for p in ("chief", "master", "worker") if self._has(host, p))
-        pid = self.pid_of(host, script)
+        pid = self.pid_of(host, "(?:chief|master|worker)")
         status = pathlib.Path(f"/proc/{pid}/status").read_text()
         return int(re.search(r"^PPid:\s*(\d+)", status, re.MULTILINE)[1])  # type: ignore[index]
-
-    def _has(self, host: str, process: str) -> bool:
-        return f"{host} supervisor" in self.output and bool(
-            re.search(rf"{host} supervisor .*process\.started: {process} ", self.output)
-        )
 
     def host_dir(self, host: str) -> pathlib.Path:
         return self.run_dir / host
