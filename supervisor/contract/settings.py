@@ -57,11 +57,15 @@ def setting(
     return cast("T", declared)
 
 
+ENGINES: Final = ("sagemaker", "tf_config", "slurm", "kubernetes", "hosts", "local")
+"""Where a job may come from: see ``engines/``."""
+
+
 class Job:
     """Where the job comes from, and who its hosts are."""
 
     engine: str = setting(
-        values.one_of("auto", "sagemaker", "tf_config", "slurm", "kubernetes", "hosts", "local"),
+        values.one_of("auto", *ENGINES),
         "auto",
         "",
         "whose files or variables tell of the job: auto (what is found), sagemaker, tf_config, "

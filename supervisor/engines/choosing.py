@@ -15,37 +15,40 @@ from typing import Final
 
 from supervisor import regular
 from supervisor.contract.facts import RESOURCES, Asked, Engine
+from supervisor.contract.settings import ENGINES
 from supervisor.engines.directory import absolute
 from supervisor.engines.world import World
 
 DEFAULT_BASE_DIR: Final = "/opt/ml"
 RUNS: Final = "supervisor-runs"
 """Below the working directory: where a job has its directory that has no other."""
-NAMES: Final = ("sagemaker", "tf_config", "slurm", "kubernetes", "hosts", "local")
 _FILE_BYTES: Final = 1 << 20
 
 
-def _any(*variables: str) -> Callable[[Mapping[str, str]], bool]:
-    return lambda environ: any(environ.get(name) for name in variables)
+_Evidence = Callable[[World], bool]
 
 
-def _has_cluster(environ: Mapping[str, str]) -> bool:
-    if not _any("TF_CONFIG", "CLUSTER_SPEC")(environ):
+def _any(*variables: str) -> _Evidence:
+    return lambda world: any(world.environ.get(name) for name in variables)
+
+
+def _has_cluster(world: World) -> bool:
+    if not _any("TF_CONFIG", "CLUSTER_SPEC")(world):
         return False
     from supervisor.engines import tf_config  # noqa: PLC0415  # where there is one
 
-    return bool(tf_config.cluster_in(environ))
+    return bool(tf_config.cluster_in(world.environ))
 
 
-def _is_pod(environ: Mapping[str, str]) -> bool:
-    return "KUBERNETES_SERVICE_HOST" in environ
+def _is_pod(world: World) -> bool:
+    return "KUBERNETES_SERVICE_HOST" in world.environ
 
 
-_BY_VARIABLES: Final[tuple[tuple[str, Callable[[Mapping[str, str]], bool]], ...]] = (
-    ("hosts", _any("SUPERVISOR_HOSTS")),
+_BY_VARIABLES: Final[tuple[tuple[str, _Evidence], ...]] = (
+    ("hosts", lambda world: bool(world.setting("hosts"))),  # a flag counts too
     ("tf_config", _has_cluster),
     ("slurm", _any("SLURM_STEP_NODELIST", "SLURM_JOB_ID")),
-    ("kubernetes", lambda e: _is_pod(e) and _any("JOB_COMPLETION_INDEX", "PET_NNODES")(e)),
+    ("kubernetes", lambda w: _is_pod(w) and _any("JOB_COMPLETION_INDEX", "PET_NNODES")(w)),
     ("hosts", _any("SKYPILOT_NODE_IPS", "AZ_BATCH_HOST_LIST", "AZ_BATCH_NODE_LIST")),
     ("hosts", _any("OMPI_COMM_WORLD_RANK")),
     ("kubernetes", _is_pod),
@@ -60,10 +63,10 @@ def world_of(environ: Mapping[str, str], asked: Asked) -> World:
 def choose(world: World, *, has_files: bool) -> Engine:
     """The engine, and what it says. Loads no other one than that. Pure over ``world``."""
     wish = world.setting("engine").lower()
-    if wish in NAMES:
+    if wish in ENGINES:
         said = world.flags.get("engine")
         return _read_by(wish, world, "--engine" if said else f"SUPERVISOR_ENGINE={wish}")
-    found = next((name for name, is_there in _variables(world) if is_there(world.environ)), "")
+    found = next((name for name, is_there in _BY_VARIABLES if is_there(world)), "")
     if has_files:
         rival = _read_by(found, world, "") if found not in {"", "tf_config"} else None
         # A pod alone contradicts nothing, and neither does a shell of Slurm's.
@@ -72,13 +75,6 @@ def choose(world: World, *, has_files: bool) -> Engine:
     if not found:
         return Engine("local", "no variables of a platform")
     return _read_by(found, world, "")
-
-
-def _variables(
-    world: World,
-) -> tuple[tuple[str, Callable[[Mapping[str, str]], bool]], ...]:
-    ours = ("hosts", lambda _environ: bool(world.setting("hosts")))  # a flag counts too
-    return (ours, *_BY_VARIABLES[1:])
 
 
 def _read_by(name: str, world: World, why: str) -> Engine:
@@ -102,14 +98,15 @@ class Site:
 
 def site_of(environ: Mapping[str, str], asked: Asked) -> Site:
     """Raises ``ContractError`` where the working directory has been removed."""
-    engine = choose(world_of(environ, asked), has_files=has_files(files_dir(environ, asked)))
-    return Site(engine, base_dir(environ, asked, engine))
+    world = world_of(environ, asked)
+    engine = choose(world, has_files=has_files(files_dir(world)))
+    return Site(engine, base_dir(world, asked, engine))
 
 
-def files_dir(environ: Mapping[str, str], asked: Asked) -> str:
+def files_dir(world: World) -> str:
     """Where the files of the container contract would be."""
-    own = asked.flags.get("base_dir") or environ.get("SUPERVISOR_BASE_DIR")
-    return absolute(own or environ.get("SAGEMAKER_BASE_DIR") or DEFAULT_BASE_DIR)
+    own = world.setting("base_dir") or world.environ.get("SAGEMAKER_BASE_DIR")
+    return absolute(own or DEFAULT_BASE_DIR)
 
 
 def has_files(base: str) -> bool:
@@ -117,24 +114,23 @@ def has_files(base: str) -> bool:
     return os.path.lexists(os.path.join(base, "input", "config", RESOURCES))
 
 
-def base_dir(environ: Mapping[str, str], asked: Asked, engine: Engine) -> str:
+def base_dir(world: World, asked: Asked, engine: Engine) -> str:
     """The directory of this host; with it may come those of other hosts on a shared disk.
 
     ``SAGEMAKER_BASE_DIR`` is a host's own, ``SUPERVISOR_BASE_DIR`` the job's. Without either it is
     ``/opt/ml`` where that can be used; not on nodes that jobs share.
     """
     if engine.name == "sagemaker":
-        return files_dir(environ, asked)
-    job_dir = asked.flags.get("base_dir") or environ.get("SUPERVISOR_BASE_DIR")
-    if job_dir:
+        return files_dir(world)
+    if job_dir := world.setting("base_dir"):
         return os.path.join(absolute(job_dir), _host_dir(engine))
-    if environ.get("SAGEMAKER_BASE_DIR"):
-        return files_dir(environ, asked)
+    if world.environ.get("SAGEMAKER_BASE_DIR"):
+        return files_dir(world)
     usable = engine.name != "slurm" and os.access(DEFAULT_BASE_DIR, os.W_OK | os.X_OK)
     nothing_asked = engine.name == "local" and not asked.command
     if usable or nothing_asked:  # without a script nothing is run: it is told where one may be
         return DEFAULT_BASE_DIR
-    name = engine.job_name or environ.get("SAGEMAKER_JOB_NAME") or _script_name(asked)
+    name = engine.job_name or world.environ.get("SAGEMAKER_JOB_NAME") or _script_name(asked)
     return absolute(os.path.join(RUNS, name.replace("/", "_"), _host_dir(engine)))
 
 
@@ -148,9 +144,8 @@ def _host_dir(engine: Engine) -> str:
 def _script_name(asked: Asked) -> str:
     if not asked.command:
         return "job"
-    word = (
-        asked.command[1] if asked.command[:1] == ("-m",) and asked.command[1:] else asked.command[0]
-    )
+    words = asked.command[1:] if asked.command[0] == "-m" else asked.command
+    word = words[0] if words else "-m"
     return os.path.splitext(os.path.basename(word))[0] or "job"
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from supervisor import regular
 from supervisor.contract.facts import CONFIG_FILES, Asked, Facts
-from supervisor.engines.choosing import site_of
+from supervisor.engines.choosing import Site, site_of
 from supervisor.engines.directory import absolute
 from supervisor.linux import hardware
 
@@ -31,13 +31,19 @@ _TENSORFLOWS: Final = frozenset(
 )
 
 
-def gather(environ: Mapping[str, str], asked: Asked, fetched: Fetched | None = None) -> Facts:
+def gather(
+    environ: Mapping[str, str],
+    asked: Asked,
+    fetched: Fetched | None = None,
+    site: Site | None = None,
+) -> Facts:
     """Read the world once. What cannot be read is a fact too; raises ``ContractError`` where the
     working directory has been removed.
 
-    ``fetched``: what was done about it, once everything is fetched.
+    ``fetched``: what was done about it, once everything is fetched. ``site``: where that was
+    chosen already.
     """
-    site = site_of(environ, asked)
+    site = site or site_of(environ, asked)
     base = site.base_dir
     given = _named(asked.command, base) if asked.command else None
     files: dict[str, bytes] = {}

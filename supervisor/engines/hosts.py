@@ -15,7 +15,7 @@ from typing import Final
 from supervisor.contract.facts import Engine
 from supervisor.contract.told import Job, Place
 from supervisor.engines.hostlist import expand
-from supervisor.engines.world import World, evidence, fault, number
+from supervisor.engines.world import World, evidence, fault, number, whole
 from supervisor.faults import Fault
 
 _LISTS: Final = ("SKYPILOT_NODE_IPS", "AZ_BATCH_HOST_LIST", "AZ_BATCH_NODE_LIST")
@@ -51,7 +51,7 @@ def _own_list(world: World, faults: list[Fault]) -> Engine:
     current = ""
     index_text, rank = world.setting("host_index"), number(environ, "OMPI_COMM_WORLD_RANK")
     if index_text:
-        index = number({"": index_text}, "")
+        index = whole(index_text)
         if index is None or (hosts and index >= len(hosts)):
             expected = f"a number from 0, below the {len(hosts)} of {variable}"
             faults.append(fault("SUPERVISOR_HOST_INDEX", index_text, expected))

@@ -11,12 +11,11 @@ from typing import Final
 
 from supervisor.contract.facts import Engine
 from supervisor.contract.told import Job
-from supervisor.engines.world import World, evidence, fault, number
+from supervisor.engines.world import STOPPED_CODE, World, evidence, fault, number, whole
 from supervisor.faults import Fault
 
 STOP_LIMIT: Final = ("30", "terminationGracePeriodSeconds (its default)")
 """The pod is not told: whoever changes it there sets ``SUPERVISOR_STOP_LIMIT_S`` too."""
-STOPPED_CODE: Final = 143
 TERMINATION_LOG: Final = "/dev/termination-log"
 """``terminationMessagePath``, where a pod does not say otherwise."""
 
@@ -64,7 +63,7 @@ def _indexed(world: World, faults: list[Fault]) -> tuple[Job, str]:
         found = environ["JOB_COMPLETION_INDEX"]
         faults.append(fault("JOB_COMPLETION_INDEX", found, "the pod's index, a number from 0"))
         return Job((), "", sources), ""
-    count = number({"": world.setting("host_count")}, "")
+    count = whole(world.setting("host_count"))
     domain = world.setting("host_domain")
     hostname = environ.get("HOSTNAME") or world.hostname()
     prefix = hostname.removesuffix(f"-{index}")

@@ -11,12 +11,11 @@ from typing import Final
 from supervisor.contract.facts import Engine
 from supervisor.contract.told import Job
 from supervisor.engines.hostlist import expand
-from supervisor.engines.world import World, evidence, fault, number
+from supervisor.engines.world import STOPPED_CODE, World, evidence, fault, number
 from supervisor.faults import Fault
 
 KILL_WAIT_S: Final = 30.0
 """Between SIGTERM and SIGKILL where slurm.conf says nothing (slurm.conf(5), KillWait)."""
-STOPPED_CODE: Final = 143
 _ECHO_S: Final = 1.0
 """At the time limit every task gets SIGTERM twice: 2 to 150 ms apart on two busy processors, with
 Slurm 22.05."""

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from supervisor.contract.facts import Engine
+from supervisor.contract.settings import BY_ENV
 from supervisor.contract.told import Job, Task
 from supervisor.engines import kubernetes
-from supervisor.engines.world import World, evidence, fault, number
+from supervisor.engines.world import STOPPED_CODE, World, evidence, fault, whole
 from supervisor.faults import Fault
 
-STATUS_PORT: Final = 2224
 _ORDER: Final = ("chief", "master", "worker", "evaluator", "ps")
 """The master first, those that run nothing but a server last."""
 _POOLS: Final = {
@@ -48,29 +48,24 @@ def read(world: World) -> Engine:
     environ = world.environ
     variable = cluster_in(environ) or "TF_CONFIG"
     faults: list[Fault] = []
-    status_port = number({"": world.setting("status_port")}, "") or STATUS_PORT
+    status_port = whole(world.setting("status_port")) or int(
+        BY_ENV["SUPERVISOR_STATUS_PORT"].default
+    )
     job = _Reader(variable, environ.get(variable, ""), status_port, faults).job()
-    on_kubernetes = "KUBERNETES_SERVICE_HOST" in environ
-    shown_task = f", task {_task_words(job)}" if job and job.tasks else ""
-    engine = Engine(
+    words = f"{variable}, task {_task_words(job)}" if job and job.tasks else variable
+    on_kubernetes = "KUBERNETES_SERVICE_HOST" if "KUBERNETES_SERVICE_HOST" in environ else ""
+    said = (words, on_kubernetes, evidence(environ, "CLOUD_ML_JOB_ID"))
+    return Engine(
         "tf_config",
-        f"{variable}{shown_task}" + (", KUBERNETES_SERVICE_HOST" if on_kubernetes else ""),
+        ", ".join(filter(None, said)),
         job or Job((), "", {}),
         job_name=environ.get("CLOUD_ML_JOB_ID", "") or _job_name(job),
-        stopped_code=kubernetes.STOPPED_CODE,
-        faults=tuple(faults),
-    )
-    # A stop and its limit are Kubernetes' on all of these platforms.
-    return engine._replace(
+        # A stop and its limit are Kubernetes' on all of these platforms.
         defaults={"stop_limit_s": kubernetes.STOP_LIMIT},
         failure_files=kubernetes.failure_files(environ),
-        evidence=engine.evidence + _more(environ),
+        stopped_code=STOPPED_CODE,
+        faults=tuple(faults),
     )
-
-
-def _more(environ: Mapping[str, str]) -> str:
-    more = evidence(environ, "CLOUD_ML_JOB_ID")
-    return f", {more}" if more else ""
 
 
 def _task_words(job: Job) -> str:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Final
 
 from supervisor.faults import Fault, shown
+
+STOPPED_CODE: Final = 143
+"""The exit code after a stop, on platforms that take 0 for a job that is done: 128 + SIGTERM."""
 
 
 class World:
@@ -41,7 +45,11 @@ def fault(variable: str, value: object, expected: str) -> Fault:
 
 def number(environ: Mapping[str, str], variable: str) -> int | None:
     """A variable that is a number from 0; None where it is none."""
-    text = environ.get(variable, "")
+    return whole(environ.get(variable, ""))
+
+
+def whole(text: str) -> int | None:
+    """The number from 0 that a text is; None where it is none."""
     return int(text) if text.isascii() and text.isdigit() and len(text) < 12 else None
 
 

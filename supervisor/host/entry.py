@@ -38,13 +38,18 @@ if TYPE_CHECKING:
 _BASE: Final = "SUPERVISOR_BASE_DIR"
 
 
-def plan_of(environ: Mapping[str, str], asked: Asked, fetched: Fetched | None = None) -> Plan:
+def plan_of(
+    environ: Mapping[str, str],
+    asked: Asked,
+    fetched: Fetched | None = None,
+    site: Site | None = None,
+) -> Plan:
     """The plan of this host; raises ``ContractError`` with everything that is wrong.
 
     ``fetched``: what was done about it, once everything is fetched. The code is here then, and the
     plan is made again from what it says.
     """
-    facts = gather(environ, asked, fetched)
+    facts = gather(environ, asked, fetched, site)
     try:
         return make_plan(read_contract(facts))
     except ContractError as error:
@@ -122,7 +127,9 @@ def _train_alone(
 ) -> int:
     try:
         plan = _first_plan(environ, asked, site)
-        return asyncio.run(_train(plan, partial(plan_of, environ, asked), inherited, guardian))
+        return asyncio.run(
+            _train(plan, partial(plan_of, environ, asked, site=site), inherited, guardian)
+        )
     except ContractError as error:
         _record_failure(environ, site, str(error), anew=True)
         raise
@@ -135,7 +142,7 @@ def _train_alone(
 def _first_plan(environ: Mapping[str, str], asked: Asked, site: Site) -> Plan:
     """``plan_of`` in bounded time: no signal is heard yet."""
     try:
-        return within(READY_S, plan_of, environ, asked)
+        return within(READY_S, plan_of, environ, asked, site=site)
     except TimeoutError:
         found = f"no answer in {READY_S:g} s"
         expected = "a file system that answers"

@@ -139,8 +139,8 @@ def make_plan(contract: Contract) -> Plan:
     config: Mapping[str, Any] | None = None
     # The hosts of the cluster; the evaluator and followers are no part of it.
     training = {host: endpoints[host] for host in contract.distribution_hosts if host != evaluator}
-    if given_tf_config(contract):
-        config = json.loads(given_tf_config(contract))
+    if given := given_tf_config(contract):
+        config = json.loads(given)
     elif contract.strategy in {Strategy.PS, Strategy.MWMS}:
         config = tf_config(contract, training, chief, contract.current_host, role)
     differing = _differing_tf_config(contract, config)
@@ -434,11 +434,12 @@ def _processes(
     if role is Role.PS and contract.settings.ps == "script":
         return [script]
     if host in contract.ps_hosts and role is not Role.EVALUATOR:
-        given = given_tf_config(contract)
-        ps_config = (
-            json.loads(given) if given else tf_config(contract, training, chief, host, Role.PS)
-        )
-        processes.append(_server(contract, Role.PS, ps_config))
+        if not given_tf_config(contract):
+            config_of_ps = tf_config(contract, training, chief, host, Role.PS)
+        else:  # its task is this one
+            assert config is not None
+            config_of_ps = dict(config)
+        processes.append(_server(contract, Role.PS, config_of_ps))
     if host in contract.ps_only_hosts:
         return processes
     if role is Role.WORKER and contract.strategy is Strategy.PS and _workers_are_servers(contract):

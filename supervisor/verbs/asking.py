@@ -17,6 +17,7 @@ from typing import Any, Final
 from urllib.parse import urlencode, urlsplit
 
 from supervisor.contract.strangers import is_of_a_service
+from supervisor.engines.choosing import RUNS
 from supervisor.life.words import place
 from supervisor.verbs import runs
 from supervisor.verbs.words import plain
@@ -72,7 +73,7 @@ def target_of(word: str | None, environ: Mapping[str, str]) -> Target:
         if newest is None:
             shown = url.removeprefix("http://")
             raise StatusError(
-                f"nothing listens on {shown}, and no run lies below ./{runs.DIRECTORY}; "
+                f"nothing listens on {shown}, and no run lies below ./{RUNS}; "
                 "give http://HOST:PORT or a run directory"
             )
         word = newest

@@ -207,11 +207,15 @@ def _asked(arguments: argparse.Namespace) -> Asked:
 
 
 def _warn_of_misplaced(arguments: argparse.Namespace, verb: str) -> None:
-    if arguments.script is None or not (misplaced := _misplaced(arguments)):
+    from supervisor.contract.settings import TABLE  # noqa: PLC0415
+    from supervisor.verbs.words import misplaced  # noqa: PLC0415
+
+    ours = {*_LOCAL_OPTIONS, *(setting.flag for setting in TABLE)}
+    if not (found := misplaced(arguments.words, arguments.arguments, ours)):
         return
     name = os.path.basename(arguments.script)
     print(
-        f"supervisor: {', '.join(misplaced)} after {name} is the script's and no option of "
+        f"supervisor: {', '.join(found)} after {name} is the script's and no option of "
         f"supervisor {verb}: put it before {name}, or -- behind {name} to say that it is meant",
         file=sys.stderr,
     )
@@ -297,19 +301,6 @@ def _local(arguments: argparse.Namespace) -> int:
     )
     _warn_of_misplaced(arguments, "local")
     return local.run(request)
-
-
-def _misplaced(arguments: argparse.Namespace) -> list[str]:
-    """Options of ours among the script's arguments, unless ``--`` says that they are not ours."""
-    from supervisor.contract.settings import TABLE  # noqa: PLC0415
-
-    words, after = arguments.words, arguments.arguments
-    if "--" in words[: len(words) - len(after)]:
-        return []
-    if "--" in after:
-        after = after[: after.index("--")]
-    ours = {*_LOCAL_OPTIONS, *(setting.flag for setting in TABLE)}
-    return [word for word in after if word.partition("=")[0] in ours]
 
 
 def _define_plan(parser: argparse.ArgumentParser) -> None:

@@ -46,6 +46,7 @@ from supervisor.plan.requirements import Conflict, conflicts
 from supervisor.storage.job import VARIABLE, Options, decode_fetch, decode_sync
 from supervisor.storage.location import Location
 from supervisor.streams.masking import Masker
+from supervisor.verbs.plan import defaults_in_force
 from supervisor.verbs.words import stamp
 
 NVIDIA_S: Final = 2.0
@@ -482,12 +483,8 @@ def _engine(sight: Sight) -> Iterator[Check]:
     words = [f"{engine.name} ({engine.evidence})"]
     if sight.plan is not None:
         settings, budgets = sight.plan.contract.settings, sight.plan.budgets
-        source = engine.defaults.get("stop_limit_s", ("", ""))[1]
-        by = (
-            f", by {source}"
-            if f"{settings.stop_limit_s:g}" in engine.defaults.get("stop_limit_s", ())
-            else ""
-        )
+        _, source = defaults_in_force(sight.plan).get("stop_limit_s", ("", ""))
+        by = f", by {source}" if source else ""
         words.append(
             f"SIGKILL {budgets.stop_limit_s:g} s after a stop{by}: "
             f"{budgets.stop_grace_s:.3g} s of it are the script's"

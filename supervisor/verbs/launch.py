@@ -17,6 +17,7 @@ from supervisor.contract.reading import parse_settings
 from supervisor.contract.strangers import PREFIX
 from supervisor.faults import ContractError, Fault, safe, shown
 from supervisor.verbs import manifests, sbatch
+from supervisor.verbs.words import misplaced
 
 PLATFORMS: Final = {
     "slurm": "a batch script: supervisor launch slurm --nodes 3 train.py | sbatch",
@@ -254,18 +255,11 @@ def show(arguments: argparse.Namespace) -> int:
 
 
 def _say_what_is_misplaced(arguments: argparse.Namespace) -> None:
-    """Options of ours among the script's arguments, unless ``--`` says that they are not ours."""
-    words, after = arguments.words, list(arguments.arguments)
-    if "--" in words[: len(words) - len(after)]:
-        return
-    if "--" in after:
-        after = after[: after.index("--")]
     ours = {flag for flag, _ in _OPTIONS[arguments.platform]}
-    misplaced = [word for word in after if word.partition("=")[0] in ours]
-    if misplaced:
+    if found := misplaced(arguments.words, arguments.arguments, ours):
         name = safe(os.path.basename(arguments.script))
         print(
-            f"supervisor: {safe(', '.join(misplaced))} after {name} is the script's and no option "
+            f"supervisor: {safe(', '.join(found))} after {name} is the script's and no option "
             f"of supervisor launch: put it before {name}, or -- before {name} to say that it is "
             "meant",
             file=sys.stderr,

@@ -21,6 +21,7 @@ from supervisor.children import execution
 from supervisor.children.guardian import Guardian
 from supervisor.contract.distribution import Strategy
 from supervisor.contract.reading import parse_settings
+from supervisor.engines.choosing import RUNS
 from supervisor.engines.directory import absolute
 from supervisor.engines.local import LocalHost, NoPortsError, lay_out
 from supervisor.faults import ContractError, Fault, in_words
@@ -200,7 +201,7 @@ def _example(strategy: Strategy) -> str:
 
 def _new_run_dir(strategy: Strategy, count: int) -> str:
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    base = absolute(os.path.join("supervisor-runs", f"{stamp}-{strategy.value}-{count}"))
+    base = absolute(os.path.join(RUNS, f"{stamp}-{strategy.value}-{count}"))
     path, number = base, 1
     while os.path.exists(path):
         number += 1

@@ -23,6 +23,17 @@ def as_text(plan: Plan) -> str:
     return "\n".join(map(safe, _lines(_document(plan))))
 
 
+def defaults_in_force(plan: Plan) -> dict[str, tuple[str, str]]:
+    """Settings that are as the engine brings them and not the user's own: field → text, source."""
+    parsers = {setting.field: setting.parse for setting in TABLE}
+    settings = plan.contract.settings
+    return {
+        field: (text, source)
+        for field, (text, source) in plan.contract.engine.defaults.items()
+        if parsers[field](text) == getattr(settings, field)
+    }
+
+
 def _document(plan: Plan) -> dict[str, Any]:
     """``env`` of a process is what it has beyond or other than our own environment."""
     masker = masker_of(plan)
@@ -46,10 +57,6 @@ def _document(plan: Plan) -> dict[str, Any]:
             }
         )
     settings = plan.contract.settings
-    parsers = {setting.field: setting.parse for setting in TABLE}
-    values = {
-        field: parsers[field](text) for field, (text, _) in plan.contract.engine.defaults.items()
-    }
     document = {
         "version": 1,
         "engine": {
@@ -60,8 +67,7 @@ def _document(plan: Plan) -> dict[str, Any]:
             "stopped_exit_code": plan.stopped_code,
             "defaults": {
                 field: {"value": text, "source": source}
-                for field, (text, source) in plan.contract.engine.defaults.items()
-                if values[field] == getattr(settings, field)  # none of the user's own
+                for field, (text, source) in defaults_in_force(plan).items()
             },
         },
         "job": plan.contract.job_name,

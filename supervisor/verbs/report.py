@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from supervisor.contract.paths import paths_below
+from supervisor.engines.choosing import RUNS
 from supervisor.faults import counted, safe
 from supervisor.streams.sentences import sentence
 from supervisor.verbs import runs
@@ -54,7 +55,7 @@ def run(word: str | None, *, everything: bool = False) -> int:
 
 
 def _nothing() -> str:
-    return f"no run lies below ./{runs.DIRECTORY}; give a run directory or a report.json"
+    return f"no run lies below ./{RUNS}; give a run directory or a report.json"
 
 
 def _reports(place: str) -> dict[str, Mapping[str, Any]]:

@@ -15,11 +15,10 @@ from typing import Any, Final
 from supervisor import regular
 from supervisor.contract.facts import OVERLAY, RESOURCES
 from supervisor.contract.paths import HOST, paths_below
+from supervisor.engines.choosing import RUNS
 from supervisor.life.words import place
 from supervisor.verbs.words import mapping
 
-DIRECTORY: Final = "supervisor-runs"
-"""Below the working directory, where no other is given."""
 _REPORT_BYTES: Final = 64 << 20
 _CONFIG_BYTES: Final = 1 << 20
 
@@ -61,7 +60,7 @@ class Run:
 def newest() -> str | None:
     """The run below ``./supervisor-runs`` that was begun last."""
     found = []
-    with contextlib.suppress(OSError), os.scandir(DIRECTORY) as entries:
+    with contextlib.suppress(OSError), os.scandir(RUNS) as entries:
         for entry in entries:
             with contextlib.suppress(OSError):
                 found += [

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, Final
 
 from supervisor.faults import safe
@@ -101,3 +101,14 @@ def excerpt(cause: Mapping[str, Any]) -> list[str]:
 def stamp(epoch: float) -> str:
     """A time, seconds since the epoch, for people and in UTC."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(epoch))
+
+
+def misplaced(words: Sequence[str], after: Sequence[str], ours: Container[str]) -> list[str]:
+    """Options of ours among those of a script, unless ``--`` says that they are not ours.
+
+    ``words`` is the whole command line of the verb, ``after`` what stands behind the script.
+    """
+    if "--" in words[: len(words) - len(after)]:
+        return []
+    own = after[: after.index("--")] if "--" in after else after
+    return [word for word in own if word.partition("=")[0] in ours]

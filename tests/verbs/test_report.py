@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from supervisor.engines.choosing import RUNS
 from supervisor.verbs import report, runs
 from tests.helpers.job import COMMAND, Job, environment
 
@@ -147,12 +148,12 @@ def test_the_newest_run_is_found(tmp_path: pathlib.Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     assert runs.newest() is None
     for number, name in enumerate(("b", "a")):
-        lay_out(tmp_path / runs.DIRECTORY / name)
-        config = tmp_path / runs.DIRECTORY / name / "algo-1/input/config/resourceconfig.json"
+        lay_out(tmp_path / RUNS / name)
+        config = tmp_path / RUNS / name / "algo-1/input/config/resourceconfig.json"
         os.utime(config, ns=(number, number))
-    (tmp_path / runs.DIRECTORY / "not a run").mkdir()
-    assert runs.newest() == os.path.join(runs.DIRECTORY, "a")
-    assert runs.read(str(tmp_path / runs.DIRECTORY / "not a run")) is None
+    (tmp_path / RUNS / "not a run").mkdir()
+    assert runs.newest() == os.path.join(RUNS, "a")
+    assert runs.read(str(tmp_path / RUNS / "not a run")) is None
 
 
 def test_a_real_run_from_its_end(tmp_path: pathlib.Path) -> None:
