@@ -40,6 +40,10 @@ SWEEP_KILL_S: Final = 2.0
 OUTLIVED_AFTER_S: Final = 0.25
 """Descendants that are still there so long after their leader's end are worth a message: helpers
 of Python's multiprocessing take a moment to notice."""
+SERVER_AGAIN_S: Final = 0.5
+"""A server of ours that is still there has its signal a second time. It leaves strangers' signals
+without effect, and ours merges with one of theirs of the same number that it has yet to look at
+(signal(7): no more than one of each is pending)."""
 DRAIN_S: Final = 1.0
 """After the leader's end a grandchild may hold the pipes; they are read for this long."""
 
@@ -271,6 +275,8 @@ class Processes:
             return
         lived = not child.exited()
         reached = child.signal(signum, group=whole_group)
+        if reached and running.spec.essential and running.spec.role is not Role.SSHD:
+            asyncio.get_running_loop().call_later(SERVER_AGAIN_S, child.signal, signum)
         self._has_had(running, signum, reached=lived and reached)
         self._say_signalled(name, child, signum, "group" if whole_group else "leader")
 

@@ -631,10 +631,13 @@ def test_it_hears_its_parent_while_tensorflow_is_loaded(
 
     wait_until(is_loading, START_S, "the large library is being mapped")
     send_from_a_stranger(server.popen.pid, signal.SIGTERM, signal.SIGUSR1)
-    server.popen.terminate()
-    asked_at = time.monotonic()
+
+    def has_ended() -> bool:
+        server.popen.terminate()  # again: it merges with a stranger's that is pending
+        return server.popen.poll() is not None
+
+    wait_until(has_ended, END_S / 2, "the parent's signal is heard")
     assert server.end(END_S) == -signal.SIGTERM
-    assert time.monotonic() - asked_at < END_S / 2
     assert "listens" not in server.text()
 
 

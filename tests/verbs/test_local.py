@@ -17,6 +17,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from supervisor.linux import procfs
 from supervisor.verbs.fleet import Standing, is_over
 from tests.helpers import schemas
 from tests.helpers.job import COMMAND, Job, environment
@@ -261,6 +262,21 @@ def test_a_worker_that_ends_early_keeps_its_parameter_server(
         assert server["ended_at"] - worker["ended_at"] > 1.0
         chief = job.report("algo-1")["processes"][1]
         assert server["ended_at"] > chief["ended_at"]
+
+
+@pytest.mark.tensorflow
+def test_a_server_hears_a_signal_of_ours_that_merges_with_a_strangers(
+    tmp_path: pathlib.Path, script: str
+) -> None:
+    with start(tmp_path, script) as job:
+        servers_serve(job)
+        server = job.pid_of("algo-2", "ps")
+        os.kill(server, signal.SIGSTOP)
+        wait_until(lambda: (found := procfs.stat(server)) and found.stopped, 10, "it is stopped")
+        os.kill(server, signal.SIGTERM)  # not of its parent, which continues it
+        job.process.send_signal(signal.SIGTERM)
+        assert job.wait() == 143
+        assert job.report("algo-2")["processes"][0]["signal"] == signal.SIGTERM
 
 
 @pytest.mark.tensorflow
@@ -640,6 +656,7 @@ def job_of_sleepers(tmp_path: pathlib.Path, hosts: int, text: str = "") -> Itera
         yield job
 
 
+@pytest.mark.twice
 @pytest.mark.parametrize(
     ("stopped", "code"),
     [(("algo-2",), 84), (("algo-1",), 83), (("algo-2", "algo-3"), 84), (("algo-1", "algo-3"), 83)],
@@ -659,6 +676,7 @@ def test_a_stopped_supervisor_does_not_hold_the_job(
         assert re.search(rf"the supervisor of {stopped[0]} \(pid \d+\) was stopped", job.output)
 
 
+@pytest.mark.twice
 def test_one_that_does_not_act_on_its_end_is_killed_with_its_children(
     tmp_path: pathlib.Path,
 ) -> None:
