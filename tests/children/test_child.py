@@ -284,6 +284,7 @@ def elf(machine: int, loader: bytes = b"") -> bytes:
     return bytes(header + entry) + loader + b"\0"
 
 
+@pytest.mark.twice
 def test_what_cannot_be_executed_is_explained(tmp_path: Path) -> None:
     """126 for found, 127 for not found, and one sentence that names the program and the reason."""
     other = 183 if os.uname().machine == "x86_64" else 62

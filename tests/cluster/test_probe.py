@@ -438,6 +438,7 @@ def test_a_cut_shorter_than_the_lease_is_nothing() -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.twice
 def test_a_delay_of_two_seconds_each_way_with_default_settings_is_nothing() -> None:
     async def scenario() -> None:
         async with (
@@ -578,6 +579,7 @@ def test_sigkill_of_a_member_is_a_crash_long_before_its_lease() -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.twice
 @pytest.mark.parametrize("stopped", ["master", "member"])
 def test_sigstop_for_less_than_the_lease_is_nothing_to_either(stopped: str) -> None:
     """Two fifths of a lease, after a quarter without a word at most; then once more, to see that

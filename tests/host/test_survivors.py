@@ -18,6 +18,8 @@ from tests.helpers.children import command
 from tests.helpers.train import Script, Train, lay_out, shell
 from tests.helpers.waiting import wait_until
 
+pytestmark = pytest.mark.twice
+
 SLOW_S = 3.0
 """Longer than what outlives a leader that ended of its own accord has."""
 

@@ -160,6 +160,7 @@ def test_every_other_signal_is_passed_on_once_and_in_order(
 ANSWERS = {"obeys": 0, "plain": 143, "ignores": 137, "late": 0}
 
 
+@pytest.mark.twice
 @both
 def test_stop_signals_whatever_the_script_makes_of_them(place: str, tmp_path: pathlib.Path) -> None:
     cases = [(signum, verb) for signum in STOPS for verb in ANSWERS]
@@ -400,6 +401,7 @@ def test_nothing_that_a_script_leaves_behind_survives(place: str, tmp_path: path
         assert train.report["seconds"] < 20
 
 
+@pytest.mark.twice
 @both
 @pytest.mark.parametrize(
     ("verb", "arguments", "code"),
@@ -759,6 +761,7 @@ for each in zip(*marks):
 """
 
 
+@pytest.mark.twice
 def test_whole_runs_leak_nothing(tmp_path: pathlib.Path) -> None:
     """Descriptors, tasks, threads, zombies; memory by what a run adds to what is there.
 

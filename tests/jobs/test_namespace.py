@@ -10,6 +10,8 @@ import pytest
 
 from tests.helpers.tree import ROOT
 
+pytestmark = pytest.mark.twice
+
 NAMESPACES = {
     "pid 1": ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child"),
     "unprivileged": ("unshare", "-Urpf", "--mount-proc", "--kill-child"),

@@ -398,6 +398,7 @@ def test_both_outputs_stalled_on_one_pipe(tmp_path: pathlib.Path) -> None:
         os.close(read_fd)
 
 
+@pytest.mark.twice
 def test_stalled_outputs_do_not_cost_the_platforms_limit(tmp_path: pathlib.Path) -> None:
     """The worst of it: nobody reads, and the script ignores SIGTERM and leaves the pipe to a
     process that does too. The report is there before the platform's SIGKILL would be."""

@@ -28,6 +28,8 @@ from tests.helpers.job import environment
 from tests.helpers.waiting import wait_until
 from tests.storage.test_archive import content_of, item, make_tree, tar
 
+pytestmark = pytest.mark.twice
+
 COMMAND = (sys.executable, "-P", "-m", "supervisor.storage.fetch")
 PARTIAL = ".supervisor-partial-"
 

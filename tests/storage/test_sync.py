@@ -44,6 +44,8 @@ from tests.helpers.syncing import (
 from tests.helpers.tree import SCRIPTS
 from tests.helpers.waiting import wait_until
 
+pytestmark = pytest.mark.twice
+
 
 class Place:
     """A directory that is trained in, and a local target."""

@@ -339,6 +339,7 @@ def test_requirements_are_held_against_what_is_installed(tmp_path: pathlib.Path)
     assert named(checks, "requirements") == []
 
 
+@pytest.mark.twice
 def test_every_place_is_asked(tmp_path: pathlib.Path) -> None:
     base = contract(tmp_path)
     (tmp_path / "wall").touch()
