@@ -270,8 +270,7 @@ class Processes:
 
     def send(self, name: str, signum: int, *, whole_group: bool) -> None:
         running = self._by_name[name]
-        child = running.child
-        if child is None:
+        if (child := running.child) is None:
             return
         lived = not child.exited()
         reached = child.signal(signum, group=whole_group)
@@ -313,8 +312,7 @@ class Processes:
 
     def dump_stacks(self, name: str) -> int:
         """Ask the tree for its stacks; how many of it can answer."""
-        child = self._by_name[name].child
-        if child is None:
+        if (child := self._by_name[name].child) is None:
             return 0
         asked = stacks.dump((child.pid, *child.descendants()))
         self._say("info", "process.stacks", process=name, processes=asked)
@@ -322,8 +320,7 @@ class Processes:
 
     def kill(self, name: str) -> None:
         """The whole tree."""
-        child = self._by_name[name].child
-        if child is not None:
+        if (child := self._by_name[name].child) is not None:
             self._say("warning", "process.kill", process=name, pid=child.pid)
             child.kill_soon()
 
