@@ -31,6 +31,7 @@ import time
 from collections.abc import Callable
 
 from supervisor.linux import orphans, procfs
+from supervisor.linux.inherited import FAULT_SIGNALS
 from supervisor.linux.procfs import Process
 from supervisor.linux.tree import RUN_MARK, marks_in
 
@@ -52,14 +53,7 @@ _NAME = "job-guardian"
 ``pkill -f train.py`` mean us, and are not to make a witness of it. At most 15 characters."""
 _BYE = "bye"
 
-_UNTOLD = frozenset(
-    {
-        # Raised by faults of its own: a handler would return to the same fault for ever.
-        signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT,
-        signal.SIGTRAP, signal.SIGSYS,
-        signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ,
-    }
-)  # fmt: skip
+_UNTOLD = FAULT_SIGNALS | {signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ}
 """Signals that it ignores, and says nothing of."""
 
 

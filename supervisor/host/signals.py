@@ -18,7 +18,7 @@ from typing import Final
 from supervisor.children.guardian import Guardian
 from supervisor.life import events as ev
 from supervisor.linux import procfs
-from supervisor.linux.inherited import STOP_SIGNALS, InheritedSignals
+from supervisor.linux.inherited import FAULT_SIGNALS, STOP_SIGNALS, InheritedSignals
 from supervisor.linux.signals import SignalPipe
 
 NOT_FORWARDED: Final = frozenset(
@@ -27,9 +27,7 @@ NOT_FORWARDED: Final = frozenset(
         signal.SIGCHLD,  # about our own children
         signal.SIGPIPE, signal.SIGXFSZ,  # Python turns them into errors where they belong
         signal.SIGTTIN, signal.SIGTTOU,  # about our own terminal
-        # Raised by our own faults: the default action is the right one.
-        signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT,
-        signal.SIGTRAP, signal.SIGSYS,
+        *FAULT_SIGNALS,
     }
 )  # fmt: skip
 

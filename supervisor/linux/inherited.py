@@ -8,6 +8,14 @@ from dataclasses import dataclass
 
 STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP})
 """Signals that mean "stop"; held back from the first instruction until somebody handles them."""
+FAULT_SIGNALS = frozenset(
+    {
+        signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT,
+        signal.SIGTRAP, signal.SIGSYS,
+    }
+)  # fmt: skip
+"""Raised by a process's own faults: the default action is the right one, and a handler that returns
+would have the same fault for ever."""
 
 
 @dataclass(frozen=True, slots=True)

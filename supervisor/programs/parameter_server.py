@@ -47,6 +47,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, NoReturn, Protocol
 
 from supervisor.faults import safe
+from supervisor.linux.inherited import FAULT_SIGNALS, STOP_SIGNALS
 from supervisor.linux.prctl import die_with_parent
 
 IMPORT_VARIABLE = "SUPERVISOR_PS_IMPORT"
@@ -56,16 +57,12 @@ EXIT_CONFIG = 80
 EXIT_START = 81
 """As for any other failure before the job."""
 
-HELD: Final = frozenset(signal.valid_signals()) - {
+HELD: Final = frozenset(signal.valid_signals()) - FAULT_SIGNALS - {
     signal.SIGKILL, signal.SIGSTOP,  # cannot be held
-    # Raised by our own faults: the default action is the right one.
-    signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGTRAP,
-    signal.SIGSYS,
     signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU,  # stop, and do not end
     signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH,  # neither
 }  # fmt: skip
 """Signals that end a process that does nothing about them."""
-_STOPS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP})
 _MOST_SAID: Final = 3
 """Lines about signals without effect; more would only be the same."""
 _SENT_BY_A_PROCESS: Final = frozenset({0, -1, -6})
@@ -273,7 +270,7 @@ class Heeding:
         while (came := signal.sigwaitinfo(self._held)).si_pid != os.getpid():
             if self._counts(came):
                 _end_by(came.si_signo)
-            if came.si_signo in _STOPS and self._said < _MOST_SAID:
+            if came.si_signo in STOP_SIGNALS and self._said < _MOST_SAID:
                 self._said += 1
                 name = signal.Signals(came.si_signo).name
                 _say_if_it_is_read(
