@@ -8,9 +8,13 @@ matters, is a value in it, because the reducer knows no clock.
 from __future__ import annotations
 
 import enum
+from typing import TYPE_CHECKING
 
 from supervisor.life.frozen import Frozen
 from supervisor.life.words import Cause, ExitStatus, JobState, Phase, Verdict
+
+if TYPE_CHECKING:  # for jobs that go on after a failure
+    from supervisor.life.attempts import Order, Scope
 
 
 class Deadline(enum.StrEnum):
@@ -26,6 +30,12 @@ class Deadline(enum.StrEnum):
     """The chief is done; the scripts that the success policy still waits for have this long."""
     RUNTIME = "runtime"
     """``SUPERVISOR_MAX_RUNTIME_S``."""
+    DECISION = "decision"
+    """On a member: its failure is told, and the master's word on what starts anew is awaited."""
+    BACKOFF = "backoff"
+    """On the master: the pause before another attempt."""
+    RESTART = "restart"
+    """All that starts anew must be down and ready, on every host that it concerns."""
     HOLD = "hold"
     """A member keeps its servers for the chief's last checkpoint; the master's word may be lost.
     Also the evaluator's share for its last evaluation."""
@@ -98,6 +108,10 @@ class Exited(Frozen):
     message: str = ""
     detail: str = ""
     left: tuple[int, ...] = ()
+    error: str = ""
+    """See ``Cause.error``."""
+    progressed: bool = False
+    """Training has moved here since the attempt began; looked at where it matters."""
 
 
 class Signalled(Frozen):
@@ -119,6 +133,12 @@ class Hung(Frozen):
     """The end of its output, stacks included."""
     beats: bool = False
     """It uses its heartbeat file, and that alone counted."""
+    progressed: bool = False
+    """As of ``Exited``."""
+
+
+class Readied(Frozen):
+    """What starts anew here is down, and all is made ready for its start."""
 
 
 class Expired(Frozen):
@@ -135,6 +155,10 @@ class MemberReported(Frozen):
     cause: Cause | None
     holds: str = ""
     """What its checkpoint directory holds; empty where it says nothing."""
+    turn: int = 0
+    """The last order of the master for which all is down and ready there; 0: none."""
+    progressed: bool = False
+    """Training has moved, there or here, since the attempt began; looked at with a new cause."""
 
 
 class MemberLost(Frozen):
@@ -155,6 +179,10 @@ class JobChanged(Frozen):
     """While joining: the hosts that have not joined yet."""
     restore: str = ""
     """While joining: the generation that every host is to hold."""
+    order: Order | None = None
+    """What has last been started anew, or is to be."""
+    restarts: bool = False
+    """Whether the master starts anew what fails, so that a failure is its to judge."""
 
 
 class Waiting(Frozen):
@@ -210,6 +238,7 @@ Event = (
     | Exited
     | Signalled
     | Hung
+    | Readied
     | Expired
     | MemberReported
     | MemberLost
@@ -287,6 +316,25 @@ class Announce(Frozen):
     """While joining: the hosts that have not joined yet."""
     restore: str = ""
     """While joining: the generation that every host is to hold."""
+    order: Order | None = None
+    """What has last been started anew, or is to be."""
+
+
+class MakeReady(Frozen):
+    """What starts anew here is down: prepare its start as this attempt; ``Readied`` follows."""
+
+    processes: tuple[str, ...]
+    attempt: int
+    cause: Cause
+
+
+class Restarted(Frozen):
+    """An attempt has begun, where this host judges: to be said with how long it took."""
+
+    attempt: int
+    scope: Scope
+    kind: str
+    cause: Cause
 
 
 class Restore(Frozen):
@@ -302,6 +350,11 @@ class Report(Frozen):
     script_ended: bool
     cause: Cause | None
     holds: str = ""
+    turn: int = 0
+    """The last order for which all is down and ready here."""
+    attempt: int = 1
+    """The newest that is known here."""
+    progressed: bool = False
 
 
 class Publish(Frozen):
@@ -331,6 +384,8 @@ Action = (
     | Arm
     | Disarm
     | Announce
+    | MakeReady
+    | Restarted
     | Restore
     | Report
     | Publish

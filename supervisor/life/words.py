@@ -42,6 +42,8 @@ class Phase(enum.StrEnum):
     PREPARING = "preparing"
     JOINING = "joining"
     RUNNING = "running"
+    RESTARTING = "restarting"
+    """Something of the job is started anew here, and the rest goes on; see ``restarting.py``."""
     DRAINING = "draining"
     KILLING = "killing"
     PUBLISHING = "publishing"
@@ -205,6 +207,11 @@ class Cause:
     """Traceback and last stderr lines of the user's script, bounded, masked."""
     at: float = 0.0
     """Wall-clock seconds since the epoch, by the clock of ``host``."""
+    error: str = ""
+    """What the script's own words say went wrong, and where, without what changes from one time to
+    the next: ``ValueError (train.py:88)``. Empty where nothing says it."""
+    attempt: int = 1
+    """The attempt with which the process had been started that it happened to."""
 
     def __str__(self) -> str:
         who = f"{self.host} {self.process}" if self.process else self.host
@@ -225,6 +232,10 @@ class Verdict:
     cause: Cause
     exit_code: int | None = None
     """The master's own exit code, known once its script has ended."""
+    not_restarted: str = ""
+    """Why the job was not started anew, where it is to be: one sentence."""
+    restartable: bool | None = None
+    """Whether starting the whole job again makes sense; None: as the cause alone says it."""
 
 
 class JobState(enum.StrEnum):
@@ -232,6 +243,8 @@ class JobState(enum.StrEnum):
 
     JOINING = "joining"
     RUNNING = "running"
+    RESTARTING = "restarting"
+    """Something of it comes down, or is down, to be started anew as another attempt."""
     STOPPING = "stopping"
     """A cause is known; the chief is being stopped, servers are still needed."""
     ENDED = "ended"
