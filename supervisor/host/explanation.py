@@ -86,7 +86,7 @@ async def explain(
 
 def _stopped_because(present: Present, process: str) -> str:
     """Why we sent the process a stop signal; empty where we did not."""
-    cause = present.state.cause
+    cause = present.why_down
     return str(cause) if cause and present.stopped_by_us(process) else ""
 
 

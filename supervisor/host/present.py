@@ -10,7 +10,7 @@ import time
 from supervisor.contract.distribution import Strategy
 from supervisor.life.outcome import host_exit_code, outcome_of
 from supervisor.life.state import Process, Setup, State, initial
-from supervisor.life.words import Outcome, Role, Verdict
+from supervisor.life.words import Cause, Outcome, Phase, Role, Verdict
 from supervisor.plan.plan import Plan
 
 
@@ -52,6 +52,19 @@ class Present:
             stopped_code=self.plan.stopped_code,
         )
 
+    @property
+    def why_down(self) -> Cause | None:
+        """Why processes are brought down now: for the end of the job, or for another attempt."""
+        state = self.state
+        if state.cause is None and state.phase is Phase.RESTARTING and state.order is not None:
+            return state.order.cause
+        return state.cause
+
+    @property
+    def may_restart(self) -> bool:
+        """Whether this job may go on after a failure."""
+        return self.state.restarts
+
     def stopped_by_us(self, process: str) -> bool:
         """Whether we sent that process its stop signal."""
         return any(each.name == process and each.stopped_by_us for each in self.state.processes)
@@ -73,6 +86,8 @@ def _initial_state(plan: Plan) -> State:
         scriptless=plan.scriptless,
         agreement=plan.restore_agreement,
         own_lines=plan.contract.settings.checkpoint_hosts == "all",
+        strategy=plan.strategy.value,
+        policy=None,
     )
     return initial(
         setup,

@@ -99,6 +99,7 @@ class Processes:
     def renew(self, spec: ProcessSpec) -> None:
         """Plan a process, though one of its name may have run already."""
         self._by_name[spec.name] = Running(spec)
+        self._kill_since = None
 
     # ------------------------------------------------------------------ from spawn to reap
 
@@ -185,7 +186,7 @@ class Processes:
             exit=str(end.status),
             seconds=round(end.run_s, 3),
             # Otherwise it is a cause, and said as one.
-            **({"message": message} if self._present.state.cause and not end.status.ok else {}),
+            **({"message": message} if self._present.why_down and not end.status.ok else {}),
         )
         self._post(
             ev.Exited(
@@ -289,7 +290,7 @@ class Processes:
         self._say_signalled(name, child, signum, "everybody")
 
     def _has_had(self, running: Running, signum: int, *, reached: bool) -> None:
-        if signum == running.spec.stop_signal and self._present.state.cause is not None:
+        if signum == running.spec.stop_signal and self._present.why_down is not None:
             running.stop_sent(reached=reached)
 
     def _say_signalled(self, name: str, child: Child, signum: int, to: str) -> None:
@@ -333,7 +334,8 @@ class Processes:
             self._kill_since = now
         if now - self._kill_since > DYING_S + SWEEP_KILL_S + DRAIN_S:
             return False
-        children = [self._by_name[process.name].child for process in self._present.state.alive]
+        state = self._present.state
+        children = [self._by_name[process.name].child for process in state.coming_down]
         return all(child is not None and child.dying() for child in children)
 
     def leave(self) -> None:

@@ -14,10 +14,15 @@ def newest(directory: str, before_ns: int) -> str:
 
     ``before_ns``: what is younger this run has written. Looks at a bounded number of files. Blocks.
     """
+    return newest_with_time(directory, before_ns)[0]
+
+
+def newest_with_time(directory: str, before_ns: int) -> tuple[str, int]:
+    """The same, and when it was written, in nanoseconds; ``("", 0)`` where there is none."""
     try:
         found = watch.scan(directory, most=_MOST_FILES)
     except OSError:
-        return ""
+        return "", 0
     facts = [
         fact
         for fact in found.facts
@@ -31,4 +36,6 @@ def newest(directory: str, before_ns: int) -> str:
         if not snapshot.is_state(fact.path) and fact.path not in found.evidence.broken
     ]
     last = max(indexes or others, key=lambda fact: (fact.mtime_ns, fact.path), default=None)
-    return "" if last is None else os.path.join(directory, last.path.removesuffix(".index"))
+    if last is None:
+        return "", 0
+    return os.path.join(directory, last.path.removesuffix(".index")), last.mtime_ns

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, assert_never
 from supervisor.children.guardian import Guardian
 from supervisor.host import neighbour
 from supervisor.host.account import Account
+from supervisor.host.attempts import Attempts
 from supervisor.host.console import Outputs
 from supervisor.host.coordination import Coordination
 from supervisor.host.files import Files
@@ -127,6 +128,15 @@ class _Host:
             masker=masker,
             guardian=guardian,
             fetched=self._preparing.plan_again,
+        )
+        self._attempts = Attempts(
+            present,
+            post=post,
+            say=say,
+            tasks=self.tasks,
+            files=files,
+            processes=self.processes,
+            masker=masker,
         )
         self.coordination = Coordination(
             present,
@@ -240,12 +250,13 @@ class _Host:
         return sorted(events, key=lambda each: not isinstance(each, ev.Signalled))
 
     async def _judged(self, event: ev.Event) -> ev.Event:
-        """A signal with what is known of whom else it was sent to. Nothing overtakes it meanwhile:
-        a script that dies of the same signal has not failed."""
+        """A signal with what is known of whom else it was sent to, a failure with whether training
+        had moved. Nothing overtakes it meanwhile: a script that dies of the same signal has not
+        failed."""
         if isinstance(event, ev.Signalled) and passes_on(self._present.state, event.signum):
             everywhere = await self._signals.sent_to_all(event)
             return ev.Signalled(event.signum, event.at, everywhere)
-        return event
+        return await self._attempts.judged(event)
 
     async def take_leave(self) -> None:
         """The last words to the other hosts; a stop signal cuts them short."""
@@ -288,17 +299,19 @@ class _Host:
             limit_s = present.plan.budgets.stop_limit_s
             present.stop_at = present.stop_at or time.monotonic() + limit_s
             self._keeping.hurry()
-        if before.phase is Phase.RUNNING and present.state.phase is not Phase.RUNNING:
+        if before.under_way and not present.state.under_way:
             self._watches.end_with_script()
-        begins = before.phase is not Phase.RUNNING and present.state.phase is Phase.RUNNING
+        begins = not before.under_way and present.state.under_way
         if begins:
             self._watches.begin_with_script(AFTER_START_S)
+        self._attempts.seen(before, present.state)
         for action in actions:
             self._perform(action)
         if present.state.phase is not before.phase:
             self._timeline.enter(present.state.phase)
         if begins:
             self._keeping.begin(AFTER_START_S)
+            self._attempts.begin()
 
     def _perform(self, action: ev.Action) -> None:
         match action:
@@ -326,6 +339,10 @@ class _Host:
                 self.coordination.report(action)
             case ev.Restore(generation):
                 self._restore(generation)
+            case ev.MakeReady():
+                self._attempts.make_ready(action)
+            case ev.Restarted():
+                self._attempts.say_restarted(action)
             case ev.Publish():
                 self._keeping.publish()
             case ev.Record():

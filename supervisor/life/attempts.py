@@ -17,7 +17,7 @@ from supervisor.faults import counted
 from supervisor.life.words import Cause, CauseKind, ExitStatus, Role, speaks_of_lost_peer
 
 WINDOW_S: Final = 3600.0
-"""A process that was preempted is started anew without limit for so long after the last progress."""
+"""So long after the last progress what was preempted is started anew, however often."""
 VICTIM_S: Final = 10.0
 """A failure that speaks of a lost peer so soon after a restart is taken for its consequence."""
 _LONGEST_PAUSE_S: Final = 60.0

@@ -21,6 +21,8 @@ class Trigger(enum.StrEnum):
 
     PREPARED = "every step before the barrier is done"
     ALL_JOINED = "every host has joined"
+    RESTART = "something of the job starts anew"
+    ALL_READY = "all that starts anew is down and ready"
     CAUSE_KNOWN = "the cause of the end is known"
     MUST_DIE = "the time is over, or a second stop signal or a defect came"
     NOTHING_ALIVE = "no process is alive"
@@ -45,6 +47,11 @@ PHASES: Final[Mapping[tuple[Phase, Trigger], Phase]] = MappingProxyType(
         (Phase.PREPARING, Trigger.CAUSE_KNOWN): Phase.DRAINING,
         (Phase.JOINING, Trigger.CAUSE_KNOWN): Phase.DRAINING,
         (Phase.RUNNING, Trigger.CAUSE_KNOWN): Phase.DRAINING,
+        # Another attempt: what it concerns comes down, waits for the other hosts and starts anew.
+        (Phase.RUNNING, Trigger.RESTART): Phase.RESTARTING,
+        (Phase.RESTARTING, Trigger.RESTART): Phase.RESTARTING,
+        (Phase.RESTARTING, Trigger.ALL_READY): Phase.RUNNING,
+        (Phase.RESTARTING, Trigger.CAUSE_KNOWN): Phase.DRAINING,
         (Phase.DRAINING, Trigger.MUST_DIE): Phase.KILLING,
         (Phase.KILLING, Trigger.MUST_DIE): Phase.KILLING,
         (Phase.DRAINING, Trigger.NOTHING_ALIVE): Phase.PUBLISHING,
@@ -60,9 +67,14 @@ JOB: Final[Mapping[tuple[JobState, Trigger], JobState]] = MappingProxyType(
         # A step may be under way while the hosts join: it is stopped like a script.
         (JobState.JOINING, Trigger.CAUSE_KNOWN): JobState.STOPPING,
         (JobState.RUNNING, Trigger.CAUSE_KNOWN): JobState.STOPPING,
+        (JobState.RUNNING, Trigger.RESTART): JobState.RESTARTING,
+        (JobState.RESTARTING, Trigger.RESTART): JobState.RESTARTING,
+        (JobState.RESTARTING, Trigger.ALL_READY): JobState.RUNNING,
+        (JobState.RESTARTING, Trigger.CAUSE_KNOWN): JobState.STOPPING,
         # Without a script that is to be stopped the first word of the end is the last.
         (JobState.JOINING, Trigger.NO_SCRIPT_ALIVE): JobState.ENDED,
         (JobState.RUNNING, Trigger.NO_SCRIPT_ALIVE): JobState.ENDED,
+        (JobState.RESTARTING, Trigger.NO_SCRIPT_ALIVE): JobState.ENDED,
         (JobState.STOPPING, Trigger.NO_SCRIPT_ALIVE): JobState.ENDED,
     }
 )
@@ -74,6 +86,7 @@ LIVES: Final[Mapping[tuple[Life, Trigger], Life]] = MappingProxyType(
         (Life.PLANNED, Trigger.STARTED): Life.ALIVE,
         (Life.ALIVE, Trigger.ENDED): Life.ENDED,
         (Life.ALIVE, Trigger.SURVIVED): Life.LEFT,
+        (Life.ENDED, Trigger.STARTED): Life.ALIVE,  # with another attempt
         # What was given up may still end while other things are waited for.
         (Life.LEFT, Trigger.ENDED): Life.ENDED,
         (Life.LEFT, Trigger.SURVIVED): Life.LEFT,

@@ -11,11 +11,11 @@ from supervisor.life import events as ev
 from supervisor.life.automaton import Trigger
 from supervisor.life.ladder import evaluates_on, first_rung
 from supervisor.life.outcome import outcome_of
-from supervisor.life.state import State, advance, arm, disarm, enter, own_cause
+from supervisor.life.state import State, advance, arm, disarm, enter, own_cause, with_process
 from supervisor.life.words import (
     Cause,
     CauseKind,
-    Phase,
+    Life,
     Role,
     SuccessPolicy,
     Verdict,
@@ -36,9 +36,13 @@ def end(state: State, cause: Cause, actions: list[ev.Action]) -> State:
     budgets = state.setup.budgets
     if state.suspended:  # all of it: a leader that saves needs its helpers, the chief our servers
         state = resume(state, actions)
-    suspect, state = state.suspect, replace(state, suspect=None, cause=cause)
-    if suspect is not None:
-        state = _note(state, suspect, actions)  # whatever ends the run explains it
+    others = (state.suspect, state.asked)
+    state = replace(state, suspect=None, asked=None, cause=cause)
+    for other in filter(None, others):
+        state = note(state, other, actions)  # whatever ends the run explains it
+    for process in state.processes:
+        if process.again and process.life is not Life.ALIVE:  # nobody is there to answer a stop
+            state = with_process(state, process.name, again=False, status=None, message="")
     state = enter(state, Trigger.CAUSE_KNOWN)
     state = disarm(
         state,
@@ -48,6 +52,10 @@ def end(state: State, cause: Cause, actions: list[ev.Action]) -> State:
         ev.Deadline.RUNTIME,
         ev.Deadline.SETTLE,
         ev.Deadline.STRAGGLER,
+        ev.Deadline.DECISION,
+        ev.Deadline.BACKOFF,
+        ev.Deadline.RESTART,
+        ev.Deadline.KILL,  # of a process that was to start anew
     )
     extra_s = budgets.evaluator_grace_s if evaluates_on(state) else 0.0
     state = arm(state, ev.Deadline.LIMIT, budgets.limit_s + extra_s, actions)
@@ -55,33 +63,37 @@ def end(state: State, cause: Cause, actions: list[ev.Action]) -> State:
     level = "info" if cause.kind is CauseKind.FINISHED else "warning"
     actions.append(ev.Say("job.ending", fields, level))
     if state.members and state.scripts_alive:  # else it is final, and announced as ENDED at once
-        state = advance(state, Trigger.CAUSE_KNOWN, Verdict(outcome_of(cause), cause))
+        state = advance(state, Trigger.CAUSE_KNOWN, verdict_of(state, cause))
         actions.append(ev.Announce(state.job, state.verdict))
     return first_rung(state, actions)
 
 
-def failed(state: State, cause: Cause, actions: list[ev.Action]) -> State:
-    """A failure here, or on the master anywhere: the end, unless a policy or doubt says else."""
-    if not state.before_draining:
-        return _note(state, cause, actions)
-    if _tolerable(state, cause):
-        return _tolerate(state, cause, actions)
+def failed_for_good(state: State, cause: Cause, actions: list[ev.Action]) -> State:
+    """What failed is not started anew: the end, unless a policy or doubt says else."""
+    if tolerable(state, cause):
+        return tolerate(state, cause, actions)
+    doubted = doubt(state, cause, actions)
+    return end(state, cause, actions) if doubted is None else doubted
+
+
+def doubt(state: State, cause: Cause, actions: list[ev.Action]) -> State | None:
+    """Wait for what a failure may be the consequence of; None where it speaks for itself."""
     victim = cause.kind is CauseKind.SCRIPT_FAILED and speaks_of_lost_peer(
         f"{cause.message}\n{cause.detail}"
     )
     if victim and state.suspect is not None:
-        return _note(state, cause, actions)
-    if victim and state.phase is Phase.RUNNING and len(state.setup.hosts) > 1:
+        return note(state, cause, actions)
+    if victim and state.under_way and len(state.setup.hosts) > 1:
         fields = (("cause", str(cause)), ("seconds", SETTLE_S))
         actions.append(ev.Say("failure.examined", fields, "warning"))
         return arm(replace(state, suspect=cause), ev.Deadline.SETTLE, SETTLE_S, actions)
-    return end(state, cause, actions)
+    return None
 
 
-def _tolerable(state: State, cause: Cause) -> bool:
+def tolerable(state: State, cause: Cause) -> bool:
     """Whether the failure policy lets the job go on; a member leaves that to the master."""
     setup = state.setup
-    if state.phase is not Phase.RUNNING or cause.host == setup.master:
+    if not state.under_way or cause.host == setup.master:
         return False
     match cause.kind:
         case CauseKind.SCRIPT_FAILED | CauseKind.START_FAILED if cause.process != Role.PS:
@@ -100,7 +112,7 @@ def _tolerable(state: State, cause: Cause) -> bool:
     return setup.is_member or setup.success_policy is not SuccessPolicy.SHARE or within_reach
 
 
-def _tolerate(state: State, cause: Cause, actions: list[ev.Action]) -> State:
+def tolerate(state: State, cause: Cause, actions: list[ev.Action]) -> State:
     fields = (
         ("host", cause.host),
         ("process", cause.process),
@@ -111,7 +123,7 @@ def _tolerate(state: State, cause: Cause, actions: list[ev.Action]) -> State:
     return replace(state, tolerated=(*state.tolerated, cause))
 
 
-def _note(state: State, cause: Cause, actions: list[ev.Action]) -> State:
+def note(state: State, cause: Cause, actions: list[ev.Action]) -> State:
     """A failure that is not the cause: said and kept, so that nothing is hidden."""
     if cause in {state.cause, *state.also} or len(state.also) >= _MOST_NOTED:
         return state
@@ -119,12 +131,19 @@ def _note(state: State, cause: Cause, actions: list[ev.Action]) -> State:
     return replace(state, also=(*state.also, cause))
 
 
+def verdict_of(state: State, cause: Cause, exit_code: int | None = None) -> Verdict:
+    """The job's, on the master or alone."""
+    refused = state.refused
+    why, restartable = (refused.reason, refused.restartable) if refused else ("", None)
+    return Verdict(outcome_of(cause), cause, exit_code, why, restartable)
+
+
 def finished(state: State) -> Cause | None:
     """The job's success, where this host is the one to say so."""
-    setup, status = state.setup, state.script_status
+    setup = state.setup
     if setup.is_member:
         return None
-    ok = status is not None and status.ok
+    ok = state.script_finished
     if setup.success_policy is SuccessPolicy.CHIEF:
         return success(state, "finished, exit 0") if ok else None
     training = [name for name in setup.training if name != setup.host]

@@ -138,7 +138,9 @@ class Hung(Frozen):
 
 
 class Readied(Frozen):
-    """What starts anew here is down, and all is made ready for its start."""
+    """What starts anew here is down, and all is made ready for its start by an order."""
+
+    turn: int
 
 
 class Expired(Frozen):
@@ -324,6 +326,7 @@ class MakeReady(Frozen):
     """What starts anew here is down: prepare its start as this attempt; ``Readied`` follows."""
 
     processes: tuple[str, ...]
+    turn: int
     attempt: int
     cause: Cause
 

@@ -39,8 +39,7 @@ def _hold_s(state: State) -> float:
 
 def _grace_s(state: State) -> float:
     """A stop that was asked for leaves the script its full share; an end elsewhere a short one."""
-    assert state.cause is not None
-    asked = outcome_of(state.cause) is Outcome.STOPPED
+    asked = state.cause is not None and outcome_of(state.cause) is Outcome.STOPPED
     budgets = state.setup.budgets
     return budgets.stop_grace_s if asked else budgets.end_grace_s
 
@@ -51,7 +50,7 @@ def _group_s(state: State) -> float:
 
 def _server_grace_s(state: State) -> float:
     server_s = state.setup.budgets.server_grace_s
-    sheltering = any(process.shelters_scripts for process in state.alive)
+    sheltering = any(process.shelters_scripts for process in state.coming_down)
     return max(server_s, _grace_s(state)) if sheltering else server_s
 
 
@@ -112,8 +111,10 @@ LADDER: Final[Mapping[Rung, Measure]] = MappingProxyType(
 
 
 def first_rung(state: State, actions: list[ev.Action]) -> State:
-    """The cause is known, and nothing has been asked to stop yet."""
+    """The cause is known, or something starts anew; nothing has been asked to stop yet."""
     setup = state.setup
+    if state.phase is Phase.RESTARTING:
+        return _climb(state, Rung.SCRIPTS, actions)
     held = setup.is_member and setup.chief_first and state.job is not JobState.ENDED
     if evaluates_on(state) or (held and any(not process.step for process in state.alive)):
         return _climb(state, Rung.HOLD, actions)
@@ -134,7 +135,7 @@ def rung_done(state: State, actions: list[ev.Action]) -> State:
 
 def _climb(state: State, rung: Rung, actions: list[ev.Action]) -> State:
     """Enter a rung: its signals and its deadline. The reducer goes on where it is empty."""
-    if state.phase is not Phase.DRAINING:
+    if state.phase not in {Phase.DRAINING, Phase.RESTARTING}:
         return state
     measure = LADDER[rung]
     state = _disarm_rungs(state, actions)
@@ -149,6 +150,8 @@ def _climb(state: State, rung: Rung, actions: list[ev.Action]) -> State:
                 actions.append(ev.DumpStacks(process.name))
             if process.had_stop and not whole_group:  # many programs take a second one for "now"
                 actions.append(ev.Had(process.name, process.stop_signal))
+            elif process.again and process.stopped_by_us and not whole_group:
+                pass  # it had it in order to start anew, and now has the time of a stop
             else:
                 actions.append(ev.Send(process.name, process.stop_signal, whole_group=whole_group))
             state = with_process(state, process.name, stopped_by_us=True)
@@ -156,23 +159,24 @@ def _climb(state: State, rung: Rung, actions: list[ev.Action]) -> State:
 
 
 def kill(state: State, actions: list[ev.Action]) -> State:
-    """The last resort: SIGKILL to every tree that is alive. What it does not end is left."""
-    if state.phase not in {Phase.DRAINING, Phase.KILLING}:
+    """The last resort: SIGKILL to every tree that is to go. What it does not end is left."""
+    if state.phase not in {Phase.DRAINING, Phase.KILLING, Phase.RESTARTING}:
         return state
     state = _disarm_rungs(state, actions)
-    state = enter(state, Trigger.MUST_DIE)
-    for process in state.alive:
+    if state.phase is not Phase.RESTARTING:
+        state = enter(state, Trigger.MUST_DIE)
+    for process in state.coming_down:
         actions.append(ev.KillTree(process.name))
         state = with_process(state, process.name, stopped_by_us=True)
-    if state.alive and ev.Deadline.KILL not in state.armed:
+    if state.coming_down and ev.Deadline.KILL not in state.armed:
         return arm(state, ev.Deadline.KILL, state.setup.budgets.kill_s, actions)
     return state
 
 
 def _alive(state: State, whom: Whom) -> tuple[Process, ...]:
     if whom is Whom.EVERYBODY:
-        return state.alive
-    return tuple(each for each in state.alive if each.server is (whom is Whom.SERVERS))
+        return state.coming_down
+    return tuple(each for each in state.coming_down if each.server is (whom is Whom.SERVERS))
 
 
 def _disarm_rungs(state: State, actions: list[ev.Action]) -> State:

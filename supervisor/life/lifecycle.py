@@ -6,31 +6,34 @@ draws every conclusion that no longer needs an event (all scripts are gone, so s
 processes are gone, so publish; …). The two together are the whole life cycle:
 
     preparing → joining → running → draining → killing → publishing → done
+                             ⇅
+                         restarting
 
 Preparing may have steps, processes such as an installation: one after the other, each to its end.
 A step is stopped like a script and counts as none. Joining may have one too: hosts that hold other
 checkpoints than the rest restore theirs (``agreement.py``) before anything runs.
 
 Each change of a phase is a row of ``automaton.PHASES``; how a host comes down, from the first
-signal to SIGKILL, is ``ladder.LADDER``.
+signal to SIGKILL, is ``ladder.LADDER``. A job that may go on after a failure has attempts
+(``restarting.py``): what failed, and what cannot go on without it, comes down and starts anew.
 
-What always holds (tested as properties): the cause never changes; nothing is started once
-draining; every phase after running has an armed deadline; done if and only if nothing is alive and
-publishing is settled; a second stop signal kills, unless it is the echo of the first.
+What always holds (tested as properties): the cause never changes; attempts only grow; nothing is
+started once draining; every phase after running has an armed deadline; done if and only if nothing
+is alive and publishing is settled; a second stop signal kills, unless it is the echo of the first.
 """
 
 from __future__ import annotations
 
 import signal
 from dataclasses import replace
-from typing import Final, assert_never
+from typing import TYPE_CHECKING, Final, assert_never
 
 from supervisor.life import events as ev
 from supervisor.life.automaton import Trigger
-from supervisor.life.ending import end, failed, finished, resume, success
+from supervisor.life.ending import end, failed_for_good, finished, note, resume, success, verdict_of
 from supervisor.life.joining import agree, prepared, restore_as_all, run, waiting, who_is_missing
 from supervisor.life.ladder import STOP_SIGNALS, evaluates_on, kill, rung_done, rung_over
-from supervisor.life.outcome import job_exit_code, outcome_of
+from supervisor.life.outcome import job_exit_code
 from supervisor.life.state import (
     Member,
     Process,
@@ -58,6 +61,9 @@ from supervisor.life.words import (
     signal_name,
 )
 
+if TYPE_CHECKING:  # for jobs that go on after a failure
+    from supervisor.life.attempts import Order
+
 WORD_S: Final = 1.0
 """A member that was told to stop waits so long for the master's word on how the job ended."""
 LATE_S: Final = 2.0
@@ -82,14 +88,19 @@ def step(state: State, event: ev.Event) -> tuple[State, tuple[ev.Action, ...]]:
     return reacted, tuple(actions)
 
 
-def _told(state: State) -> tuple[Phase, bool, Cause | None, str]:
+def _told(state: State) -> tuple[Phase, bool, Cause | None, str, int, int, bool]:
     """What a member tells the master: whenever it changes, and nothing else."""
-    status = state.script_status
-    ended = status is not None and status.ok
-    for cause in (state.cause, state.suspect, *state.tolerated):
-        if cause is not None and cause.host == state.setup.host:
-            return state.phase, ended, cause, state.holds
-    return state.phase, ended, None, state.holds
+    causes = (state.cause, state.suspect, state.asked, *state.tolerated)
+    own = (each for each in causes if each is not None and each.host == state.setup.host)
+    return (
+        state.phase,
+        state.script_finished,
+        next(own, None),
+        state.holds,
+        state.turn,
+        state.attempt,
+        state.moved,
+    )
 
 
 # --------------------------------------------------------------------------- what an event means
@@ -116,18 +127,24 @@ def _react(state: State, event: ev.Event, actions: list[ev.Action]) -> State:
             step_failed = process_of(state, process).step
             kind = CauseKind.PREPARE_FAILED if step_failed else CauseKind.START_FAILED
             cause = own_cause(state, kind, message, at, process, status)
-            return failed(state, cause, actions)
+            return _failed(state, cause, actions)
         case ev.Exited():
             return _exited(state, event, actions)
         case ev.Signalled():
             return _signalled(state, event, actions)
-        case ev.Hung(process, idle_s, at, detail, beats):
-            if state.phase is not Phase.RUNNING:
+        case ev.Hung(process, idle_s, at, detail, beats, progressed):
+            if not state.under_way or process_of(state, process).again:
                 return state
             what = "its heartbeat file was not touched" if beats else _NO_SIGN
             message = f"hung: {what} for {idle_s:.0f} s"
             cause = own_cause(state, CauseKind.HANG, message, at, process, detail=detail)
-            return end(state, cause, actions)
+            if not state.restarts:
+                return end(state, cause, actions)
+            return _failed(replace(state, moved=state.moved or progressed), cause, actions)
+        case ev.Readied(turn):
+            from supervisor.life.restarting import readied  # noqa: PLC0415
+
+            return readied(state, turn)
         case ev.Expired(deadline, at):
             if deadline not in state.armed:
                 return state  # disarmed while its expiry waited among the events
@@ -137,10 +154,12 @@ def _react(state: State, event: ev.Event, actions: list[ev.Action]) -> State:
             return _member_reported(state, event, actions)
         case ev.MemberLost(host, evidence, at):
             return _member_lost(state, host, evidence, at, actions)
-        case ev.JobChanged(job, verdict, _, generation):
+        case ev.JobChanged(job, verdict, _, generation, order, restarts):
+            if restarts and not state.restarts and state.setup.is_member:
+                state = replace(state, restarts=True)
             if generation and job is JobState.JOINING:
                 return restore_as_all(replace(state, master_heard=True), generation, actions)
-            return _job_changed(state, job, verdict, actions)
+            return _job_changed(state, job, verdict, actions, order)
         case ev.Waiting(reasons):
             return waiting(state, reasons, actions)
         case ev.MasterSeen(bare):
@@ -174,9 +193,10 @@ def _exited(state: State, event: ev.Exited, actions: list[ev.Action]) -> State:
     )
     if process.step and event.status.ok:
         return prepared(state, actions)
-    counts = state.nothing_started if process.step else state.phase is Phase.RUNNING
+    counts = state.nothing_started if process.step else state.under_way and not process.again
     if not counts:
         return state
+    state = replace(state, moved=state.moved or event.progressed)
     if process.step:
         kind = CauseKind.PREPARE_FAILED
     elif process.server:
@@ -186,12 +206,26 @@ def _exited(state: State, event: ev.Exited, actions: list[ev.Action]) -> State:
     else:
         # Success is a conclusion, drawn in _settle.
         waits = state.setup.success_policy is not SuccessPolicy.CHIEF and state.members
-        if waits and state.setup.budgets.straggler_s:
+        if waits and state.setup.budgets.straggler_s and state.phase is Phase.RUNNING:
             return arm(state, ev.Deadline.STRAGGLER, state.setup.budgets.straggler_s, actions)
         return state
     message = event.message or str(event.status)
-    cause = own_cause(state, kind, message, event.at, event.process, event.status, event.detail)
-    return failed(state, cause, actions)
+    cause = own_cause(
+        state, kind, message, event.at, event.process, event.status, event.detail, event.error
+    )
+    return _failed(state, cause, actions)
+
+
+def _failed(state: State, cause: Cause, actions: list[ev.Action]) -> State:
+    """A failure here, or on the master anywhere."""
+    if not state.before_draining:
+        return note(state, cause, actions)
+    if state.restarts and state.under_way:
+        from supervisor.life import restarting  # noqa: PLC0415  # for jobs that go on
+
+        if cause.kind in restarting.RESTARTED:
+            return restarting.failed(state, cause, actions)
+    return failed_for_good(state, cause, actions)
 
 
 def passes_on(state: State, signum: int) -> bool:
@@ -302,8 +336,12 @@ def _expired(state: State, deadline: ev.Deadline, at: float, actions: list[ev.Ac
             message = f"joining timed out after {waited_s:g} s, waiting for {who}"
             return end(state, own_cause(state, CauseKind.JOIN_TIMEOUT, message, at), actions)
         case ev.Deadline.SETTLE:
-            if state.suspect is None or state.phase is not Phase.RUNNING:
+            if state.suspect is None or not state.under_way:
                 return state
+            if state.restarts:
+                from supervisor.life.restarting import judge  # noqa: PLC0415
+
+                return judge(state, state.suspect, actions, at)
             return end(state, state.suspect, actions)
         case ev.Deadline.STRAGGLER:
             if state.phase is not Phase.RUNNING:
@@ -315,10 +353,12 @@ def _expired(state: State, deadline: ev.Deadline, at: float, actions: list[ev.Ac
             )
             return end(state, success(state, message), actions)
         case ev.Deadline.RUNTIME:
-            if state.phase is not Phase.RUNNING:
+            if not state.under_way:
                 return state
             message = f"ran for SUPERVISOR_MAX_RUNTIME_S, {budgets.max_runtime_s:g} s"
             return end(state, own_cause(state, CauseKind.MAX_RUNTIME, message, at), actions)
+        case ev.Deadline.DECISION | ev.Deadline.RESTART | ev.Deadline.BACKOFF:
+            return _restart_expired(state, deadline, actions)
         case ev.Deadline.HOLD:
             actions.append(ev.Say("hold.expired", level="warning"))
             return rung_over(state, actions)
@@ -331,7 +371,7 @@ def _expired(state: State, deadline: ev.Deadline, at: float, actions: list[ev.Ac
                 return replace(state, all_down=True)  # nobody is waited for past the limit
             return arm(state, ev.Deadline.PUBLISH, budgets.publish_s, actions)
         case ev.Deadline.KILL:
-            for process in state.alive:
+            for process in state.coming_down:
                 actions.append(ev.Say("process.left", (("process", process.name),), "error"))
                 state = live(state, process.name, Trigger.SURVIVED)
             return state
@@ -350,6 +390,16 @@ def _expired(state: State, deadline: ev.Deadline, at: float, actions: list[ev.Ac
     assert_never(deadline)
 
 
+def _restart_expired(state: State, deadline: ev.Deadline, actions: list[ev.Action]) -> State:
+    from supervisor.life import restarting  # noqa: PLC0415  # for jobs that go on
+
+    if deadline is ev.Deadline.DECISION:
+        return restarting.unanswered(state, actions)
+    if deadline is ev.Deadline.RESTART:
+        return restarting.over(state, actions)
+    return state  # whether all is ready is drawn in _settle
+
+
 def _publishing_over(state: State, error: str | None) -> State:
     if state.publishing_settled:
         return state
@@ -365,13 +415,18 @@ def _member_reported(state: State, event: ev.MemberReported, actions: list[ev.Ac
     member = state.members.get(event.host)
     if member is None:
         return state  # not ours; the server refuses it before it comes here
+    turn = max(member.turn, event.turn)
+    # What was said before it came down for another attempt is of the one before.
+    early = state.job is JobState.RESTARTING and turn < (state.order.turn if state.order else 0)
     updated = replace(
         member,
         joined=member.joined or event.phase is not Phase.PREPARING,
         heard=True,
-        script_ended=member.script_ended or event.script_ended,
+        script_ended=member.script_ended or (event.script_ended and not early),
         down=member.down or event.phase in {Phase.PUBLISHING, Phase.DONE},
         holds=event.holds,
+        told=event.cause,
+        turn=turn,
     )
     if updated != member:
         state = replace(state, members={**state.members, event.host: updated})
@@ -381,11 +436,12 @@ def _member_reported(state: State, event: ev.MemberReported, actions: list[ev.Ac
         if state.missing and state.job is JobState.JOINING:
             actions.append(ev.Announce(JobState.JOINING, missing=state.missing))
     told = event.cause
-    if told is None or told in {state.suspect, *state.tolerated}:
+    if told is None or told in {state.suspect, member.told, *state.tolerated}:
         return state
+    state = replace(state, moved=state.moved or event.progressed)
     failures = {CauseKind.SCRIPT_FAILED, CauseKind.START_FAILED, CauseKind.ESSENTIAL_DIED}
-    if told.kind in failures:
-        return failed(state, told, actions)
+    if told.kind in failures or (told.kind is CauseKind.HANG and state.restarts):
+        return _failed(state, told, actions)
     return end(state, told, actions)
 
 
@@ -404,17 +460,26 @@ def _member_lost(
     state = replace(state, members={**state.members, host: replace(member, down=True)})
     if not state.before_draining:
         return state
-    return failed(state, Cause(CauseKind.MEMBER_LOST, host, f"lost: {evidence}", at=at), actions)
+    return _failed(state, Cause(CauseKind.MEMBER_LOST, host, f"lost: {evidence}", at=at), actions)
 
 
 def _job_changed(
-    state: State, job: JobState, verdict: Verdict | None, actions: list[ev.Action]
+    state: State,
+    job: JobState,
+    verdict: Verdict | None,
+    actions: list[ev.Action],
+    order: Order | None = None,
 ) -> State:
     if state.setup.is_master or state.job is JobState.ENDED:
         return state
     state = replace(hear(state, job), master_heard=True)
-    if job is JobState.RUNNING and state.phase is Phase.JOINING:
-        return run(state, actions)
+    # An order that it hears first of all makes it begin, and then follow.
+    if job in {JobState.RUNNING, JobState.RESTARTING} and state.phase is Phase.JOINING:
+        state = run(state, actions)
+    if order is not None and state.under_way:
+        from supervisor.life.restarting import follow  # noqa: PLC0415
+
+        state = follow(hear(state, job), order, job, actions)
     if verdict is None:
         return state
     state = replace(state, verdict=verdict)
@@ -463,8 +528,12 @@ def _settle(state: State, actions: list[ev.Action]) -> State:
     """Draw every conclusion that needs no further event."""
     if state.phase is Phase.JOINING and state.members and not state.missing:
         state = agree(state, actions)
-    if state.phase is Phase.RUNNING and (cause := finished(state)) is not None:
+    if state.under_way and (cause := finished(state)) is not None:
         state = end(state, cause, actions)
+    if state.order is not None and state.under_way:
+        from supervisor.life.restarting import progress  # noqa: PLC0415
+
+        state = progress(state, actions)
     if state.phase in {Phase.DRAINING, Phase.KILLING}:
         state = _come_down(state, actions)
     if state.phase is Phase.PUBLISHING:
@@ -518,9 +587,7 @@ def _is_owed_a_word(state: State) -> bool:
 def _announce_end(state: State, actions: list[ev.Action]) -> State:
     """On the master: the verdict is final, members may stop their servers and leave."""
     assert state.cause is not None
-    verdict = Verdict(
-        outcome_of(state.cause), state.cause, job_exit_code(state.cause, state.script_status)
-    )
+    verdict = verdict_of(state, state.cause, job_exit_code(state.cause, state.script_status))
     state = advance(state, Trigger.NO_SCRIPT_ALIVE, verdict)
     actions.append(ev.Announce(state.job, verdict))
     budgets = state.setup.budgets

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from supervisor.life import events as ev
 from supervisor.life.automaton import JOB, LIVES, PHASES, Trigger, after
@@ -21,6 +21,9 @@ from supervisor.life.words import (
     SuccessPolicy,
     Verdict,
 )
+
+if TYPE_CHECKING:  # for jobs that go on after a failure
+    from supervisor.life.attempts import Order, Past, Policy, Refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,10 @@ class Process:
     stopped_by_us: bool = False
     message: str = ""
     """How it ended, in one sentence."""
+    attempt: int = 1
+    """With which it was started."""
+    again: bool = False
+    """It starts anew with the attempt that is being prepared; until then it comes down."""
 
     @property
     def script(self) -> bool:
@@ -60,6 +67,10 @@ class Member:
     """Its processes are gone and it said so; or it is lost and will say nothing more."""
     holds: str = ""
     """What its checkpoint directory holds, as it says; see ``agreement.Held``."""
+    told: Cause | None = None
+    """What it last said has failed there."""
+    turn: int = 0
+    """The last order for which all is down and ready there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +97,10 @@ class Setup:
     """What follows where hosts hold different checkpoints: ``same``, ``say`` or ``fail``."""
     own_lines: bool = False
     """Each host keeps checkpoints of its own."""
+    strategy: str = "none"
+    """As ``contract.distribution`` names it: which processes depend on which."""
+    policy: Policy | None = None
+    """What is started anew after a failure; None: nothing. The master's counts."""
 
     @property
     def training(self) -> tuple[str, ...]:
@@ -142,6 +157,25 @@ class State:
     also: tuple[Cause, ...] = ()
     """Failures that came after the cause, or turned out to follow from it, as they came."""
     armed: frozenset[ev.Deadline] = field(default_factory=frozenset)
+    restarts: bool = False
+    """Whether failures are judged by ``restarting.py``: by its own policy on the master, or because
+    the master has said so."""
+    order: Order | None = None
+    """What has last been started anew, or is to be."""
+    turn: int = 0
+    """The last order for which all is down and ready here."""
+    making: int = 0
+    """The order for which that is being made ready."""
+    moved: bool = False
+    """Training has moved since the last order, as far as it was looked."""
+    asked: Cause | None = None
+    """On a member: its failure, about which the master is to judge."""
+    fallen: tuple[tuple[str, str], ...] = ()
+    """On the master: hosts and processes that have failed, and about which nothing was ordered."""
+    past: tuple[Past, ...] = ()
+    """On the master: how the earlier attempts ended."""
+    refused: Refused | None = None
+    """Why the cause was not followed by another attempt."""
 
     @property
     def alive(self) -> tuple[Process, ...]:
@@ -165,7 +199,23 @@ class State:
 
     @property
     def before_draining(self) -> bool:
-        return self.nothing_started or self.phase is Phase.RUNNING
+        return self.nothing_started or self.under_way
+
+    @property
+    def under_way(self) -> bool:
+        """The job runs here, or something of it starts anew."""
+        return self.phase in {Phase.RUNNING, Phase.RESTARTING}
+
+    @property
+    def attempt(self) -> int:
+        return self.order.attempt if self.order else 1
+
+    @property
+    def coming_down(self) -> tuple[Process, ...]:
+        """What is alive and is not to stay so: all, or what starts anew."""
+        if self.phase is Phase.RESTARTING:
+            return tuple(process for process in self.alive if process.again)
+        return self.alive
 
     @property
     def scripts_alive(self) -> bool:
@@ -176,6 +226,15 @@ class State:
     def script_status(self) -> ExitStatus | None:
         """How this host's script ended; None while it runs or where it never ran."""
         return next((process.status for process in self.processes if process.script), None)
+
+    @property
+    def script_finished(self) -> bool:
+        """It has done its work; one that was stopped in order to start anew has not."""
+        return any(
+            process.script and process.status is not None and process.status.ok
+            for process in self.processes
+            if not process.again
+        )
 
     @property
     def preparing(self) -> bool:
@@ -193,7 +252,8 @@ class State:
 
 def initial(setup: Setup, processes: tuple[Process, ...]) -> State:
     others = {name: Member() for name in setup.hosts if name != setup.host}
-    return State(setup, processes, others if setup.is_master else {})
+    restarts = setup.is_master and setup.policy is not None
+    return State(setup, processes, others if setup.is_master else {}, restarts=restarts)
 
 
 # --------------------------------------------------------------------------- the moves
@@ -231,8 +291,10 @@ def own_cause(
     process: str | None = None,
     status: ExitStatus | None = None,
     detail: str = "",
+    error: str = "",
 ) -> Cause:
-    return Cause(kind, state.setup.host, message, process, status, detail, at)
+    known = next((each.attempt for each in state.processes if each.name == process), state.attempt)
+    return Cause(kind, state.setup.host, message, process, status, detail, at, error, known)
 
 
 def process_of(state: State, name: str) -> Process:

@@ -37,9 +37,11 @@ from tests.life.test_lifecycle import (
     with_policy,
     with_steps,
 )
+from tests.life.test_restarting import failure, going_on, told
 
 STOP = ev.Signalled(signal.SIGTERM, 1.0)
 NOW = ev.Signalled(signal.SIGTERM, 2.0)
+CRASH = ev.Exited("chief", KILLED, 2.0)
 CHIEF, SERVER = ev.Exited("chief", TERMED, 3.0), ev.Exited("ps", TERMED, 3.0)
 ENDED = ev.JobChanged(
     JobState.ENDED,
@@ -105,6 +107,24 @@ HISTORIES: Mapping[str, tuple[State, Iterable[ev.Event]]] = {
     "a member holds until the master's word": (
         member(),
         (*RUNNING_MEMBER, STOP, ENDED, ev.Exited("worker", TERMED, 3.0), SERVER),
+    ),
+    "a script starts anew and finishes": (
+        going_on(alone(), "none"),
+        (*RUNNING_ALONE, CRASH, ev.Readied(1), ev.Exited("chief", OK, 5.0)),
+    ),
+    "chief and servers start anew, and one more falls; stopped while they come down": (
+        going_on(master(), "ps"),
+        (
+            *RUNNING_MASTER,
+            told("algo-2", failure("algo-2")),
+            CRASH,
+            told("algo-3", failure("algo-3")),
+            STOP,
+        ),
+    ),
+    "stopped while all is down": (
+        going_on(master(), "ps"),
+        (*RUNNING_MASTER, CRASH, ev.Exited("ps", TERMED, 2.0), STOP),
     ),
     "a member holds in vain": (member(), (*RUNNING_MEMBER, STOP, over(ev.Deadline.HOLD))),
 }

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from supervisor.cluster.liveness import How
 from supervisor.life import events as ev
+from supervisor.life.attempts import KINDS, Kind, Order, Past, Policy, Scope
 from supervisor.life.automaton import JOB, LIVES, PHASES, Trigger
 from supervisor.life.ladder import STOP_SIGNALS, SWEEP_S, respite
 from supervisor.life.lifecycle import LATE_S, REFUSES, WORD_S, is_anothers_stop, passes_on, step
@@ -31,6 +32,7 @@ from supervisor.life.words import (
     Rung,
     SuccessPolicy,
     Verdict,
+    speaks_of_lost_peer,
 )
 
 BUDGETS = Budgets(
@@ -1161,6 +1163,14 @@ _causes = st.sampled_from(
 _verdicts = st.builds(
     lambda cause, code: Verdict(outcome_of(cause), cause, code), _causes, st.none() | st.just(0)
 )
+_orders = st.builds(
+    Order,
+    st.integers(1, 4),
+    st.integers(2, 4),
+    st.sampled_from(list(Scope)),
+    st.sampled_from([(), (("algo-2", "worker"),), (("algo-3", "worker"),)]),
+    _causes,
+)
 _others = st.sampled_from(["algo-2", "algo-3", "stranger"])
 _holds = st.sampled_from(
     ["", "nothing - -", "generation 000007-0badcafe -", "files 1f 000007-0badcafe", "nonsense"]
@@ -1185,6 +1195,8 @@ _free = st.one_of(
         st.booleans(),
         st.none() | _causes,
         _holds,
+        st.integers(0, 3),
+        st.booleans(),
     ),
     st.builds(ev.MemberLost, _others, st.just("silent"), st.just(1.0)),
     st.builds(
@@ -1193,7 +1205,10 @@ _free = st.one_of(
         st.none() | _verdicts,
         st.just(()),
         st.sampled_from(["", "000007-0badcafe"]),
+        st.none() | _orders,
+        st.booleans(),
     ),
+    st.builds(ev.Readied, st.integers(1, 3)),
     st.builds(ev.MasterSeen, st.booleans()),
     st.builds(
         ev.MasterLost,
@@ -1217,8 +1232,36 @@ _unprepared = [
     member(),
     with_policy(member(), tolerated_failures=1),
     evaluator(),
+    *(
+        replace(
+            state, setup=replace(state.setup, policy=Policy(2), strategy=strategy), restarts=True
+        )
+        for state, strategy in (
+            (alone(), "none"),
+            (master(), "ps"),
+            (master(SuccessPolicy.ALL), "mwms"),
+            (with_policy(master(), tolerated_failures=1, evaluator="algo-3"), "ps"),
+        )
+    ),
 ]
 _lives = st.sampled_from([*_unprepared, *map(with_steps, _unprepared)])
+
+
+def _no_attempt_beside_another(state: State, actions: Iterable[ev.Action]) -> None:
+    """What starts anew is down, here, before anything of it is started."""
+    if any(isinstance(action, ev.Start) for action in actions):
+        assert not any(process.again for process in state.processes)
+    charged = [each for each in state.past if KINDS[each.kind].charged]
+    policy = state.setup.policy
+    for each in charged:
+        speaks = speaks_of_lost_peer(each.cause.message) and each.kind is Kind.VICTIM
+        assert not speaks, "a victim is never charged"
+    since: list[Past] = []
+    for each in charged:
+        since = [] if each.progressed else [*since, each]
+        assert policy is not None
+        lines = [one.line for one in since]
+        assert all(lines.count(line) <= policy.restarts for line in lines), "a budget is kept"
 
 
 def _possible(state: State, draw: st.DataObject) -> ev.Event:
@@ -1255,9 +1298,14 @@ def test_what_holds_whatever_comes(state: State, draw: st.DataObject) -> None:
         event = _possible(state, draw)
         state, actions = step(state, event)
         order = list(Phase)
-        assert order.index(state.phase) >= order.index(before.phase), "a life never goes back"
+        if before.phase is not Phase.RESTARTING or state.phase is not Phase.RUNNING:
+            assert order.index(state.phase) >= order.index(before.phase), "a life never goes back"
+        assert state.attempt >= before.attempt, "attempts only grow"
+        assert state.turn <= (state.order.turn if state.order else 0)
+        _no_attempt_beside_another(state, actions)
         assert _leads(PHASES, before.phase, state.phase)
-        assert state.rung >= before.rung, "the ladder leads on only"
+        if not before.under_way:
+            assert state.rung >= before.rung, "the ladder leads on only"
         if state.setup.is_master:  # a member takes the master's word for the job
             assert _leads(JOB, before.job, state.job)
         had = {process.name: process.stop_signal for process in state.processes if process.had_stop}
@@ -1272,21 +1320,28 @@ def test_what_holds_whatever_comes(state: State, draw: st.DataObject) -> None:
             assert _leads(LIVES, lives.get(process.name, Life.PLANNED), process.life)
         if before.cause is not None:
             assert state.cause == before.cause, "the cause never changes"
-        if order.index(before.phase) > order.index(Phase.RUNNING):
+        if order.index(before.phase) > order.index(Phase.RESTARTING) or state.cause is not None:
             assert not [a for a in actions if isinstance(a, ev.Start)], "no start once draining"
         alive = {process.step for process in state.alive}
         assert len(alive) < 2, "no step beside the job"
         assert sum(process.step for process in state.alive) < 2, "one step at a time"
         published += sum(isinstance(action, ev.Publish) for action in actions)
-        if order.index(Phase.RUNNING) < order.index(state.phase) < order.index(Phase.DONE):
+        if order.index(Phase.RESTARTING) < order.index(state.phase) < order.index(Phase.DONE):
             assert state.cause is not None
             assert state.armed, "every phase after running has a deadline"
+        if state.phase is Phase.RESTARTING and (state.setup.is_master or state.coming_down):
+            assert state.armed, "coming down is bounded, and so is waiting for the others"
         done = state.phase is Phase.DONE
+        waits = state.setup.is_member and ev.Deadline.ACK in state.armed
         settled = state.publishing_settled and (
             state.all_down
-            or all(
-                m.down or not (m.heard or ev.Deadline.LATE in state.armed)
-                for m in state.members.values()
+            or (waits and state.job is JobState.ENDED)
+            or (
+                not waits
+                and all(
+                    m.down or not (m.heard or ev.Deadline.LATE in state.armed)
+                    for m in state.members.values()
+                )
             )
         )
         assert done == (order.index(state.phase) >= order.index(Phase.PUBLISHING) and settled)
@@ -1313,8 +1368,8 @@ def test_once_draining_the_timers_alone_lead_to_the_end(state: State, draw: st.D
     ever ends and nothing is ever published, the armed deadlines still reach ``done``."""
     for _ in range(draw.draw(st.integers(1, 15))):
         state, _ = step(state, _possible(state, draw))
-    if state.phase in {Phase.PREPARING, Phase.JOINING, Phase.RUNNING}:
-        state, _ = step(state, ev.Signalled(15, 1.0))
+    if state.before_draining:
+        state, _ = step(state, ev.Signalled(15, 100.0))
     for _ in range(20):
         if state.phase is Phase.DONE:
             return

@@ -1,0 +1,262 @@
+"""Attempts on this host: whether training has moved, what is made ready for the next one, and what
+is told of those that are over. What starts anew, and whether, is decided in ``life/restarting.py``.
+
+Loaded and run where the job may go on after a failure.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from supervisor.contract import record
+from supervisor.contract.distribution import Strategy
+from supervisor.contract.paths import Paths
+from supervisor.host.files import Files
+from supervisor.host.present import Present
+from supervisor.host.processes import Processes
+from supervisor.host.tasks import Tasks
+from supervisor.host.timeline import Say
+from supervisor.life import events as ev
+from supervisor.life.state import State
+from supervisor.life.words import Cause, JobState, ProcessSpec
+from supervisor.streams.masking import Masker
+
+if TYPE_CHECKING:  # not needed before the script's start
+    from supervisor.life.attempts import Order
+
+LOOK_S: Final = 0.25
+"""A failure is judged without an answer after so long: nothing else is heard meanwhile."""
+BEAT_S: Final = 10.0
+"""A heartbeat counts as progress so long after the attempt's start: a script that only comes up
+touches the file as well."""
+MOST_TOLD: Final = 100
+"""Attempts that are kept for the report, the latest; their number is kept anyhow."""
+_CAUSE_LENGTH: Final = 1024
+"""Characters of ``SUPERVISOR_LAST_CAUSE``."""
+_YOUNGEST: Final = 2**63
+_NUMBER: Final = r"(\d+)\D*$"
+"""A text: the script's start does not wait for it to be compiled."""
+
+
+class Mark(NamedTuple):
+    """How far training had come, by what lies in the job's directories."""
+
+    checkpoint: str = ""
+    """The newest that is complete."""
+    written_ns: int = 0
+    step: float | None = None
+    """What the script has written into its progress file."""
+    beat_ns: int = 0
+    """When the heartbeat file was touched last."""
+
+    def moved_to(self, later: Mark, started_ns: int) -> bool:
+        """Whether training has moved between two looks.
+
+        A checkpoint that has another number must have a greater one: a script that begins again at
+        step 0 and saves that has not come further.
+        """
+        if later.step is not None and later.step > (-1.0 if self.step is None else self.step):
+            return True
+        if (later.checkpoint, later.written_ns) != (self.checkpoint, self.written_ns):
+            before, now = _numbered(self.checkpoint), _numbered(later.checkpoint)
+            comparable = before is not None and now is not None and before[0] == now[0]
+            if later.checkpoint and not (comparable and before and now and now[1] <= before[1]):
+                return True
+        return later.beat_ns > max(self.beat_ns, started_ns + int(BEAT_S * 1e9))
+
+
+def _numbered(path: str) -> tuple[str, int] | None:
+    """A checkpoint's name without its last number, and that number."""
+    found = re.search(_NUMBER, path)
+    return None if found is None else (path[: found.start()], int(found[1][:18]))
+
+
+def look(paths: Paths) -> Mark:
+    """What lies in the job's directories now. Blocks; looks at a bounded number of files."""
+    from supervisor.host import resumed  # noqa: PLC0415
+
+    checkpoint, written_ns = resumed.newest_with_time(paths.checkpoints, _YOUNGEST)
+    return Mark(checkpoint, written_ns, record.progress(paths), record.heartbeat(paths) or 0)
+
+
+class Attempts:
+    """Belongs to the event loop's thread."""
+
+    def __init__(
+        self,
+        present: Present,
+        *,
+        post: Callable[[ev.Event], None],
+        say: Say,
+        tasks: Tasks,
+        files: Files,
+        processes: Processes,
+        masker: Masker,
+    ) -> None:
+        self.began = 0
+        """How many have begun, as far as this host knows."""
+        self.judged_at = 0.0
+        """When the failure was heard of after which the latest begins, ``time.monotonic()``."""
+        self.down_s = 0.0
+        """How long attempts have been prepared, altogether."""
+        self._present = present
+        self._post = post
+        self._say = say
+        self._tasks = tasks
+        self._files = files
+        self._processes = processes
+        self._masker = masker
+        self._mark: Mark | None = None
+        self._started_ns = 0
+        self._rows: deque[dict[str, object]] = deque(maxlen=MOST_TOLD)
+
+    # ------------------------------------------------------------------ progress
+
+    def begin(self) -> None:
+        """The first attempt begins: from here on training can have moved."""
+        self._open(1)
+        if self._present.may_restart:
+            self._tasks.serve("progress", self._take_mark(), vital=False)
+
+    async def _take_mark(self) -> None:
+        self._started_ns = time.time_ns()
+        self._mark = await self._look()
+
+    async def _look(self) -> Mark | None:
+        paths = self._present.plan.paths
+        return await self._files.look(lambda: look(paths), None, limit_s=LOOK_S)
+
+    async def judged(self, event: ev.Event) -> ev.Event:
+        """A failure with what is known of progress, where that decides about another attempt."""
+        if self._mark is None or not self._matters(event):
+            return event
+        now = await self._look()
+        if now is None or not self._mark.moved_to(now, self._started_ns):
+            return event
+        return type(event)(**(vars(event) | {"progressed": True}))
+
+    def _matters(self, event: ev.Event) -> bool:
+        state = self._present.state
+        if not state.restarts or not state.under_way or state.moved:
+            return False
+        match event:
+            case ev.Exited(process):
+                return not event.status.ok or self._processes.by_name[process].spec.essential
+            case ev.Hung():
+                return True
+            case ev.MemberReported(host):
+                # Without a distribution each host is a job of its own, and sees to it itself.
+                own = self._present.plan.strategy is Strategy.NONE
+                member = state.members.get(host)
+                news = member is not None and event.cause not in {None, member.told}
+                return news and not own
+        return False
+
+    # ------------------------------------------------------------------ the next one
+
+    def make_ready(self, action: ev.MakeReady) -> None:
+        """What starts anew is down: plan its processes again, as the next attempt."""
+        self._tasks.serve("next attempt", self._make_ready(action))
+
+    async def _make_ready(self, action: ev.MakeReady) -> None:
+        mark = await self._look()
+        self._mark, self._started_ns = mark or self._mark, time.time_ns()
+        checkpoint = self._mark.checkpoint if self._mark else ""
+        specs = {spec.name: spec for spec in self._present.plan.processes}
+        for name in action.processes:
+            spec = specs[name]
+            if not spec.essential or spec.env.get("SUPERVISOR_ATTEMPT"):
+                spec = self._told(spec, action.attempt, action.cause, checkpoint)
+            self._processes.renew(spec)
+        self._post(ev.Readied(action.turn))
+
+    def _told(self, spec: ProcessSpec, attempt: int, cause: Cause, checkpoint: str) -> ProcessSpec:
+        """With what the script is told of the attempt."""
+        why = self._masker.text(str(cause)).replace("\0", "")[:_CAUSE_LENGTH]
+        env = dict(spec.env) | {"SUPERVISOR_ATTEMPT": str(attempt), "SUPERVISOR_LAST_CAUSE": why}
+        if checkpoint:
+            env["SUPERVISOR_RESUMED_FROM"] = checkpoint
+        elif env.get("SUPERVISOR_RESUMED_FROM"):
+            del env["SUPERVISOR_RESUMED_FROM"]
+        return replace(spec, env=env)
+
+    # ------------------------------------------------------------------ what is told
+
+    def seen(self, before: State, after: State) -> None:
+        """The life has moved on: keep what there is to tell of its attempts."""
+        order = after.order
+        if order is not None and after.attempt > before.attempt:
+            self.judged_at = time.monotonic()
+            self._close(order, after)
+            self._open(after.attempt)
+        if self._rows and after.job is JobState.RUNNING and self._rows[-1]["began_at"] is None:
+            self._rows[-1]["began_at"] = time.time()
+            self._rows[-1]["prepared_s"] = seconds = self.since_judged_s
+            self.down_s += seconds
+
+    @property
+    def since_judged_s(self) -> float:
+        return round(time.monotonic() - self.judged_at, 3)
+
+    def say_restarted(self, action: ev.Restarted) -> None:
+        """One line for each."""
+        mark = self._mark
+        self._say(
+            "warning",
+            "attempt.restarted",
+            attempt=action.attempt,
+            scope=action.scope.value,
+            kind=action.kind,
+            cause=str(action.cause),
+            seconds=self.since_judged_s,
+            **({"from": mark.checkpoint} if mark and mark.checkpoint else {}),
+        )
+
+    def _open(self, attempt: int) -> None:
+        self.began = attempt
+        first = attempt == 1
+        self._rows.append(
+            {
+                "attempt": attempt,
+                "began_at": time.time() if first else None,
+                "prepared_s": 0.0,
+                "ended_at": None,
+                "cause": None,
+                "kind": None,
+                "scope": None,
+                "progressed": None,
+            }
+        )
+
+    def _close(self, order: Order, state: State) -> None:
+        if not self._rows:
+            return
+        row, last = self._rows[-1], state.past[-1] if state.past else None
+        row |= {
+            "ended_at": time.time(),
+            "cause": self._encoded(order.cause),
+            "scope": order.scope.value,
+            # Who judges knows more of it.
+            "kind": last.kind.value if last else None,
+            "progressed": last.progressed if last else None,
+        }
+
+    def _encoded(self, cause: Cause | None) -> object:
+        from supervisor.cluster.protocol import encode_cause  # noqa: PLC0415
+
+        return None if cause is None else self._masker.tree(encode_cause(cause))
+
+    def rows(self, *, ended: bool) -> list[dict[str, object]]:
+        """Each attempt with its cause and times, the oldest first; ``ended``: the job is over."""
+        rows = [dict(row) for row in self._rows]
+        if ended and rows:
+            rows[-1] |= {
+                "ended_at": time.time(),
+                "cause": self._encoded(self._present.state.cause),
+            }
+        return rows

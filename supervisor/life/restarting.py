@@ -1,0 +1,296 @@
+"""Another attempt: what failed starts anew in place, and the rest goes on. Pure.
+
+The master judges (``attempts.decide``) and gives an order; the members follow it, from the job's
+document. On every host what the order concerns comes down by the stop ladder, is made ready, and
+waits until all that the order concerns is ready everywhere: then it starts. What it does not
+concern runs on. The supervisors, their links and their transfers stay as they are.
+
+    running → restarting (down, made ready, waiting for the others) → running
+
+A failure that comes while an order is being followed makes it wider and is not judged: nothing can
+fail twice before it was started anew. A stop, or anything else that ends a run, ends this as well.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from supervisor.life import events as ev
+from supervisor.life.attempts import (
+    RESTARTED,
+    SCOPES,
+    Order,
+    Past,
+    Refused,
+    Restart,
+    Scope,
+    decide,
+    part_of,
+    widened,
+)
+from supervisor.life.automaton import Trigger
+from supervisor.life.ending import doubt, end, note, resume, tolerable, tolerate
+from supervisor.life.ladder import first_rung, rung_done
+from supervisor.life.state import State, advance, arm, disarm, enter, live, own_cause, with_process
+from supervisor.life.words import Cause, CauseKind, JobState, Life, Phase, Rung
+
+__all__ = ["RESTARTED", "failed", "follow", "judge", "over", "progress", "readied", "unanswered"]
+
+MARGIN_S: Final = 10.0
+"""Beyond what coming down takes on one host, for the words to travel and the files to answer."""
+MOST_PAST: Final = 1000
+"""Ends of attempts that are remembered; budgets look no further back."""
+_SHOWN: Final = 10
+"""Hosts that are named in a message."""
+
+
+# --------------------------------------------------------------------------- who judges
+
+
+def failed(state: State, cause: Cause, actions: list[ev.Action]) -> State:
+    """A failure here, or on the master anywhere, of what could start anew."""
+    if state.setup.is_member:
+        state = replace(state, asked=cause)
+        return arm(state, ev.Deadline.DECISION, state.setup.budgets.lease_s, actions)
+    process = cause.process or ""
+    if state.job is JobState.RESTARTING:
+        state = note(state, cause, actions)
+        assert state.order is not None
+        if _concerns(state, state.order, cause.host, process):
+            return state  # it comes up with the rest
+        scope = _scope_of(state, cause)
+        return _give(state, widened(state.order, scope, cause.host, process), actions)
+    state = replace(state, fallen=(*state.fallen, (cause.host, process)))
+    doubted = doubt(state, cause, actions)
+    return judge(state, cause, actions) if doubted is None else doubted
+
+
+def judge(state: State, cause: Cause, actions: list[ev.Action], now: float = 0.0) -> State:
+    """On the master, or alone: another attempt, or the end."""
+    setup = state.setup
+    assert setup.policy is not None
+    scope, progressed = _scope_of(state, cause), state.moved
+    decision = decide(
+        cause, state.past, setup.policy, scope, progressed=progressed, now=now or cause.at
+    )
+    match decision:
+        case Refused():
+            fields = (("cause", str(cause)), ("reason", decision.reason))
+            actions.append(ev.Say("attempt.refused", fields, "warning"))
+            if tolerable(state, cause):
+                fallen = tuple(who for who in state.fallen if who != (cause.host, cause.process))
+                state = replace(state, suspect=None, fallen=fallen)
+                return tolerate(state, cause, actions)
+            return end(replace(state, refused=decision), cause, actions)
+        case Restart(kind, scope, after_s):
+            suspect, state = state.suspect, replace(state, suspect=None)
+            if suspect not in {None, cause}:
+                assert suspect is not None
+                state = note(state, suspect, actions)
+            past = Past(state.attempt, kind, scope, cause, progressed)
+            turn, attempt = _turn(state) + 1, state.attempt + 1
+            named = tuple(dict.fromkeys((*state.fallen, (cause.host, cause.process or ""))))
+            state = replace(state, past=(*state.past, past)[-MOST_PAST:])
+            state = _give(state, Order(turn, attempt, scope, named, cause), actions)
+            if after_s:
+                words = (("attempt", attempt), ("after_s", after_s), ("cause", str(cause)))
+                actions.append(ev.Say("attempt.waiting", words))
+                state = arm(state, ev.Deadline.BACKOFF, after_s, actions)
+            return state
+
+
+def _scope_of(state: State, cause: Cause) -> Scope:
+    setup = state.setup
+    evaluator = cause.host == setup.evaluator
+    part = part_of(setup.strategy, cause.process, evaluator=evaluator)
+    return SCOPES[setup.strategy, part][0]
+
+
+def _concerns(state: State, order: Order, host: str, process: str) -> bool:
+    return order.concerns(host, process, evaluator=host == state.setup.evaluator)
+
+
+def _turn(state: State) -> int:
+    return state.order.turn if state.order else 0
+
+
+# --------------------------------------------------------------------------- an order is followed
+
+
+def _give(state: State, order: Order, actions: list[ev.Action]) -> State:
+    """On the master, or alone: begin the attempt, or make it wider."""
+    members = {
+        host: replace(member, script_ended=False)
+        if order.scope is Scope.ALL or any(host == named for named, _ in order.named)
+        else member
+        for host, member in state.members.items()
+    }
+    state = replace(state, members=members, fallen=(), moved=False)
+    state = advance(state, Trigger.RESTART)
+    if state.members:
+        actions.append(ev.Announce(state.job, order=order))
+    state = _begin(state, order, actions)
+    return arm(state, ev.Deadline.RESTART, _bound_s(state), actions)
+
+
+def _bound_s(state: State) -> float:
+    """The whole ladder, and a margin."""
+    budgets = state.setup.budgets
+    shares = (budgets.end_grace_s, budgets.group_s, budgets.server_grace_s, budgets.end_grace_s)
+    return sum(shares) + budgets.kill_s + MARGIN_S
+
+
+def follow(state: State, order: Order, job: JobState, actions: list[ev.Action]) -> State:
+    """On a member: the master's document has an order."""
+    if order.turn > _turn(state):
+        state = _begin(state, order, actions)
+        # It may have missed that an earlier one is over, for which it is down.
+        waits = any(process.again for process in state.processes)
+        missed = waits and state.turn == order.turn and not _concerned(state, order)
+        return go(state, actions) if missed else state
+    if job is JobState.RUNNING and state.phase is Phase.RESTARTING and state.turn == order.turn:
+        return go(state, actions)
+    return state
+
+
+def _concerned(state: State, order: Order) -> tuple[str, ...]:
+    """The processes of this host that start anew by it."""
+    host = state.setup.host
+    return tuple(
+        process.name
+        for process in state.processes
+        if not process.step and _concerns(state, order, host, process.name)
+    )
+
+
+def _begin(state: State, order: Order, actions: list[ev.Action]) -> State:
+    """Bring down what the order concerns here."""
+    state = replace(state, order=order)
+    names = _concerned(state, order)
+    if not names:
+        down = not state.coming_down or state.phase is not Phase.RESTARTING
+        return replace(state, turn=order.turn) if down else state
+    state = disarm(state, actions, ev.Deadline.DECISION, ev.Deadline.SETTLE, ev.Deadline.STRAGGLER)
+    others = (state.asked,) if state.asked and state.asked != order.cause else ()
+    for other in others:
+        state = note(state, other, actions)
+    state = replace(state, asked=None, suspect=None, moved=False)
+    if state.suspended:
+        state = resume(state, actions)
+    for name in names:
+        state = with_process(state, name, again=True)
+    state = enter(state, Trigger.RESTART)
+    return first_rung(state, actions)
+
+
+def progress(state: State, actions: list[ev.Action]) -> State:
+    """Draw every conclusion that needs no further event."""
+    if state.phase is Phase.RESTARTING and state.order is not None:
+        state = _come_down(state, state.order, actions)
+    if state.job is JobState.RESTARTING and state.setup.is_master and state.before_draining:
+        assert state.order is not None
+        if ev.Deadline.BACKOFF not in state.armed and not not_ready(state, state.order):
+            state = go(state, actions)
+    return state
+
+
+def _come_down(state: State, order: Order, actions: list[ev.Action]) -> State:
+    again = [process for process in state.processes if process.again]
+    if any(process.life is Life.LEFT for process in again):
+        what = ", ".join(process.name for process in again if process.life is Life.LEFT)
+        message = f"not even SIGKILL ended {what}: no other attempt can be started here"
+        at = order.cause.at if order.cause else 0.0
+        return end(state, own_cause(state, CauseKind.INTERNAL, message, at), actions)
+    if not any(not process.server for process in state.coming_down) and state.rung < Rung.SERVERS:
+        state = rung_done(state, actions)
+    if state.coming_down or order.turn in {state.making, state.turn}:
+        return state
+    state = disarm(state, actions, ev.Deadline.GRACE, ev.Deadline.GROUP, ev.Deadline.KILL)
+    assert order.cause is not None
+    names = tuple(process.name for process in again)
+    actions.append(ev.MakeReady(names, order.turn, order.attempt, order.cause))
+    return replace(state, making=order.turn)
+
+
+def readied(state: State, turn: int) -> State:
+    """All is made ready for a turn; it may have become another one meanwhile."""
+    if state.phase is not Phase.RESTARTING or turn != _turn(state):
+        return state
+    return replace(state, turn=turn)
+
+
+def not_ready(state: State, order: Order) -> tuple[str, ...]:
+    """On the master, or alone: who is waited for."""
+    named = {host for host, _ in order.named}
+    late = [state.setup.host] if state.turn < order.turn else []
+    for host, member in state.members.items():
+        asked = order.scope is not Scope.ALONE or host in named
+        if asked and member.turn < order.turn and not member.down:
+            late.append(host)
+    return tuple(late)
+
+
+def go(state: State, actions: list[ev.Action]) -> State:
+    """All is down and ready, everywhere: start it."""
+    order = state.order
+    assert order is not None
+    state = disarm(state, actions, ev.Deadline.RESTART)
+    if state.phase is Phase.RESTARTING:
+        state = enter(state, Trigger.ALL_READY)
+    if state.setup.is_master:
+        state = advance(state, Trigger.ALL_READY)
+        if state.members:
+            actions.append(ev.Announce(state.job, order=order))
+    for process in state.processes:
+        if process.again:
+            actions.append(ev.Start(process.name))
+            state = _started(state, process.name, order.attempt)
+    if state.setup.is_master and state.past:
+        last = state.past[-1]
+        actions.append(ev.Restarted(order.attempt, order.scope, last.kind.value, last.cause))
+    return state
+
+
+def _started(state: State, name: str, attempt: int) -> State:
+    return live(
+        state,
+        name,
+        Trigger.STARTED,
+        status=None,
+        ended_at=0.0,
+        had_stop=False,
+        stopped_by_us=False,
+        message="",
+        attempt=attempt,
+        again=False,
+    )
+
+
+# --------------------------------------------------------------------------- what does not come
+
+
+def unanswered(state: State, actions: list[ev.Action]) -> State:
+    """On a member: the master has not said what follows from the failure here."""
+    cause = state.asked
+    if cause is None or not state.under_way:
+        return state
+    if tolerable(state, cause):
+        return tolerate(replace(state, asked=None), cause, actions)
+    return end(replace(state, asked=None), cause, actions)
+
+
+def over(state: State, actions: list[ev.Action]) -> State:
+    """What was to start anew is not down and ready in time: the failure ends the job after all."""
+    order = state.order
+    if order is None or order.cause is None or not state.under_way:
+        return state
+    who = ", ".join(not_ready(state, order)[:_SHOWN]) or state.setup.master
+    reason = f"waited {_bound_s(state):g} s in vain for {who} to be down and ready"
+    actions.append(
+        ev.Say("attempt.refused", (("cause", str(order.cause)), ("reason", reason)), "warning")
+    )
+    kind = state.past[-1].kind if state.past else None
+    if kind is not None:
+        state = replace(state, refused=Refused(kind, reason, restartable=True))
+    return end(state, order.cause, actions)
