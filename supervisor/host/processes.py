@@ -98,8 +98,7 @@ class Processes:
 
     def renew(self, spec: ProcessSpec) -> None:
         """Plan a process, though one of its name may have run already."""
-        self._by_name[spec.name] = Running(spec)
-        self._kill_since = None
+        self._by_name[spec.name], self._kill_since = Running(spec), None
 
     # ------------------------------------------------------------------ from spawn to reap
 
@@ -334,8 +333,8 @@ class Processes:
             self._kill_since = now
         if now - self._kill_since > DYING_S + SWEEP_KILL_S + DRAIN_S:
             return False
-        state = self._present.state
-        children = [self._by_name[process.name].child for process in state.coming_down]
+        going = self._present.state.coming_down
+        children = [self._by_name[process.name].child for process in going]
         return all(child is not None and child.dying() for child in children)
 
     def leave(self) -> None:

@@ -260,8 +260,10 @@ def initial(setup: Setup, processes: tuple[Process, ...]) -> State:
 
 
 def enter(state: State, trigger: Trigger) -> State:
-    """The host's next phase."""
-    return replace(state, phase=after(PHASES, state.phase, trigger))
+    """The host's next phase; each way down begins at the foot of the ladder."""
+    begins = trigger in {Trigger.RESTART, Trigger.CAUSE_KNOWN}
+    rung = Rung.HOLD if begins else state.rung
+    return replace(state, phase=after(PHASES, state.phase, trigger), rung=rung)
 
 
 def advance(state: State, trigger: Trigger, verdict: Verdict | None = None) -> State:

@@ -122,6 +122,10 @@ HISTORIES: Mapping[str, tuple[State, Iterable[ev.Event]]] = {
             STOP,
         ),
     ),
+    "stopped while a worker starts anew": (
+        going_on(master(), "ps"),
+        (*RUNNING_MASTER, told("algo-2", failure("algo-2")), STOP),
+    ),
     "stopped while all is down": (
         going_on(master(), "ps"),
         (*RUNNING_MASTER, CRASH, ev.Exited("ps", TERMED, 2.0), STOP),

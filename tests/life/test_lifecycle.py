@@ -1233,9 +1233,7 @@ _unprepared = [
     with_policy(member(), tolerated_failures=1),
     evaluator(),
     *(
-        replace(
-            state, setup=replace(state.setup, policy=Policy(2), strategy=strategy), restarts=True
-        )
+        initial(replace(state.setup, policy=Policy(2), strategy=strategy), state.processes)
         for state, strategy in (
             (alone(), "none"),
             (master(), "ps"),
