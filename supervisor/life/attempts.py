@@ -17,7 +17,7 @@ from supervisor.faults import counted
 from supervisor.life.words import Cause, CauseKind, ExitStatus, Role, speaks_of_lost_peer
 
 WINDOW_S: Final = 3600.0
-"""So long after the last progress what was preempted is started anew, however often."""
+"""What was preempted is started anew without limit for so long after the last progress."""
 VICTIM_S: Final = 10.0
 """A failure that speaks of a lost peer so soon after a restart is taken for its consequence."""
 _LONGEST_PAUSE_S: Final = 60.0
@@ -82,6 +82,16 @@ def part_of(strategy: str, process: str | None, *, evaluator: bool) -> Part:
             return Part.SERVER
         return Part.CHIEF if process in {Role.CHIEF, Role.MASTER} else Part.WORKER
     return {MWMS: Part.WORKER, MPI: Part.RANK}.get(strategy, Part.SCRIPT)
+
+
+def scope_of(strategy: str, process: str | None, *, evaluator: bool) -> Scope:
+    """What starts anew when that process has ended; see ``SCOPES``.
+
+    An evaluator starts alone whatever the strategy: a platform's TF_CONFIG may name one beside
+    hosts that run their scripts alone.
+    """
+    part = part_of(strategy, process, evaluator=evaluator)
+    return Scope.ALONE if part is Part.EVALUATOR else SCOPES[strategy, part][0]
 
 
 class Rules(NamedTuple):
@@ -265,12 +275,8 @@ def decide(
     """
     kind = kind_of(cause, past, policy, progressed=progressed)
     chain = () if progressed else tuple(_since_progress(past, line_of(cause, scope)))
-    left_s = policy.deadline - now
-    if policy.deadline and left_s < policy.needed_s:
-        reason = (
-            f"the platform ends the job in {max(0.0, left_s):.0f} s, less than an attempt needs"
-        )
-        return Refused(kind, reason, restartable=True)
+    if not policy.restarts:
+        return Refused(kind, "SUPERVISOR_RESTARTS is 0", restartable=restartable(cause))
     if kind is Kind.STOP_RULE:
         return Refused(kind, "SUPERVISOR_RESTART_RULES says stop", restartable=False)
     if kind is Kind.CERTAIN:
@@ -280,6 +286,13 @@ def decide(
     if KINDS[kind].charged and not asked_for and _same_again(cause, chain):
         reason = f"the same error twice, no progress between ({_where(cause)})"
         return Refused(kind, reason, restartable=False)
+    # After what makes no sense anywhere: this leaves it to the next job.
+    left_s = policy.deadline - now
+    if policy.deadline and left_s < policy.needed_s:
+        reason = (
+            f"the platform ends the job in {max(0.0, left_s):.0f} s, less than an attempt needs"
+        )
+        return Refused(kind, reason, restartable=True)
     if kind is Kind.PREEMPTED:
         if past and not progressed and cause.at - _last_progress(past) > WINDOW_S:
             return Refused(kind, f"no progress for {WINDOW_S / 3600:g} h", restartable=True)
@@ -292,7 +305,8 @@ def decide(
             if kind is Kind.STARTUP:
                 how = f"{done}, and no attempt has made progress"
             return Refused(kind, f"{how} (SUPERVISOR_RESTARTS={policy.restarts})", restartable=True)
-    pause_s = min(_LONGEST_PAUSE_S, 2.0 ** (len(chain) - 1)) if chain else 0.0
+    # 2.0 ** 1024 is an OverflowError.
+    pause_s = min(_LONGEST_PAUSE_S, 2.0 ** min(len(chain) - 1, 10)) if chain else 0.0
     return Restart(kind, scope, pause_s)
 
 
@@ -390,8 +404,11 @@ class Order(NamedTuple):
 
 def widened(order: Order, scope: Scope, host: str, process: str) -> Order:
     """The same attempt, and one more process that ended while it was being prepared."""
-    named = (*order.named, (host, process))
+    named = order.named
+    if (host, process) not in named:
+        named = (*named, (host, process))
     wider = max(order.scope, scope, key=lambda each: each.width)
     if len(named) > MOST_NAMED:
-        named, wider = (), Scope.ALL
+        # The evaluator is no part of all, and there is one at most.
+        named, wider = tuple(each for each in named if each[1] == Role.EVALUATOR), Scope.ALL
     return order._replace(turn=order.turn + 1, scope=wider, named=named)
