@@ -30,6 +30,8 @@ class Paths(NamedTuple):
     """A script may say here, as JSON with a ``message``, why it failed."""
     heartbeat: str
     """A script may touch this file to say that it lives."""
+    progress: str
+    """A script may say here, as JSON with a ``step``, how far it has come."""
     fetched: str
     """What the step that fetches has done."""
     host: str
@@ -54,6 +56,7 @@ def paths_below(base: str, checkpoints: str = "") -> Paths:
         constraints=posixpath.join(own, "constraints.txt"),
         error=posixpath.join(own, "error.json"),
         heartbeat=posixpath.join(own, "heartbeat"),
+        progress=posixpath.join(own, "progress.json"),
         fetched=posixpath.join(own, "fetched.json"),
         host=posixpath.join(own, HOST),
     )

@@ -24,12 +24,15 @@ from supervisor.streams.masking import is_secret_name
 
 TOLD_TO_SCRIPT: Final = frozenset(
     {
+        "SUPERVISOR_ATTEMPT",
         "SUPERVISOR_CHECKPOINT_DIR",
         "SUPERVISOR_ERROR_FILE",
         "SUPERVISOR_HEARTBEAT_FILE",
+        "SUPERVISOR_LAST_CAUSE",
         "SUPERVISOR_STACKS_SIGNAL",
         "SUPERVISOR_MODEL_DIR_URI",
         "SUPERVISOR_PROCESS_MARK",
+        "SUPERVISOR_PROGRESS_FILE",
         "SUPERVISOR_RESUMED_FROM",
         "SUPERVISOR_STOP_BUDGET_S",
         # For processes of our own, whose descendants may be supervisors again.

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _WORDS_LIMIT = 64 * 1024
 _MOST_FILES = 5000
+_MOST_STEPS = 1 << 63
 _CLOCK_S = 0.01
 """File systems stamp with the kernel's tick, which is behind the clock by up to one."""
 
@@ -37,6 +38,7 @@ def clear(paths: Paths) -> None:
         paths.report,
         paths.error,
         paths.heartbeat,
+        paths.progress,
         paths.fetched,
     ):
         try:
@@ -98,6 +100,21 @@ def heartbeat(paths: Paths) -> int | None:
     except OSError:
         return None
     return found.st_mtime_ns if stat.S_ISREG(found.st_mode) else None
+
+
+def progress(paths: Paths) -> int | None:
+    """The step that the script says it has come to, in its progress file; None where it says none.
+
+    JSON with a ``step``, a number that is not negative, of which the whole part counts. A file that
+    is being written as it is read says nothing: the next look finds it whole.
+    """
+    try:
+        step = json.loads(_start_of(paths.progress))["step"]
+        # bool is an int, 1e999 is infinite, and numbers of Python have no end.
+        known = isinstance(step, int | float) and not isinstance(step, bool)
+        return int(step) if known and 0 <= step < _MOST_STEPS else None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def fetched(paths: Paths) -> Fetched:

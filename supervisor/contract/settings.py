@@ -7,11 +7,14 @@ page come from the declarations in the groups below. Durations are seconds, as t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, TypeVar, cast
 
 from supervisor.contract import values
 from supervisor.contract.strangers import PREFIX
 from supervisor.life.words import Role
+
+if TYPE_CHECKING:  # for jobs that go on after a failure
+    from supervisor.life.attempts import Rules
 
 T = TypeVar("T")
 
@@ -424,6 +427,36 @@ class Ending:
     )
 
 
+class Attempts:
+    """Going on after a failure: what failed is started anew in place."""
+
+    restarts: int = setting(
+        values.whole_number(0),
+        "0",
+        "",
+        "how often what fails is started anew in place, beside what goes on, without progress "
+        "between (a new complete checkpoint, the progress file, the heartbeat); 0: never, the "
+        "platform may start the whole job anew",
+        common=True,
+    )
+    restart_rules: Rules | None = setting(
+        values.restart_rules,
+        "",
+        "",
+        "failures that are started anew, or not, whatever they are: "
+        '{"restart": [3, "CUDA error"], "stop": [65, "loss is NaN"]} with exit codes (128 + N for '
+        "a death by signal N) and regular expressions, looked for in the sentence of the failure "
+        "and the last words",
+    )
+    restartable_exit_code: int | None = setting(
+        values.failure_code,
+        "",
+        "",
+        "every host's exit code after a failure after which starting the whole job again makes "
+        "sense, for podFailurePolicy, a requeue or a retry strategy; empty: that of the failure",
+    )
+
+
 class Joining:
     """How hosts wait for each other, and when one counts as lost."""
 
@@ -796,13 +829,13 @@ class S3:
 
 
 GROUPS: Final = (
-    Job, Arguments, Preparing, Output, Ending, Joining, Status, Cluster, Mpi, Storage, S3,
+    Job, Arguments, Preparing, Output, Ending, Attempts, Joining, Status, Cluster, Mpi, Storage, S3,
 )  # fmt: skip
 """In the order in which they are shown."""
 
 
 class Settings(
-    Job, Arguments, Preparing, Output, Ending, Joining, Status, Cluster, Mpi, Storage, S3
+    Job, Arguments, Preparing, Output, Ending, Attempts, Joining, Status, Cluster, Mpi, Storage, S3
 ):
     """The settings of one supervisor, checked. Field ``x`` is ``SUPERVISOR_X`` and ``--x``.
 

@@ -8,9 +8,12 @@ from __future__ import annotations
 import signal
 import string
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from supervisor.life.words import Role
+
+if TYPE_CHECKING:  # for jobs that go on after a failure
+    from supervisor.life.attempts import Rules
 
 
 def seconds(text: str) -> float:
@@ -81,6 +84,80 @@ def exit_code(text: str) -> Any:
     if not (text.isascii() and text.isdigit() and int(text) <= 255):
         raise ValueError("auto, or an exit code from 0 to 255")
     return int(text)
+
+
+def failure_code(text: str) -> Any:
+    """An exit code that says that something failed; None where there is none."""
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 4 and 1 <= int(text) <= 255):
+        raise ValueError("an exit code from 1 to 255, or nothing")
+    return int(text)
+
+
+_MOST_RULES: Final = 32
+_RULE_LENGTH: Final = 200
+
+
+def restart_rules(text: str) -> Rules | None:
+    """What the user says of ends; None where that is nothing."""
+    if not text.strip():
+        return None
+    import json  # noqa: PLC0415  # where there are rules: start-up is a feature
+
+    from supervisor.life.attempts import Rules  # noqa: PLC0415
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            raise ValueError("a name stands there twice")
+        return found
+
+    form = 'JSON such as {"restart": [3, "CUDA error"], "stop": [65, "loss is NaN"]}'
+    try:
+        found = json.loads(text, object_pairs_hook=once)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{form}: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError(form)  # noqa: TRY004  # as of any other text
+    if unknown := found.keys() - {"restart", "stop"}:
+        raise ValueError(f'"restart" and "stop" alone, not {json.dumps(min(unknown))[:80]}')
+    restart_codes, restart_patterns = _rules_of("restart", found.get("restart", []))
+    stop_codes, stop_patterns = _rules_of("stop", found.get("stop", []))
+    both = {*restart_codes, *restart_patterns} & {*stop_codes, *stop_patterns}
+    if both:
+        shown = ", ".join(sorted(json.dumps(rule) for rule in both))
+        raise ValueError(f'each rule once, and in "restart" and "stop" stands {shown[:80]}')
+    return Rules(restart_codes, restart_patterns, stop_codes, stop_patterns)
+
+
+def _rules_of(name: str, given: object) -> tuple[frozenset[int], tuple[str, ...]]:
+    """The exit codes and the regular expressions of one list."""
+    import re  # noqa: PLC0415
+
+    if not isinstance(given, list) or len(given) > _MOST_RULES:
+        raise ValueError(f'a list of at most {_MOST_RULES} exit codes and patterns as "{name}"')
+    codes, patterns = set(), []
+    for rule in given:
+        if not isinstance(rule, int | str) or isinstance(rule, bool):
+            raise ValueError(f'numbers and texts in "{name}" alone')  # noqa: TRY004  # see above
+        if isinstance(rule, int):
+            if not 1 <= rule <= 255:
+                raise ValueError(f'exit codes from 1 to 255 in "{name}", not {str(rule)[:20]}')
+            codes.add(rule)
+        else:
+            if not 1 <= len(rule) <= _RULE_LENGTH:
+                raise ValueError(
+                    f'patterns of 1 to {_RULE_LENGTH} characters in "{name}", not of {len(rule)}'
+                )
+            try:
+                re.compile(rule)
+            except (re.error, OverflowError, RecursionError) as error:
+                raise ValueError(
+                    f'regular expressions in "{name}", and {rule!r} is none: {error}'
+                ) from None
+            patterns.append(rule)
+    return frozenset(codes), tuple(patterns)
 
 
 def index(text: str) -> Any:

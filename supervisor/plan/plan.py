@@ -12,7 +12,7 @@ import posixpath
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from supervisor.contract.contract import Contract
 from supervisor.contract.distribution import Strategy
@@ -33,6 +33,9 @@ from supervisor.life.words import (
 from supervisor.plan import mpi as mpi_job
 from supervisor.plan.environment import inherited, script_environment, user_arguments
 from supervisor.plan.proxies import proxies_in
+
+if TYPE_CHECKING:  # for jobs that go on after a failure
+    from supervisor.life.attempts import Policy
 
 TRAIN_PORT: Final = 2222
 """The chief and the workers of a parameter-server cluster (the seed convention)."""
@@ -95,6 +98,8 @@ class Plan:
     """What follows where hosts hold different checkpoints: ``same``, ``say`` or ``fail``."""
     stopped_code: int
     """The exit code after a stop that the chief's script answered with 0."""
+    restart_policy: Policy | None
+    """By which what fails is started anew; None: it never is."""
     proxies: tuple[str, ...]
     """Variables that name a proxy: not for the job's own hosts, see ``proxies.py``."""
     notes: tuple[str, ...]
@@ -167,6 +172,7 @@ def make_plan(contract: Contract) -> Plan:
         paths=paths,
         restore_agreement=_restore_agreement(contract),
         stopped_code=_stopped_code(contract),
+        restart_policy=_restart_policy(contract),
         proxies=proxies_in(contract.environ),
         notes=(*_notes(contract), *differing),
     )
@@ -175,6 +181,20 @@ def make_plan(contract: Contract) -> Plan:
 def _stopped_code(contract: Contract) -> int:
     setting = contract.settings.stopped_exit_code
     return contract.engine.stopped_code if setting is None else setting
+
+
+def _restart_policy(contract: Contract) -> Policy | None:
+    settings = contract.settings
+    if not settings.restarts:
+        return None
+    from supervisor.life.attempts import Policy, Rules  # noqa: PLC0415  # start-up is a feature
+
+    return Policy(
+        restarts=settings.restarts,
+        rules=settings.restart_rules or Rules(),
+        deadline=contract.engine.deadline,
+        needed_s=settings.stop_limit_s,
+    )
 
 
 def _restore_agreement(contract: Contract) -> str:
@@ -534,6 +554,8 @@ def _script(
         env["SUPERVISOR_STACKS_SIGNAL"] = str(STACKS_SIGNUM)
     env["SUPERVISOR_ERROR_FILE"] = paths.error
     env["SUPERVISOR_HEARTBEAT_FILE"] = paths.heartbeat
+    env["SUPERVISOR_PROGRESS_FILE"] = paths.progress
+    env["SUPERVISOR_ATTEMPT"] = "1"
     env["SUPERVISOR_STOP_BUDGET_S"] = f"{contract.settings.stop_grace_s:g}"
     if config is not None:
         env["TF_CONFIG"] = given_tf_config(contract) or json.dumps(config)
@@ -661,4 +683,6 @@ def _notes(contract: Contract) -> tuple[str, ...]:
             "SUPERVISOR_LOG_REPEAT_WINDOW_S leaves the script's output alone: in the raw format it "
             "is written byte for byte; take SUPERVISOR_LOG_FORMAT prefix or json"
         )
+    if settings.restart_rules is not None and not settings.restarts:
+        notes.append("SUPERVISOR_RESTART_RULES is ignored: SUPERVISOR_RESTARTS is 0")
     return tuple(notes)

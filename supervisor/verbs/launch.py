@@ -152,7 +152,8 @@ _OPTIONS: Final[dict[str, tuple[tuple[str, dict[str, Any]], ...]]] = {
             {
                 "metavar": "N",
                 "default": "0",
-                "help": "how often the whole job may be started anew (default 0)",
+                "help": "how often Kubernetes may start the whole job anew (default 0); in place, "
+                "without new pods: --env SUPERVISOR_RESTARTS=N",
             },
         ),
         (

@@ -15,6 +15,7 @@ from supervisor.contract.facts import Facts
 from supervisor.contract.reading import parse_settings
 from supervisor.contract.settings import TABLE
 from supervisor.faults import ContractError
+from supervisor.life.attempts import Rules
 from supervisor.plan.arguments import script_arguments
 from supervisor.plan.environment import script_environment
 from supervisor.storage.job import Fetched
@@ -488,6 +489,72 @@ def test_the_shares_of_a_stop_follow_the_limit() -> None:
 )
 def test_windows_and_policies_that_make_no_sense(name: str, text: str, expected: str) -> None:
     assert expected in refusal(environ={"PATH": "/bin", f"SUPERVISOR_{name}": text})
+
+
+RULES = '{"restart": [3, 137, "CUDA error", 3], "stop": [65, "loss is (NaN|inf)"]}'
+
+
+def test_restart_rules_are_codes_and_patterns() -> None:
+    settings, faults = parse_settings({}, {"SUPERVISOR_RESTART_RULES": RULES}, {})
+    assert faults == []
+    assert settings.restart_rules == Rules(
+        frozenset({3, 137}), ("CUDA error",), frozenset({65}), ("loss is (NaN|inf)",)
+    )
+    for text, rules in (("", None), (" ", None), ("{}", Rules()), ('{"stop": []}', Rules())):
+        assert parse_settings({"restart_rules": text}, {}, {})[0].restart_rules == rules
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("3, 4", 'JSON such as {"restart": [3, "CUDA error"]'),
+        ("[3]", 'JSON such as {"restart": [3, "CUDA error"]'),
+        ("[" * 5000, 'JSON such as {"restart": [3, "CUDA error"]'),
+        ('{"stop": [1], "stop": [2]}', "a name stands there twice"),
+        ('{"restarts": [3]}', '"restart" and "stop" alone, not "restarts"'),
+        ('{"restart": 3}', 'a list of at most 32 exit codes and patterns as "restart"'),
+        ('{"restart": {"x": 3}}', 'a list of at most 32 exit codes and patterns as "restart"'),
+        (json.dumps({"stop": [*range(1, 34)]}), "a list of at most 32 exit codes"),
+        ('{"restart": [0]}', 'exit codes from 1 to 255 in "restart", not 0'),
+        ('{"stop": [256]}', 'exit codes from 1 to 255 in "stop", not 256'),
+        ('{"stop": [' + "9" * 4000 + "]}", 'exit codes from 1 to 255 in "stop", not 99999'),
+        ('{"stop": [true]}', 'numbers and texts in "stop" alone'),
+        ('{"stop": [1.5]}', 'numbers and texts in "stop" alone'),
+        ('{"stop": [null]}', 'numbers and texts in "stop" alone'),
+        ('{"stop": [""]}', 'patterns of 1 to 200 characters in "stop", not of 0'),
+        (json.dumps({"stop": ["x" * 201]}), 'patterns of 1 to 200 characters in "stop", not of'),
+        ('{"stop": ["("]}', "regular expressions in \"stop\", and '(' is none: missing ), "),
+        ('{"stop": ["a{9999999999999}"]}', 'regular expressions in "stop", and'),
+        ('{"restart": [3, 4], "stop": [4]}', 'in "restart" and "stop" stands 4'),
+        ('{"restart": ["x"], "stop": ["x"]}', 'in "restart" and "stop" stands "x"'),
+    ],
+)
+def test_restart_rules_that_are_none(text: str, expected: str) -> None:
+    said = refusal(environ={"PATH": "/bin", "SUPERVISOR_RESTART_RULES": text})
+    assert said.startswith("environment: SUPERVISOR_RESTART_RULES: found ")
+    assert expected in said
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("restarts", "0", 0),
+        ("restarts", "1000000", 1000000),
+        ("restarts", "-1", None),
+        ("restarts", "often", None),
+        ("restartable_exit_code", "", None),
+        ("restartable_exit_code", "1", 1),
+        ("restartable_exit_code", "255", 255),
+        ("restartable_exit_code", "0", None),
+        ("restartable_exit_code", "256", None),
+        ("restartable_exit_code", "auto", None),
+        ("restartable_exit_code", "9" * 5000, None),
+    ],
+)
+def test_how_often_and_with_which_code(name: str, text: str, value: int | None) -> None:
+    settings, faults = parse_settings({name: text}, {}, {})
+    assert bool(faults) == (value is None and text != "")
+    assert getattr(settings, name) == (value if not faults else ({"restarts": 0}.get(name)))
 
 
 def test_the_long_poll_is_a_quarter_of_the_lease_and_at_most_half_a_minute() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from supervisor.contract.contract import read_contract
 from supervisor.contract.distribution import Strategy
 from supervisor.faults import ContractError
+from supervisor.life.attempts import Policy, Rules
 from supervisor.life.words import Role, SuccessPolicy
 from supervisor.plan.plan import Plan, chief_name, make_plan, tf_config
 from tests.contract.test_contract import HYPER, facts
@@ -449,3 +451,59 @@ def test_mpi_ports_are_looked_up_and_may_not_collide() -> None:
 def test_bad_mpi_options_are_refused(key: str, value: str, message: str) -> None:
     with pytest.raises(ContractError, match=message):
         plan({**MPI, key: value}, 2)
+
+
+# --------------------------------------------------------------------------- going on
+
+
+def with_settings(**given: str) -> Plan:
+    environ = {f"SUPERVISOR_{name.upper()}": text for name, text in given.items()}
+    return plan(PS, 2, environ={"PATH": "/bin", **environ})
+
+
+def test_by_what_a_failure_is_judged() -> None:
+    rules = '{"restart": [3], "stop": ["NaN"]}'
+    made = with_settings(restarts="3", restart_rules=rules, stop_limit_s="90")
+    assert made.restart_policy == Policy(
+        restarts=3, rules=Rules(frozenset({3}), (), frozenset(), ("NaN",)), needed_s=90.0
+    )
+    assert not [note for note in made.notes if "RESTART" in note]
+    assert with_settings(restarts="1").restart_policy == Policy(1, needed_s=120.0)
+    assert with_settings().restart_policy is None
+
+
+def test_rules_without_restarts_are_said_to_be_ignored() -> None:
+    made = with_settings(restart_rules='{"stop": [3]}')
+    assert made.restart_policy is None
+    assert "SUPERVISOR_RESTART_RULES is ignored: SUPERVISOR_RESTARTS is 0" in made.notes
+
+
+def test_the_script_is_told_its_attempt_and_where_to_say_its_progress() -> None:
+    outer = {"SUPERVISOR_ATTEMPT": "7", "SUPERVISOR_LAST_CAUSE": "of a job around this one"}
+    server, script = plan(PS, 2, environ={"PATH": "/bin", **outer}).processes
+    assert script.env["SUPERVISOR_ATTEMPT"] == "1"
+    assert script.env["SUPERVISOR_PROGRESS_FILE"] == "/opt/ml/output/supervisor/progress.json"
+    assert "SUPERVISOR_LAST_CAUSE" not in script.env
+    assert not outer.keys() & server.env.keys()
+
+
+@pytest.mark.parametrize(("restarts", "loaded"), [("0", "False"), ("1", "True")])
+def test_a_plan_without_restarts_does_not_load_what_judges_failures(
+    restarts: str, loaded: str
+) -> None:
+    """The start of every script would wait for it."""
+    source = (
+        "import sys\n"
+        "from supervisor.contract.contract import read_contract\n"
+        "from supervisor.contract.facts import Facts\n"
+        "from supervisor.plan.plan import make_plan\n"
+        "files = {'hyperparameters.json': b'{\"sagemaker_program\": \"t.py\"}'}\n"
+        f"environ = {{'SUPERVISOR_RESTARTS': '{restarts}'}}\n"
+        "facts = Facts(base_dir='/x', environ=environ, files=files, code=frozenset({'t.py'}))\n"
+        "make_plan(read_contract(facts))\n"
+        "print('supervisor.life.attempts' in sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", source], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == loaded

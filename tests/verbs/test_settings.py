@@ -86,7 +86,7 @@ def test_a_word_that_finds_nothing_is_answered_with_the_nearest_names(
 
 
 @pytest.mark.parametrize("verb", ["train", "local", "plan", "doctor"])
-def test_help_shows_the_dozen_that_people_use_and_help_all_every_one(
+def test_help_shows_the_few_that_people_use_and_help_all_every_one(
     verb: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def flags(option: str) -> list[str]:
@@ -98,9 +98,30 @@ def test_help_shows_the_dozen_that_people_use_and_help_all_every_one(
     without = cli.VERBS[verb].without
     taken = [setting for setting in TABLE if setting.field not in without]
     common = [setting.flag for setting in taken if setting.common]
-    assert len(common) == (10 if without else 12)
+    assert len(common) == (11 if without else 13)
     assert flags("--help") == common
     assert flags("--help-all") == [setting.flag for setting in taken]
+
+
+@pytest.mark.parametrize(
+    ("verb", "words"), [("train", ["--restarts", "3"]), ("local", ["--restarts", "3", "t.py"])]
+)
+def test_restarts_in_place_are_an_option_of_what_runs_a_job(verb: str, words: list[str]) -> None:
+    parsed = cli._parsed(verb, cli.VERBS[verb], words)
+    assert cli.setting_flags(parsed) == {"restarts": "3"}
+
+
+def test_restarts_by_the_platform_are_told_from_those_in_place(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["launch", "kubernetes", "--help"])
+    platforms = " ".join(capsys.readouterr().out.split())
+    assert "--restarts N how often Kubernetes may start the whole job anew" in platforms
+    with pytest.raises(SystemExit):
+        cli.main(["local", "--help"])
+    in_place = " ".join(capsys.readouterr().out.split())
+    assert "--restarts X how often what fails is started anew in place" in in_place
 
 
 @pytest.mark.parametrize(
