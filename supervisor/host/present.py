@@ -50,6 +50,7 @@ class Present:
             left=state.left,
             publish_error=state.publish_error,
             stopped_code=self.plan.stopped_code,
+            restartable_code=self.plan.contract.settings.restartable_exit_code,
         )
 
     @property

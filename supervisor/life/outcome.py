@@ -96,12 +96,14 @@ def host_exit_code(
     left: bool,
     publish_error: str | None,
     stopped_code: int = 0,
+    restartable_code: int | None = None,
 ) -> int:
     """The exit code of this host's supervisor.
 
     ``script`` is how its own script ended; ``left`` that a process of it could not be killed.
     ``stopped_code`` stands for 0 after a stop that was asked for: a scheduler takes 0 for a job
-    that is done, and it was preempted.
+    that is done, and it was preempted. ``restartable_code`` stands, on every host, for the code of
+    a failure after which starting the whole job again makes sense.
     """
     if left:
         return EXIT_UNKILLABLE
@@ -118,10 +120,21 @@ def host_exit_code(
             asked = cause.kind is CauseKind.STOP_REQUESTED
             return stopped_code if code == 0 and asked else code
         case Outcome.FAILED:
+            if restartable_code is not None and _is_restartable(verdict):
+                return restartable_code
             everywhere = cause.kind in {CauseKind.JOIN_TIMEOUT, CauseKind.MASTER_LOST}
             if cause.host == host or everywhere:
                 return _failure_code(cause)
             return EXIT_ELSEWHERE
+
+
+def _is_restartable(verdict: Verdict) -> bool:
+    """As the master has judged, or else as the cause alone says it."""
+    if verdict.restartable is not None:
+        return verdict.restartable
+    from supervisor.life.attempts import restartable  # noqa: PLC0415  # where it is asked for
+
+    return restartable(verdict.cause)
 
 
 def failure_text(
@@ -144,7 +157,8 @@ def failure_text(
     else:
         who = f"{cause.host} {cause.process}" if cause.process else cause.host
         head = f"stopped because {who} failed: {cause.message}"
-    return cut(mask("\n".join(filter(None, (head, *ends, cause.detail)))))
+    refused = f"not restarted: {verdict.not_restarted}" if verdict.not_restarted else ""
+    return cut(mask("\n".join(filter(None, (head, refused, *ends, cause.detail)))))
 
 
 def cut(text: str) -> str:

@@ -108,6 +108,51 @@ def test_the_code_of_a_stop_is_the_chiefs_answer_to_it(
     assert error == (code or 87)
 
 
+CERTAIN = dataclasses.replace(
+    cause(CauseKind.SCRIPT_FAILED, ExitStatus(code=1)), error="SyntaxError (train.py:3)"
+)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "own", "elsewhere"),
+    [
+        # As the cause alone says it: where the master does not judge, or was never heard.
+        (Verdict(Outcome.FAILED, cause(CauseKind.SCRIPT_FAILED, ExitStatus(signum=9))), 99, 99),
+        (Verdict(Outcome.FAILED, cause(CauseKind.MASTER_LOST)), 99, 99),
+        (Verdict(Outcome.FAILED, CERTAIN), 1, 84),
+        (Verdict(Outcome.FAILED, cause(CauseKind.PREPARE_FAILED)), 81, 84),
+        # As the master has judged, who knows what was before.
+        (Verdict(Outcome.FAILED, CERTAIN, restartable=True), 99, 99),
+        (
+            Verdict(
+                Outcome.FAILED,
+                cause(CauseKind.SCRIPT_FAILED, ExitStatus(code=7)),
+                restartable=False,
+            ),
+            7,
+            84,
+        ),
+        # Only failures.
+        (Verdict(Outcome.SUCCEEDED, cause(CauseKind.FINISHED), 0, restartable=True), 0, 0),
+        (Verdict(Outcome.STOPPED, cause(CauseKind.STOP_REQUESTED), 0, restartable=True), 0, 0),
+    ],
+)
+def test_a_code_says_that_starting_the_job_again_makes_sense(
+    verdict: Verdict, own: int, elsewhere: int
+) -> None:
+    for host, code in (("algo-2", own), ("algo-1", elsewhere)):
+        ends = [
+            host_exit_code(host, verdict, None, left=False, publish_error=None, restartable_code=to)
+            for to in (99, None)
+        ]
+        assert ends[0] == code
+        assert ends[1] != 99, "only where it is asked for"
+    left = host_exit_code(
+        "algo-2", verdict, None, left=True, publish_error=None, restartable_code=99
+    )
+    assert left == 86
+
+
 def test_our_own_codes_keep_clear_of_sysexits_and_shells() -> None:
     assert not set(EXIT_CODES) & {*range(64, 79), *range(126, 166)}
 
@@ -123,6 +168,75 @@ def test_failure_texts_begin_with_what_counts_and_end_in_time() -> None:
     assert len(own) == len(other) == 1024
     stop = Verdict(Outcome.STOPPED, Cause(CauseKind.STOP_REQUESTED, "algo-1", "received SIGTERM"))
     assert failure_text("algo-1", stop) == "stopped: algo-1: received SIGTERM"
+
+
+def test_the_failure_text_says_why_there_was_no_other_attempt() -> None:
+    failed = dataclasses.replace(cause(CauseKind.SCRIPT_FAILED), message="no", detail="x" * 5000)
+    verdict = Verdict(Outcome.FAILED, failed, not_restarted="the same error twice geheim-geheim")
+    text = failure_text("algo-2", verdict, ["algo-2 ps: gone"], mask=Masker(["geheim-geheim"]).text)
+    lines = text.splitlines()
+    assert lines[:3] == [
+        "algo-2 worker: no",
+        f"not restarted: the same error twice {MASK}",
+        "algo-2 ps: gone",
+    ]
+    assert len(text) == 1024
+
+
+# --------------------------------------------------------------------------- what a script says
+
+
+@pytest.mark.parametrize(
+    ("text", "step"),
+    [
+        ('{"step": 1200}', 1200),
+        ('{"step": 0, "loss": 0.5}', 0),
+        ('{"step": 1200.9}', 1200),
+        ('{"step": -1}', None),
+        ('{"step": true}', None),
+        ('{"step": "12"}', None),
+        ('{"step": NaN}', None),
+        ('{"step": Infinity}', None),
+        ('{"step": 1e400}', None),
+        ('{"step": ' + "9" * 30 + "}", None),
+        ('{"step": ' + "9" * 5000 + "}", None),
+        ('{"step": null}', None),
+        ('{"steps": 12}', None),
+        ("[12]", None),
+        ("12", None),
+        ("", None),
+        ('{"step": 12', None),
+        ("[" * 60000, None),
+        ('{"step": 12}' + " " * (1 << 16), 12),
+        ('{"step": 12, "more": "' + "x" * (1 << 16) + '"}', None),
+    ],
+)
+def test_the_progress_file_says_a_step_or_nothing(
+    tmp_path: pathlib.Path, text: str, step: int | None
+) -> None:
+    where = paths(tmp_path)
+    assert record.progress(where) is None
+    os.makedirs(os.path.dirname(where.progress))
+    pathlib.Path(where.progress).write_text(text)
+    assert record.progress(where) == step
+    record.clear(where)
+    assert not os.path.exists(where.progress)
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "directory", "device"])
+def test_what_is_no_regular_file_says_no_step(tmp_path: pathlib.Path, kind: str) -> None:
+    where = paths(tmp_path)
+    os.makedirs(os.path.dirname(where.progress))
+    (tmp_path / "elsewhere").write_text('{"step": 12}')
+    if kind == "link":
+        os.symlink(tmp_path / "elsewhere", where.progress)
+    elif kind == "pipe":
+        os.mkfifo(where.progress)
+    elif kind == "directory":
+        os.mkdir(where.progress)
+    else:
+        where = where._replace(progress="/dev/zero")
+    assert record.progress(where) is None
 
 
 # --------------------------------------------------------------------------- records
