@@ -88,7 +88,7 @@ def _initial_state(plan: Plan) -> State:
         agreement=plan.restore_agreement,
         own_lines=plan.contract.settings.checkpoint_hosts == "all",
         strategy=plan.strategy.value,
-        policy=None,
+        policy=plan.restart_policy,
     )
     return initial(
         setup,

@@ -19,14 +19,13 @@ from typing import Final
 from supervisor.life import events as ev
 from supervisor.life.attempts import (
     RESTARTED,
-    SCOPES,
     Order,
     Past,
     Refused,
     Restart,
     Scope,
     decide,
-    part_of,
+    scope_of,
     widened,
 )
 from supervisor.life.automaton import Trigger
@@ -101,10 +100,8 @@ def judge(state: State, cause: Cause, actions: list[ev.Action], now: float = 0.0
 
 
 def _scope_of(state: State, cause: Cause) -> Scope:
-    setup = state.setup
-    evaluator = cause.host == setup.evaluator
-    part = part_of(setup.strategy, cause.process, evaluator=evaluator)
-    return SCOPES[setup.strategy, part][0]
+    evaluator = cause.host == state.setup.evaluator
+    return scope_of(state.setup.strategy, cause.process, evaluator=evaluator)
 
 
 def _concerns(state: State, order: Order, host: str, process: str) -> bool:

@@ -65,7 +65,7 @@ def lives(
 ) -> tuple[list[Restart], Refused | None, tuple[Past, ...]]:
     """A job whose attempts end so, one after the other, until one is not started anew."""
     past: tuple[Past, ...] = ()
-    restarts = []
+    restarts: list[Restart] = []
     for cause, progressed in causes:
         found = decide(cause, past, policy, scope, progressed=progressed, now=cause.at)
         if isinstance(found, Refused):

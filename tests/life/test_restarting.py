@@ -30,7 +30,7 @@ from tests.life.test_lifecycle import (
 )
 
 POLICY = Policy(restarts=3)
-HEARD = [ev.Prepared(), ev.JobChanged(JobState.RUNNING, None, restarts=True)]
+HEARD: list[ev.Event] = [ev.Prepared(), ev.JobChanged(JobState.RUNNING, None, restarts=True)]
 """A member of a master that judges."""
 STOP = ev.Signalled(signal.SIGTERM, 50.0)
 
