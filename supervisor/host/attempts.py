@@ -179,10 +179,8 @@ class Attempts:
         """With what the script is told of the attempt."""
         why = self._masker.text(str(cause)).replace("\0", "")[:_CAUSE_LENGTH]
         env = dict(spec.env) | {"SUPERVISOR_ATTEMPT": str(attempt), "SUPERVISOR_LAST_CAUSE": why}
-        if checkpoint:
+        if checkpoint or "SUPERVISOR_RESUMED_FROM" in env:
             env["SUPERVISOR_RESUMED_FROM"] = checkpoint
-        elif env.get("SUPERVISOR_RESUMED_FROM"):
-            del env["SUPERVISOR_RESUMED_FROM"]
         return replace(spec, env=env)
 
     # ------------------------------------------------------------------ what is told

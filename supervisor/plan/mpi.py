@@ -33,6 +33,7 @@ OF_ONE_HOST: Final = (
     "SM_NUM_NEURONS",
     "SM_RESOURCE_CONFIG",
     "SM_TRAINING_ENV",
+    "SUPERVISOR_RESUMED_FROM",
 )
 """Variables that a rank has from its own host. The predecessor gives all ranks the master's."""
 

@@ -556,6 +556,10 @@ def _script(
     env["SUPERVISOR_HEARTBEAT_FILE"] = paths.heartbeat
     env["SUPERVISOR_PROGRESS_FILE"] = paths.progress
     env["SUPERVISOR_ATTEMPT"] = "1"
+    if contract.settings.restarts and contract.strategy is Strategy.MPI:
+        # mpirun and sshd carry variables by the names that the first attempt has.
+        for later in ("SUPERVISOR_RESUMED_FROM", "SUPERVISOR_LAST_CAUSE"):
+            env.setdefault(later, "")
     env["SUPERVISOR_STOP_BUDGET_S"] = f"{contract.settings.stop_grace_s:g}"
     if config is not None:
         env["TF_CONFIG"] = given_tf_config(contract) or json.dumps(config)
