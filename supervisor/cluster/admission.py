@@ -14,9 +14,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
-from supervisor.cluster.protocol import JobIdentity, Refusal
+from supervisor.cluster.protocol import VERSION, JobIdentity, Refusal, versions_differ
 from supervisor.life.words import JobState
 
+_RUNS: Final = frozenset({JobState.RUNNING, JobState.RESTARTING})
 _FORMER: Final = 8
 """Replaced supervisors of a host that are remembered, to be told so when they come again."""
 
@@ -52,6 +53,18 @@ class Admission:
     """Why it is refused, for both sides to say."""
     lost: bool = False
     """The supervisor that had the seat is proven to be gone."""
+
+
+def speaks_otherwise(host: str, version: int | None) -> str:
+    """Why a host's supervisor is not understood; empty if it is.
+
+    Before the job, its run and its supervisors are compared: of another version they may mean
+    something else. ``version`` is None where it says none.
+    """
+    if version == VERSION:
+        return ""
+    said = f"version {VERSION - 1} or an older one" if version is None else f"version {version}"
+    return versions_differ(f"{host} speaks {said}", f"the master version {VERSION}")
 
 
 def admit(
@@ -93,7 +106,7 @@ def admit(
         return refused(
             Refusal.TAKEN, f"another supervisor of {claim.host} takes part in the job and is alive"
         )
-    if state is JobState.RUNNING:
+    if state in _RUNS:
         return refused(
             Refusal.RUNNING,
             f"the job runs, and this supervisor of {claim.host} was started after that",

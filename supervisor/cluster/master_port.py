@@ -28,11 +28,14 @@ from supervisor.cluster.net import (
 )
 from supervisor.cluster.protocol import (
     MAX_BODY_BYTES,
+    VERSION,
     JobDocument,
     ProtocolError,
     Refusal,
+    VersionError,
     decode_job,
     decode_refusal,
+    versions_differ,
 )
 from supervisor.faults import in_words
 from supervisor.life.words import place
@@ -50,6 +53,8 @@ class Heard:
     problem: str | None = None
     """Why the master, or whoever answered in its place, is none to this host."""
     document: JobDocument | None = None
+    over: bool = False
+    """The master takes us for its member, and knows of a later attempt than we spoke of."""
 
 
 class MasterPort:
@@ -150,12 +155,19 @@ def _heard(status: int, body: bytes, where: str) -> Heard:
     if status == 200:
         try:
             document = decode_job(body)
+        except VersionError as error:
+            # As a master says it of us: a name may lead to another one soon.
+            theirs, ours = f"the master speaks version {error.found}", f"this host {VERSION}"
+            problem = f"{where}: {versions_differ(theirs, ours)}"
+            return Heard(Rejected(problem, final=False), problem)
         except ProtocolError as error:
             problem = f"{where} answered 200 without a job document ({error})"[:300]
             return Heard(Answered(), problem)
         return Heard(Answered(document.state, document.run), document=document)
     if status == 409:
         reason, text = decode_refusal(body)
+        if reason is Refusal.ATTEMPT:
+            return Heard(Answered(), over=True)
         problem = f"{where}: {text}"[:700]
         if reason is Refusal.RUN:
             return Heard(Renewed(), problem)

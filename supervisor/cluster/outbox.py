@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from dataclasses import replace
 
 from supervisor.cluster.protocol import HostReport, JobIdentity
 from supervisor.life.words import Cause, Phase
@@ -23,23 +24,35 @@ class Outbox:
         self._progress = asyncio.Event()
         """Set, and replaced by a new one, at every acknowledgement and finding."""
 
-    def put(self, phase: Phase, *, script_ended: bool, cause: Cause | None, holds: str) -> None:
+    def put(
+        self,
+        phase: Phase,
+        *,
+        script_ended: bool,
+        cause: Cause | None,
+        holds: str,
+        turn: int = 0,
+        attempt: int = 1,
+        progressed: bool = False,
+    ) -> None:
         """Have this told, in place of what is still to be told. The same again is no news."""
         last = self.newest
-        told = (phase, script_ended, cause, holds)
-        if last is not None and (last.phase, last.script_ended, last.cause, last.holds) == told:
-            return
-        self.newest = HostReport(
+        report = HostReport(
             instance=self._instance,
             phase=phase,
             script_ended=script_ended,
             cause=cause,
             heard=0,
-            seq=next(self._numbers),
-            holds=holds,
+            seq=last.seq if last else 0,
             job=self._job,
+            holds=holds,
+            turn=turn,
+            attempt=attempt,
+            progressed=progressed,
         )
-        self._unsent.set()
+        if report != last:
+            self.newest = replace(report, seq=next(self._numbers))
+            self._unsent.set()
 
     async def flush(self, timeout_s: float) -> bool:
         """Wait until the newest report is acknowledged.
@@ -71,6 +84,7 @@ class Outbox:
         self._unsent.set()
 
     def acknowledge(self, report: HostReport) -> None:
+        """Whoever it was for has heard it, or has no more use for it."""
         self._acknowledged = max(self._acknowledged, report.seq)
         self._stir()
 

@@ -9,6 +9,7 @@ and tells the life cycle what follows.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -45,7 +46,7 @@ from supervisor.cluster.liveness import (
 from supervisor.cluster.master_port import MasterPort
 from supervisor.cluster.net import Knock, Resolver, knock
 from supervisor.cluster.outbox import Outbox
-from supervisor.cluster.protocol import JobDocument, JobIdentity, encode_report
+from supervisor.cluster.protocol import VERSION, JobDocument, JobIdentity, encode_report
 from supervisor.life import events as ev
 from supervisor.life.words import Cause, Phase, place
 
@@ -57,6 +58,10 @@ _MOST_STATUS = 16 * 1024 * 1024
 
 class _NoAnswerError(Exception):
     """An attempt that brought no answer; the observation is made, the attempt worth repeating."""
+
+
+class _OverError(_NoAnswerError):
+    """The master is at a later attempt of the job than was spoken of."""
 
 
 class MasterLink:
@@ -165,13 +170,29 @@ class MasterLink:
     # ----------------------------------------------------------------- reports
 
     def report(
-        self, phase: Phase, *, script_ended: bool, cause: Cause | None, holds: str = ""
+        self,
+        phase: Phase,
+        *,
+        script_ended: bool,
+        cause: Cause | None,
+        holds: str = "",
+        turn: int = 0,
+        attempt: int = 1,
+        progressed: bool = False,
     ) -> None:
         """Tell the master where this host stands: at once, and until it is acknowledged.
 
         A later report replaces one that is still on its way.
         """
-        self._outbox.put(phase, script_ended=script_ended, cause=cause, holds=holds)
+        self._outbox.put(
+            phase,
+            script_ended=script_ended,
+            cause=cause,
+            holds=holds,
+            turn=turn,
+            attempt=attempt,
+            progressed=progressed,
+        )
 
     async def flush(self, timeout_s: float) -> bool:
         """Wait until the latest report is acknowledged.
@@ -213,11 +234,13 @@ class MasterLink:
         wait_s = self._wait_s if self._in_touch and document is not None else 0.0
         self._in_touch = False
         params = {
+            "v": str(VERSION),
             "host": self._host,
             "instance": self._instance,
             "job": self._job.name,
             "cluster": self._job.cluster,
             "run": document.run if document else "",
+            "attempt": str(document.attempt if document else 1),
             "after": str(document.revision if document else 0),
             "wait": f"{wait_s:g}",
         }
@@ -252,12 +275,15 @@ class MasterLink:
             return
         heard, run = (self._document.revision, self._document.run) if self._document else (0, "")
         began = time.monotonic()
-        await self._ask(
-            "PUT",
-            f"/v1/hosts/{self._host}",
-            body=encode_report(replace(report, heard=heard, run=run)),
-            timeout_s=2 * self._slack_s,
-        )
+        # A report of an attempt that is over is of no use to anybody: the poll brings the document,
+        # and with it there is another to make.
+        with contextlib.suppress(_OverError):
+            await self._ask(
+                "PUT",
+                f"/v1/hosts/{self._host}",
+                body=encode_report(replace(report, heard=heard, run=run)),
+                timeout_s=2 * self._slack_s,
+            )
         self.latency_s = time.monotonic() - began
         self._outbox.acknowledge(report)
 
@@ -300,15 +326,16 @@ class MasterLink:
         Raises:
             _NoAnswerError: refused, silent, broken off; or alive but not for us: a wrong token,
                 another program, too many connections.
+            _OverError: alive and our master, at a later attempt of the job than the report's.
 
         """
         heard = await self._port.ask(method, path, timeout_s=timeout_s, params=params, body=body)
         document = heard.document
-        if document is not None or heard.problem is not None:
+        if document is not None or heard.over or heard.problem is not None:
             self.problem = heard.problem
         self._observe(heard.observation)
         if document is None:
-            raise _NoAnswerError
+            raise _OverError if heard.over else _NoAnswerError
         if self.state is not MasterState.LOST:  # else whatever is said now is not meant for us
             self._take(document)
 
@@ -322,9 +349,7 @@ class MasterLink:
             # The master's supervisor is a new one and knows nothing of us.
             self._outbox.forgotten()
         self._document = document
-        self._post(
-            ev.JobChanged(document.state, document.verdict, document.missing, document.restore)
-        )
+        self._post(_changed(document))
 
     def _observe(self, observation: Observation) -> None:
         finding = self._liveness.observe(observation, self._clock.advance(time.monotonic()))
@@ -352,6 +377,17 @@ async def who_serves(address: str, port: int, *, timeout_s: float) -> Mapping[st
     except (aiohttp.ClientError, asyncio.IncompleteReadError, OSError, ValueError, RecursionError):
         return {}
     return status if isinstance(status, dict) else {}
+
+
+def _changed(document: JobDocument) -> ev.JobChanged:
+    return ev.JobChanged(
+        document.state,
+        document.verdict,
+        document.missing,
+        document.restore,
+        document.order,
+        document.restarts,
+    )
 
 
 def _event(finding: Finding) -> ev.MasterSeen | ev.MasterLost | ev.MasterEnded:

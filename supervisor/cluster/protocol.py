@@ -1,31 +1,44 @@
-"""The wire protocol between the hosts of a job, version 2. Pure: bytes in, frozen data out.
+"""The wire protocol between the hosts of a job, version 3. Pure: bytes in, frozen data out.
 
-Two documents travel, each a JSON object in UTF-8 of at most 64 KiB with the key ``"v": 2``.
+Two documents travel, each a JSON object in UTF-8 of at most 64 KiB with the key ``"v": 3``. Each
+message names the run and the attempt of the job that it speaks of, and says which version of the
+protocol it is of.
 
-``GET /v1/job?run=U&after=R&wait=S&host=H&instance=I&job=N&cluster=C`` on the master answers with
-the **job document**::
+``GET /v1/job?v=3&run=U&attempt=A&after=R&wait=S&host=H&instance=I&job=N&cluster=C`` on the master
+answers with the **job document**::
 
-    {"v": 2, "run": "8c…", "revision": 7, "state": "ended",
-     "verdict": {"outcome": "failed", "exit_code": 1, "cause": {…}}, "missing": [],
-      "restore": ""}
+    {"v": 3, "run": "8c…", "revision": 7, "state": "restarting", "verdict": null, "missing": [],
+     "restore": "", "restarts": true, "attempt": 2,
+     "order": {"turn": 1, "attempt": 2, "scope": "alone", "named": [["algo-2", "worker"]],
+               "cause": {…}}}
 
 - ``run`` names this run of the job: the master's supervisor makes it when it starts, members learn
   it here and put it into every message. ``revision`` counts up within it from 1. The request says
-  with ``run`` and ``after`` what the member knows already. The answer comes at once when the
-  master's document is another one, else as soon as it changes, else after ``wait`` seconds (at
-  most 30) unchanged.
+  with ``run``, ``attempt`` and ``after`` what the member knows already. The answer comes at once
+  when the master's document is another one, else as soon as it changes, else after ``wait`` seconds
+  (at most 30) unchanged.
+- ``verdict``, once there is one, is ``{"outcome", "exit_code", "cause", "not_restarted",
+  "restartable"}``: why the job was not started anew, and whether starting the whole of it again
+  makes sense (null: as its cause alone says it).
 - ``restore``, while joining: the generation of checkpoints that every host is to hold before the
   job runs; a host that holds another one restores it and reports again.
+- ``restarts`` says that the master starts anew what fails: a failure is its to judge.
+- ``attempt`` is the job's, from 1; an attempt is a part of a run and only grows in it. ``order``
+  (null before the first) is what has last been started anew, or is to be, see ``attempts.Order``.
+  Its ``named`` are at most 256 pairs of host and process; where their names do not fit into a
+  quarter of the body, its ``scope`` is sent as ``all`` and it names nobody, which starts anew more
+  than was asked for and never less. The ``detail`` of its cause is left out where it does not fit.
 - ``host`` (optional) makes the request a sign of life of that member, and ``after`` its
   acknowledgement of that revision. It is then accepted on the same terms as a report, and says as
-  a report does who asks: ``instance``, ``job`` and ``cluster``.
+  a report does who asks: ``v``, ``instance``, ``job`` and ``cluster``. An ``attempt`` that is over
+  is no reason to refuse it: the answer is how a member learns of the new one.
 
 ``PUT /v1/hosts/{name}`` on the master carries the **host report** and answers with the job
 document::
 
-    {"v": 2, "job": "mnist", "cluster": "5d…", "run": "8c…", "instance": "f0…", "seq": 3,
-     "phase": "running", "script_ended": false, "cause": null, "heard": 6,
-     "holds": "generation 000012-3fa9c1d2 -"}
+    {"v": 3, "job": "mnist", "cluster": "5d…", "run": "8c…", "instance": "f0…", "seq": 3,
+     "phase": "restarting", "script_ended": false, "cause": null, "heard": 7,
+     "holds": "generation 000012-3fa9c1d2 -", "attempt": 2, "turn": 1, "progressed": false}
 
 - ``job`` is the platform's name of the job, empty if it gives none, and ``cluster`` a digest of
   its hosts: both ends must have the same.
@@ -35,20 +48,27 @@ document::
 - ``holds`` is what the host's checkpoint directory holds (``agreement.Held``), empty where nothing
   is restored.
 - ``heard`` is the revision of the job document that the member knows, 0 for none.
+- ``attempt`` is the one that the report speaks of. If the job is at a later one, the report is a
+  sign of life and no more: it is refused with ``attempt``, the member need not repeat it, and has
+  more to say as soon as it hears the job document. One of an attempt that has not begun is 400.
+- ``turn`` is that of the last order for which all is down and ready on the host, 0 for none.
+- ``progressed`` says that training has moved since the attempt began.
 - Accepted from the named host's own addresses only, and with ``Authorization: Bearer TOKEN``
   where the job has a token.
 
 Who is not taken is answered with 409 and ``{"error": "one line", "reason": …}``, a `Refusal`;
 ``admission.py`` decides it. Other errors are ``{"error": "one line"}`` with a 4xx status.
 
-A cause is ``{"kind", "host", "message", "process", "exit", "detail", "at"}``, an exit
-``{"code", "signum", "core_dumped"}``.
+A cause is ``{"kind", "host", "message", "process", "exit", "detail", "at", "error", "attempt"}``,
+an exit ``{"code", "signum", "core_dumped"}``.
 
-Compatibility: unknown keys are ignored, an unknown version or an unknown value of an enumeration
-is refused. Nothing is believed of a body: every type, length and range is checked, and whatever is
-wrong raises the one `ProtocolError`. Long texts are cut by the sender (``message`` to 1,024
-characters, ``detail`` to 4,096, ``missing`` to 32 names) and refused by the receiver at four
-times that.
+Compatibility: unknown keys are ignored, another version or an unknown value of an enumeration is
+refused. Hosts whose supervisors speak other versions do not train together: the master refuses such
+a host at the join (``version``; before version 3 a poll said none), and a member does not follow
+such a master; both say both versions. Nothing is believed of a body: every type, length and range
+is checked, and whatever is wrong raises the one `ProtocolError`. Long texts are cut by the sender
+(``message`` and ``not_restarted`` to 1,024 characters, ``detail`` to 4,096, ``error`` to 256,
+``missing`` to 32 names) and refused by the receiver at four times that.
 """
 
 from __future__ import annotations
@@ -58,15 +78,17 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn, TypeVar
 
+from supervisor.life.attempts import MOST_NAMED, Order, Scope
 from supervisor.life.words import Cause, CauseKind, ExitStatus, JobState, Outcome, Phase, Verdict
 
-VERSION = 2
+VERSION = 3
 MAX_BODY_BYTES = 64 * 1024
 MAX_MESSAGE_CHARS = 1024
 MAX_DETAIL_CHARS = 4096
+MAX_ERROR_CHARS = 256
 MAX_NAME_CHARS = 253
 """A DNS name's greatest length; also the limit for process names and instances."""
 MAX_MISSING = 32
@@ -74,6 +96,9 @@ MAX_MISSING = 32
 them again and again while a thousand join."""
 MAX_NUMBER = 2**53 - 1
 """The greatest integer that every JSON reader holds exactly."""
+
+MAX_ATTEMPT = 1_000_000
+"""An attempt costs a pause or progress: a job that came so far would be years old."""
 
 _TOLERANCE = 4
 """A receiver takes texts of this many times the sender's limit: the limits may grow."""
@@ -86,6 +111,25 @@ class ProtocolError(ValueError):
 
     The message is one line and quotes no more than a few characters of the body.
     """
+
+
+class VersionError(ProtocolError):
+    """A document of another version of this protocol, ``found``."""
+
+    def __init__(self, found: int) -> None:
+        super().__init__(f"v: this is protocol version {VERSION}, found {found}")
+        self.found = found
+
+
+def versions_differ(one: str, other: str) -> str:
+    """What to say, and what to do, where two hosts' supervisors speak other versions.
+
+    Args:
+        one: who speaks which version: ``algo-2 speaks version 2``.
+        other: the same of the other: ``the master version 3``.
+
+    """
+    return f"{one} of the protocol between hosts, {other}: install the same supervisor on all hosts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +169,10 @@ class Refusal(enum.StrEnum):
     """Another supervisor has become this host, because this one was gone."""
     RUNNING = "running"
     """The job runs, and this host's supervisor was started after that."""
+    ATTEMPT = "attempt"
+    """It speaks of an attempt that is over."""
+    VERSION = "version"
+    """Its supervisor speaks another version of the protocol."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +187,15 @@ class JobDocument:
     """While joining: the first `MAX_MISSING` of the hosts that have not joined yet."""
     restore: str = ""
     """While joining: the generation that every host is to hold; empty: as it is."""
+    order: Order | None = None
+    """What has last been started anew, or is to be."""
+    restarts: bool = False
+    """Whether the master starts anew what fails."""
+
+    @property
+    def attempt(self) -> int:
+        """The number of the job's attempt, from 1."""
+        return 1 if self.order is None else self.order.attempt
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +213,12 @@ class HostReport:
     job: JobIdentity = JobIdentity()
     holds: str = ""
     """What the checkpoint directory holds, see ``agreement.Held``; empty: nothing is said."""
+    turn: int = 0
+    """That of the last order for which all is down and ready there; 0: none."""
+    attempt: int = 1
+    """The one it speaks of."""
+    progressed: bool = False
+    """Training has moved since the attempt began."""
 
 
 # --------------------------------------------------------------------------- encoding
@@ -174,6 +237,8 @@ def encode_cause(cause: Cause) -> dict[str, object]:
         "exit": None if cause.exit is None else encode_exit(cause.exit),
         "detail": cut_middle(_clean(cause.detail), MAX_DETAIL_CHARS),
         "at": cause.at,
+        "error": cut(_clean(cause.error), MAX_ERROR_CHARS),
+        "attempt": cause.attempt,
     }
 
 
@@ -182,25 +247,54 @@ def encode_verdict(verdict: Verdict) -> dict[str, object]:
         "outcome": verdict.outcome.value,
         "cause": encode_cause(verdict.cause),
         "exit_code": verdict.exit_code,
+        "not_restarted": cut(_clean(verdict.not_restarted), MAX_MESSAGE_CHARS),
+        "restartable": verdict.restartable,
+    }
+
+
+def _encode_order(order: Order) -> dict[str, object]:
+    named = [[_clean(name)[:MAX_NAME_CHARS] for name in pair] for pair in order.named]
+    if len(named) > MOST_NAMED or len(json.dumps(named)) > MAX_BODY_BYTES // 4:
+        # A part of them would leave out a process that is to start anew.
+        return _encode_order(order._replace(scope=Scope.ALL, named=()))
+    return {
+        "turn": order.turn,
+        "attempt": order.attempt,
+        "scope": order.scope.value,
+        "named": named,
+        "cause": None if order.cause is None else encode_cause(order.cause),
     }
 
 
 def encode_job(document: JobDocument) -> bytes:
-    return _dump(
-        {
-            "v": VERSION,
-            "run": document.run,
-            "revision": document.revision,
-            "state": document.state.value,
-            "verdict": None if document.verdict is None else encode_verdict(document.verdict),
-            "missing": _fitting(document.missing[:MAX_MISSING]),
-            "restore": _clean(document.restore)[:MAX_NAME_CHARS],
-        }
-    )
+    body = _dump(_job(document))
+    if len(body) > MAX_BODY_BYTES and (order := document.order) is not None:
+        # Two causes, each a page of letters that JSON writes as six. The verdict is what counts.
+        cause = None if order.cause is None else replace(order.cause, detail="")
+        lean = order._replace(scope=Scope.ALL, named=(), cause=cause)
+        body = _dump(_job(replace(document, order=lean, missing=())))
+    # The limits above leave room even then.
+    assert len(body) <= MAX_BODY_BYTES
+    return body
+
+
+def _job(document: JobDocument) -> dict[str, object]:
+    return {
+        "v": VERSION,
+        "run": document.run,
+        "revision": document.revision,
+        "state": document.state.value,
+        "verdict": None if document.verdict is None else encode_verdict(document.verdict),
+        "missing": _fitting(document.missing[:MAX_MISSING]),
+        "restore": _clean(document.restore)[:MAX_NAME_CHARS],
+        "restarts": document.restarts,
+        "attempt": document.attempt,
+        "order": None if document.order is None else _encode_order(document.order),
+    }
 
 
 def encode_report(report: HostReport) -> bytes:
-    return _dump(
+    body = _dump(
         {
             "v": VERSION,
             "job": report.job.name,
@@ -213,8 +307,14 @@ def encode_report(report: HostReport) -> bytes:
             "cause": None if report.cause is None else encode_cause(report.cause),
             "heard": report.heard,
             "holds": _clean(report.holds)[:MAX_NAME_CHARS],
+            "attempt": report.attempt,
+            "turn": report.turn,
+            "progressed": report.progressed,
         }
     )
+    # The limits above leave a third of it free even where every character is an escape.
+    assert len(body) <= MAX_BODY_BYTES
+    return body
 
 
 def cut(text: str, limit: int) -> str:
@@ -253,10 +353,7 @@ def _fitting(names: tuple[str, ...]) -> list[str]:
 
 
 def _dump(value: Mapping[str, object]) -> bytes:
-    body = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
-    # The limits above leave half of it free even where every character is an escape.
-    assert len(body) <= MAX_BODY_BYTES
-    return body
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
 # --------------------------------------------------------------------------- decoding
@@ -266,31 +363,67 @@ def decode_job(body: bytes) -> JobDocument:
     """Read a job document.
 
     Raises:
-        ProtocolError: the body is too large, not JSON, of another version, or has a wrong value.
+        VersionError: it is of another version.
+        ProtocolError: the body is too large, not JSON, or has a wrong value.
 
     """
     fields = _load(body)
-    verdict = fields.get("verdict")
+    verdict, order = fields.get("verdict"), fields.get("order")
     names = fields.get("missing", [])
     if not isinstance(names, list):
         _wrong("missing", "a list", names)
     if len(names) > _TOLERANCE * MAX_MISSING:
         raise ProtocolError(f"missing: {len(names)} names, at most {_TOLERANCE * MAX_MISSING}")
-    return JobDocument(
+    document = JobDocument(
         run=_text(fields, "run", MAX_NAME_CHARS),
         revision=_integer(fields, "revision", 0, MAX_NUMBER),
         state=_member(JobState, fields, "state"),
         verdict=None if verdict is None else decode_verdict(verdict),
         missing=tuple(_as_text("missing", name, MAX_NAME_CHARS) for name in names),
         restore=_text(fields, "restore", MAX_NAME_CHARS) if "restore" in fields else "",
+        order=None if order is None else _decode_order(order),
+        restarts=_boolean(fields, "restarts") if "restarts" in fields else False,
     )
+    attempt = _attempt(fields, otherwise=document.attempt)
+    if attempt != document.attempt:
+        raise ProtocolError(f"attempt: {attempt}, and that of its order is {document.attempt}")
+    return document
+
+
+def _decode_order(value: object) -> Order:
+    fields = _object("order", value)
+    named, cause = fields.get("named", []), fields.get("cause")
+    if not isinstance(named, list):
+        _wrong("named", "a list", named)
+    if len(named) > _TOLERANCE * MOST_NAMED:
+        raise ProtocolError(f"named: {len(named)} pairs, at most {_TOLERANCE * MOST_NAMED}")
+    return Order(
+        turn=_integer(fields, "turn", 1, MAX_NUMBER),
+        attempt=_attempt(fields),
+        scope=_member(Scope, fields, "scope"),
+        named=tuple(_pair("named", pair) for pair in named),
+        cause=None if cause is None else decode_cause(cause),
+    )
+
+
+def _pair(key: str, value: object) -> tuple[str, str]:
+    if not isinstance(value, list) or len(value) != 2:
+        _wrong(key, "pairs of host and process", value)
+    host, process = (_as_text(key, name, MAX_NAME_CHARS) for name in value)
+    return host, process
+
+
+def _attempt(fields: Mapping[str, object], *, otherwise: int | None = None) -> int:
+    if otherwise is not None and "attempt" not in fields:
+        return otherwise
+    return _integer(fields, "attempt", 1, MAX_ATTEMPT)
 
 
 def decode_report(body: bytes) -> HostReport:
     """Read a host report.
 
     Raises:
-        ProtocolError: as `decode_job`.
+        ProtocolError, VersionError: as `decode_job`.
 
     """
     fields = _load(body)
@@ -307,6 +440,9 @@ def decode_report(body: bytes) -> HostReport:
         job=JobIdentity(
             _text(fields, "job", MAX_NAME_CHARS), _text(fields, "cluster", MAX_NAME_CHARS)
         ),
+        turn=_integer(fields, "turn", 0, MAX_NUMBER) if "turn" in fields else 0,
+        attempt=_attempt(fields, otherwise=1),
+        progressed=_boolean(fields, "progressed") if "progressed" in fields else False,
     )
 
 
@@ -326,11 +462,14 @@ def decode_refusal(body: bytes) -> tuple[Refusal | None, str]:
 
 def decode_verdict(value: object) -> Verdict:
     fields = _object("verdict", value)
-    code = fields.get("exit_code")
+    code, restartable = fields.get("exit_code"), fields.get("restartable")
+    why = "not_restarted"
     return Verdict(
         outcome=_member(Outcome, fields, "outcome"),
         cause=decode_cause(fields.get("cause")),
         exit_code=None if code is None else _integer(fields, "exit_code", 0, 255),
+        not_restarted=_text(fields, why, _TOLERANCE * MAX_MESSAGE_CHARS) if why in fields else "",
+        restartable=None if restartable is None else _boolean(fields, "restartable"),
     )
 
 
@@ -346,6 +485,8 @@ def decode_cause(value: object) -> Cause:
         exit=None if status is None else decode_exit(status),
         detail=_text(fields, "detail", _TOLERANCE * MAX_DETAIL_CHARS) if "detail" in fields else "",
         at=_seconds(fields, "at") if "at" in fields else 0.0,
+        error=_text(fields, "error", _TOLERANCE * MAX_ERROR_CHARS) if "error" in fields else "",
+        attempt=_attempt(fields, otherwise=1),
     )
 
 
@@ -374,8 +515,10 @@ def _load(body: bytes) -> dict[str, Any]:
         raise ProtocolError(f"body: not JSON ({cut(str(error), 80)})") from None
     fields = _object("body", value)
     version = fields.get("v")
-    if type(version) is not int or version != VERSION:
+    if type(version) is not int or not 0 <= version <= MAX_NUMBER:
         raise ProtocolError(f"v: this is protocol version {VERSION}, found {_shown(version)}")
+    if version != VERSION:
+        raise VersionError(version)
     return fields
 
 

@@ -93,7 +93,11 @@ class Coordination:
 
         plan = self._present.plan
         if plan.is_master:
-            self._board = JobBoard(os.urandom(8).hex(), missing=tuple(plan.hosts[1:]))
+            self._board = JobBoard(
+                os.urandom(8).hex(),
+                missing=tuple(plan.hosts[1:]),
+                restarts=plan.contract.settings.restarts > 0,
+            )
         failed: BindError | None = None
         try:
             await self._open_status_port()
@@ -156,7 +160,15 @@ class Coordination:
 
     def _on_report(self, host: str, report: HostReport) -> None:
         self._post(
-            ev.MemberReported(host, report.phase, report.script_ended, report.cause, report.holds)
+            ev.MemberReported(
+                host,
+                report.phase,
+                report.script_ended,
+                report.cause,
+                report.holds,
+                report.turn,
+                report.progressed,
+            )
         )
 
     def _on_refused(self, host: str, reason: str) -> None:
@@ -201,7 +213,9 @@ class Coordination:
     def announce(self, action: ev.Announce) -> None:
         """On the master: to every member."""
         if self._board is not None:
-            self._board.announce(action.state, action.verdict, action.missing, action.restore)
+            self._board.announce(
+                action.state, action.verdict, action.missing, action.restore, action.order
+            )
 
     def report(self, action: ev.Report) -> None:
         """On a member: to the master."""
@@ -211,6 +225,9 @@ class Coordination:
                 script_ended=action.script_ended,
                 cause=action.cause,
                 holds=action.holds,
+                turn=action.turn,
+                attempt=action.attempt,
+                progressed=action.progressed,
             )
 
     def publish(self, entry: Mapping[str, object]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from aiohttp import web
 
-from supervisor.cluster.protocol import ProtocolError, decode_report
+from supervisor.cluster.protocol import ProtocolError, VersionError, decode_report
 from supervisor.status.board import JobBoard
 from supervisor.status.handler import connection_of, handler_of
 from supervisor.status.http import (
@@ -21,7 +21,7 @@ from supervisor.status.http import (
     whole_number,
 )
 from supervisor.status.limits import Buckets, Limits, Pool
-from supervisor.status.members import Members, claim_of
+from supervisor.status.members import Members, claim_of, must_have_begun, samples
 from supervisor.status.snapshot import Sample, Snapshot
 from supervisor.status.streaming import Streaming
 
@@ -170,7 +170,7 @@ class Answers:
         return web.Response(body=body, headers={"Content-Type": metrics.CONTENT_TYPE})
 
     def _own_samples(self) -> list[Sample]:
-        samples = [
+        own = [
             Sample(
                 "http_requests_total",
                 "Requests to the status port.",
@@ -202,11 +202,11 @@ class Answers:
             ),
         ]
         if self._board is not None:
-            samples.append(
+            own.append(
                 Sample("job_revision", "Revision of the job.", self._board.document.revision)
             )
-            samples += self._members.samples()
-        return samples
+            own += samples(self._members.peers())
+        return own
 
     def _cached(self, key: str, compute: Callable[[], bytes]) -> bytes:
         """Compute at most every `Limits.cache_s` seconds: many readers cost no more than one."""
@@ -233,13 +233,17 @@ class Answers:
         after = whole_number(query.get("after", "0"), "after")
         wait_s = min(seconds(query.get("wait", "0"), "wait"), MAX_WAIT_S)
         run = query.get("run", "")
+        attempt = whole_number(query.get("attempt", "1"), "attempt")
         host = query.get("host")
         if host is not None:
             await self._prove(request, host)
+            said = query.get("v")
+            self._members.understand(host, None if said is None else whole_number(said, "v"))
             # A member of an earlier run is answered: the document is how it learns of this one.
             if run in {"", board.document.run}:
                 self._members.admit(claim_of(host, query, run), connection_of(request))
                 if run:
+                    must_have_begun(attempt, board.document)
                     self._members.heard(host, after)
         if self._stopping:
             wait_s = 0.0  # stopping: what is there, now
@@ -250,7 +254,12 @@ class Answers:
         board = self._master()
         host = request.match_info["name"]
         await self._prove(request, host)
-        report = decode_report(await self._body(request))
+        body = await self._body(request)
+        try:
+            report = decode_report(body)
+        except VersionError as error:
+            self._members.understand(host, error.found)
+            raise
         self._members.take(host, report, connection_of(request))
         return web.Response(body=board.body, content_type="application/json")
 

@@ -7,6 +7,7 @@ import contextlib
 from dataclasses import replace
 
 from supervisor.cluster.protocol import MAX_MISSING, JobDocument, encode_job
+from supervisor.life.attempts import Order
 from supervisor.life.words import JobState, Verdict
 
 
@@ -21,17 +22,26 @@ class JobBoard:
         run: names this run of the job.
         missing: the hosts that have not joined yet.
         gather_s: how long changes of ``missing`` alone are gathered.
+        restarts: whether what fails is started anew.
 
     """
 
-    def __init__(self, run: str, *, missing: tuple[str, ...] = (), gather_s: float = 1.0) -> None:
+    def __init__(
+        self,
+        run: str,
+        *,
+        missing: tuple[str, ...] = (),
+        gather_s: float = 1.0,
+        restarts: bool = False,
+    ) -> None:
         missing = missing[:MAX_MISSING]
-        self._document = JobDocument(run, 1, JobState.JOINING, None, missing)
+        self._document = JobDocument(run, 1, JobState.JOINING, None, missing, restarts=restarts)
         self._body = encode_job(self._document)
         self._changed = asyncio.Event()
         self._gather_s = gather_s
         self._gathered: tuple[str, ...] = missing
         self._restore = ""
+        self._order: Order | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -48,18 +58,20 @@ class JobBoard:
         verdict: Verdict | None = None,
         missing: tuple[str, ...] = (),
         restore: str = "",
+        order: Order | None = None,
     ) -> int:
         """Publish the job's state and wake everybody who waits; return its revision.
 
         Announcing what is announced already changes nothing. If only ``missing`` is new, it is
-        published within ``gather_s`` seconds and the revision is still the present one. To be
-        called in the event loop.
+        published within ``gather_s`` seconds and the revision is still the present one. Without an
+        ``order`` the last one stands. To be called in the event loop.
         """
         old = self._document
         missing = missing[:MAX_MISSING]
         self._gathered = missing
-        if (old.state, old.verdict, old.restore) != (state, verdict, restore):
-            self._restore = restore
+        order = old.order if order is None else order
+        if (old.state, old.verdict, old.restore, old.order) != (state, verdict, restore, order):
+            self._restore, self._order = restore, order
             self._publish(state, verdict)
         elif old.missing != missing and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(
@@ -72,7 +84,15 @@ class JobBoard:
             self._timer.cancel()
             self._timer = None
         old = self._document
-        new = JobDocument(old.run, old.revision + 1, state, verdict, self._gathered, self._restore)
+        new = replace(
+            old,
+            revision=old.revision + 1,
+            state=state,
+            verdict=verdict,
+            missing=self._gathered,
+            restore=self._restore,
+            order=self._order,
+        )
         if replace(old, revision=new.revision) != new:
             self._document = new
             self._body = encode_job(new)

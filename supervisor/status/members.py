@@ -8,12 +8,19 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NoReturn
 
-from supervisor.cluster.admission import Claim, Seat
+from supervisor.cluster.admission import Claim, Seat, speaks_otherwise
 from supervisor.cluster.admission import admit as admission_of
 from supervisor.cluster.liveness import Lost, MemberState, MemberWatch
 from supervisor.cluster.net import AddressBook, Resolver
-from supervisor.cluster.protocol import MAX_NAME_CHARS, HostReport, JobIdentity
+from supervisor.cluster.protocol import (
+    MAX_NAME_CHARS,
+    HostReport,
+    JobDocument,
+    JobIdentity,
+    Refusal,
+)
 from supervisor.life.words import Phase
 from supervisor.status.board import JobBoard
 from supervisor.status.doors import Doors, Member
@@ -51,6 +58,13 @@ class _Reported:
     turned_away: list[str] = field(default_factory=list)
     """Why others that said they were this host were not taken, each once."""
 
+    def turn_away(self, why: str) -> bool:
+        """Note it; whether it is to be told."""
+        news = why not in self.turned_away and len(self.turned_away) < _TURNED_AWAY
+        if news:
+            self.turned_away.append(why)
+        return news
+
 
 _NAMELESS = "instance: a member says which supervisor it is"
 
@@ -61,6 +75,39 @@ def claim_of(host: str, query: Mapping[str, str], run: str) -> Claim:
     if not names[0]:
         raise Refused(400, _NAMELESS)
     return Claim(host, names[0], JobIdentity(*names[1:]), run)
+
+
+def must_have_begun(attempt: int, document: JobDocument) -> None:
+    """Refuse whoever speaks of an attempt that the master itself has not come to.
+
+    Raises:
+        Refused: 400.
+
+    """
+    if attempt > document.attempt:
+        raise Refused(400, f"attempt: {attempt}, the job is at attempt {document.attempt}")
+
+
+def _must_go_on(host: str, attempt: int, document: JobDocument) -> None:
+    """Refuse what is said of another attempt than the job's.
+
+    Of one that is over it is no fault: the host reported while another was being ordered.
+
+    Raises:
+        Refused: 400, or 409 for one that is over.
+
+    """
+    must_have_begun(attempt, document)
+    if attempt < document.attempt:
+        text = f"{host} speaks of attempt {attempt}, the job is at attempt {document.attempt}"
+        raise Refused(409, text, Refusal.ATTEMPT)
+
+
+def samples(peers: Iterable[Peer]) -> Iterator[Sample]:
+    """Give the members by state, for ``/metrics``."""
+    states = [peer.state for peer in peers]
+    for state in MemberState:
+        yield Sample("peers", "Members of the job by state.", states.count(state), {"state": state})
 
 
 class Members:
@@ -169,18 +216,16 @@ class Members:
     def peers(self) -> tuple[Peer, ...]:
         """Give every member as the master knows it now."""
         now = self._now()
-        rows: list[Peer] = []
-        for host, said in self._reported.items():
-            rows.append(
-                Peer(
-                    host=host,
-                    state=self._watch.state(host),
-                    phase=said.report.phase if said.report else None,
-                    heard=said.heard,
-                    last_seen_s=self._watch.silence_s(host, now),
-                )
+        return tuple(
+            Peer(
+                host=host,
+                state=self._watch.state(host),
+                phase=said.report.phase if said.report else None,
+                heard=said.heard,
+                last_seen_s=self._watch.silence_s(host, now),
             )
-        return tuple(rows)
+            for host, said in self._reported.items()
+        )
 
     async def explain(self, hosts: Iterable[str], *, timeout_s: float = 2.0) -> dict[str, str]:
         """Say why members have not joined, by knocking once at the door of each.
@@ -204,6 +249,21 @@ class Members:
         reasons = await asyncio.gather(*(reason(member) for member in members))
         return {member.host: why for member, why in zip(members, reasons, strict=True)}
 
+    def understand(self, host: str, version: int | None) -> None:
+        """Let pass only a supervisor that speaks our version of the protocol.
+
+        Raises:
+            Refused: 409 with both versions.
+
+        """
+        if why := speaks_otherwise(host, version):
+            self._turn_away(host, why, Refusal.VERSION)
+
+    def _turn_away(self, host: str, why: str, reason: Refusal) -> NoReturn:
+        if self._reported[host].turn_away(why):
+            self._on_refused(host, why)
+        raise Refused(409, why, reason)
+
     def admit(self, claim: Claim, connection: Connection) -> None:
         """Take whoever asks for the member that it says it is, and its life as proven.
 
@@ -226,10 +286,7 @@ class Members:
         if admission.refusal is not None:
             if admission.lost and (lost := self._watch.given_up(host)):
                 self._lost(host, lost)
-            if admission.text not in said.turned_away and len(said.turned_away) < _TURNED_AWAY:
-                said.turned_away.append(admission.text)
-                self._on_refused(host, admission.text)
-            raise Refused(409, admission.text, admission.refusal)
+            self._turn_away(host, admission.text, admission.refusal)
         if admission.lost:
             said.report, said.heard = None, 0
             self._doors.forget(host)
@@ -261,9 +318,10 @@ class Members:
     def _signed(self, host: str, connection: Connection, now: float) -> None:
         self._connections.proven(connection, host)
         self._tokenless.discard(host)
+        assert self._board is not None
         first = self._watch.signed(host, now)
         last = self._reported[host].report
-        if first and last is not None:
+        if first and last is not None and last.attempt == self._board.document.attempt:
             self._on_report(host, last)  # it was given up, and says nothing new of itself
         if first or not self._watch.proven_open(host):
             self._doors.examine(host, again=first)
@@ -312,14 +370,6 @@ class Members:
         if host not in self._book or not await self._book.owns(host, connection.address):
             raise Refused(403, "not a host of this job, or not at its address")
 
-    def samples(self) -> Iterator[Sample]:
-        """Give the members by state, for ``/metrics``."""
-        states = [self._watch.state(host) for host in self._members]
-        for state in MemberState:
-            yield Sample(
-                "peers", "Members of the job by state.", states.count(state), {"state": state}
-            )
-
     def tick(self) -> None:
         """Look at the clock: who has been silent for too long?"""
         if self._board is not None:
@@ -340,12 +390,15 @@ class Members:
         """Take a member's report, unless it is late.
 
         Raises:
-            Refused: it says not who it is (400), or is not taken for that member (409).
+            Refused: it says not who it is (400), is not taken for that member (409), or speaks of
+                another attempt than the job's: one to come (400), or one that is over (409).
 
         """
+        assert self._board is not None
         if not report.instance:
             raise Refused(400, _NAMELESS)
         self.admit(Claim(host, report.instance, report.job, report.run), connection)
+        _must_go_on(host, report.attempt, self._board.document)
         said = self._reported[host]
         last = said.report
         if last is not None and report.seq < last.seq:
