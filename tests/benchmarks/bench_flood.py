@@ -238,7 +238,7 @@ def watch(port: int, members: int, stop: threading.Event) -> tuple[list[float], 
     def member(at: int) -> None:
         # A poll whose connection is new every time: harder than the members' own.
         request = (
-            f"GET /v1/job?host=host-{at}&instance=bench&run=bench&after=2&wait=0.3 HTTP/1.1\r\n"
+            f"GET /v1/job?v=3&host=host-{at}&instance=bench&run=bench&after=2&wait=0.3 HTTP/1.1\r\n"
             "Host: x\r\nConnection: close\r\n\r\n"
         ).encode()
         while not stop.is_set():

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.cluster.admission import Admission, Claim, Seat, admit
-from supervisor.cluster.protocol import JobIdentity, Refusal, identify
+from supervisor.cluster.admission import Admission, Claim, Seat, admit, speaks_otherwise
+from supervisor.cluster.protocol import VERSION, JobIdentity, Refusal, identify
 from supervisor.life.words import JobState
 
 HOSTS = ("algo-1", "algo-2", "algo-3")
@@ -50,11 +50,21 @@ def test_the_table(state: JobState, *, alive: bool) -> None:
     found = decide(taken, claim("m-2"), state=state, alive=alive)
     if alive:
         assert (found.refusal, found.seat, found.lost) == (Refusal.TAKEN, taken, False)
-    elif state is JobState.RUNNING:
+    elif state not in ANEW:
         assert (found.refusal, found.seat, found.lost) == (Refusal.RUNNING, taken, True)
     else:
         assert (found.refusal, found.lost) == (None, True)
         assert found.seat == Seat("m-2", ("m-0", "m-1"))
+
+
+def test_both_versions_are_named_and_what_to_do() -> None:
+    """Version 2 did not say its version in a poll."""
+    assert speaks_otherwise("algo-2", VERSION) == ""
+    for found, said in ((2, "version 2"), (4, "version 4"), (None, "version 2 or an older one")):
+        assert speaks_otherwise("algo-2", found) == (
+            f"algo-2 speaks {said} of the protocol between hosts, the master version 3: "
+            "install the same supervisor on all hosts"
+        )
 
 
 def test_both_jobs_are_named() -> None:
@@ -99,16 +109,17 @@ INSTANCES = st.sampled_from(["m-1", "m-2", "m-3"])
         max_size=30,
     ),
     st.integers(0, 30),
+    st.sampled_from([JobState.RUNNING, JobState.RESTARTING]),
 )
 def test_laws_over_any_order(
-    steps: list[tuple[str, str, JobIdentity, bool]], runs_after: int
+    steps: list[tuple[str, str, JobIdentity, bool]], runs_after: int, running: JobState
 ) -> None:
     """One that is alive is never replaced; none that was replaced comes back; nobody of another
     job or run is taken; once the job runs every seat stays as it is."""
     seat = Seat()
     gone: set[str] = set()
     for number, (instance, run, job, alive) in enumerate(steps):
-        state = JobState.RUNNING if number >= runs_after else JobState.JOINING
+        state = running if number >= runs_after else JobState.JOINING
         found = decide(seat, claim(instance, run=run, job=job), state=state, alive=alive)
         taken = found.refusal is None
         assert taken == (found.seat.instance == instance and run != "run-0" and job == JOB)

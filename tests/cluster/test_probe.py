@@ -14,6 +14,7 @@ from supervisor.cluster.liveness import How, MasterState, MemberState
 from supervisor.cluster.net import Knock, NoAddress, Resolver, knock
 from supervisor.cluster.protocol import identify
 from supervisor.life import events as ev
+from supervisor.life.attempts import Order, Scope
 from supervisor.life.words import JobState, Phase
 from supervisor.status.doors import Member
 from tests.helpers.aio import free_port, until
@@ -299,6 +300,76 @@ def test_a_master_of_another_job_is_named_and_not_followed() -> None:
             assert (it.reports, member.of(ev.JobChanged)) == ([], [])
             assert it.server.members.peers()[0].state is MemberState.UNSEEN
             assert len(it.refused) == 1, "said once"
+
+    asyncio.run(scenario())
+
+
+def test_a_report_of_an_attempt_that_is_over_is_over_too() -> None:
+    """Sent again and again it would keep the master's word, and the next report, for a pause."""
+
+    async def scenario() -> None:
+        async with master() as it, link(it.server.port) as member:
+            member.link.report(Phase.RUNNING, script_ended=False, cause=None)
+            assert await member.link.flush(5)
+            order = Order(1, 2, Scope.ALL, (("algo-2", "worker"),), CAUSE)
+            it.board.announce(JobState.RESTARTING, order=order)
+            await until(lambda: member.events[-1].__class__ is ev.JobChanged)
+            member.link.report(Phase.DRAINING, script_ended=True, cause=CAUSE)
+            assert await member.link.flush(5)
+            assert (len(it.reports), it.refused, member.link.problem) == (1, [], None)
+            assert it.server._counts["refused_requests"] == 1
+            member.link.report(Phase.RESTARTING, script_ended=False, cause=None, attempt=2, turn=1)
+            assert await member.link.flush(5)
+            assert it.server._counts["refused_requests"] == 1, "it was not sent again"
+            report = it.reports[-1][1]
+            assert (report.phase, report.attempt, report.turn) == (Phase.RESTARTING, 2, 1)
+            await until(lambda: member.events[-1].__class__ is ev.JobChanged)
+            assert member.events[-1] == ev.JobChanged(JobState.RESTARTING, None, order=order)
+            assert (member.of(ev.MasterLost), member.link.state) == ([], MasterState.UP)
+            it.board.announce(JobState.RUNNING)
+            await until(lambda: member.events[-1].state is JobState.RUNNING)
+            assert member.events[-1].order == order
+
+    asyncio.run(scenario())
+
+
+BOTH = (
+    "speaks version 2 of the protocol between hosts, {}: install the same supervisor on all hosts"
+)
+
+
+def test_a_member_of_another_version_is_told_so_and_may_come_as_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario() -> None:
+        async with master() as it, link(it.server.port) as member:
+            monkeypatch.setattr("supervisor.cluster.probe.VERSION", 2)
+            monkeypatch.setattr("supervisor.cluster.protocol.VERSION", 2)
+            member.link.report(Phase.JOINING, script_ended=False, cause=None)
+            await until(lambda: it.refused)
+            text = "algo-2 " + BOTH.format("the master version 3")
+            assert it.refused == [("algo-2", text)]
+            await until(lambda: text in member.link.evidence)
+            assert (member.of(ev.JobChanged), it.reports) == ([], [])
+            monkeypatch.undo()
+            assert await member.link.flush(10)
+            assert (member.of(ev.MasterLost), member.link.problem) == ([], None)
+
+    asyncio.run(scenario())
+
+
+def test_a_master_of_another_version_is_not_followed() -> None:
+    """It answers: whoever joined with it was waited for until the join timeout, unheard."""
+
+    async def scenario() -> None:
+        body = b'{"v": 2, "run": "run-1", "revision": 4, "state": "running", "verdict": null}'
+        head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
+        async with listener(head + body) as port, link(port, lease_s=0.4) as member:
+            await until(lambda: member.of(ev.MasterLost))
+            [lost] = member.of(ev.MasterLost)
+            assert lost.how == How.REFUSES.value
+            assert "the master " + BOTH.format("this host 3") in lost.evidence
+            assert member.of(ev.JobChanged) == []
 
     asyncio.run(scenario())
 

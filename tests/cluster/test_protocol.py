@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,15 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor.cluster.protocol import (
+    MAX_ATTEMPT,
     MAX_BODY_BYTES,
     MAX_DETAIL_CHARS,
+    MAX_ERROR_CHARS,
     MAX_MESSAGE_CHARS,
     MAX_MISSING,
     MAX_NUMBER,
+    VERSION,
     HostReport,
     JobDocument,
     JobIdentity,
     ProtocolError,
+    VersionError,
     cut,
     cut_middle,
     decode_cause,
@@ -31,6 +37,7 @@ from supervisor.cluster.protocol import (
     encode_report,
     encode_verdict,
 )
+from supervisor.life.attempts import MOST_NAMED, Order, Scope
 from supervisor.life.words import Cause, CauseKind, ExitStatus, JobState, Outcome, Phase, Verdict
 from tests.helpers.cluster import CAUSE, VERDICT
 
@@ -49,12 +56,24 @@ CAUSES = st.builds(
     exit=st.none() | EXITS,
     detail=st.text(TEXT, max_size=200),
     at=st.floats(0, 1e11),
+    error=st.text(TEXT, max_size=MAX_ERROR_CHARS),
+    attempt=st.integers(1, MAX_ATTEMPT),
 )
 VERDICTS = st.builds(
     Verdict,
     outcome=st.sampled_from(Outcome),
     cause=CAUSES,
     exit_code=st.none() | st.integers(0, 255),
+    not_restarted=st.text(TEXT, max_size=80),
+    restartable=st.none() | st.booleans(),
+)
+ORDERS = st.builds(
+    Order,
+    turn=st.integers(1, MAX_NUMBER),
+    attempt=st.integers(1, MAX_ATTEMPT),
+    scope=st.sampled_from(Scope),
+    named=st.lists(st.tuples(NAMES, NAMES), max_size=4).map(tuple),
+    cause=st.none() | CAUSES,
 )
 JOBS = st.builds(
     JobDocument,
@@ -63,6 +82,8 @@ JOBS = st.builds(
     state=st.sampled_from(JobState),
     verdict=st.none() | VERDICTS,
     missing=st.lists(NAMES, max_size=20).map(tuple),
+    order=st.none() | ORDERS,
+    restarts=st.booleans(),
 )
 REPORTS = st.builds(
     HostReport,
@@ -74,6 +95,9 @@ REPORTS = st.builds(
     seq=st.integers(0, MAX_NUMBER),
     run=NAMES,
     job=st.builds(JobIdentity, NAMES, NAMES),
+    turn=st.integers(0, MAX_NUMBER),
+    attempt=st.integers(1, MAX_ATTEMPT),
+    progressed=st.booleans(),
 )
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
@@ -103,15 +127,47 @@ def test_parts_survive_by_themselves(status: ExitStatus, cause: Cause, verdict: 
 def test_texts_without_bound_still_make_a_body_that_is_taken(letter: str) -> None:
     """Every limit at once, in the letters that JSON and UTF-8 make longest."""
     huge = letter * 100_000
-    cause = Cause(CauseKind.SCRIPT_FAILED, huge, huge, huge, None, huge, 1.0)
+    cause = Cause(CauseKind.SCRIPT_FAILED, huge, huge, huge, None, huge, 1.0, huge, MAX_ATTEMPT)
+    verdict = Verdict(Outcome.FAILED, cause, 1, huge, restartable=False)
     names = tuple(huge for _ in range(5000))
-    body = encode_job(JobDocument("i", 1, JobState.ENDED, Verdict(Outcome.FAILED, cause, 1), names))
-    assert len(body) <= MAX_BODY_BYTES
-    read = decode_job(body).verdict
-    assert read is not None
-    assert len(read.cause.message) == MAX_MESSAGE_CHARS
-    assert len(read.cause.detail) == MAX_DETAIL_CHARS
-    assert len(encode_report(HostReport("i", Phase.DONE, True, cause, 0))) <= MAX_BODY_BYTES
+    pairs = tuple((huge, huge) for _ in range(MOST_NAMED))
+    order = Order(MAX_NUMBER, MAX_ATTEMPT, Scope.ALONE, pairs, cause)
+    restore = JobDocument("x" * 253, MAX_NUMBER, JobState.ENDED, verdict, names, huge, order, True)
+    for document in (restore, replace(restore, order=None), replace(restore, verdict=None)):
+        body = encode_job(document)
+        assert len(body) <= MAX_BODY_BYTES
+        read = decode_job(body)
+        for part in (read.verdict, read.order):
+            if part is not None:
+                assert part.cause is not None
+                assert len(part.cause.message) == MAX_MESSAGE_CHARS
+                assert len(part.cause.error) == MAX_ERROR_CHARS
+        if read.order is not None:
+            assert (read.order.turn, read.attempt) == (MAX_NUMBER, MAX_ATTEMPT)
+            assert (read.order.scope, read.order.named) == (Scope.ALL, ())
+        if read.verdict is not None:
+            assert len(read.verdict.not_restarted) == MAX_MESSAGE_CHARS
+            assert len(read.verdict.cause.detail) == MAX_DETAIL_CHARS
+    report = HostReport("i", Phase.DONE, True, cause, 0, attempt=MAX_ATTEMPT, turn=MAX_NUMBER)
+    assert len(encode_report(report)) <= MAX_BODY_BYTES
+
+
+def test_an_order_names_all_that_it_names_or_means_the_whole_job() -> None:
+    """Cut in the middle it would leave a process out that has ended and is waited for."""
+
+    def read(named: tuple[tuple[str, str], ...]) -> tuple[Scope, tuple[tuple[str, str], ...]]:
+        order = Order(3, 2, Scope.ALONE, named, CAUSE)
+        found = decode_job(encode_job(JobDocument("i", 1, JobState.RESTARTING, order=order))).order
+        assert found is not None
+        assert (found.turn, found.attempt, found.cause) == (3, 2, CAUSE)
+        return found.scope, found.named
+
+    usual = tuple((f"algo-{number}", "worker") for number in range(MOST_NAMED))
+    assert read(usual) == (Scope.ALONE, usual)
+    assert read((*usual, ("algo-1", "ps"))) == (Scope.ALL, ())
+    longest = tuple((f"{number:03}".ljust(253, "x"), "worker") for number in range(MOST_NAMED))
+    assert read(longest[:40]) == (Scope.ALONE, longest[:40])
+    assert read(longest) == (Scope.ALL, ())
 
 
 def test_of_a_thousand_missing_hosts_the_first_travel() -> None:
@@ -148,7 +204,9 @@ REPORT: dict[str, Any] = json.loads(encode_report(HostReport("i", Phase.RUNNING,
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"v": 3}, "v: this is protocol version 2, found 3"),
+        ({"v": 2}, "v: this is protocol version 3, found 2"),
+        ({"v": 4}, "v: this is protocol version 3, found 4"),
+        ({"v": -1}, "v: this is protocol version 3, found -1"),
         ({"v": None}, "v: "),
         ({"v": True}, "v: "),
         ({"v": 1.0}, "v: "),
@@ -167,6 +225,15 @@ REPORT: dict[str, Any] = json.loads(encode_report(HostReport("i", Phase.RUNNING,
         ({"heard": 2**60}, "heard: must be from 0"),
         ({"heard": 10**400}, "heard: must be from 0"),
         ({"seq": "1"}, "seq: must be an integer"),
+        ({"attempt": 0}, "attempt: must be from 1 to 1000000"),
+        ({"attempt": 1_000_001}, "attempt: must be from 1 to 1000000"),
+        ({"attempt": None}, "attempt: must be an integer"),
+        ({"turn": -1}, "turn: must be from 0"),
+        ({"turn": True}, "turn: must be an integer"),
+        ({"progressed": 1}, "progressed: must be true or false"),
+        ({"cause": {**REPORT["cause"], "error": None}}, "error: must be a string"),
+        ({"cause": {**REPORT["cause"], "error": "x" * 1025}}, "error: 1025 characters"),
+        ({"cause": {**REPORT["cause"], "attempt": 0}}, "attempt: must be from 1"),
         ({"cause": "it broke"}, "cause: must be an object"),
         ({"cause": []}, "cause: must be an object, found a list"),
         ({"cause": {**REPORT["cause"], "kind": "bad luck"}}, "kind: must be one of"),
@@ -187,7 +254,76 @@ def test_every_wrong_value_is_named(change: dict[str, object], complaint: str) -
     assert len(str(caught.value)) < 300
 
 
-@pytest.mark.parametrize("key", [key for key in REPORT if key not in ("cause", "seq", "holds")])
+ORDER: dict[str, Any] = {
+    "turn": 1,
+    "attempt": 2,
+    "scope": "alone",
+    "named": [["algo-2", "worker"]],
+    "cause": REPORT["cause"],
+}
+JOB: dict[str, Any] = json.loads(encode_job(JobDocument("i", 3, JobState.ENDED, VERDICT)))
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"attempt": 3}, "attempt: 3, and that of its order is 2"),
+        ({"attempt": 0}, "attempt: must be from 1"),
+        ({"restarts": "yes"}, "restarts: must be true or false"),
+        ({"order": []}, "order: must be an object"),
+        ({"order": {**ORDER, "turn": 0}}, "turn: must be from 1"),
+        ({"order": {**ORDER, "attempt": 2.0}}, "attempt: must be an integer"),
+        ({"order": {**ORDER, "scope": "most"}}, "scope: must be one of alone, chief, all"),
+        ({"order": {**ORDER, "named": {}}}, "named: must be a list"),
+        ({"order": {**ORDER, "named": [["algo-2"]]}}, "named: must be pairs of host and process"),
+        ({"order": {**ORDER, "named": ["ab"]}}, "named: must be pairs of host and process"),
+        ({"order": {**ORDER, "named": [["algo-2", 7]]}}, "named: must be a string"),
+        ({"order": {**ORDER, "named": [["x" * 254, "ps"]]}}, "named: 254 characters"),
+        ({"order": {**ORDER, "named": [["a", "ps"]] * 1025}}, "named: 1025 pairs, at most 1024"),
+        ({"order": {**ORDER, "cause": "it broke"}}, "cause: must be an object"),
+        ({"order": {k: v for k, v in ORDER.items() if k != "turn"}}, "turn: "),
+        ({"order": {k: v for k, v in ORDER.items() if k != "attempt"}}, "attempt: "),
+        ({"order": {k: v for k, v in ORDER.items() if k != "scope"}}, "scope: "),
+        ({"verdict": {**JOB["verdict"], "not_restarted": 7}}, "not_restarted: must be a string"),
+        ({"verdict": {**JOB["verdict"], "not_restarted": "x" * 4097}}, "not_restarted: 4097"),
+        ({"verdict": {**JOB["verdict"], "restartable": 0}}, "restartable: must be true or false"),
+    ],
+)
+def test_every_wrong_value_of_a_job_is_named(change: dict[str, object], complaint: str) -> None:
+    with pytest.raises(ProtocolError, match=f"^{complaint}"):
+        decode_job(json.dumps(JOB | {"attempt": 2, "order": ORDER} | change).encode())
+
+
+def test_what_a_document_may_leave_out_is_as_it_was_before_there_were_attempts() -> None:
+    job = {name: JOB[name] for name in JOB if name not in {"attempt", "order", "restarts"}}
+    cause = {name: REPORT["cause"][name] for name in ("kind", "host", "message")}
+    job["verdict"] = {"outcome": "failed", "cause": cause, "exit_code": 1}
+    read = decode_job(json.dumps(job).encode())
+    assert (read.order, read.attempt, read.restarts) == (None, 1, False)
+    assert read.verdict is not None
+    assert (read.verdict.not_restarted, read.verdict.restartable) == ("", None)
+    assert (read.verdict.cause.error, read.verdict.cause.attempt) == ("", 1)
+    order = {name: ORDER[name] for name in ("turn", "attempt", "scope")}
+    assert decode_job(json.dumps(job | {"order": order}).encode()).order == Order(1, 2, Scope.ALONE)
+    told = {name: REPORT[name] for name in REPORT if name not in OPTIONAL}
+    report = decode_report(json.dumps(told).encode())
+    assert (report.turn, report.attempt, report.progressed) == (0, 1, False)
+
+
+@pytest.mark.parametrize("decode", [decode_job, decode_report])
+@pytest.mark.parametrize("version", [0, VERSION - 1, VERSION + 1])
+def test_another_version_is_told_from_what_is_no_document(
+    decode: Callable[[bytes], object], version: int
+) -> None:
+    with pytest.raises(VersionError) as caught:
+        decode(json.dumps({"v": version}).encode())
+    assert caught.value.found == version
+
+
+OPTIONAL = {"cause", "seq", "holds", "turn", "attempt", "progressed"}
+
+
+@pytest.mark.parametrize("key", [key for key in REPORT if key not in OPTIONAL])
 def test_every_missing_key_is_named(key: str) -> None:
     body = json.dumps({name: value for name, value in REPORT.items() if name != key}).encode()
     with pytest.raises(ProtocolError, match=f"^{key}: "):

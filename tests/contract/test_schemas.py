@@ -179,7 +179,7 @@ def test_a_fault_in_a_document_is_found() -> None:
     exit_ = {"code": 1, "signum": None, "core_dumped": False}
     cause = {
         "kind": "finished", "host": "a", "message": "", "process": None, "exit": exit_,
-        "detail": "", "at": 1.5,
+        "detail": "", "at": 1.5, "error": "", "attempt": 1,
     }  # fmt: skip
     parts = schemas.validator("report").schema["$defs"]
     validator = Draft202012Validator({"$ref": "#/$defs/cause", "$defs": parts})
@@ -188,6 +188,8 @@ def test_a_fault_in_a_document_is_found() -> None:
         {"kind": "luck"},
         {"more": 1},
         {"at": "now"},
+        {"error": None},
+        {"attempt": 0},
         {"exit": exit_ | {"signum": 9}},
         {"exit": exit_ | {"code": None}},
         {"exit": exit_ | {"code": 256}},

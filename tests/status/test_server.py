@@ -7,6 +7,7 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,8 +16,15 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from supervisor.cluster.liveness import MemberState
-from supervisor.cluster.protocol import MAX_MISSING, HostReport, decode_job, encode_report
+from supervisor.cluster.protocol import (
+    MAX_MISSING,
+    VERSION,
+    HostReport,
+    decode_job,
+    encode_report,
+)
 from supervisor.life import events as ev
+from supervisor.life.attempts import Order, Scope
 from supervisor.life.words import JobState, Phase
 from supervisor.status.board import JobBoard
 from supervisor.status.doors import Member
@@ -50,6 +58,12 @@ async def put(
         client.put(f"{url}/v1/hosts/{host}", data=body, headers=headers) as answer,
     ):
         return answer.status, await answer.read()
+
+
+async def poll_as(it: Master, instance: str, **more: str) -> tuple[int, bytes]:
+    """Poll as algo-2."""
+    params = {"v": str(VERSION), "host": "algo-2", "instance": instance} | more
+    return await get(f"{it.url}/v1/job", **params)
 
 
 async def raw(port: int, request: bytes) -> bytes:
@@ -355,15 +369,13 @@ async def report(it: Master, instance: str, phase: Phase, **more: Any) -> tuple[
 @contextlib.asynccontextmanager
 async def polls(it: Master, instance: str) -> AsyncIterator[None]:
     """A member's open connection, as long as its supervisor lives."""
-    params = {"host": "algo-2", "instance": instance, "run": "run-1", "after": "99", "wait": "30"}
-    async with session() as client:
-        poll = asyncio.create_task(client.get(f"{it.url}/v1/job", params=params).__aenter__())
-        await until(lambda: any(each.instance == instance for each in it.server._connections))
-        try:
-            yield
-        finally:
-            poll.cancel()
-            await asyncio.gather(poll, return_exceptions=True)
+    poll = asyncio.create_task(poll_as(it, instance, run="run-1", after="99", wait="30"))
+    await until(lambda: any(each.instance == instance for each in it.server._connections))
+    try:
+        yield
+    finally:
+        poll.cancel()
+        await asyncio.gather(poll, return_exceptions=True)
 
 
 def test_a_member_that_is_alive_is_not_replaced() -> None:
@@ -376,8 +388,7 @@ def test_a_member_that_is_alive_is_not_replaced() -> None:
                 it.board.announce(state)
                 for phase in (Phase.JOINING, Phase.DONE):
                     assert await report(it, "m-2", phase) == (409, "taken")
-                status, _ = await get(f"{it.url}/v1/job", host="algo-2", instance="m-2")
-                assert status == 409
+                assert (await poll_as(it, "m-2"))[0] == 409
                 assert await report(it, "m-1", Phase.JOINING) == (200, "")
             assert [each.instance for _, each in it.reports] == ["m-1"]
             text = "another supervisor of algo-2 takes part in the job and is alive"
@@ -425,6 +436,120 @@ def test_a_member_that_is_gone_is_lost_to_a_running_job_and_not_replaced() -> No
     asyncio.run(scenario())
 
 
+ORDER = Order(1, 2, Scope.ALONE, (("algo-2", "worker"),), CAUSE)
+
+
+def test_an_order_is_announced_at_once_and_stands_until_there_is_another() -> None:
+    async def scenario() -> None:
+        board = JobBoard("run-1", missing=("algo-2",), gather_s=60.0, restarts=True)
+        assert (board.document.restarts, board.document.attempt) == (True, 1)
+        assert board.announce(JobState.JOINING, None, ()) == 1, "gathered"
+        assert board.announce(JobState.RUNNING) == 2
+        assert board.announce(JobState.RESTARTING, order=ORDER) == 3
+        wider = ORDER._replace(turn=2, scope=Scope.ALL)
+        poll = asyncio.create_task(board.wait("run-1", 3, timeout_s=10))
+        assert board.announce(JobState.RESTARTING, order=wider) == 4
+        document = decode_job(await poll)
+        assert document == board.document
+        assert (document.order, document.attempt, document.restarts) == (wider, 2, True)
+        assert board.announce(JobState.RESTARTING) == 4, "no news"
+        assert board.announce(JobState.RUNNING) == 5
+        assert board.document.order == wider
+        assert board.document.missing == ()
+
+    asyncio.run(scenario())
+
+
+def test_what_is_said_of_an_attempt_that_is_over_is_a_sign_of_life_and_no_more() -> None:
+    """Its failure would be taken for one of the attempt that is being prepared."""
+
+    async def scenario() -> None:
+        async with master() as it:
+            assert await report(it, "m-1", Phase.RUNNING) == (200, "")
+            it.board.announce(JobState.RESTARTING, order=ORDER)
+            late = HostReport("m-1", Phase.DRAINING, True, CAUSE, 1, 2, "run-1")
+            for _ in range(2):
+                status, answer = await put(it.url, "algo-2", encode_report(late))
+                assert status == 409
+                assert json.loads(answer) == {
+                    "error": "algo-2 speaks of attempt 1, the job is at attempt 2",
+                    "reason": "attempt",
+                }
+            assert len(it.reports) == 1
+            peer = it.server.members.peers()[0]
+            assert (peer.state, peer.phase) == (MemberState.UP, Phase.RUNNING)
+            now = replace(late, phase=Phase.RESTARTING, seq=3, attempt=2, turn=1)
+            assert (await put(it.url, "algo-2", encode_report(now)))[0] == 200
+            assert it.reports[-1] == ("algo-2", now)
+            assert it.refused == [], "nobody needs to be told"
+            # How a member learns of another attempt.
+            assert (await poll_as(it, "m-1", run="run-1", attempt="1"))[0] == 200
+
+    asyncio.run(scenario())
+
+
+def test_a_first_report_of_an_attempt_that_is_over_proves_that_its_member_lives() -> None:
+    async def scenario() -> None:
+        async with master() as it:
+            it.board.announce(JobState.RESTARTING, order=ORDER)
+            assert await report(it, "m-1", Phase.RUNNING) == (409, "attempt")
+            assert it.server.members.peers()[0].state is MemberState.UP
+
+    asyncio.run(scenario())
+
+
+def test_nobody_speaks_of_an_attempt_to_come() -> None:
+    async def scenario() -> None:
+        async with master() as it:
+            assert await report(it, "m-1", Phase.RUNNING, attempt=2) == (400, "")
+            for run, attempt, status in (("run-1", "2", 400), ("run-0", "2", 200), ("", "x", 400)):
+                assert (await poll_as(it, "m-1", run=run, attempt=attempt))[0] == status
+            assert it.reports == []
+
+    asyncio.run(scenario())
+
+
+def test_a_member_that_was_given_up_is_not_known_again_by_what_is_over() -> None:
+    async def scenario() -> None:
+        async with master(lease_s=0.4) as it:
+            assert await report(it, "m-1", Phase.RUNNING) == (200, "")
+            await until(lambda: it.lost)
+            it.board.announce(JobState.RESTARTING, order=ORDER)
+            assert (await poll_as(it, "m-1", run="run-1", after="0"))[0] == 200
+            assert len(it.reports) == 1
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("version", ["2", "4", None])
+def test_a_host_of_another_version_is_refused_before_anything_of_it_is_believed(
+    version: str | None,
+) -> None:
+    async def scenario() -> None:
+        async with master(token="right") as it:
+            params = {"host": "algo-2", "instance": "m-1", "run": "run-0"}
+            if version is not None:
+                params["v"] = version
+            answers = [await get(f"{it.url}/v1/job", **params)]
+            if version is not None:
+                body = b'{"v": %s, "what": "else"}' % version.encode()
+                answers.append(await put(it.url, "algo-2", body, Authorization="Bearer right"))
+            assert answers.pop(0)[0] == 401, "strangers learn nothing"
+            for status, answer in answers:
+                assert (status, json.loads(answer)["reason"]) == (409, "version")
+        async with master() as it:
+            status, answer = await get(f"{it.url}/v1/job", **params)
+            told = json.loads(answer)
+            assert (status, told["reason"]) == (409, "version")
+            assert f"algo-2 speaks version {version or '2 or an older one'} of" in told["error"]
+            assert "the master version 3" in told["error"]
+            assert it.refused == [("algo-2", told["error"])]
+            assert it.server.members.peers()[0].state is MemberState.UNSEEN
+            assert await it.server.members.explain(["algo-2"]) == {"algo-2": told["error"]}
+
+    asyncio.run(scenario())
+
+
 def test_a_member_of_an_earlier_run_is_refused_and_told_of_this_one() -> None:
     """A supervisor that was stopped (SIGSTOP) and goes on after its job's end took part in the
     next run of it."""
@@ -432,9 +557,7 @@ def test_a_member_of_an_earlier_run_is_refused_and_told_of_this_one() -> None:
     async def scenario() -> None:
         async with master() as it:
             assert await report(it, "m-1", Phase.RUNNING, run="run-0") == (409, "run")
-            status, body = await get(
-                f"{it.url}/v1/job", host="algo-2", instance="m-1", run="run-0", after="9", wait="9"
-            )
+            status, body = await poll_as(it, "m-1", run="run-0", after="9", wait="9")
             assert (status, decode_job(body).run) == (200, "run-1")
             assert (it.reports, it.server.members.peers()[0].state) == ([], MemberState.UNSEEN)
 
@@ -448,10 +571,7 @@ def test_a_member_that_was_given_up_while_joining_is_known_again() -> None:
         async with master(lease_s=0.4) as it:
             assert await report(it, "m-1", Phase.JOINING) == (200, "")
             await until(lambda: it.lost)
-            status, _ = await get(
-                f"{it.url}/v1/job", host="algo-2", instance="m-1", run="run-1", after="0"
-            )
-            assert status == 200
+            assert (await poll_as(it, "m-1", run="run-1", after="0"))[0] == 200
             assert [each.phase for _, each in it.reports] == [Phase.JOINING, Phase.JOINING]
 
     asyncio.run(scenario())
@@ -460,7 +580,7 @@ def test_a_member_that_was_given_up_while_joining_is_known_again() -> None:
 def test_a_member_says_which_supervisor_it_is() -> None:
     async def scenario() -> None:
         async with master() as it:
-            assert (await get(f"{it.url}/v1/job", host="algo-2"))[0] == 400
+            assert (await poll_as(it, ""))[0] == 400
             assert (await report(it, "", Phase.JOINING))[0] == 400
             assert it.server.members.peers()[0].state is MemberState.UNSEEN
 
@@ -486,15 +606,13 @@ def test_members_are_told_the_last_word_and_only_for_a_moment() -> None:
 def test_a_poll_with_a_name_acknowledges() -> None:
     async def scenario() -> None:
         async with master() as it:
-            assert (await get(f"{it.url}/v1/job", host="algo-2", instance="m-1"))[0] == 200
+            assert (await poll_as(it, "m-1"))[0] == 200
             peer = it.server.members.peers()[0]
             assert (peer.state, peer.heard, peer.phase) == (MemberState.UP, 0, None)
-            await get(f"{it.url}/v1/job", host="algo-2", instance="m-1", after="1", run="run-1")
+            await poll_as(it, "m-1", after="1", run="run-1")
             assert it.server.members.peers()[0].heard == 1
             # What was never announced was not heard from us.
-            await get(
-                f"{it.url}/v1/job", host="algo-2", instance="m-1", after="99", run="run-1", wait="0"
-            )
+            await poll_as(it, "m-1", after="99", run="run-1", wait="0")
             assert it.server.members.peers()[0].heard == 1
 
     asyncio.run(scenario())
@@ -675,7 +793,7 @@ def test_what_is_malformed_gets_one_line_of_json(
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("body", [b"", b"{}", b"null", b"\xff", b"[" * 60_000, b'{"v": 2}'])
+@pytest.mark.parametrize("body", [b"", b"{}", b"null", b"\xff", b"[" * 60_000, b'{"v": 3}'])
 def test_a_body_that_is_no_report_is_refused(body: bytes) -> None:
     async def scenario() -> None:
         async with master() as it:
