@@ -16,6 +16,7 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from supervisor.life.attempts import USAGE_ERROR
 from supervisor.life.words import ExitStatus, signal_name
 from supervisor.linux import memory
 from supervisor.linux.memory import MemoryReading
@@ -25,6 +26,9 @@ MESSAGE_LIMIT = 300
 
 DETAIL_LIMIT = 4096
 """Characters of ``Attribution.detail``."""
+
+ERROR_LIMIT = 200
+"""Characters of ``Attribution.error``."""
 
 STARTUP_S = 5.0
 """A failure earlier than this, of a script that had said and saved nothing, is one of start-up."""
@@ -46,8 +50,9 @@ _LAST_FRAMES = 8
 
 _HEAD = "Traceback (most recent call last):"
 _GROUP_HEAD = "Exception Group Traceback (most recent call last):"
+_DIRECT = "The above exception was the direct cause of the following exception:"
 _SEPARATORS = (
-    "The above exception was the direct cause of the following exception:",
+    _DIRECT,
     "During handling of the above exception, another exception occurred:",
 )
 
@@ -135,6 +140,10 @@ class Attribution:
     """Its last words say that a disk is full."""
     checkpoint_saved: bool = False
     """TensorFlow's PreemptionCheckpointHandler saved, and asked to be restarted."""
+    error: str = ""
+    """What went wrong, and where, without what changes from one time to the next: the class of the
+    exception that ``message`` names and its place, ``ValueError (train.py:88)``, or ``usage error``
+    for arguments that were refused. Empty where neither is the cause."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +205,14 @@ class _Raised:
         return others[-1].place if others else ""
 
     @property
+    def error(self) -> str:
+        """``RuntimeError (train.py:88)``: no words of the message, which may change."""
+        if self.inner:
+            return self.inner[0].error
+        kind = self.kind.rpartition(".")[2]
+        return f"{kind} ({self.place})" if kind and self.place else kind
+
+    @property
     def sentence(self) -> str:
         """``RuntimeError: loss is NaN (train.py:88)``."""
         kind = self.kind.rpartition(".")[2]
@@ -245,12 +262,16 @@ def attribute_failure(
     if status.ok:
         return Attribution(_compose("", ending))
     kills = memory.oom_kills_between(memory_before, memory_after)
-    if raised is not None and not _explains(raised, status, source):
+    refused = _refused_arguments(status, errors)
+    if raised is not None and (refused or not _explains(raised, status, source)):
         raised = None
     chain = _chain(source, raised) if raised is not None else ()
     no_space = _says_no_space(errors) or _says_no_space(output)
-    saved = _saved_checkpoint(status, errors) or _saved_checkpoint(status, output)
-    if saved is None and checkpoint and status.code in RESTART_CODES:
+    saved = _saved_checkpoint(status, errors)
+    if not saved:
+        told = _saved_checkpoint(status, output)
+        saved = saved if told is None else told
+    if not saved and checkpoint and status.code in RESTART_CODES:
         saved = checkpoint  # TensorFlow's own words about it are below its default log level
     if saved is not None:
         cause = "checkpoint saved at preemption, restartable" + (f" ({saved})" if saved else "")
@@ -266,12 +287,16 @@ def attribute_failure(
             )
         elif no_space and not any(words in cause for words in _NO_SPACE):
             ending += "; a disk is full (No space left on device)"
+    error = USAGE_ERROR if refused else ""
+    if chain and saved is None:
+        error = _error(status, source, chain)
     return Attribution(
         _compose(ending, cause) if stopped_because and cause else _compose(cause, ending),
         _detail(source, chain, errors, output),
         out_of_memory=bool(kills),
         no_space=no_space,
         checkpoint_saved=saved is not None,
+        error=error,
     )
 
 
@@ -345,11 +370,8 @@ def _cause(
     errors, output = texts
     if chain:
         root, last = chain[0], chain[-1]
-        # sys.exit("words") some time after a handled error was logged: the words are the cause.
-        if status.code == 1 and _was_logged(source, root.start):
-            later = _last_plain_line(source, last.message_at)
-            if later:
-                return later
+        if later := _words_of_exit(status, source, chain):
+            return later
         if root is not last:
             outcome = f"{last.kind.rpartition('.')[2]}: {_one_line(last.text)}".rstrip(": ")
             return f"{_shorten(root.sentence, 170)}, which led to {outcome}"
@@ -364,6 +386,51 @@ def _cause(
     if line := _last_plain_line(output, 0) or _last_line(output):
         return f"last output: {line}"
     return ""
+
+
+def _words_of_exit(status: ExitStatus, source: str, chain: Sequence[_Raised]) -> str:
+    """``sys.exit("words")`` some time after a handled error was logged: the words are the cause."""
+    if status.code == 1 and _was_logged(source, chain[0].start):
+        return _last_plain_line(source, chain[-1].message_at)
+    return ""
+
+
+def _error(status: ExitStatus, source: str, chain: Sequence[_Raised]) -> str:
+    """See ``Attribution.error``.
+
+    Of a chain it is the exception that led to the others as their direct cause. What was merely
+    being handled when they were raised is none: a script that trains on in the ``except`` of an
+    ImportError has not failed by that, and may well fail otherwise the next time.
+    """
+    if _words_of_exit(status, source, chain):
+        return ""
+    at = len(chain) - 1
+    while at and source[: chain[at].start].rstrip().endswith(_DIRECT):
+        at -= 1
+    return _shorten(_clean(chain[at].error), ERROR_LIMIT)
+
+
+def _refused_arguments(status: ExitStatus, errors: str) -> bool:
+    """Whether a script was ended for its arguments: by argparse, click, typer (exit 2), absl (1).
+
+    Their words stand last. Who says more after them has gone on.
+    """
+    lines = _lines_from_end(errors, 0, LAST_LINES)
+    if status.code == 1:
+        return lines[:1] == [_ABSL_LAST] and any(line.startswith(_ABSL_FIRST) for line in lines)
+    if status.code != 2 or not lines or _USAGE.search(errors) is None:
+        return False
+    if lines[0].startswith("╰"):  # typer's box
+        return any(line.startswith("╭─ Error ") for line in lines)
+    return _USAGE_ERROR.match(lines[0]) is not None
+
+
+_USAGE = re.compile(r"^[Uu]sage: ", re.MULTILINE)
+_USAGE_ERROR = re.compile(r"(?:\S.{0,200}: error|Error): ")
+"""argparse.ArgumentParser.error, click.exceptions.UsageError.show."""
+_ABSL_FIRST = "FATAL Flags parsing error:"
+_ABSL_LAST = "Pass --helpshort or --helpfull to see help on flags."
+"""absl.app.parse_flags_with_usage."""
 
 
 _SELF_MADE = frozenset(

@@ -8,10 +8,11 @@ for that.
 from __future__ import annotations
 
 import contextlib
+import re
 import shlex
 from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import Final
+from typing import Final, NamedTuple
 
 from supervisor.children import execution
 from supervisor.children.child import ChildEnd
@@ -28,6 +29,17 @@ _COMMAND_LENGTH: Final = 160
 """Characters of a command line in a message."""
 _MISTAKEN: Final = frozenset({2, 126, 127})
 """Exit codes of interpreters and of env(1) that were called wrongly."""
+_CLASS: Final = r"(?:\w+\.)*(\w{1,80}(?:Error|Exception)):"
+
+
+class Explanation(NamedTuple):
+    """Why a process ended; nothing is masked yet."""
+
+    message: str
+    """One sentence."""
+    detail: str = ""
+    error: str = ""
+    """See ``Cause.error``."""
 
 
 def load() -> None:
@@ -41,9 +53,8 @@ def load() -> None:
 
 async def explain(
     running: Running, end: ChildEnd, *, present: Present, files: Files, masker: Masker
-) -> tuple[str, str]:
-    """Why ``running`` ended: a sentence, and the detail. Raises OSError or ImportError where what
-    it needs cannot be loaded."""
+) -> Explanation:
+    """Why ``running`` ended. Raises OSError or ImportError where what it needs cannot be loaded."""
     from supervisor.children import attribution  # noqa: PLC0415
     from supervisor.linux import cgroup  # noqa: PLC0415
     from supervisor.mpi import words as mpi_words  # noqa: PLC0415
@@ -80,8 +91,16 @@ async def explain(
         if own_words is None and status.code in _MISTAKEN:
             own_words = await files.look(lambda: execution.spoiled_by_line_end(spec), "")
         if own_words:
-            return f"{safe(own_words)[:300]}; {end.status}", known.detail
-    return f"{who}: {known.message}" if who else known.message, known.detail
+            message = f"{safe(own_words)[:300]}; {end.status}"
+            return Explanation(message, known.detail, _error(own_words, known.error))
+    message = f"{who}: {known.message}" if who else known.message
+    return Explanation(message, known.detail, known.error)
+
+
+def _error(own_words: str, error: str) -> str:
+    """What its last words say went wrong, unless its own file speaks of another exception."""
+    said = re.match(_CLASS, own_words)
+    return error if said is None or error.partition(" (")[0] == said[1] else said[1]
 
 
 def _stopped_because(present: Present, process: str) -> str:

@@ -176,7 +176,7 @@ class Processes:
             self._outputs.reveal(name)
         elif name in {FETCH, RESTORE} and end.status.ok:
             await self._fetched()
-        message, detail = await self._explain(running, end)
+        why = await self._explain(running, end)
         self._say(
             "info",
             "process.exited",
@@ -185,20 +185,21 @@ class Processes:
             exit=str(end.status),
             seconds=round(end.run_s, 3),
             # Otherwise it is a cause, and said as one.
-            **({"message": message} if self._present.why_down and not end.status.ok else {}),
+            **({"message": why.message} if self._present.why_down and not end.status.ok else {}),
         )
         self._post(
             ev.Exited(
                 name,
                 end.status,
                 running.ended_at,
-                safe(self._masker.text(message)),
-                safe_lines(self._masker.text(detail)),
+                safe(self._masker.text(why.message)),
+                safe_lines(self._masker.text(why.detail)),
                 end.left,
+                error=safe(self._masker.text(why.error)),
             )
         )
 
-    async def _explain(self, running: Running, end: ChildEnd) -> tuple[str, str]:
+    async def _explain(self, running: Running, end: ChildEnd) -> explanation.Explanation:
         try:
             return await explanation.explain(
                 running, end, present=self._present, files=self._files, masker=self._masker
@@ -207,7 +208,7 @@ class Processes:
             self._say("error", "internal.error", error=f"no explanation: {error}")
         except Exception as error:  # noqa: BLE001  # a defect of ours is not to cost the exit status
             self._tasks.broke(f"process {running.spec.name}", error)
-        return str(end.status), ""
+        return explanation.Explanation(str(end.status))
 
     def _has_failed(self, spec: ProcessSpec, end: ChildEnd) -> bool:
         ended_well = end.status.ok and not spec.essential

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from supervisor.children import attribution
 from supervisor.children.attribution import Attribution, attribute_failure
+from supervisor.life.attempts import USAGE_ERROR
 from supervisor.life.words import ExitStatus, speaks_of_lost_peer
 from supervisor.linux import cgroup, memory
 from supervisor.linux.memory import MemoryReading
@@ -218,6 +220,255 @@ def test_a_real_script_says_why(name: str, tmp_path: Path) -> None:
     assert found.message.startswith(sentence)
     assert found.message.endswith("; exit 1 after 3 h 12 min")
     assert found.no_space == (name == "task group")
+
+
+# ---------------------------------------------------------------------------- what went wrong
+
+ERRORS = {
+    "plain": "RuntimeError (train.py:3)",
+    "cause": "KeyError (train.py:3)",
+    "context": "ValueError (train.py:5)",
+    "library": "JSONDecodeError (train.py:4)",
+    "class": "DataError (train.py:5)",
+    "no message": "KeyError (train.py:1)",
+    "short first line": "RuntimeError (train.py:1)",
+    "recursion": "RecursionError (train.py:3)",
+    "syntax": "SyntaxError (train.py:1)",
+    "indent": "IndentationError (train.py:2)",
+    "group": "ValueError (train.py:3)",
+    "task group": "OSError (train.py:4)",
+    "sys.exit": "",
+    "logged before": "",
+    "destructors after": "RuntimeError (train.py:8)",
+    "thread before": "RuntimeError (train.py:6)",
+    "printed after": "",
+    "notes": "ValueError (train.py:4)",
+}
+"""Of each of ``SCRIPTS``: the class and its place, and no word that may differ the next time."""
+
+REFUSED = {
+    "argparse": """
+        import argparse
+        parser = argparse.ArgumentParser(prog="the trainer")
+        parser.add_argument("--lr", type=float, required=True)
+        for number in range(40):
+            parser.add_argument(f"--a-long-option-{number}")
+        parser.parse_args(["--lr", "fast"])
+        """,
+    "argparse, a sub-command": """
+        import argparse
+        parser = argparse.ArgumentParser()
+        parser.add_subparsers().add_parser("fit").add_argument("data")
+        parser.parse_args(["fit"])
+        """,
+    "argparse, while something was handled": """
+        import argparse, logging
+        try:
+            1 / 0
+        except ZeroDivisionError:
+            logging.exception("never mind")
+            argparse.ArgumentParser().parse_args(["--foo"])
+        """,
+}
+WRITTEN = {
+    "click": (
+        2,
+        "Usage: t.py [OPTIONS]\nTry 't.py --help' for help.\n\nError: No such option: -x\n",
+    ),
+    "typer": (
+        2,
+        (
+            "Usage: t.py [OPTIONS]\nTry 't.py --help' for help.\n"
+            "╭─ Error ───────────╮\n│ No such option: -x │\n╰───────────────────╯\n"
+        ),
+    ),
+    "absl": (
+        1,
+        (
+            "FATAL Flags parsing error: Unknown command line flag 'foo'. Did you mean: fo ?\n"
+            "Pass --helpshort or --helpfull to see help on flags.\n"
+        ),
+    ),
+    "absl, several lines": (
+        1,
+        (
+            "2025-01-31 12:00:00.000001: I tensorflow/core/util/port.cc:153] oneDNN custom\n"
+            "FATAL Flags parsing error:\n  flag --lr=x: invalid literal\n  more of it\n"
+            "Pass --helpshort or --helpfull to see help on flags.\n"
+        ),
+    ),
+}
+"""The code and the words of click 8, of typer (rich's panel) and of absl-py 2."""
+
+
+def ran(source: str, directory: Path) -> Attribution:
+    (directory / "train.py").write_text(textwrap.dedent(source))
+    done = subprocess.run(
+        [sys.executable, "train.py"], capture_output=True, check=False, cwd=directory
+    )
+    return attribute_failure(
+        status=ExitStatus(code=done.returncode),
+        run_s=HOURS,
+        stdout=done.stdout,
+        stderr=done.stderr,
+    )
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_what_went_wrong_and_where_without_what_may_change(name: str, tmp_path: Path) -> None:
+    found = ran(SCRIPTS[name][0], tmp_path)
+    assert found.error == ERRORS[name]
+
+
+def test_training_on_after_an_import_that_failed_is_no_import_error(tmp_path: Path) -> None:
+    """What is certain to fail again is not started anew, and this may well not."""
+    source = """
+        def train():
+            raise RuntimeError("step 812 was bad")
+        try:
+            import no_such_accelerator
+        except ImportError:
+            train()
+        """
+    found = ran(source, tmp_path)
+    assert found.message.startswith("ModuleNotFoundError: ")
+    assert found.error == "RuntimeError (train.py:3)"
+
+
+def test_an_import_that_failed_and_was_wrapped_is_one(tmp_path: Path) -> None:
+    source = """
+        try:
+            import no_such_accelerator
+        except ImportError as error:
+            raise RuntimeError("install it") from error
+        """
+    assert ran(source, tmp_path).error == "ModuleNotFoundError (train.py:3)"
+
+
+def test_a_syntax_error_of_an_import_is_where_it_stands(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text("def f():\n    return (1,\n")
+    found = ran("import model\n", tmp_path)
+    assert found.error == "SyntaxError (model.py:2)"
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_arguments_that_were_refused(name: str, tmp_path: Path) -> None:
+    found = ran(REFUSED[name], tmp_path)
+    assert found.error == USAGE_ERROR
+    assert ": error: " in found.message
+    assert "exit 2" in found.message
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_arguments_that_other_parsers_refused(name: str) -> None:
+    code, text = WRITTEN[name]
+    assert failed(text, code).error == USAGE_ERROR
+    assert failed(text, 3 - code).error == "", "exit codes tell a parser from what quotes one"
+    assert failed(text + "step 1\n", code).error == "", "it went on"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "t.py: error: cannot reach the server\n",  # no usage
+        "usage: t.py [-h]\n",  # no error
+        "usage: t.py [-h]\nsomething else\n",
+        "the usage: of\nt.py: error: no\n",
+        "╭─ Error ─╮\n│ x │\n╰─────────╯\n",
+        "",
+    ],
+)
+def test_exit_2_alone_is_no_usage_error(text: str) -> None:
+    assert failed(text, 2).error == ""
+
+
+RAISED = 'Traceback (most recent call last):\n  File "/c/t.py", line 5, in f\nValueError: bad 17\n'
+
+
+def test_no_exception_no_error() -> None:
+    for found in (
+        killed(signal.SIGKILL, RAISED),
+        killed(signal.SIGTERM, RAISED),
+        killed(signal.SIGSEGV, "Segmentation fault\n"),
+        failed("loss is NaN\n", 3),
+        failed("", 1),
+        failed("sh: pythn: not found\n", 127),
+        attribute_failure(status=ExitStatus(code=0), run_s=HOURS, stderr=RAISED.encode()),
+    ):
+        assert found.error == ""
+
+
+def test_lack_of_memory_and_a_preemption_are_no_errors_of_the_script() -> None:
+    before, after = MemoryReading(oom_kills=0), MemoryReading(oom_kills=1)
+    short = attribute_failure(
+        status=ExitStatus(code=137),
+        run_s=HOURS,
+        stderr=RAISED.encode(),
+        memory_before=before,
+        memory_after=after,
+    )
+    assert (short.out_of_memory, short.error) == (True, "")
+    saved = failed(RAISED + "PreemptionCheckpointHandler: checkpoint saved. Exiting.\n", 42)
+    assert (saved.checkpoint_saved, saved.error) == (True, "")
+
+
+def test_a_checkpoint_whose_place_is_not_told_is_saved_all_the_same() -> None:
+    """Where only stderr said it, without the path, it was not seen."""
+    words = "PreemptionCheckpointHandler: checkpoint saved. Exiting.\n"
+    for stderr, stdout in ((words, ""), ("", words), (words, "step 1\n")):
+        found = failed(stderr, 42, stdout)
+        assert found.checkpoint_saved
+        assert found.message == (
+            "checkpoint saved at preemption, restartable; exit 42 after 3 h 12 min"
+        )
+
+
+def test_a_crash_is_told_by_its_place() -> None:
+    text = (
+        "Fatal Python error: Segmentation fault\n\n"
+        "Current thread 0x00007f (most recent call first):\n"
+        '  File "/opt/ml/code/train.py", line 3 in crash\n'
+    )
+    assert killed(signal.SIGSEGV, text).error == "Fatal Python error (train.py:3)"
+    assert killed(signal.SIGSEGV, UNCAUGHT).error == "ValueError (t.py:5)"
+
+
+def test_a_class_is_told_without_its_module() -> None:
+    text = RAISED.replace("ValueError", "my.data.<locals>.BadRow")
+    assert failed(text).error == "BadRow (t.py:5)"
+
+
+def test_of_frames_none_of_which_is_the_users_the_last_counts() -> None:
+    text = RAISED.replace("/c/t.py", "/usr/lib/python3/site-packages/keras/fit.py")
+    assert failed(text).error == "ValueError (fit.py:5)"
+
+
+def test_an_error_is_bounded_and_of_one_plain_line() -> None:
+    text = RAISED.replace("/c/t.py", "/c/" + "\u202e" + "x" * 300)
+    found = failed(text)
+    assert len(found.error) == attribution.ERROR_LIMIT
+    assert found.error.isprintable()
+
+
+def test_the_same_failure_has_the_same_error_whatever_its_message_says() -> None:
+    one, other = (failed(RAISED.replace("17", number)) for number in ("17", "4711"))
+    assert one.message != other.message
+    assert one.error == other.error == "ValueError (t.py:5)"
+
+
+@pytest.mark.parametrize("name", ["keras_fit", "assert_op", "py_function", "port_taken"])
+def test_what_tensorflow_raised_has_a_place(name: str) -> None:
+    found = failed((RECORDINGS / "tensorflow" / f"{name}.txt").read_text())
+    kind = TENSORFLOW[name].partition(":")[0]
+    assert re.fullmatch(rf"{kind} \(train\.py:\d+\)", found.error)
+
+
+@given(st.binary(max_size=3000), st.integers(1, 255))
+def test_an_error_is_a_short_line_whatever_was_said(data: bytes, code: int) -> None:
+    for stderr in (data, RAISED.encode() + data, data + RAISED.encode()):
+        error = attribute_failure(status=ExitStatus(code=code), run_s=1.0, stderr=stderr).error
+        assert len(error) <= attribution.ERROR_LIMIT
+        assert error.isprintable()
 
 
 def test_the_detail_holds_the_users_own_frames(tmp_path: Path) -> None:
