@@ -47,7 +47,9 @@ class Mark(NamedTuple):
     """How far training had come, by what lies in the job's directories."""
 
     checkpoint: str = ""
-    """The newest that is complete."""
+    """The newest that is complete: its path …"""
+    name: str = ""
+    """… and its path below the directory of checkpoints."""
     written_ns: int = 0
     step: float | None = None
     """What the script has written into its progress file."""
@@ -63,17 +65,17 @@ class Mark(NamedTuple):
         if later.step is not None and later.step > (-1.0 if self.step is None else self.step):
             return True
         if (later.checkpoint, later.written_ns) != (self.checkpoint, self.written_ns):
-            before, now = _numbered(self.checkpoint), _numbered(later.checkpoint)
+            before, now = _numbered(self.name), _numbered(later.name)
             comparable = before is not None and now is not None and before[0] == now[0]
             if later.checkpoint and not (comparable and before and now and now[1] <= before[1]):
                 return True
         return later.beat_ns > max(self.beat_ns, started_ns + int(BEAT_S * 1e9))
 
 
-def _numbered(path: str) -> tuple[str, int] | None:
+def _numbered(name: str) -> tuple[str, int] | None:
     """A checkpoint's name without its last number, and that number."""
-    found = re.search(_NUMBER, path)
-    return None if found is None else (path[: found.start()], int(found[1][:18]))
+    found = re.search(_NUMBER, name)
+    return None if found is None else (name[: found.start()], int(found[1][:18]))
 
 
 def look(paths: Paths) -> Mark:
@@ -81,7 +83,9 @@ def look(paths: Paths) -> Mark:
     from supervisor.host import resumed  # noqa: PLC0415
 
     checkpoint, written_ns = resumed.newest_with_time(paths.checkpoints, _YOUNGEST)
-    return Mark(checkpoint, written_ns, record.progress(paths), record.heartbeat(paths) or 0)
+    name = checkpoint.removeprefix(paths.checkpoints)
+    step, beat_ns = record.progress(paths), record.heartbeat(paths) or 0
+    return Mark(checkpoint, name, written_ns, step, beat_ns)
 
 
 class Attempts:

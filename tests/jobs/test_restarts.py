@@ -10,6 +10,7 @@ import random
 import re
 import signal
 import time
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,8 @@ AGAIN = str(SCRIPTS / "again.py")
 def run(base: pathlib.Path, script: str | Script, *, code: int, **env: str) -> Train:
     """A job of one host to its end, with its exit code."""
     lay_out(base, script)
-    with Train(base, SUPERVISOR_RESTARTS="3", SUPERVISOR_LOG_LEVEL="info", **env) as host:
+    settings: Any = {"SUPERVISOR_RESTARTS": "3"} | env
+    with Train(base, **settings) as host:
         assert host.wait() == code, host.err
     return host
 
@@ -53,7 +55,8 @@ def test_a_script_that_saves_is_started_anew_as_often_as_it_is_killed(
     tmp_path: pathlib.Path,
 ) -> None:
     host = run(tmp_path, SAVING, code=0)
-    told = [json.loads(line) for line in (tmp_path / "code" / "seen.jsonl").read_text().splitlines()]
+    seen = (tmp_path / "code" / "seen.jsonl").read_text()
+    told = [json.loads(line) for line in seen.splitlines()]
     assert [each["SUPERVISOR_ATTEMPT"] for each in told] == [str(n) for n in range(1, 8)]
     checkpoints = tmp_path / "checkpoints"
     assert "SUPERVISOR_LAST_CAUSE" not in told[0]
@@ -166,7 +169,7 @@ def test_a_failure_of_another_host_is_told_with_the_reason(tmp_path: pathlib.Pat
 def test_a_stop_at_any_moment_of_a_restart_ends_in_order(tmp_path: pathlib.Path) -> None:
     """A job that does nothing but start anew, stopped through any of its hosts."""
     seed = 14
-    dice = random.Random(seed)  # noqa: S311  # moments
+    dice = random.Random(seed)  # moments
     for number in range(100 if ALL in os.environ else 4):
         run_dir = tmp_path / f"run-{number}"
         again = ("--strategy", dice.choice(["mwms", "none"]), AGAIN, "for ever")

@@ -1,5 +1,5 @@
-"""A script whose second host is killed in its first three attempts, or ``for ever``, each time after
-it has saved: ``again.py [for ever]``. The others wait for a stop signal, and for the last attempt.
+"""A script whose second host is killed in its first three attempts, or ``for ever``, each time
+after it has saved: ``again.py [for ever]``. The others wait until it has come through.
 """
 
 import os
@@ -23,14 +23,13 @@ def save(name: str) -> None:
 
 if host in {"algo-1", "algo-2"}:
     save(f"ckpt-{attempt}.json")
+shared = os.path.join(os.environ["SUPERVISOR_CHECKPOINT_DIR"], "..", "..", "done")
 if host == "algo-2":
-    shared = os.path.join(os.environ["SUPERVISOR_CHECKPOINT_DIR"], "..", "..", "done")
     if for_ever or attempt < LAST:
         time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGKILL)
     open(shared, "w", encoding="utf-8").close()
 else:
-    shared = os.path.join(os.environ["SUPERVISOR_CHECKPOINT_DIR"], "..", "..", "done")
     began = time.monotonic()
     while not os.path.exists(shared) and time.monotonic() - began < GIVEN_UP_S:
         time.sleep(0.01)

@@ -1,0 +1,92 @@
+"""Whether training has moved, by what lies in the job's directories."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+
+import pytest
+
+from supervisor.contract.paths import Paths, paths_below
+from supervisor.host.attempts import BEAT_S, Mark, look
+
+SECOND = 10**9
+
+
+@pytest.fixture
+def paths(tmp_path: pathlib.Path) -> Paths:
+    found = paths_below(str(tmp_path))
+    os.makedirs(found.checkpoints)
+    os.makedirs(os.path.dirname(found.heartbeat), exist_ok=True)
+    return found
+
+
+def save(paths: Paths, name: str, text: str = "{}") -> None:
+    pathlib.Path(paths.checkpoints, name).write_text(text)
+
+
+def test_nothing_there_is_no_progress(paths: Paths) -> None:
+    assert look(paths) == Mark()
+    assert not Mark().moved_to(look(paths), 0)
+
+
+def test_a_checkpoint_with_a_greater_number_is_progress(paths: Paths) -> None:
+    save(paths, "ckpt-9.json")
+    before = look(paths)
+    save(paths, "ckpt-10.json")
+    after = look(paths)
+    assert after.checkpoint.endswith("ckpt-10.json")
+    assert before.moved_to(after, 0)
+
+
+def test_a_script_that_begins_again_at_step_0_and_saves_has_not_come_further(paths: Paths) -> None:
+    save(paths, "ckpt-40.json")
+    before = look(paths)
+    os.utime(pathlib.Path(paths.checkpoints, "ckpt-40.json"), ns=(SECOND, SECOND))
+    save(paths, "ckpt-10.json")
+    assert look(paths).checkpoint.endswith("ckpt-10.json")
+    assert not before.moved_to(look(paths), 0)
+
+
+def test_a_checkpoint_without_a_number_is_progress_when_it_is_written_anew(paths: Paths) -> None:
+    save(paths, "model.weights")
+    before = look(paths)
+    assert not before.moved_to(look(paths), 0)
+    written = before.written_ns + SECOND
+    os.utime(pathlib.Path(paths.checkpoints, "model.weights"), ns=(written, written))
+    assert before.moved_to(look(paths), 0)
+
+
+def test_half_a_checkpoint_is_none(paths: Paths) -> None:
+    before = look(paths)
+    save(paths, "ckpt-5.index")
+    save(paths, "ckpt-6.json.tmp")
+    assert not before.moved_to(look(paths), 0), "an index without its data, and a temporary file"
+
+
+def test_the_first_checkpoint_is_progress(paths: Paths) -> None:
+    save(paths, "ckpt-1.json")
+    assert Mark().moved_to(look(paths), 0)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "moved"), [(None, 0, True), (5, 5, False), (5, 6, True), (6, 5, False)]
+)
+def test_the_progress_file(before: int | None, after: int, moved: bool, paths: Paths) -> None:
+    pathlib.Path(paths.progress).write_text(json.dumps({"step": after}))
+    assert Mark(step=before).moved_to(look(paths), 0) is moved
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"step": "6"}', '{"step": NaN}', "{", '{"step": -1}'])
+def test_a_progress_file_that_says_no_step_says_nothing(text: str, paths: Paths) -> None:
+    pathlib.Path(paths.progress).write_text(text)
+    assert look(paths).step is None
+
+
+def test_a_heartbeat_counts_when_the_script_has_come_up(paths: Paths) -> None:
+    pathlib.Path(paths.heartbeat).touch()
+    beat = look(paths).beat_ns
+    assert not Mark().moved_to(look(paths), beat - SECOND), "a second after the start"
+    assert Mark().moved_to(look(paths), beat - int((BEAT_S + 1) * SECOND))
+    assert not look(paths).moved_to(look(paths), 0), "not touched since"
