@@ -120,7 +120,9 @@ def run(request: Request) -> int:
                 results = asyncio.run(_performed(request, hosts, guardian, ssh_dir, inherited))
             finally:
                 guardian.close()
-    return job_code(results)
+    code, again = job_code(results), request.settings.restartable_exit_code
+    # What its hosts say to a platform this job says to whoever has started it.
+    return again if code and again in {result.exit_code for result in results} else code
 
 
 async def _performed(

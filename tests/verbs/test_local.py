@@ -444,6 +444,22 @@ def test_a_program_that_is_not_there(tmp_path: pathlib.Path) -> None:
         assert not job.run_dir.exists()
 
 
+@pytest.mark.once
+@pytest.mark.parametrize(("last_words", "code"), [("1 / 0", 99), ("raise SystemExit(127)", 127)])
+def test_a_failure_that_is_worth_another_start_has_a_code_of_its_own(
+    tmp_path: pathlib.Path, last_words: str, code: int
+) -> None:
+    """On every host and of the job; a program that was not found is not there the next time."""
+    path = tmp_path / "code" / "train.py"
+    path.parent.mkdir()
+    path.write_text(f"{last_words}\n")
+    words = ("--hosts", "2", "--strategy", "mwms", "--restartable-exit-code", "99")
+    with Job(tmp_path / "run", *words, str(path), **QUICK) as job:
+        assert job.wait() == code
+        codes = set(job.exit_codes("algo-1", "algo-2"))
+    assert codes == {99} if code == 99 else codes <= {127, 84}
+
+
 def test_arguments_reach_the_script_as_they_are(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "code" / "show.py"
     path.parent.mkdir()
