@@ -8,7 +8,8 @@ from __future__ import annotations
 import time
 
 from supervisor.contract.distribution import Strategy
-from supervisor.life.outcome import host_exit_code, outcome_of
+from supervisor.life.ending import verdict_of
+from supervisor.life.outcome import host_exit_code
 from supervisor.life.state import Process, Setup, State, initial
 from supervisor.life.words import Cause, Outcome, Phase, Role, Verdict
 from supervisor.plan.plan import Plan
@@ -33,7 +34,7 @@ class Present:
         """The job's, or this host's own where none was heard. Once there is a cause."""
         cause = self.state.cause
         assert cause is not None, "a life ends for a cause"
-        return self.state.verdict or Verdict(outcome_of(cause), cause)
+        return self.state.verdict or verdict_of(self.state, cause)
 
     @property
     def succeeded(self) -> bool:

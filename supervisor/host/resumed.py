@@ -29,11 +29,12 @@ def newest_with_time(directory: str, before_ns: int) -> tuple[str, int]:
         if fact.mtime_ns < before_ns and not fact.hollow and not snapshot.temporary(fact.path)
     ]
     bundles = snapshot.bundles(facts, found.evidence).values()
+    parts = {part.path for each in bundles for part in (each.index, *each.shards) if part}
     indexes = [each.index for each in bundles if each.complete and each.index is not None]
     others = [
         fact
         for fact in facts
-        if not snapshot.is_state(fact.path) and fact.path not in found.evidence.broken
+        if not snapshot.is_state(fact.path) and fact.path not in found.evidence.broken | parts
     ]
     last = max(indexes or others, key=lambda fact: (fact.mtime_ns, fact.path), default=None)
     if last is None:

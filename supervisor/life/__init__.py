@@ -3,4 +3,14 @@
 Pure: no clock, no file, no socket. Whatever performs a decision lives in ``host/``.
 """
 
-__all__ = ["agreement", "attempts", "events", "ladder", "lifecycle", "outcome", "state", "words"]
+__all__ = [
+    "agreement",
+    "attempts",
+    "ending",
+    "events",
+    "ladder",
+    "lifecycle",
+    "outcome",
+    "state",
+    "words",
+]

@@ -116,6 +116,18 @@ class Job:
         status = pathlib.Path(f"/proc/{pid}/status").read_text()
         return int(re.search(r"^PPid:\s*(\d+)", status, re.MULTILINE)[1])  # type: ignore[index]
 
+    def supervisors(self, *hosts: str) -> dict[str, int]:
+        """The pid of each host's supervisor, whatever becomes of its processes."""
+        ours = f"/proc/{self.process.pid}/task/{self.process.pid}/children"
+        children = pathlib.Path(ours).read_text().split()
+        places = {str(self.host_dir(host)).encode(): host for host in hosts}
+        found = {}
+        for pid in children:
+            for word in pathlib.Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                if (host := places.get(word.partition(b"=")[2])) is not None:
+                    found[host] = int(pid)
+        return found
+
     def host_dir(self, host: str) -> pathlib.Path:
         return self.run_dir / host
 

@@ -60,9 +60,9 @@ def test_a_checkpoint_without_a_number_is_progress_when_it_is_written_anew(paths
 
 def test_half_a_checkpoint_is_none(paths: Paths) -> None:
     before = look(paths)
-    save(paths, "ckpt-5.index")
+    save(paths, "ckpt-5.data-00000-of-00001")
     save(paths, "ckpt-6.json.tmp")
-    assert not before.moved_to(look(paths), 0), "an index without its data, and a temporary file"
+    assert not before.moved_to(look(paths), 0), "data without its index, and a temporary file"
 
 
 def test_the_first_checkpoint_is_progress(paths: Paths) -> None:
