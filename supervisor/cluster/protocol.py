@@ -10,7 +10,7 @@ answers with the **job document**::
     {"v": 3, "run": "8c…", "revision": 7, "state": "restarting", "verdict": null, "missing": [],
      "restore": "", "restarts": true, "attempt": 2,
      "order": {"turn": 1, "attempt": 2, "scope": "alone", "named": [["algo-2", "worker"]],
-               "cause": {…}}}
+               "cause": {…}, "agreed": false}}
 
 - ``run`` names this run of the job: the master's supervisor makes it when it starts, members learn
   it here and put it into every message. ``revision`` counts up within it from 1. The request says
@@ -21,7 +21,8 @@ answers with the **job document**::
   "restartable"}``: why the job was not started anew, and whether starting the whole of it again
   makes sense (null: as its cause alone says it).
 - ``restore``, while joining: the generation of checkpoints that every host is to hold before the
-  job runs; a host that holds another one restores it and reports again.
+  job runs; a host that holds another one restores it and reports again. While restarting by an
+  order that is ``agreed`` the hosts that have come down wait for it; ``-`` is none.
 - ``restarts`` says that the master starts anew what fails: a failure is its to judge.
 - ``attempt`` is the job's, from 1; an attempt is a part of a run and only grows in it. ``order``
   (null before the first) is what has last been started anew, or is to be, see ``attempts.Order``.
@@ -186,7 +187,8 @@ class JobDocument:
     missing: tuple[str, ...] = ()
     """While joining: the first `MAX_MISSING` of the hosts that have not joined yet."""
     restore: str = ""
-    """While joining: the generation that every host is to hold; empty: as it is."""
+    """While joining: the generation that every host is to hold; empty: as it is. While restarting,
+    where the order is ``agreed``, also ``-``: there is none."""
     order: Order | None = None
     """What has last been started anew, or is to be."""
     restarts: bool = False
@@ -263,6 +265,7 @@ def _encode_order(order: Order) -> dict[str, object]:
         "scope": order.scope.value,
         "named": named,
         "cause": None if order.cause is None else encode_cause(order.cause),
+        "agreed": order.agreed,
     }
 
 
@@ -403,6 +406,7 @@ def _decode_order(value: object) -> Order:
         scope=_member(Scope, fields, "scope"),
         named=tuple(_pair("named", pair) for pair in named),
         cause=None if cause is None else decode_cause(cause),
+        agreed=_boolean(fields, "agreed") if "agreed" in fields else False,
     )
 
 

@@ -17,6 +17,7 @@ from supervisor.contract import record
 from supervisor.contract.distribution import Strategy
 from supervisor.contract.paths import Paths
 from supervisor.host.files import Files
+from supervisor.host.keeping import Keeping
 from supervisor.host.present import Present
 from supervisor.host.processes import Processes
 from supervisor.host.tasks import Tasks
@@ -31,6 +32,8 @@ if TYPE_CHECKING:  # not needed before the script's start
 
 LOOK_S: Final = 0.25
 """A failure is judged without an answer after so long: nothing else is heard meanwhile."""
+HANDOVER_S: Final = 55.0
+"""So long what the script saved may take to be sent; less than `restarting.HANDOVER_S`."""
 BEAT_S: Final = 10.0
 """A heartbeat counts as progress so long after the attempt's start: a script that only comes up
 touches the file as well."""
@@ -100,6 +103,7 @@ class Attempts:
         tasks: Tasks,
         files: Files,
         processes: Processes,
+        keeping: Keeping,
         masker: Masker,
     ) -> None:
         self.began = 0
@@ -114,6 +118,7 @@ class Attempts:
         self._tasks = tasks
         self._files = files
         self._processes = processes
+        self._keeping = keeping
         self._masker = masker
         self._mark: Mark | None = None
         self._started_ns = 0
@@ -168,6 +173,13 @@ class Attempts:
         self._tasks.serve("next attempt", self._make_ready(action))
 
     async def _make_ready(self, action: ev.MakeReady) -> None:
+        generation = ""
+        if action.agreed:
+            try:
+                generation = await self._hand_over()
+            except TimeoutError as error:
+                self._post(ev.NotReady(action.turn, f"the other hosts cannot have it: {error}"))
+                return
         mark = await self._look()
         self._mark, self._started_ns = mark or self._mark, time.time_ns()
         checkpoint = self._mark.checkpoint if self._mark else ""
@@ -177,7 +189,20 @@ class Attempts:
             if not spec.essential or spec.env.get("SUPERVISOR_ATTEMPT"):
                 spec = self._told(spec, action.attempt, action.cause, checkpoint)
             self._processes.renew(spec)
-        self._post(ev.Readied(action.turn))
+        self._post(ev.Readied(action.turn, generation))
+
+    async def _hand_over(self) -> str:
+        """The generation of checkpoints that the others are to restore: what was saved here last,
+        else what all began with."""
+        from supervisor.life import agreement  # noqa: PLC0415
+        from supervisor.storage import manifest  # noqa: PLC0415
+
+        newest = await self._keeping.hand_over(HANDOVER_S)
+        key = manifest.FOLDER + newest.rpartition("/")[2]
+        if (generation := manifest.generation_of_manifest(key)) is not None:
+            return generation
+        held = agreement.Held.parse(self._present.state.holds)
+        return held.mark if held and held.kind is agreement.Kind.GENERATION else ""
 
     def _told(self, spec: ProcessSpec, attempt: int, cause: Cause, checkpoint: str) -> ProcessSpec:
         """With what the script is told of the attempt."""

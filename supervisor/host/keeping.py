@@ -61,6 +61,10 @@ class Keeping:
         self._agent: Agent | None = None
         self._unsent: tuple[Unsent, ...] = ()
         """What publishing left behind."""
+        self._handing: asyncio.Task[str] | None = None
+        """What was saved is being sent, for the other hosts to begin the next attempt with."""
+        self._newest = ""
+        """The newest manifest of checkpoints, by processes that are over."""
 
     def begin(self, after_s: float) -> None:
         """The script has started. Have directories kept, from ``after_s`` on (its start is not to
@@ -68,6 +72,31 @@ class Keeping:
         self._ran = True
         if self._present.plan.storage is not None:
             self._tasks.serve("storage", self._keep(self._present.plan.storage, after_s))
+
+    async def hand_over(self, limit_s: float) -> str:
+        """Between two attempts: have all checkpoints sent that the script has saved. The place of
+        the newest manifest that was written here, empty where there is none.
+
+        Raises TimeoutError, whose text says what is not sent after ``limit_s`` seconds.
+        """
+        spec = self._present.plan.storage
+        if spec is None or not self._ran:
+            return self._newest
+        self._handing = asyncio.create_task(self._hand_over(spec, limit_s), name="hand over")
+        return await self._handing
+
+    async def _hand_over(self, spec: ProcessSpec, limit_s: float) -> str:
+        """The process sends what is left and ends, as at the end of a job; another one follows."""
+        agent = self._agent_of(spec)
+        unsent = await agent.publish(limit_s, results=False)
+        found = (each.newest for each in agent.standings if each.name == "checkpoints")
+        self._newest = next(filter(None, found), self._newest)
+        self._agent = None
+        self._tasks.serve("storage", self._keep(spec, 0.0))
+        for each in unsent:
+            if each.transfer == "checkpoints" and each.files:
+                raise TimeoutError(_unsent_text(each))
+        return self._newest
 
     def hurry(self) -> None:
         """There is less time than there was: a stop signal came."""
@@ -156,6 +185,8 @@ class Keeping:
         errors = [await self._check_model()]
         spec = self._present.plan.storage
         if spec is not None and self._ran:
+            if self._handing is not None:  # its time has become short with ours
+                await asyncio.wait({self._handing})
             agent = self._agent_of(spec)
             results = self._present.verdict.outcome is not Outcome.FAILED
             self._unsent = await agent.publish(self._budget_s(), results=results)

@@ -334,8 +334,7 @@ class Processes:
             self._kill_since = now
         if now - self._kill_since > DYING_S + SWEEP_KILL_S + DRAIN_S:
             return False
-        going = self._present.state.coming_down
-        children = [self._by_name[process.name].child for process in going]
+        children = [self._by_name[each.name].child for each in self._present.state.coming_down]
         return all(child is not None and child.dying() for child in children)
 
     def leave(self) -> None:

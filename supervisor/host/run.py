@@ -129,15 +129,6 @@ class _Host:
             guardian=guardian,
             fetched=self._preparing.plan_again,
         )
-        self._attempts = Attempts(
-            present,
-            post=post,
-            say=say,
-            tasks=self.tasks,
-            files=files,
-            processes=self.processes,
-            masker=masker,
-        )
         self.coordination = Coordination(
             present,
             post=post,
@@ -157,6 +148,16 @@ class _Host:
             outputs=outputs,
             masker=masker,
             guardian=guardian,
+        )
+        self._attempts = Attempts(
+            present,
+            post=post,
+            say=say,
+            tasks=self.tasks,
+            files=files,
+            processes=self.processes,
+            keeping=self._keeping,
+            masker=masker,
         )
         self._watches = Watches(present, say=say, tasks=self.tasks)
         self._account = Account(

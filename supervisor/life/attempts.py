@@ -392,6 +392,8 @@ class Order(NamedTuple):
     """Host and process of those that have ended, which start anew whatever the scope."""
     cause: Cause | None = None
     """Why."""
+    agreed: bool = False
+    """Every host restores, and the master says from which checkpoint before they are ready."""
 
     def concerns(self, host: str, process: str, *, evaluator: bool) -> bool:
         """Whether a process of a host starts anew by it; steps never do."""

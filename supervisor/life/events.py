@@ -141,6 +141,15 @@ class Readied(Frozen):
     """What starts anew here is down, and all is made ready for its start by an order."""
 
     turn: int
+    generation: str = ""
+    """The newest checkpoint that others can have; empty: there is none, or nobody asks."""
+
+
+class NotReady(Frozen):
+    """It cannot be made ready."""
+
+    turn: int
+    reason: str
 
 
 class Expired(Frozen):
@@ -180,7 +189,7 @@ class JobChanged(Frozen):
     missing: tuple[str, ...] = ()
     """While joining: the hosts that have not joined yet."""
     restore: str = ""
-    """While joining: the generation that every host is to hold."""
+    """While joining or restarting: the generation that every host is to hold."""
     order: Order | None = None
     """What has last been started anew, or is to be."""
     restarts: bool = False
@@ -241,6 +250,7 @@ Event = (
     | Signalled
     | Hung
     | Readied
+    | NotReady
     | Expired
     | MemberReported
     | MemberLost
@@ -317,7 +327,7 @@ class Announce(Frozen):
     missing: tuple[str, ...] = ()
     """While joining: the hosts that have not joined yet."""
     restore: str = ""
-    """While joining: the generation that every host is to hold."""
+    """While joining or restarting: the generation that every host is to hold."""
     order: Order | None = None
     """What has last been started anew, or is to be."""
 
@@ -329,6 +339,8 @@ class MakeReady(Frozen):
     turn: int
     attempt: int
     cause: Cause
+    agreed: bool = False
+    """Have what the script saved sent before, and say which checkpoint that is."""
 
 
 class Restarted(Frozen):

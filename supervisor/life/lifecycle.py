@@ -116,7 +116,12 @@ def _react(state: State, event: ev.Event, actions: list[ev.Action]) -> State:
             state = replace(state, holds=state.holds if holds is None else holds)
             known = {process.name for process in state.processes}
             more = [Process(name, server=False, step=True) for name in names if name not in known]
-            return replace(state, processes=(*state.processes, *more))
+            state = replace(state, processes=(*state.processes, *more))
+            if state.phase is Phase.RESTARTING and holds is None:
+                from supervisor.life.restarting import restore  # noqa: PLC0415
+
+                return restore(state, names, actions)
+            return state
         case ev.TransferFailed(message, at):
             return end(state, own_cause(state, CauseKind.TRANSFER_FAILED, message, at), actions)
         case ev.Started():
@@ -141,10 +146,14 @@ def _react(state: State, event: ev.Event, actions: list[ev.Action]) -> State:
             if not state.restarts:
                 return end(state, cause, actions)
             return _failed(replace(state, moved=state.moved or progressed), cause, actions)
-        case ev.Readied(turn):
+        case ev.Readied(turn, generation):
             from supervisor.life.restarting import readied  # noqa: PLC0415
 
-            return readied(state, turn)
+            return readied(state, turn, generation, actions)
+        case ev.NotReady(turn, reason):
+            from supervisor.life.restarting import not_ready  # noqa: PLC0415
+
+            return not_ready(state, turn, reason, actions)
         case ev.Expired(deadline, at):
             if deadline not in state.armed:
                 return state  # disarmed while its expiry waited among the events
@@ -159,7 +168,7 @@ def _react(state: State, event: ev.Event, actions: list[ev.Action]) -> State:
                 state = replace(state, restarts=True)
             if generation and job is JobState.JOINING:
                 return restore_as_all(replace(state, master_heard=True), generation, actions)
-            return _job_changed(state, job, verdict, actions, order)
+            return _job_changed(state, job, verdict, actions, order, generation)
         case ev.Waiting(reasons):
             return waiting(state, reasons, actions)
         case ev.MasterSeen(bare):
@@ -192,9 +201,10 @@ def _exited(state: State, event: ev.Exited, actions: list[ev.Action]) -> State:
         message=event.message,
     )
     if process.step and event.status.ok:
+        state = replace(state, restored=state.restoring)
         return prepared(state, actions)
-    counts = state.nothing_started if process.step else state.under_way and not process.again
-    if not counts:
+    counts = state.nothing_started or state.under_way if process.step else state.under_way
+    if not counts or process.again:
         return state
     state = replace(state, moved=state.moved or event.progressed)
     if process.step:
@@ -469,6 +479,7 @@ def _job_changed(
     verdict: Verdict | None,
     actions: list[ev.Action],
     order: Order | None = None,
+    generation: str = "",
 ) -> State:
     if state.setup.is_master or state.job is JobState.ENDED:
         return state
@@ -479,7 +490,7 @@ def _job_changed(
     if order is not None and state.under_way:
         from supervisor.life.restarting import follow  # noqa: PLC0415
 
-        state = follow(hear(state, job), order, job, actions)
+        state = follow(hear(state, job), order, job, actions, generation)
     if verdict is None:
         return state
     state = replace(state, verdict=verdict)

@@ -40,6 +40,10 @@ MARGIN_S: Final = 10.0
 """Beyond what coming down takes on one host, for the words to travel and the files to answer."""
 MOST_PAST: Final = 1000
 """Ends of attempts that are remembered; budgets look no further back."""
+HANDOVER_S: Final = 60.0
+"""What the master's script saved is sent in so much time, where other hosts are to have it."""
+AS_IT_IS: Final = "-"
+"""Told in the place of a generation where there is none: nothing is to be restored."""
 _SHOWN: Final = 10
 """Hosts that are named in a message."""
 
@@ -123,6 +127,9 @@ def _give(state: State, order: Order, actions: list[ev.Action]) -> State:
         else member
         for host, member in state.members.items()
     }
+    setup = state.setup
+    same = setup.agreement == "same" and not setup.own_lines and state.holds and members
+    order = order._replace(agreed=bool(same and order.scope is Scope.ALL))
     state = replace(state, members=members, fallen=(), moved=False)
     state = advance(state, Trigger.RESTART)
     if state.members:
@@ -135,11 +142,17 @@ def _bound_s(state: State) -> float:
     """The whole ladder, and a margin."""
     budgets = state.setup.budgets
     shares = (budgets.end_grace_s, budgets.group_s, budgets.server_grace_s, budgets.end_grace_s)
-    return sum(shares) + budgets.kill_s + MARGIN_S
+    agreed = state.order is not None and state.order.agreed
+    files_s = HANDOVER_S + budgets.prepare_s if agreed else 0.0
+    return sum(shares) + budgets.kill_s + MARGIN_S + files_s
 
 
-def follow(state: State, order: Order, job: JobState, actions: list[ev.Action]) -> State:
-    """On a member: the master's document has an order."""
+def follow(
+    state: State, order: Order, job: JobState, actions: list[ev.Action], generation: str = ""
+) -> State:
+    """On a member: the master's document has an order, and later the checkpoint of all hosts."""
+    if generation and job is JobState.RESTARTING:
+        state = replace(state, agreed=(order.turn, generation))
     if order.turn > _turn(state):
         state = _begin(state, order, actions)
         # It may have missed that an earlier one is over, for which it is down.
@@ -177,6 +190,9 @@ def _begin(state: State, order: Order, actions: list[ev.Action]) -> State:
         state = resume(state, actions)
     for name in names:
         state = with_process(state, name, again=True)
+    for process in state.alive:
+        if process.step:  # it restores for an order that has become another one
+            state = with_process(state, process.name, again=True)
     state = enter(state, Trigger.RESTART)
     return first_rung(state, actions)
 
@@ -187,7 +203,7 @@ def progress(state: State, actions: list[ev.Action]) -> State:
         state = _come_down(state, state.order, actions)
     if state.job is JobState.RESTARTING and state.setup.is_master and state.before_draining:
         assert state.order is not None
-        if ev.Deadline.BACKOFF not in state.armed and not not_ready(state, state.order):
+        if ev.Deadline.BACKOFF not in state.armed and not _waited_for(state, state.order):
             state = go(state, actions)
     return state
 
@@ -204,21 +220,53 @@ def _come_down(state: State, order: Order, actions: list[ev.Action]) -> State:
     if state.coming_down or order.turn in {state.making, state.turn}:
         return state
     state = disarm(state, actions, ev.Deadline.GRACE, ev.Deadline.GROUP, ev.Deadline.KILL)
+    if order.agreed and state.setup.is_member and state.restored < order.turn:
+        return _restore_as_agreed(state, order, actions)
     assert order.cause is not None
-    names = tuple(process.name for process in again)
-    actions.append(ev.MakeReady(names, order.turn, order.attempt, order.cause))
+    names = tuple(process.name for process in again if not process.step)
+    asked = order.agreed and state.setup.is_master
+    actions.append(ev.MakeReady(names, order.turn, order.attempt, order.cause, asked))
     return replace(state, making=order.turn)
 
 
-def readied(state: State, turn: int) -> State:
-    """All is made ready for a turn; it may have become another one meanwhile."""
-    if state.phase is not Phase.RESTARTING or turn != _turn(state):
+def _restore_as_agreed(state: State, order: Order, actions: list[ev.Action]) -> State:
+    """On a member: what its directory holds may be older than what the master's script saved."""
+    turn, generation = state.agreed
+    if turn < order.turn or state.restoring == order.turn:
         return state
+    if generation == AS_IT_IS:
+        return _come_down(replace(state, restored=order.turn), order, actions)
+    actions.append(ev.Restore(generation))
+    return replace(state, restoring=order.turn)
+
+
+def restore(state: State, steps: tuple[str, ...], actions: list[ev.Action]) -> State:
+    """The step that restores is planned: run it, beside what is down."""
+    for name in steps:
+        actions.append(ev.Start(name))
+        state = _started(state, name, state.attempt)
+    return state
+
+
+def readied(state: State, turn: int, generation: str, actions: list[ev.Action]) -> State:
+    """All is made ready for a turn; it may have become another one meanwhile."""
+    order = state.order
+    if state.phase is not Phase.RESTARTING or order is None or turn != order.turn:
+        return state
+    if order.agreed and state.setup.is_master:
+        actions.append(ev.Announce(state.job, restore=generation or AS_IT_IS, order=order))
     return replace(state, turn=turn)
 
 
-def not_ready(state: State, order: Order) -> tuple[str, ...]:
-    """On the master, or alone: who is waited for."""
+def not_ready(state: State, turn: int, reason: str, actions: list[ev.Action]) -> State:
+    """It cannot be made ready here: the failure ends the job after all."""
+    if state.phase is not Phase.RESTARTING or turn != _turn(state):
+        return state
+    return _give_up(state, reason, actions)
+
+
+def _waited_for(state: State, order: Order) -> tuple[str, ...]:
+    """On the master, or alone: who is not ready yet."""
     named = {host for host, _ in order.named}
     late = [state.setup.host] if state.turn < order.turn else []
     for host, member in state.members.items():
@@ -240,7 +288,9 @@ def go(state: State, actions: list[ev.Action]) -> State:
         if state.members:
             actions.append(ev.Announce(state.job, order=order))
     for process in state.processes:
-        if process.again:
+        if process.step:
+            state = with_process(state, process.name, again=False)
+        elif process.again:
             actions.append(ev.Start(process.name))
             state = _started(state, process.name, order.attempt)
     if state.setup.is_master and state.past:
@@ -279,15 +329,20 @@ def unanswered(state: State, actions: list[ev.Action]) -> State:
 
 def over(state: State, actions: list[ev.Action]) -> State:
     """What was to start anew is not down and ready in time: the failure ends the job after all."""
-    order = state.order
-    if order is None or order.cause is None or not state.under_way:
+    if state.order is None or not state.under_way:
         return state
-    who = ", ".join(not_ready(state, order)[:_SHOWN]) or state.setup.master
+    who = ", ".join(_waited_for(state, state.order)[:_SHOWN]) or state.setup.master
     reason = f"waited {_bound_s(state):g} s in vain for {who} to be down and ready"
-    actions.append(
-        ev.Say("attempt.refused", (("cause", str(order.cause)), ("reason", reason)), "warning")
-    )
-    kind = state.past[-1].kind if state.past else None
-    if kind is not None:
-        state = replace(state, refused=Refused(kind, reason, restartable=True))
+    return _give_up(state, reason, actions)
+
+
+def _give_up(state: State, reason: str, actions: list[ev.Action]) -> State:
+    order = state.order
+    assert order is not None
+    assert order.cause is not None
+    fields = (("cause", str(order.cause)), ("reason", reason))
+    actions.append(ev.Say("attempt.refused", fields, "warning"))
+    if state.past:
+        refused = Refused(state.past[-1].kind, reason, restartable=True)
+        state = replace(state, refused=refused)
     return end(state, order.cause, actions)

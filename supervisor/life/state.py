@@ -166,6 +166,12 @@ class State:
     """The last order for which all is down and ready here."""
     making: int = 0
     """The order for which that is being made ready."""
+    agreed: tuple[int, str] = (0, "")
+    """On a member: from which checkpoint all go on, and by which order; `restarting.AS_IT_IS`."""
+    restoring: int = 0
+    """The order for which that is being restored …"""
+    restored: int = 0
+    """… and the one for which it is."""
     moved: bool = False
     """Training has moved since the last order, as far as it was looked."""
     asked: Cause | None = None

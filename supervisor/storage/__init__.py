@@ -10,4 +10,14 @@ Pure: ``location``, ``job``, ``manifest``, ``snapshot``. Shell: all others; ``st
 interface to places, ``s3`` and ``files`` implement it.
 """
 
-__all__ = ["agent", "job", "location", "notices", "places", "snapshot", "store", "watch"]
+__all__ = [
+    "agent",
+    "job",
+    "location",
+    "manifest",
+    "notices",
+    "places",
+    "snapshot",
+    "store",
+    "watch",
+]

@@ -23,6 +23,7 @@ from tests.life.test_lifecycle import (
     VICTIM,
     alone,
     essentials,
+    joined,
     master,
     member,
     play,
@@ -403,3 +404,93 @@ def test_hosts_without_a_distribution_have_budgets_of_their_own() -> None:
     state, _ = play(state, [told("algo-2", failure("algo-2", at=9.0), turn=1)])
     assert state.cause is not None
     assert state.cause.host == "algo-2"
+
+
+# --------------------------------------------------------------------------- one checkpoint for all
+
+
+def restoring(host: str) -> State:
+    """A host of a job in which each host restores from the same place."""
+    state = all_alike(host)
+    state = initial(replace(state.setup, agreement="same"), state.processes)
+    return replace(state, holds="generation 000001-0badcafe -")
+
+
+def test_the_master_has_what_it_saved_sent_and_says_which_checkpoint_it_is() -> None:
+    holds = "generation 000001-0badcafe -"
+    state, actions = play(
+        restoring("algo-1"),
+        [
+            ev.Prepared(),
+            joined("algo-2", holds=holds),
+            joined("algo-3", holds=holds),
+            ev.Exited("worker", KILLED, 1.0, "killed"),
+        ],
+    )
+    order = order_of(actions)
+    assert order.agreed
+    assert next(a for a in actions if isinstance(a, ev.MakeReady)).agreed
+    assert ev.Arm(ev.Deadline.RESTART, 10 + 3 + 5 + 10 + 3 + 10 + 60 + 600) in actions
+    _, actions = play(state, [ev.Readied(1, "000002-0badcafe")])
+    told_so = ev.Announce(JobState.RESTARTING, restore="000002-0badcafe", order=order)
+    assert essentials(actions) == [told_so]
+    _, actions = play(state, [ev.Readied(1)])
+    assert essentials(actions) == [ev.Announce(JobState.RESTARTING, restore="-", order=order)]
+    state, _ = play(state, [ev.NotReady(1, "checkpoints: 3 files not sent: AccessDenied")])
+    assert state.cause is not None
+    assert state.cause.kind is CauseKind.SCRIPT_FAILED
+    assert state.refused is not None
+    assert "AccessDenied" in state.refused.reason
+
+
+AGREED = Order(1, 2, Scope.ALL, (), failure("algo-1"), agreed=True)
+
+
+def test_a_member_restores_what_the_master_names_before_it_is_ready() -> None:
+    state, actions = play(
+        restoring("algo-2"),
+        [
+            *HEARD,
+            ev.JobChanged(JobState.RESTARTING, None, order=AGREED),
+            ev.Exited("worker", TERMED, 2.0),
+        ],
+    )
+    assert not [a for a in actions if isinstance(a, ev.MakeReady)], "it waits for the word"
+    word = ev.JobChanged(JobState.RESTARTING, None, (), "000002-0badcafe", AGREED)
+    state, actions = play(state, [word])
+    assert actions == [ev.Restore("000002-0badcafe")]
+    _, actions = play(state, [word])
+    assert not actions, "once"
+    state, actions = play(state, [ev.Replanned(("restore",))])
+    assert starts(actions) == ["restore"]
+    state, actions = play(state, [ev.Replanned((), "generation 000002-0badcafe -")])
+    assert not starts(actions)
+    failed, _ = play(state, [ev.Exited("restore", ONE, 3.0, "gone")])
+    assert failed.cause is not None
+    assert failed.cause.kind is CauseKind.PREPARE_FAILED
+    state, actions = play(state, [ev.Exited("restore", OK, 3.0)])
+    assert [a.processes for a in actions if isinstance(a, ev.MakeReady)] == [("worker",)]
+    state, _ = play(state, [ev.Readied(1)])
+    state, actions = play(state, [ev.JobChanged(JobState.RUNNING, None, order=AGREED)])
+    assert starts(actions) == ["worker"], "the step is not started again"
+
+
+def test_a_member_goes_on_as_it_is_where_nothing_was_ever_saved() -> None:
+    state, _ = play(
+        restoring("algo-2"),
+        [*HEARD, ev.Exited("worker", KILLED, 1.0)],
+    )
+    _, actions = play(state, [ev.JobChanged(JobState.RESTARTING, None, (), "-", AGREED)])
+    assert [a.processes for a in actions if isinstance(a, ev.MakeReady)] == [("worker",)]
+
+
+def test_a_stop_while_it_restores_stops_the_step() -> None:
+    word = ev.JobChanged(JobState.RESTARTING, None, (), "000002-0badcafe", AGREED)
+    state, _ = play(
+        restoring("algo-2"),
+        [*HEARD, word, ev.Exited("worker", TERMED, 2.0), ev.Replanned(("restore",))],
+    )
+    state, actions = play(state, [STOP])
+    assert ev.Send("restore", signal.SIGTERM) in actions
+    state, _ = play(state, [ev.Exited("restore", TERMED, 51.0)])
+    assert state.phase is Phase.PUBLISHING
