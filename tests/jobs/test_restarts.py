@@ -189,3 +189,41 @@ def test_a_stop_at_any_moment_of_a_restart_ends_in_order(tmp_path: pathlib.Path)
             ending = events.index("job.ending")
             assert "process.started" not in events[ending:], (number, host)
             assert all(row["ended_at"] for row in report["attempts"])
+
+
+RESTORING = """
+import os, pathlib, signal, time
+host, attempt = os.environ["SM_CURRENT_HOST"], int(os.environ["SUPERVISOR_ATTEMPT"])
+own = pathlib.Path(os.environ["SUPERVISOR_CHECKPOINT_DIR"])
+print(f"begins attempt {attempt} with {sorted(path.name for path in own.iterdir())}", flush=True)
+(own.parent / f"begun-{attempt}").touch()
+others = [own.parent.parent / f"algo-{number}" / f"begun-{attempt}" for number in (1, 2, 3)]
+saved = own.parent.parent / "algo-1" / "checkpoints" / f"ckpt-{attempt}.json"
+if attempt == 3:
+    raise SystemExit(0)
+if host == "algo-1":
+    saved.with_suffix(".tmp").write_text("{}")
+    saved.with_suffix(".tmp").rename(saved)
+if host == "algo-2":
+    while not all(path.exists() for path in (saved, *others)):
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
+signal.pause()
+"""
+
+
+def test_hosts_that_restore_each_for_themselves_go_on_from_one_checkpoint(
+    tmp_path: pathlib.Path,
+) -> None:
+    """The first host's script saves, and another one is killed at once: what was saved is sent, and
+    all others have it before they begin again."""
+    script = tmp_path / "train.py"
+    script.write_text(RESTORING)
+    options = ("--strategy", "mwms", "--checkpoints", str(tmp_path / "place"), str(script))
+    with Job(tmp_path / "run", *options, SUPERVISOR_RESTARTS="1") as job:
+        assert job.wait(120) == 0
+    for host in HOSTS:
+        begun = dict(re.findall(rf"{host} worker │ begins attempt (\d) with (.*)", job.output))
+        assert begun["1"] == "[]"
+        assert begun["2"] == "['ckpt-1.json']"
+        assert begun["3"] == "['ckpt-1.json', 'ckpt-2.json']"
