@@ -1,10 +1,13 @@
-"""One master and 1,000 members that really poll it: join, idle cost, verdict, one death.
+"""One master and 1,000 members that really poll it: join, idle cost, one death, restarts, verdict.
 
-    python -m tests.benchmarks.bench_cluster [--members 1000] [--idle-s 15]
+    python -m tests.benchmarks.bench_cluster [--members 1000] [--idle-s 15] [--restarts 5]
 
 The members are `MasterLink`s, a few hundred to a process, over loopback TCP. The same is done with
 a bare aiohttp handler that long-polls without any of our code: the yardstick. Times of different
 processes are compared by CLOCK_MONOTONIC, which they share.
+
+A restart here is what the hosts say to each other for one of all of them: the master orders it,
+each member is ready as soon as it hears that, and the job runs again when all are.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import json
 import os
 import resource
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -24,9 +28,10 @@ from pathlib import Path
 from typing import Any
 
 from supervisor.life import events as ev
+from supervisor.life.attempts import Order, Scope
 from supervisor.life.words import JobState, Phase
 from tests.helpers.aio import free_port
-from tests.helpers.cluster import VERDICT, snapshot
+from tests.helpers.cluster import CAUSE, VERDICT, snapshot
 
 ROOT = Path(__file__).resolve().parents[2]
 INSTANCE = "bench"
@@ -54,6 +59,10 @@ def stats() -> None:
     say(cpu_s=used.ru_utime + used.ru_stime, rss=resident_bytes(), at=time.monotonic())
 
 
+def order_of(turn: int) -> Order:
+    return Order(turn, turn + 1, Scope.ALL, (("host-0", "worker"),), CAUSE)
+
+
 # --------------------------------------------------------------------------- the two servers
 
 
@@ -65,11 +74,21 @@ async def serve(members: int, death_port: int, doors: list[int]) -> None:
     from supervisor.status.server import StatusServer
 
     names = [f"host-{number}" for number in range(members)]
-    board = JobBoard(INSTANCE, missing=tuple(names))
+    board = JobBoard(INSTANCE, missing=tuple(names), restarts=True)
     joined: set[str] = set()
     missing = dict.fromkeys(names)
+    turn = 0
+    ready: set[str] = set()
 
-    def on_report(host: str, _report: HostReport) -> None:
+    def on_report(host: str, report: HostReport) -> None:
+        if report.turn:
+            if report.turn == turn:
+                ready.add(host)
+            if len(ready) == members:
+                ready.clear()
+                say(all_ready=time.monotonic())
+                board.announce(JobState.RUNNING)
+            return
         joined.add(host)
         missing.pop(host, None)
         if board.document.state is JobState.JOINING:
@@ -99,7 +118,11 @@ async def serve(members: int, death_port: int, doors: list[int]) -> None:
     await server.start()
     say(port=server.port)
     async for command in commands():
-        if command == "announce":
+        if command == "restart":
+            turn += 1
+            say(ordered=time.monotonic())
+            board.announce(JobState.RESTARTING, order=order_of(turn))
+        elif command == "announce":
             say(announced=time.monotonic())
             revision = board.announce(JobState.ENDED, VERDICT)
             while sum(peer.heard == revision for peer in server.members.peers()) < members:  # noqa: ASYNC110
@@ -116,17 +139,33 @@ async def serve_bare(members: int) -> None:
     from supervisor.cluster.protocol import JobDocument, encode_job
 
     bodies = [encode_job(JobDocument(INSTANCE, 1, JobState.JOINING))]
-    changed = asyncio.Event()
+    changed = [asyncio.Event()]
     joined: set[str] = set()
+    ready: set[str] = set()
+    turn = 0
+
+    def publish(state: JobState, **more: Any) -> None:
+        order = order_of(turn) if turn else None
+        document = JobDocument(INSTANCE, len(bodies) + 1, state, order=order, **more)
+        bodies.append(encode_job(document))
+        changed.pop().set()
+        changed.append(asyncio.Event())
 
     async def job(request: web.Request) -> web.Response:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(float(request.query["wait"])):
-                await changed.wait()
+        if int(request.query["after"]) >= len(bodies):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(float(request.query["wait"])):
+                    await changed[-1].wait()
         return web.Response(body=bodies[-1])
 
     async def put(request: web.Request) -> web.Response:
-        json.loads(await request.read())
+        if json.loads(await request.read())["turn"] == turn > 0:
+            ready.add(request.match_info["name"])
+            if len(ready) == members:
+                ready.clear()
+                say(all_ready=time.monotonic())
+                publish(JobState.RUNNING)
+            return web.Response(body=bodies[-1])
         joined.add(request.match_info["name"])
         if len(joined) == members:
             say(joined=time.monotonic())
@@ -141,10 +180,13 @@ async def serve_bare(members: int) -> None:
     await site.start()
     say(port=runner.addresses[0][1])
     async for command in commands():
-        if command == "announce":
+        if command == "restart":
+            turn += 1
+            say(ordered=time.monotonic())
+            publish(JobState.RESTARTING)
+        elif command == "announce":
             say(announced=time.monotonic())
-            bodies.append(encode_job(JobDocument(INSTANCE, 2, JobState.ENDED, VERDICT)))
-            changed.set()
+            publish(JobState.ENDED, verdict=VERDICT)
         elif command == "stats":
             stats()
 
@@ -155,24 +197,41 @@ async def serve_bare(members: int) -> None:
 async def follow(port: int, first: int, count: int, door: int) -> None:
     from supervisor.cluster.probe import MasterLink
 
-    heard: dict[int, float] = {}
+    heard: dict[str, list[float]] = {}
+
+    def note(what: str) -> None:
+        times = heard.setdefault(what, [])
+        times.append(time.monotonic())
+        if len(times) == count:
+            say(**{what: heard.pop(what)})
 
     def listen(number: int) -> MasterLink:
         def post(event: object) -> None:
             if isinstance(event, ev.JobChanged) and event.state is JobState.ENDED:
-                heard.setdefault(number, time.monotonic())
-                if len(heard) == count:
-                    say(heard=sorted(heard.values()))
+                note("heard")
+            elif isinstance(event, ev.JobChanged) and (order := event.order):
+                if event.state is JobState.RUNNING:
+                    note("running")
+                    return
+                note("restarting")
+                link.report(
+                    Phase.RESTARTING,
+                    script_ended=False,
+                    cause=None,
+                    turn=order.turn,
+                    attempt=order.attempt,
+                )
             elif not isinstance(event, ev.JobChanged) and "Lost" in type(event).__name__:
                 say(alarm=repr(event))
 
-        return MasterLink(
+        link = MasterLink(
             host=f"host-{number}",
             master_host="algo-1",
             status_endpoint=("127.0.0.1", port),
             post=post,
             token="bench",
         )
+        return link
 
     links = [listen(number) for number in range(first, first + count)]
     # Where the master knocks to see that these members' own ports are open.
@@ -230,7 +289,19 @@ async def start(*words: object, module: str = "tests.benchmarks.bench_cluster") 
     )
 
 
-async def measure(role: str, members: int, idle_s: float, processes: int) -> dict[str, str]:
+async def restart(server: Part, clients: list[Part]) -> tuple[float, float, float]:
+    """From the order until all have heard it, until all are ready, until all hear that it runs."""
+    server.tell("restart")
+    ordered = await server.hear("ordered")
+    heard = [at for client in clients for at in await client.hear("restarting")]
+    ready = await server.hear("all_ready")
+    running = [at for client in clients for at in await client.hear("running")]
+    return max(heard) - ordered, ready - ordered, max(running) - ordered
+
+
+async def measure(
+    role: str, members: int, idle_s: float, processes: int, restarts: int
+) -> dict[str, str]:
     figures: dict[str, str] = {}
     death_port = free_port()
     doors = [free_port() for _ in range(processes)]
@@ -280,6 +351,19 @@ async def measure(role: str, members: int, idle_s: float, processes: int) -> dic
             figures["SIGKILL of one member noticed after, s"] = f"{lost['at'] - died:.2f}"
             figures["… as"] = lost["evidence"].partition(":")[0]
 
+        server.tell("stats")
+        before = await server.hear("cpu_s")
+        times = [await restart(server, clients) for _ in range(restarts)]
+        server.tell("stats")
+        spent_s = (await server.hear("cpu_s"))["cpu_s"] - before["cpu_s"]
+        figures["CPU of the master for one restart, s"] = f"{spent_s / restarts:.3f}"
+        for what, each in zip(
+            ("order known to the last", "… all ready", "… known to the last that it runs"),
+            zip(*times, strict=True),
+            strict=False,
+        ):
+            figures[f"{what}, s"] = f"{statistics.median(each):.3f} ≤{max(each):.3f}"
+
         server.tell("announce")
         announced = await server.hear("announced")
         heard = sorted(
@@ -297,11 +381,11 @@ async def measure(role: str, members: int, idle_s: float, processes: int) -> dic
     return figures
 
 
-async def compare(members: int, idle_s: float, processes: int) -> None:
+async def compare(members: int, idle_s: float, processes: int, restarts: int) -> None:
     print(f"{members} members in {processes} processes, {os.cpu_count()} cores")
     columns = {
-        "supervisor": await measure("server", members, idle_s, processes),
-        "bare aiohttp": await measure("bare", members, idle_s, processes),
+        "supervisor": await measure("server", members, idle_s, processes, restarts),
+        "bare aiohttp": await measure("bare", members, idle_s, processes, restarts),
     }
     names = list(columns["supervisor"])
     width = max(map(len, names))
@@ -316,6 +400,7 @@ def main() -> None:
     parser.add_argument("--members", type=int, default=1000)
     parser.add_argument("--processes", type=int, default=4)
     parser.add_argument("--idle-s", type=float, default=15.0)
+    parser.add_argument("--restarts", type=int, default=5, help="the median of so many is told")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--death-port", type=int, default=0)
@@ -329,7 +414,7 @@ def main() -> None:
         case "members":
             asyncio.run(follow(given.port, given.first, given.members, given.doors[0]))
         case _:
-            asyncio.run(compare(given.members, given.idle_s, given.processes))
+            asyncio.run(compare(given.members, given.idle_s, given.processes, given.restarts))
 
 
 if __name__ == "__main__":
