@@ -24,7 +24,8 @@ same time. *missed*: blows that found no process; *overtaken*: the next one fell
 Beside ours, in the same run: the same command anew in a shell's loop, twenty lines that start all
 ranks again in place, torchrun and NVRx's ft_launcher (three agents, from an environment of their
 own, which is made at the first time: ``--peers``), and what is best possible: each blow costs the
-script's start-up, as measured here by itself, and the steps since the checkpoint.
+script's start-up, as measured here by itself, and the steps since the checkpoint (of whatever kind
+it is: finding one that hangs, and a spoilt checkpoint, cost more).
 """
 
 from __future__ import annotations
@@ -681,6 +682,8 @@ def main() -> None:
         parser.error(f"--kinds: {', '.join(sorted(wrong))}: expected some of {', '.join(KINDS)}")
     if not prctl.become_subreaper():
         raise SystemExit("orphans cannot be adopted here, so that nothing could be ended for sure")
+    # Told to stop, it ends what it has started, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         if given.quiet_s:
             quiet(next(launchers(None, hang=True)), given.quiet_s)
