@@ -70,7 +70,10 @@ def main(arguments: Sequence[str]) -> NoReturn:
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     if silent := wait_for(members, options.wait_s):
         fail(f"no sshd answers after {options.wait_s:g} s: {'; '.join(silent)}")
-    with tempfile.TemporaryDirectory(prefix="supervisor-mpi-") as directory:
+    host = os.environ.get("SM_CURRENT_HOST", "").replace(os.sep, "")
+    prefix = f"supervisor-mpi-{host}-{os.getppid()}-"
+    remove(prefix)
+    with tempfile.TemporaryDirectory(prefix=prefix) as directory:
         path = os.path.join(directory, "ssh_config")
         with open(path, "w", encoding="utf-8") as file:
             file.write(ssh_config(members, options.identity))
@@ -82,6 +85,15 @@ def main(arguments: Sequence[str]) -> NoReturn:
                 os.environ[name] = f"ssh -F {path}"
         status = run(command)
     end_as(status)
+
+
+def remove(prefix: str) -> None:
+    """What the same supervisor's earlier launcher has left when SIGKILL ended it. Best effort."""
+    base = tempfile.gettempdir()
+    with contextlib.suppress(OSError):
+        for name in os.listdir(base):
+            if name.startswith(prefix):
+                shutil.rmtree(os.path.join(base, name), ignore_errors=True)
 
 
 def wait_for(members: Sequence[Member], wait_s: float) -> list[str]:

@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -40,8 +41,12 @@ def main(arguments: Sequence[str]) -> NoReturn:
     options = parser.parse_args(arguments)
     with contextlib.suppress(OSError):  # sshd says what is wrong with it
         os.makedirs(PRIVILEGE_SEPARATION, mode=0o755, exist_ok=True)
-    # It stays: every connection reads it again, and the container ends with the job.
-    directory = tempfile.mkdtemp(prefix="supervisor-sshd-")
+    # It stays: every connection reads it again, and the container ends with the job. That of an
+    # earlier attempt, whose sshd is gone, does not.
+    host = os.environ.get("SM_CURRENT_HOST", "").replace(os.sep, "")
+    prefix = f"supervisor-sshd-{host}-{options.port}-{os.getppid()}-"
+    remove(prefix)
+    directory = tempfile.mkdtemp(prefix=prefix)
     key, config = os.path.join(directory, "host_key"), os.path.join(directory, "sshd_config")
     variables = os.path.join(directory, "environment.json")
     with open(variables, "w", encoding="utf-8") as file:
@@ -59,6 +64,15 @@ def main(arguments: Sequence[str]) -> NoReturn:
         os.execv(options.program, command)  # noqa: S606  # no shell is the point
     except OSError as error:
         fail(f"cannot execute {options.program}: {error.strerror}; install openssh-server")
+
+
+def remove(prefix: str) -> None:
+    """What the same supervisor's earlier sshd of this port has left. Best effort."""
+    base = tempfile.gettempdir()
+    with contextlib.suppress(OSError):
+        for name in os.listdir(base):
+            if name.startswith(prefix):
+                shutil.rmtree(os.path.join(base, name), ignore_errors=True)
 
 
 def sshd_config(port: int, host_key: str, identity: str, sessions: Mapping[str, str]) -> str:
