@@ -61,7 +61,18 @@ int main(int argc, char **argv) {
         fprintf(stderr, "cannot read the records\n");
         exit(3);
     }
-    if (strcmp(mode, "sum")) {
+    if (!strcmp(mode, "attempts")) {
+        printf("rank %d attempt %s on %s pid %d after %s.\n", rank, get("SUPERVISOR_ATTEMPT"),
+               get("SM_CURRENT_HOST"), getpid(), get("SUPERVISOR_LAST_CAUSE"));
+        MPI_Barrier(MPI_COMM_WORLD);
+        if (rank == 0) {
+            FILE *progress = fopen(get("SUPERVISOR_PROGRESS_FILE"), "w");
+            fprintf(progress, "{\"step\": %s}\n", get("SUPERVISOR_ATTEMPT"));
+            fclose(progress);
+            printf("training, attempt %s\n", get("SUPERVISOR_ATTEMPT"));
+        }
+        while (access(argv[2], F_OK)) usleep(10000);
+    } else if (strcmp(mode, "sum")) {
         signal(SIGTERM, stop);
         while (!stopped) usleep(50000);
         usleep(2500000); /* longer than mpirun itself would leave us */
@@ -350,12 +361,13 @@ def test_an_image_without_open_mpi_is_told_so(tmp_path: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def local_job(run_dir: pathlib.Path, *arguments: str) -> Iterator[Job]:
+def local_job(run_dir: pathlib.Path, *arguments: str, **env: str) -> Iterator[Job]:
     """Two ranks on each of three hosts of this machine. Nothing of ours stays in its /tmp."""
     # A short path: Open MPI has sockets below it.
     with tempfile.TemporaryDirectory(prefix="t") as scratch:
         two_each = ("-p", "sagemaker_mpi_num_of_processes_per_host=2")
-        with Job(run_dir, "--strategy", "mpi", *two_each, *arguments, TMPDIR=scratch) as job:
+        words = ("--strategy", "mpi", *two_each, *arguments)
+        with Job(run_dir, *words, TMPDIR=scratch, **env) as job:
             yield job
         assert [name for name in os.listdir(scratch) if "supervisor" in name] == []
 
@@ -392,6 +404,49 @@ def test_a_stop_of_an_mpi_job_on_one_machine(tmp_path: pathlib.Path, program: pa
         assert job.wait() == 0, job.output
         saved = re.findall(r"rank (\d) saved after signal 15$", job.output, re.MULTILINE)
         assert sorted(saved) == ["0", "1", "2", "3"]
+
+
+VICTIMS = ("rank 0", "rank 5", "algo-1 launcher", "algo-2 sshd")
+"""Who is killed, an attempt each: a rank on the master's host and elsewhere, a host's process."""
+
+
+@needs_mpi
+def test_all_ranks_start_anew_whichever_of_them_or_their_launcher_or_an_sshd_dies(
+    tmp_path: pathlib.Path, program: pathlib.Path
+) -> None:
+    """One restart is allowed without progress, and each attempt makes some."""
+    go = tmp_path / "go"
+    restarts = {"SUPERVISOR_RESTARTS": "1"}
+    with local_job(tmp_path / "run", str(program), "attempts", str(go), **restarts) as job:
+        pids = ranks_of_attempt(job, 1, after="")
+        for attempt, who in enumerate(VICTIMS, 2):
+            host, process = who.split()
+            if host == "rank":
+                os.kill(pids[int(process)], signal.SIGKILL)
+            else:
+                started = rf"{host} supervisor .* process\.started: {process} runs, pid (\d+)"
+                os.kill(int(re.findall(started, job.output)[-1]), signal.SIGKILL)
+            before, pids = pids, ranks_of_attempt(job, attempt, after=who)
+            assert not any(os.path.exists(f"/proc/{pid}") for pid in before.values())
+        go.touch()
+        assert job.wait() == 0, job.output
+        assert job.exit_codes("algo-1", "algo-2", "algo-3") == [0, 0, 0]
+
+
+def ranks_of_attempt(job: Job, attempt: int, *, after: str) -> dict[int, int]:
+    """Rank → pid, once they train; all of them know their attempt, and who failed before."""
+    job.wait_for(rf"training, attempt {attempt}\n")
+    said = rf"<stdout>:rank (\d) attempt {attempt} on algo-(\d) pid (\d+) after (.*)\.$"
+    # mpirun keeps no order between ranks.
+    found: list[tuple[str, ...]] = wait_until(
+        lambda: len(rows := re.findall(said, job.output, re.MULTILINE)) == 6 and rows,
+        20,
+        "not all ranks",
+    )
+    for rank, host, _, cause in found:
+        assert int(host) == int(rank) // 2 + 1
+        assert after in cause if after else not cause
+    return {int(rank): int(pid) for rank, _, pid, _ in found}
 
 
 # --------------------------------------------------------------------------- parts
