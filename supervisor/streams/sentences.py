@@ -16,6 +16,14 @@ Fields = Mapping[str, object]
 
 _ARGV: Final = 120
 """Characters of a command line that are shown; sshd's alone would take a dozen lines."""
+SCOPES: Final[Mapping[str, str]] = {
+    "alone": "the process alone",
+    "chief": "the chief and the parameter servers",
+    "all": "all scripts",
+}
+"""What starts anew with an attempt, by the word of its scope."""
+_SAYS_HOW: Final = "; exit "
+"""Where a cause goes on to say how the process ended, which another line has said."""
 
 
 def sentence(event: str, fields: Fields) -> str:
@@ -42,6 +50,8 @@ def brief(event: str, fields: Fields, host: str) -> str:
         return ""
     if event == "job.ending":
         return _ending_in_brief(fields, host)
+    if event in _ATTEMPTS_IN_BRIEF:
+        return _ATTEMPTS_IN_BRIEF[event](fields)
     if event == "process.exited":
         return sentence(event, {key: value for key, value in fields.items() if key != "message"})
     if event == "process.started":
@@ -57,7 +67,7 @@ def _ending_in_brief(fields: Fields, host: str) -> str:
     if who.split(" ")[0] != host:
         return f"stopping: {who} {'failed' if outcome == 'failed' else 'was asked to stop'}"
     # The line about its process says how that ended.
-    return cause.removeprefix(f"{host} ").partition("; exit ")[0]
+    return cause.removeprefix(f"{host} ").partition(_SAYS_HOW)[0]
 
 
 def _listed(value: object) -> str:
@@ -183,7 +193,51 @@ def _chosen(fields: Fields) -> str:
     return f"the job comes from {fields['engine']}: {fields['evidence']}{again}"
 
 
+def _restarted(fields: Fields) -> str:
+    scope = str(fields["scope"])
+    what = SCOPES.get(scope, scope)
+    starts = "starts" if scope == "alone" else "start"
+    origin = f", from {fields['from']}" if fields.get("from") else ""
+    after, kind = fields["cause"], fields["kind"]
+    seconds = _seconds(fields["seconds"])
+    return (
+        f"attempt {fields['attempt']}: {what} {starts} anew after {after} ({kind}); "
+        f"{seconds} s{origin}"
+    )
+
+
+def _restarted_in_brief(fields: Fields) -> str:
+    """Without what the line about its process, or the headline of a failure, says."""
+    known = {"attempt": "?", "scope": "", "kind": "", "cause": "", "seconds": 0.0} | dict(fields)
+    known["cause"] = str(known["cause"]).partition(_SAYS_HOW)[0]
+    if known.get("from"):
+        known["from"] = str(known["from"]).rstrip("/").rpartition("/")[2]
+    return _restarted(known)
+
+
+def _seconds(value: object) -> object:
+    return f"{value:.2f}" if isinstance(value, float) else value
+
+
+def _waiting(fields: Fields) -> str:
+    after_s = fields["after_s"]
+    pause = f"{after_s:g}" if isinstance(after_s, float) else after_s
+    return f"attempt {fields['attempt']} begins in {pause} s, after {fields['cause']}"
+
+
+def _waiting_in_brief(fields: Fields) -> str:
+    return sentence("attempt.waiting", fields).partition(_SAYS_HOW)[0]
+
+
+def _refused_in_brief(fields: Fields) -> str:
+    """The cause is told next: it ends the job, or is tolerated."""
+    return f"not restarted: {fields.get('reason', '')}"
+
+
 _SENTENCES: Final[Mapping[str, str | Callable[[Fields], str]]] = {
+    "attempt.refused": "not restarted: {reason} ({cause})",
+    "attempt.restarted": _restarted,
+    "attempt.waiting": _waiting,
     "checkpoint.saved": _saved,
     "checkpoint.shared": "{transfer}: {manifest}: {why}",
     "checkpoints.differ": _differ,
@@ -253,3 +307,9 @@ _SENTENCES: Final[Mapping[str, str | Callable[[Fields], str]]] = {
 
 _UNSAID_IN_BRIEF: Final = frozenset({"job.ended", "process.signalled", "signal.received"})
 """`supervisor local` says these itself, once for all hosts."""
+
+_ATTEMPTS_IN_BRIEF: Final[Mapping[str, Callable[[Fields], str]]] = {
+    "attempt.refused": _refused_in_brief,
+    "attempt.restarted": _restarted_in_brief,
+    "attempt.waiting": _waiting_in_brief,
+}

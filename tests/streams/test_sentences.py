@@ -87,6 +87,20 @@ def test_a_sentence_needs_no_field_that_is_not_said(event: str, names: list[str]
          "not waited for any more: algo-2, algo-3"),
         ("output.lost", {"output": "stdout", "dropped_bytes": 5, "dropped_lines": 1},
          "stdout: 5 dropped bytes, 1 dropped lines"),
+        ("attempt.restarted",
+         {"attempt": 2, "scope": "all", "kind": "crash", "seconds": 0.312,
+          "cause": "algo-2 worker: died", "from": "/c/4"},
+         "attempt 2: all scripts start anew after algo-2 worker: died (crash); 0.31 s, from /c/4"),
+        ("attempt.restarted",
+         {"attempt": 3, "scope": "alone", "kind": "hang", "seconds": 2.0, "cause": "a: b"},
+         "attempt 3: the process alone starts anew after a: b (hang); 2.00 s"),
+        ("attempt.restarted",
+         {"attempt": 3, "scope": "chief", "kind": "crash", "seconds": 2.0, "cause": "a: b"},
+         "attempt 3: the chief and the parameter servers start anew after a: b (crash); 2.00 s"),
+        ("attempt.refused", {"cause": "a: b", "reason": "exit 127 would happen again"},
+         "not restarted: exit 127 would happen again (a: b)"),
+        ("attempt.waiting", {"attempt": 3, "after_s": 2.0, "cause": "a: b"},
+         "attempt 3 begins in 2 s, after a: b"),
         ("some.event", {"a": 1, "b": [2, 3]}, "a 1, b 2, 3"),
         ("job.ending", {"outcome": "failed"}, "outcome failed"),
     ],
@@ -105,6 +119,24 @@ def test_a_cause_is_told_once_by_the_host_of_it() -> None:
     assert brief("job.ending", stop, "algo-2") == ""
     assert brief("job.ending", stop, "algo-1") == "stopping: algo-2 was asked to stop"
     assert brief("job.ended", {**fields, "exit_code": 84}, "algo-1") == ""
+
+
+def test_attempts_in_brief_leave_out_what_the_line_of_the_process_says() -> None:
+    cause = "algo-2 worker: KeyError: 'batch_size' (bug.py:5); exit 1 after 2.1 s"
+    fields = {"attempt": 2, "scope": "all", "kind": "crash", "seconds": 0.31, "cause": cause}
+    told = brief("attempt.restarted", {**fields, "from": "/w/run/algo-1/ckpt-40"}, "algo-1")
+    assert told == (
+        "attempt 2: all scripts start anew after algo-2 worker: KeyError: 'batch_size' (bug.py:5) "
+        "(crash); 0.31 s, from ckpt-40"
+    )
+    waiting = {"attempt": 2, "after_s": 4.0, "cause": cause}
+    assert brief("attempt.waiting", waiting, "algo-1") == (
+        "attempt 2 begins in 4 s, after algo-2 worker: KeyError: 'batch_size' (bug.py:5)"
+    )
+    refused = {"cause": cause, "reason": "3 restarts without progress (SUPERVISOR_RESTARTS=3)"}
+    assert brief("attempt.refused", refused, "algo-1") == (
+        "not restarted: 3 restarts without progress (SUPERVISOR_RESTARTS=3)"
+    )
 
 
 def test_brief_lines_have_a_time_and_words() -> None:
