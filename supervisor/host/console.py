@@ -101,8 +101,8 @@ class Outputs:
     """What was written last, for whoever reads it over the status port."""
     out: Sink = field(init=False)
     err: Sink = field(init=False)
-    _files: list[Sink] = field(default_factory=list)
-    _storage_file: Sink | None = None
+    _files: dict[str, Sink] = field(default_factory=dict)
+    """By process: one that starts anew goes on in the file that it has."""
     _streams: dict[str, list[_Stream]] = field(default_factory=dict)
     _stalled: set[str] = field(default_factory=set)
     _look: asyncio.TimerHandle | None = None
@@ -149,12 +149,18 @@ class Outputs:
 
         return replace(spec, env={**spec.env, VARIABLE: drawn_in_place(spec.env[VARIABLE])})
 
-    def attach(self, name: str, role: Role, fds: Sequence[int]) -> tuple[tuple[Pump, ...], str]:
+    def attach(
+        self, spec: ProcessSpec, fds: Sequence[int], attempt: int = 1
+    ) -> tuple[tuple[Pump, ...], str]:
         """Pumps for the stdout and stderr of a process, started, and its log file (or ``""``).
 
-        The pumps own the descriptors from here on. A single one is both, and called stdout.
+        The pumps own the descriptors from here on. A single one is both, and called stdout. Where
+        it starts anew, ``attempt`` stands in the file above what it writes.
         """
+        name, role = spec.name, spec.role
         file_sink = self._file_of(name)
+        if file_sink is not None and attempt > 1:
+            file_sink.offer_line(self._heading(f"attempt {attempt}"))
         streams = self._streams[name] = [
             self._stream(name, role, which, fd, file_sink)
             for fd, which in zip(fds, ("stdout", "stderr"), strict=False)
@@ -164,7 +170,7 @@ class Outputs:
     def attach_stderr(self, name: str, role: Role, fd: int) -> Pump:
         """The same for a process whose stdout is not for people. May be called again for a
         successor of the process."""
-        file_sink = self._storage_file = self._storage_file or self._file_of(name)
+        file_sink = self._file_of(name)
         stream = self._stream(name, role, "stderr", fd, file_sink)
         self._streams[name] = [stream]
         return stream.pump
@@ -173,18 +179,22 @@ class Outputs:
         settings = self.settings
         if not settings.log_files:
             return None
+        if name in self._files:
+            return self._files[name]
         path = os.path.join(self.log_dir, f"{name}.log")
-        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        heading = f"──── supervisor: a new run, {now}, {self.host}, pid {os.getpid()} ────\n"
         target = RotatingFile(
             path,
             max_bytes=settings.log_file_max_bytes,
             keep=settings.log_file_keep,
-            heading=heading.encode(),
+            heading=self._heading("a new run"),
         )
         sink = Sink(target, name=path, policy=self.out.policy, on_broken=self._on_broken)
-        self._files.append(sink)
+        self._files[name] = sink
         return sink
+
+    def _heading(self, what: str) -> bytes:
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        return f"──── supervisor: {what}, {now}, {self.host}, pid {os.getpid()} ────\n".encode()
 
     def _stream(
         self, name: str, role: Role, which: str, fd: int, file_sink: Sink | None
@@ -261,7 +271,7 @@ class Outputs:
 
     @property
     def _sinks(self) -> tuple[Sink, ...]:
-        return tuple(dict.fromkeys((self.out, self.err, *self._files)))
+        return tuple(dict.fromkeys((self.out, self.err, *self._files.values())))
 
     def _on_broken(self, sink: Sink, error: OSError) -> None:
         self.say("warning", "output.broken", output=sink.name, error=error.strerror or str(error))

@@ -67,6 +67,10 @@ class Present:
         """Whether this job may go on after a failure."""
         return self.state.restarts
 
+    def attempt_of(self, process: str) -> int:
+        """With which attempt that process was started last, or is to be; of a step 1."""
+        return next((each.attempt for each in self.state.processes if each.name == process), 1)
+
     def stopped_by_us(self, process: str) -> bool:
         """Whether we sent that process its stop signal."""
         return any(each.name == process and each.stopped_by_us for each in self.state.processes)

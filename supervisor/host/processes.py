@@ -118,13 +118,13 @@ class Processes:
             return
         from supervisor.linux import cgroup  # noqa: PLC0415
 
-        child, spec = spawned, running.spec
+        child, spec, attempt = spawned, running.spec, self._present.attempt_of(name)
         if self._guardian is not None:
             self._guardian.watch(child.pid)
         running.child = child
         running.started_at = time.time()
         running.memory_before = cgroup.read_memory_cgroup()
-        running.pumps, running.log_file = self._outputs.attach(name, spec.role, child.take_pipes())
+        running.pumps, running.log_file = self._outputs.attach(spec, child.take_pipes(), attempt)
         argv = shlex.join(self._masker.argv(spec.argv))
         self._say("info", "process.started", process=name, pid=child.pid, argv=argv)
         self._post(ev.Started(name, child.pid))
