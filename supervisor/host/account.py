@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from supervisor import __version__
+from supervisor.host.attempts import Attempts
 from supervisor.host.console import Outputs
 from supervisor.host.coordination import Coordination
 from supervisor.host.keeping import Keeping
 from supervisor.host.present import Present
+from supervisor.host.records import left, process_record
 from supervisor.host.running import Running
 from supervisor.host.timeline import Timeline
 from supervisor.host.watches import Watches
@@ -35,6 +37,7 @@ class Account:
         coordination: Coordination,
         keeping: Keeping,
         watches: Watches,
+        attempts: Attempts,
         outputs: Outputs,
         masker: Masker,
     ) -> None:
@@ -44,6 +47,7 @@ class Account:
         self._coordination = coordination
         self._keeping = keeping
         self._watches = watches
+        self._attempts = attempts
         self._outputs = outputs
         self._masker = masker
 
@@ -53,7 +57,7 @@ class Account:
         for process in self._present.state.processes:
             who = f"{self._present.plan.host} {process.name}"
             if process.life is Life.LEFT:
-                pids = ", ".join(map(str, self._left(process)))
+                pids = ", ".join(map(str, left(process, self._processes[process.name])))
                 yield f"{who}: not even SIGKILL ended pid {pids} (uninterruptible sleep); left"
             elif stopped and process.message and not process.server:
                 yield f"{who}: {process.message}"
@@ -76,6 +80,9 @@ class Account:
             "phase": state.phase.value,
             "started_at": self._timeline.started_at,
             "uptime_s": self._timeline.seconds,
+            "attempt": state.attempt,
+            "restarts": self._attempts.restarts,
+            "attempts": self._attempts.newest(),
             "processes": [self._process_row(process) for process in state.processes],
             "hosts": [self._own_row(), *self._coordination.rows()],
             "budget": {
@@ -115,7 +122,8 @@ class Account:
             "also": [mask(encode_cause(cause)) for cause in state.also],
             "phases": self._timeline.phases(),
             "seconds": self._timeline.seconds,
-            "processes": [self._process_record(process) for process in state.processes],
+            "processes": [self._record(process) for process in state.processes],
+            **self._attempts.report(),
             "members": self._coordination.rows(),
             "publish_error": mask(state.publish_error),
             "resumed_from": self._watches.resumed_from,
@@ -129,6 +137,9 @@ class Account:
     def _own_row(self) -> HostRow:
         name, phase = self._present.plan.host, self._present.state.phase
         return {"name": name, "phase": phase.value, "state": "self", "last_seen_s": 0.0}
+
+    def _record(self, process: Process) -> dict[str, object]:
+        return process_record(process, self._processes[process.name], self._masker)
 
     def _process_row(self, process: Process) -> ProcessRow:
         running = self._processes[process.name]
@@ -144,6 +155,7 @@ class Account:
         return {
             "name": process.name,
             "role": running.spec.role.value,
+            "attempt": process.attempt,
             "pid": running.child.pid if running.child else None,
             "state": state,
             "exit": str(process.status) if process.status else None,
@@ -152,35 +164,3 @@ class Account:
             "rss_bytes": rss_bytes,
             "output_bytes": running.output_bytes,
         }
-
-    def _process_record(self, process: Process) -> dict[str, object]:
-        running = self._processes[process.name]
-        end = running.end
-        return {
-            "name": process.name,
-            "role": running.spec.role.value,
-            "argv": self._masker.argv(running.spec.argv),
-            "cwd": running.spec.cwd,
-            "pid": running.child.pid if running.child else None,
-            "started_at": running.started_at,
-            "ended_at": running.ended_at,
-            "seconds": end.run_s if end else None,
-            "exit": str(process.status) if process.status else None,
-            "exit_code": process.status.code if process.status else None,
-            "signal": process.status.signum if process.status else None,
-            "stopped_by_us": process.stopped_by_us,
-            "cpu_s": end.cpu_s if end else None,
-            "peak_rss_bytes": end.peak_rss_bytes if end else None,
-            "output_bytes": running.output_bytes,
-            "descendants_swept": end.swept if end else None,
-            "left": self._left(process),
-            "message": self._masker.text(process.message),
-            "log": running.log_file or None,
-        }
-
-    def _left(self, process: Process) -> list[int]:
-        """The pids of a process's tree that could not be killed."""
-        running = self._processes[process.name]
-        if running.end is not None:
-            return list(running.end.left)
-        return [running.child.pid] if running.child and process.life is Life.LEFT else []

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 import time
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from supervisor.contract import record
 from supervisor.contract.distribution import Strategy
@@ -20,15 +20,17 @@ from supervisor.host.files import Files
 from supervisor.host.keeping import Keeping
 from supervisor.host.present import Present
 from supervisor.host.processes import Processes
+from supervisor.host.records import process_record
 from supervisor.host.tasks import Tasks
 from supervisor.host.timeline import Say
 from supervisor.life import events as ev
-from supervisor.life.state import State
-from supervisor.life.words import Cause, JobState, ProcessSpec
+from supervisor.life.state import State, process_of
+from supervisor.life.words import Cause, JobState, Outcome, ProcessSpec
 from supervisor.streams.masking import Masker
 
 if TYPE_CHECKING:  # not needed before the script's start
     from supervisor.life.attempts import Order
+    from supervisor.status.snapshot import AttemptRow, Sample
 
 LOOK_S: Final = 0.25
 """A failure is judged without an answer after so long: nothing else is heard meanwhile."""
@@ -39,6 +41,8 @@ BEAT_S: Final = 10.0
 touches the file as well."""
 MOST_TOLD: Final = 100
 """Attempts that are kept for the report, the latest; their number is kept anyhow."""
+MOST_SHOWN: Final = 10
+"""Of these, in ``/status``."""
 _CAUSE_LENGTH: Final = 1024
 """Characters of ``SUPERVISOR_LAST_CAUSE``."""
 _YOUNGEST: Final = 2**63
@@ -122,7 +126,11 @@ class Attempts:
         self._masker = masker
         self._mark: Mark | None = None
         self._started_ns = 0
-        self._rows: deque[dict[str, object]] = deque(maxlen=MOST_TOLD)
+        self._rows: deque[AttemptRow] = deque(maxlen=MOST_TOLD)
+        self._ended: dict[int, dict[str, dict[str, object]]] = {}
+        """Of the attempts in ``_rows``: what is kept of processes that started anew after it."""
+        self._kinds: Counter[str] = Counter()
+        """How often attempts were ended by what, where this host judges."""
 
     # ------------------------------------------------------------------ progress
 
@@ -188,7 +196,7 @@ class Attempts:
             spec = specs[name]
             if not spec.essential or spec.env.get("SUPERVISOR_ATTEMPT"):
                 spec = self._told(spec, action.attempt, action.cause, checkpoint)
-            self._processes.renew(spec)
+            self._renew(spec, action.attempt)
         self._post(ev.Readied(action.turn, generation))
 
     async def _hand_over(self) -> str:
@@ -203,6 +211,21 @@ class Attempts:
             return generation
         held = agreement.Held.parse(self._present.state.holds)
         return held.mark if held and held.kind is agreement.Kind.GENERATION else ""
+
+    def _renew(self, spec: ProcessSpec, attempt: int) -> None:
+        """Plan it again, and keep what is told of its end. An order that was made wider comes to a
+        process a second time that has not been started since."""
+        before = self._processes.by_name[spec.name]
+        ended_with = max(
+            (row["attempt"] for row in self._rows if row["attempt"] < attempt), default=0
+        )
+        records = self._ended.setdefault(ended_with, {})
+        again = spec.name in records
+        if not again:
+            process = process_of(self._present.state, spec.name)
+            records[spec.name] = process_record(process, before, self._masker)
+        self._processes.renew(spec)
+        self._processes.by_name[spec.name].starts = before.starts + (not again)
 
     def _told(self, spec: ProcessSpec, attempt: int, cause: Cause, checkpoint: str) -> ProcessSpec:
         """With what the script is told of the attempt."""
@@ -221,10 +244,17 @@ class Attempts:
             self.judged_at = time.monotonic()
             self._close(order, after)
             self._open(after.attempt)
-        if self._rows and after.job is JobState.RUNNING and self._rows[-1]["began_at"] is None:
-            self._rows[-1]["began_at"] = time.time()
-            self._rows[-1]["prepared_s"] = seconds = self.since_judged_s
+        if not self._rows:
+            return
+        row = self._rows[-1]
+        if after.job is JobState.RUNNING and row["began_at"] is None:
+            row["began_at"] = time.time()
+            row["prepared_s"] = seconds = self.since_judged_s
             self.down_s += seconds
+        if before.under_way and not after.under_way:
+            row["ended_at"] = time.time()
+            if after.refused is not None:
+                row["kind"], row["progressed"] = after.refused.kind.value, after.moved
 
     @property
     def since_judged_s(self) -> float:
@@ -259,31 +289,89 @@ class Attempts:
                 "progressed": None,
             }
         )
+        kept = self._rows[0]["attempt"]
+        for gone in [number for number in self._ended if number < kept]:
+            del self._ended[gone]
 
     def _close(self, order: Order, state: State) -> None:
+        last = state.past[-1] if state.past else None
+        if last:  # who judges knows more of it
+            self._kinds[last.kind.value] += 1
         if not self._rows:
             return
-        row, last = self._rows[-1], state.past[-1] if state.past else None
-        row |= {
-            "ended_at": time.time(),
-            "cause": self._encoded(order.cause),
-            "scope": order.scope.value,
-            # Who judges knows more of it.
-            "kind": last.kind.value if last else None,
-            "progressed": last.progressed if last else None,
-        }
+        row = self._rows[-1]
+        row["ended_at"] = time.time()
+        row["cause"] = self._encoded(order.cause)
+        row["scope"] = order.scope.value
+        row["kind"] = last.kind.value if last else None
+        row["progressed"] = last.progressed if last else None
 
-    def _encoded(self, cause: Cause | None) -> object:
+    def _encoded(self, cause: Cause | None) -> dict[str, object] | None:
         from supervisor.cluster.protocol import encode_cause  # noqa: PLC0415
 
-        return None if cause is None else self._masker.tree(encode_cause(cause))
+        mask: Callable[[Any], Any] = self._masker.tree
+        return None if cause is None else mask(encode_cause(cause))
 
-    def rows(self, *, ended: bool) -> list[dict[str, object]]:
-        """Each attempt with its cause and times, the oldest first; ``ended``: the job is over."""
-        rows = [dict(row) for row in self._rows]
-        if ended and rows:
-            rows[-1] |= {
-                "ended_at": time.time(),
-                "cause": self._encoded(self._present.state.cause),
-            }
-        return rows
+    @property
+    def restarts(self) -> int:
+        """How often something of the job has been started anew; an attempt that is being prepared,
+        or never began, is none."""
+        waits = bool(self._rows) and self._rows[-1]["began_at"] is None
+        return max(0, self.began - 1 - waits)
+
+    def newest(self) -> list[AttemptRow]:
+        """For ``/status``: the last few, the oldest first."""
+        return list(self.rows())[-MOST_SHOWN:]
+
+    def rows(self) -> Iterator[AttemptRow]:
+        """Each attempt with its cause and times, the oldest first; the last one with what ended the
+        job, where that is known."""
+        for row in self._rows:
+            told = row.copy()
+            if row is self._rows[-1] and self._present.state.cause is not None:
+                told["cause"] = self._encoded(self._present.verdict.cause)
+            yield told
+
+    def report(self) -> dict[str, object]:
+        """The report's part, once there is a cause."""
+        verdict = self._present.verdict
+        again = verdict.restartable
+        if again is None and verdict.outcome is Outcome.SUCCEEDED:
+            again = False
+        elif again is None:
+            from supervisor.life.attempts import restartable  # noqa: PLC0415  # at the end
+
+            again = restartable(verdict.cause)
+        return {
+            "attempts": [
+                {**row, "processes": list(self._ended.get(row["attempt"], {}).values())}
+                for row in self.rows()
+            ],
+            "restarts": self.restarts,
+            "restartable": again,
+            "not_restarted": self._masker.text(verdict.not_restarted),
+        }
+
+    def samples(self) -> Iterator[Sample]:
+        """For ``/metrics``, where the job may go on after a failure."""
+        if not self._present.may_restart:
+            return
+        from supervisor.life.attempts import KINDS, NEVER  # noqa: PLC0415
+        from supervisor.status.snapshot import Sample  # noqa: PLC0415  # it is loaded: it asks
+
+        if self._present.state.setup.is_master:
+            for kind, row in KINDS.items():
+                if row.budget != NEVER:
+                    yield Sample(
+                        "restarts_total",
+                        "How often something was started anew, by the kind of the end before it.",
+                        self._kinds[kind.value],
+                        {"kind": kind.value},
+                        "counter",
+                    )
+        yield Sample(
+            "restart_seconds_total",
+            "From failures to the starts after them, altogether.",
+            self.down_s,
+            kind="counter",
+        )

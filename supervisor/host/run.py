@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from itertools import chain
 from typing import TYPE_CHECKING, Final, assert_never
 
 from supervisor.children.guardian import Guardian
@@ -135,7 +136,7 @@ class _Host:
             say=say,
             tasks=self.tasks,
             snapshot=self._snapshot,
-            samples=outputs.samples,
+            samples=lambda: chain(outputs.samples(), self._attempts.samples()),
             recent=outputs.recent,
             masker=masker,
         )
@@ -167,6 +168,7 @@ class _Host:
             coordination=self.coordination,
             keeping=self._keeping,
             watches=self._watches,
+            attempts=self._attempts,
             outputs=outputs,
             masker=masker,
         )

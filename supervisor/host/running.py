@@ -34,6 +34,8 @@ class Running:
     outlived_by: int = 0
     """Its leader is dead, and so many descendants are not."""
     memory_before: MemoryReading | None = None
+    starts: int = 1
+    """Which start of the process in this run it is."""
 
     def stop_sent(self, *, reached: bool) -> None:
         self.stop_sent_at = self.stop_sent_at or time.time()

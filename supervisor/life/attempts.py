@@ -127,6 +127,10 @@ class Kind(enum.StrEnum):
     STOP_RULE = "rule"
 
 
+NEVER: Final = "none"
+"""The budget of what is not started anew."""
+
+
 class Row(NamedTuple):
     """A row of the table of kinds, as the guide shows it."""
 
@@ -138,7 +142,7 @@ class Row(NamedTuple):
 KINDS: Final[Mapping[Kind, Row]] = MappingProxyType(
     {
         Kind.STOP_RULE: Row(
-            "an exit code or a pattern of `SUPERVISOR_RESTART_RULES` that means stop", "none", True
+            "an exit code or a pattern of `SUPERVISOR_RESTART_RULES` that means stop", NEVER, True
         ),
         Kind.PREEMPTED: Row(
             "exit 42 or 143, or a stop signal that was not ours: somebody else stopped it",
@@ -148,7 +152,7 @@ KINDS: Final[Mapping[Kind, Row]] = MappingProxyType(
         Kind.CERTAIN: Row(
             "126, 127, a syntax or import error, a wrong argument (argparse), "
             "a parameter server that refuses its TF_CONFIG: it would fail again",
-            "none",
+            NEVER,
             True,
         ),
         Kind.VICTIM: Row(

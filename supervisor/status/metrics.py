@@ -57,6 +57,7 @@ def _of_snapshot(snapshot: Snapshot) -> Iterator[Sample]:
             {"phase": phase.value},
         )
     yield Sample("uptime_seconds", "Age of this supervisor.", snapshot["uptime_s"])
+    yield Sample("attempt", "The number of the newest attempt, from 1.", snapshot.get("attempt", 1))
     budget = snapshot["budget"]
     if budget["limit_s"] is not None:
         yield Sample("stop_budget_seconds", "The whole stop budget.", budget["limit_s"])

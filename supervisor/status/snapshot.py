@@ -12,6 +12,8 @@ class ProcessRow(TypedDict):
 
     name: str
     role: str
+    attempt: NotRequired[int]
+    """With which it was started last."""
     pid: int | None
     state: str
     """``planned``, ``running``, ``exited``; ``outlived by 2``: it ended, descendants did not."""
@@ -62,6 +64,27 @@ class TransferRow(TypedDict):
     error: str
 
 
+class AttemptRow(TypedDict):
+    """One attempt of the job as this host knows it."""
+
+    attempt: int
+    """Its number, from 1."""
+    began_at: float | None
+    """Seconds since the epoch; None while it is prepared, and where it never began."""
+    prepared_s: float
+    """From the failure before it to its start."""
+    ended_at: float | None
+    """When its failure was heard of, or the job was over."""
+    cause: dict[str, object] | None
+    """What ended it, as `protocol.encode_cause` gives it."""
+    kind: str | None
+    """An `attempts.Kind`, where this host judges; None where it ended the job unjudged."""
+    scope: str | None
+    """An `attempts.Scope`: what started anew after it; None where nothing did."""
+    progressed: bool | None
+    """Whether training had moved, where this host judges."""
+
+
 class Snapshot(TypedDict):
     """The JSON of ``/status``."""
 
@@ -74,6 +97,12 @@ class Snapshot(TypedDict):
     started_at: float
     """Start of this supervisor, seconds since the epoch."""
     uptime_s: float
+    attempt: NotRequired[int]
+    """The number of the newest attempt, from 1."""
+    restarts: NotRequired[int]
+    """How often something of the job has been started anew."""
+    attempts: NotRequired[list[AttemptRow]]
+    """The newest few, the oldest of them first."""
     processes: list[ProcessRow]
     hosts: list[HostRow]
     budget: BudgetRow

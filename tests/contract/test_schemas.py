@@ -20,8 +20,16 @@ from supervisor.cluster.liveness import MasterState, MemberState
 from supervisor.contract.contract import read_contract
 from supervisor.contract.distribution import Strategy
 from supervisor.faults import ContractError
+from supervisor.life.attempts import Scope
 from supervisor.life.words import CauseKind, Outcome, Phase, Role
-from supervisor.status.snapshot import BudgetRow, HostRow, ProcessRow, Snapshot, TransferRow
+from supervisor.status.snapshot import (
+    AttemptRow,
+    BudgetRow,
+    HostRow,
+    ProcessRow,
+    Snapshot,
+    TransferRow,
+)
 from supervisor.verbs import schema
 from tests.contract.test_contract import facts
 from tests.helpers import schemas
@@ -35,6 +43,7 @@ ENUMS: Mapping[str, Mapping[str, set[str | None]]] = {
     "report": {
         "/strategy": {*Strategy},
         "/outcome": {*Outcome},
+        "/$defs/attempt/scope": {*Scope, None},
         "/$defs/cause/kind": {*CauseKind},
         "/$defs/host/phase": {*Phase, None},
         "/$defs/host/state": _STATES,
@@ -43,6 +52,7 @@ ENUMS: Mapping[str, Mapping[str, set[str | None]]] = {
     },
     "status": {
         "/phase": {*Phase},
+        "/$defs/attempt/scope": {*Scope, None},
         "/$defs/cause/kind": {*CauseKind},
         "/$defs/host/phase": {*Phase, None},
         "/$defs/host/state": _STATES,
@@ -92,15 +102,19 @@ def test_closed_sets_of_words_are_those_of_the_program(name: str) -> None:
 
 def test_both_documents_tell_of_the_same_things_in_the_same_way() -> None:
     report, status = document("report")["$defs"], document("status")["$defs"]
-    shared = (report.keys() & status.keys()) - {"process"}  # a report tells of its end
+    # A report tells of the end of a process, and of those that ended with an attempt.
+    shared = (report.keys() & status.keys()) - {"process", "attempt"}
     assert shared == {"cause", "exit", "host", "transfer", "entry"}
     assert all(report[name] == status[name] for name in shared)
+    told, shown = (part["attempt"]["properties"] for part in (report, status))
+    assert told == shown | {"processes": told["processes"]}
 
 
 def test_what_status_says_is_its_types() -> None:
     status = document("status")
     rows = {
         "process": ProcessRow,
+        "attempt": AttemptRow,
         "host": HostRow,
         "transfer": TransferRow,
     }
