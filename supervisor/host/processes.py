@@ -121,8 +121,7 @@ class Processes:
         child, spec, attempt = spawned, running.spec, self._present.attempt_of(name)
         if self._guardian is not None:
             self._guardian.watch(child.pid)
-        running.child = child
-        running.started_at = time.time()
+        running.child, running.started_at = child, time.time()
         running.memory_before = cgroup.read_memory_cgroup()
         running.pumps, running.log_file = self._outputs.attach(spec, child.take_pipes(), attempt)
         argv = shlex.join(self._masker.argv(spec.argv))
