@@ -55,6 +55,7 @@ function show(s) {
   document.title = plain(s.host + " · " + s.phase);
   $("host").textContent = plain(s.host); $("phase").textContent = plain(s.phase);
   $("about").textContent = plain([s.job, "master " + s.master, "up " + secs(s.uptime_s),
+    s.attempt > 1 ? "attempt " + s.attempt : "",
     s.budget.left_s == null ? "" : secs(s.budget.left_s) + " left to stop"]
     .filter(Boolean).join(" · "));
   const cause = s.cause;
@@ -73,6 +74,10 @@ function show(s) {
   fill("transfers", kept.map(t => [t.name, size(t.sent_bytes), size(t.rate_bytes_s) + "/s",
     t.pending_files ? t.pending_files + " files, " + size(t.pending_bytes) : "",
     t.lag_s ? secs(t.lag_s) : "", t.error || t.newest]));
+  const tries = (s.attempts || []).slice().reverse(); $("again").hidden = !(s.attempt > 1);
+  fill("attempts", tries.map(a => [a.attempt, clock(a.began_at),
+    a.began_at && a.ended_at ? secs(a.ended_at - a.began_at) : "",
+    a.cause ? told(a.cause) + (a.kind ? " (" + a.kind + ")" : "") : ""]));
   fill("hosts", s.hosts.map(h => [h.name, h.phase, h.state,
     h.last_seen_s == null ? "" : secs(h.last_seen_s) + " ago"]));
   fill("timeline", s.timeline.slice(-100).reverse().map(entry));
@@ -120,7 +125,9 @@ HTML = f"""<!doctype html>
 <th>output</thead><tbody id="processes"></tbody></table>
 <section id="kept" hidden><h2>Kept elsewhere</h2><table><thead><tr><th>name<th>sent<th>rate
 <th>to be sent<th>behind<th>newest, or what is wrong</thead><tbody id="transfers"></tbody></table>
-</section><h2>Hosts</h2><table><thead><tr><th>name<th>phase<th>state<th>last seen</thead>
+</section><section id="again" hidden><h2>Attempts</h2><table><thead><tr><th>attempt<th>began
+<th>lasted<th>why it ended</thead><tbody id="attempts"></tbody></table></section>
+<h2>Hosts</h2><table><thead><tr><th>name<th>phase<th>state<th>last seen</thead>
 <tbody id="hosts"></tbody></table>
 <h2>Timeline</h2><table><tbody id="timeline"></tbody></table>
 <script>{_SCRIPT}</script></body></html>

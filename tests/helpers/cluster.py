@@ -41,10 +41,14 @@ def snapshot() -> Snapshot:
         "phase": "running",
         "started_at": time.time() - 60,
         "uptime_s": 60.0,
+        "attempt": 1,
+        "restarts": 0,
+        "attempts": [],
         "processes": [
             {
                 "name": "worker",
                 "role": "chief",
+                "attempt": 1,
                 "pid": 4711,
                 "state": "running",
                 "exit": None,
@@ -56,6 +60,7 @@ def snapshot() -> Snapshot:
             {
                 "name": "ps",
                 "role": "ps",
+                "attempt": 1,
                 "pid": None,
                 "state": "exited",
                 "exit": "killed by SIGKILL",

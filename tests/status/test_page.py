@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 
 import pytest
 
 from supervisor.cluster.protocol import encode_cause, encode_verdict
 from supervisor.status.limits import Limits
-from supervisor.status.snapshot import Snapshot
+from supervisor.status.snapshot import AttemptRow, Snapshot
 from tests.helpers import browser
 from tests.helpers.cluster import CAUSE, VERDICT, master, snapshot
 
@@ -60,5 +61,33 @@ def test_a_supervisor_that_is_gone_without_a_word_is_told() -> None:
             await it.server.stop()
             text = await page.wait_for("no answer")
             assert "has ended" not in text
+
+    asyncio.run(scenario())
+
+
+def test_attempts_are_shown_once_there_was_a_restart_and_their_causes_are_text() -> None:
+    async def scenario() -> None:
+        now = snapshot()
+        cause = encode_cause(dataclasses.replace(CAUSE, message="<b>killed</b>\x1b[2J"))
+        async with (
+            master(show=lambda: now, limits=Limits(cache_s=0)) as it,
+            browser.opened(f"{it.url}/") as page,
+        ):
+            assert "attempt" not in (await page.wait_for("running")).lower()
+            first: AttemptRow = {
+                "attempt": 1, "began_at": 100.0, "prepared_s": 0.0, "ended_at": 175.0,
+                "cause": cause, "kind": "crash", "scope": "all", "progressed": True,
+            }  # fmt: skip
+            second: AttemptRow = {
+                "attempt": 2, "began_at": 176.0, "prepared_s": 1.0, "ended_at": None,
+                "cause": None, "kind": None, "scope": None, "progressed": None,
+            }  # fmt: skip
+            now = {**snapshot(), "attempt": 2, "restarts": 1, "attempts": [first, second]}
+            it.server.publish({"at": 1.0, "event": "attempt.restarted"})
+            text = await page.wait_for("attempt 2")
+            assert "1 min 15 s" in text
+            assert "algo-2 worker: <b>killed</b>\\u001b[2J (crash)" in text
+            rows = "[...document.querySelectorAll('#attempts tr')].map(r => r.cells[0].textContent)"
+            assert await page.ask(f"{rows}.join()") == "2,1", "the newest first"
 
     asyncio.run(scenario())

@@ -146,6 +146,7 @@ def test_metrics_are_prometheus_text() -> None:
             assert value("supervisor_phase", phase="running") == 1
             assert value("supervisor_phase", phase="done") == 0
             assert value("supervisor_uptime_seconds") == 60
+            assert value("supervisor_attempt") == 1
             assert value("supervisor_process_cpu_seconds", process="worker") == 12.5
             assert value("supervisor_process_output_bytes", process="worker") == 12_345
             assert value("supervisor_process_running", process="ps") == 0
