@@ -320,8 +320,12 @@ class Attempts:
         return max(0, self.began - 1 - waits)
 
     def newest(self) -> list[AttemptRow]:
-        """For ``/status``: the last few, the oldest first."""
-        return list(self.rows())[-MOST_SHOWN:]
+        """For ``/status``, which is asked often: the last few, the oldest first, without the last
+        words of scripts."""
+        rows = list(self.rows())[-MOST_SHOWN:]
+        for row in rows:
+            row["cause"] = row["cause"] and {**row["cause"], "detail": ""}
+        return rows
 
     def rows(self) -> Iterator[AttemptRow]:
         """Each attempt with its cause and times, the oldest first; the last one with what ended the

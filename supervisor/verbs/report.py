@@ -12,7 +12,7 @@ from supervisor.contract.paths import paths_below
 from supervisor.engines.choosing import RUNS
 from supervisor.faults import counted, safe
 from supervisor.streams.sentences import sentence
-from supervisor.verbs import runs
+from supervisor.verbs import attempts, runs
 from supervisor.verbs.runs import master_report, report_at
 from supervisor.verbs.words import (
     duration,
@@ -81,8 +81,10 @@ def view(reports: Reports, *, everything: bool = False) -> RenderableType:
         Text(headline(master.get("outcome"), cause), style="bold"),
         *(Text(f"    {line}") for line in excerpt(cause)),
         Text(_about(master, reports)),
+        *(Text(line) for line in attempts.verdict(master)),
     ]
     for title, lines in (
+        ("attempts (UTC)", list(attempts.each(reports))),
         ("also", list(_further(reports))),
         ("lost", list(_lost(reports))),
     ):
@@ -228,6 +230,6 @@ def _entry(at: float, host: str, event: str, entry: Mapping[str, Any], *, said: 
     # A process that was stopped repeats the cause in its message.
     dropped = {"at", "event", *(["message"] if event == "process.exited" else [])}
     fields = {key: value for key, value in entry.items() if key not in dropped}
-    if said:
+    if said and not event.startswith("attempt."):  # two of them may have ended alike
         fields["cause"] = "as above"
     return f"{clock}  {host}  {plain(sentence(event, fields))}"

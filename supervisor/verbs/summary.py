@@ -13,6 +13,7 @@ from supervisor.contract.distribution import Strategy
 from supervisor.engines.local import LocalHost
 from supervisor.faults import safe
 from supervisor.streams.masking import Masker
+from supervisor.verbs import attempts
 from supervisor.verbs.report import exit_of, is_culprit
 from supervisor.verbs.runs import master_report
 from supervisor.verbs.words import excerpt, headline, mapping, plain
@@ -65,8 +66,11 @@ def summary(
     cause, outcome = mapping(said.get("cause")), said.get("outcome")
     good = outcome == "succeeded"
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in ("HOST", "ROLE", "EXIT", "TIME", ""):
-        table.add_column(column, justify="right" if column == "TIME" else "left", overflow="fold")
+    again = any((result.report or {}).get("restarts") for result in results)
+    columns = ("HOST", "ROLE", *(["STARTS"] if again else []), "EXIT", "TIME", "")
+    for column in columns:
+        right = column in {"STARTS", "TIME"}
+        table.add_column(column, justify="right" if right else "left", overflow="fold")
     for result in results:
         report = result.report or {}
         tolerated = {(each["host"], each["process"]) for each in report.get("tolerated", [])}
@@ -80,6 +84,7 @@ def summary(
             table.add_row(
                 cell(result.host.name, style),
                 cell(row["role"], style),
+                *([cell(row.get("starts", ""), style)] if again else []),
                 cell(exit_of(row), style),
                 "" if seconds is None else f"{seconds:.1f} s",
                 cell(note, style),
@@ -87,6 +92,7 @@ def summary(
         table.add_row(
             cell(result.host.name),
             "supervisor",
+            *([""] if again else []),
             cell(f"exit {result.exit_code}", "" if result.exit_code == 0 else "red"),
             f"{result.seconds:.1f} s",
             cell(_apart(result, cause)),
@@ -112,6 +118,11 @@ def summary(
         line("")
     console.print(table)
     line("")
+    restarts = list(attempts.summary(_reports(results)))
+    for each in restarts:
+        line(each)
+    if restarts:
+        line("")
     for name, place in _places(run_dir, results):
         line(f"{name:<7}{place}")
     for note in _notes(strategy, results):
@@ -121,12 +132,16 @@ def summary(
 
 def _speaks(results: Sequence[Result]) -> Mapping[str, Any]:
     """The report that tells how the job ended: of one who was there to the end."""
-    known = {
+    return master_report(_reports(results))
+
+
+def _reports(results: Sequence[Result]) -> dict[str, Mapping[str, Any]]:
+    """By host, those that were there to the end first."""
+    return {
         result.host.name: result.report
         for result in sorted(results, key=lambda each: bool(each.given_up))
         if result.report
     }
-    return master_report(known)
 
 
 def _apart(result: Result, cause: Mapping[str, Any]) -> str:

@@ -78,6 +78,12 @@ def of_cause(cause: Mapping[str, Any]) -> str:
     return f"{who(cause)}: {plain(cause.get('message'))}"
 
 
+def short(cause: Mapping[str, Any]) -> str:
+    """A cause's message without how the process ended."""
+    message = plain(cause.get("message"))
+    return message.partition(_ENDED)[0] or message
+
+
 def headline(outcome: object, cause: Mapping[str, Any]) -> str:
     """``FAILED  algo-3 worker: KeyError: 'batch_size' (bug.py:5)``: the end of a job in a line."""
     head = HEADLINES.get(str(outcome), plain(outcome).upper())
@@ -86,7 +92,7 @@ def headline(outcome: object, cause: Mapping[str, Any]) -> str:
     message = plain(cause.get("message"))
     if outcome == "stopped" and message == "received SIGINT":
         return f"{head}  by Ctrl-C"
-    return f"{head}  {who(cause)}: {message.partition(_ENDED)[0] or message}"
+    return f"{head}  {who(cause)}: {short(cause)}"
 
 
 def excerpt(cause: Mapping[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from supervisor.engines.choosing import RUNS
-from supervisor.verbs import report, runs
+from supervisor.verbs import attempts, report, runs
 from tests.helpers.job import COMMAND, Job, environment
 
 CAUSE = {
@@ -41,6 +41,27 @@ def record(host: str, **more: Any) -> dict[str, Any]:
              "cause": f"algo-2 worker: {CAUSE['message']}"},
         ],
     } | more  # fmt: skip
+
+
+def attempt(number: int, began: float | None, **more: Any) -> dict[str, Any]:
+    return {
+        "attempt": number, "began_at": began, "prepared_s": 0.0, "ended_at": None, "cause": None,
+        "kind": None, "scope": None, "progressed": None, "processes": [],
+    } | more  # fmt: skip
+
+
+def of_attempts(host: str, count: int, **more: Any) -> dict[str, Any]:
+    """Of a job that was started anew after each attempt but the last."""
+    killed = {**CAUSE, "message": "killed by SIGKILL after 5.0 s"}
+    ends = {"cause": killed, "kind": "crash", "scope": "all", "progressed": True}
+    began = 1_700_000_000.0
+    rows = [
+        attempt(n, began + 10 * n, ended_at=began + 10 * n + 5, prepared_s=0.3 * (n > 1), **ends)
+        for n in range(1, count)
+    ]
+    last = began + 10 * count
+    rows += [attempt(count, last, ended_at=last + 1, prepared_s=0.3 * (count > 1), cause=CAUSE)]
+    return record(host, attempts=rows, restarts=count - 1, **more)
 
 
 def lay_out(place: pathlib.Path, *reports: dict[str, Any]) -> None:
@@ -108,6 +129,60 @@ def test_what_was_lost_is_shown(tmp_path: pathlib.Path, capsys: pytest.CaptureFi
         assert word in out
 
 
+def test_attempts_are_told_where_there_was_more_than_one(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reason = "3 restarts without progress (SUPERVISOR_RESTARTS=3)"
+    job = of_attempts("algo-1", 2, restartable=True, not_restarted=reason)
+    lay_out(tmp_path / "run", job, of_attempts("algo-2", 2))
+    lines = shown(capsys, tmp_path / "run").splitlines()
+    assert lines[2:4] == [f"not restarted: {reason}", "restartable: yes"]
+    begin = lines.index("attempts (UTC)")
+    first, second, after = lines[begin + 1 : begin + 4]
+    assert first == (
+        "  attempt 1: began 22:13:30, lasted 5.0 s; algo-2 worker: killed by SIGKILL after 5.0 s "
+        "(crash); all scripts start anew"
+    )
+    assert second == (
+        "  attempt 2: began 22:13:40, lasted 1.0 s, down for 0.3 s before; algo-2 worker: "
+        "KeyError: 'batch_size' (bug.py:5)"
+    )
+    assert after == "", "the master's word, once"
+
+
+def test_a_job_of_one_attempt_says_only_whether_to_start_it_again(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lay_out(tmp_path / "run", of_attempts("algo-1", 1, restartable=False, not_restarted=""))
+    out = shown(capsys, tmp_path / "run")
+    assert "restartable: no\n" in out
+    assert "attempt" not in out
+    good = of_attempts("algo-2", 1, outcome="succeeded", restartable=False)
+    lay_out(tmp_path / "good", good)
+    assert "restartable" not in shown(capsys, tmp_path / "good")
+
+
+def test_hosts_that_are_jobs_of_their_own_tell_of_their_own_attempts() -> None:
+    hosts = {host: of_attempts(host, 2, master=host) for host in ("algo-1", "algo-2")}
+    told = [line.partition(":")[0] for line in attempts.each(hosts)]
+    assert told == ["algo-1 attempt 1", "algo-1 attempt 2", "algo-2 attempt 1", "algo-2 attempt 2"]
+
+
+def test_the_end_of_a_local_job_tells_of_the_newest_restarts() -> None:
+    told = list(attempts.summary({"algo-1": of_attempts("algo-1", 3)}))
+    assert len(told) == 2
+    assert told[0] == (
+        "attempt 2: all scripts, after algo-2 worker: killed by SIGKILL after 5.0 s; down for 0.3 s"
+    )
+    many = list(attempts.summary({"algo-1": of_attempts("algo-1", 9, not_restarted="no")}))
+    assert many[0] == "… and 3 more before these"
+    assert [line.partition(":")[0] for line in many[1:]] == [
+        *(f"attempt {n}" for n in range(5, 10)),
+        "not restarted",
+    ]
+    assert not list(attempts.summary({"algo-1": of_attempts("algo-1", 1)}))
+
+
 def test_whatever_a_file_says_is_text(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -121,6 +196,13 @@ def test_whatever_a_file_says_is_text(
         timeline=[{"at": 1.0, "event": evil, "x": evil}, {"at": None}],
         unsent=[{"names": None}],
         cause={"host": evil, "message": evil, "detail": evil},
+        attempts=[
+            {"attempt": evil, "began_at": 1e300, "ended_at": evil, "cause": {"message": evil}},
+            7,
+            {"scope": evil, "kind": evil, "cause": evil, "prepared_s": evil},
+        ],
+        not_restarted=evil,
+        restartable=evil,
     )
     lay_out(tmp_path / "run", strange)
     out = shown(capsys, tmp_path / "run", everything=True)
