@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from supervisor.contract import record
 from supervisor.contract.distribution import Strategy
 from supervisor.contract.paths import Paths
-from supervisor.host.files import Files
+from supervisor.host.files import FILES_CLOCK, Files
 from supervisor.host.keeping import Keeping
 from supervisor.host.present import Present
 from supervisor.host.processes import Processes
@@ -87,12 +87,16 @@ def _numbered(name: str) -> tuple[str, int] | None:
 
 def look(paths: Paths) -> Mark:
     """What lies in the job's directories now. Blocks; looks at a bounded number of files."""
+    step, beat_ns = record.progress(paths), record.heartbeat(paths) or 0
+    return found(paths, _YOUNGEST)._replace(step=step, beat_ns=beat_ns)
+
+
+def found(paths: Paths, before_ns: int) -> Mark:
+    """The newest checkpoint of those that were written before a time. Blocks."""
     from supervisor.host import resumed  # noqa: PLC0415
 
-    checkpoint, written_ns = resumed.newest_with_time(paths.checkpoints, _YOUNGEST)
-    name = checkpoint.removeprefix(paths.checkpoints)
-    step, beat_ns = record.progress(paths), record.heartbeat(paths) or 0
-    return Mark(checkpoint, name, written_ns, step, beat_ns)
+    checkpoint, written_ns = resumed.newest_with_time(paths.checkpoints, before_ns)
+    return Mark(checkpoint, checkpoint.removeprefix(paths.checkpoints), written_ns)
 
 
 class Attempts:
@@ -138,11 +142,13 @@ class Attempts:
         """The first attempt begins: from here on training can have moved."""
         self._open(1)
         if self._present.may_restart:
+            self._started_ns = time.clock_gettime_ns(FILES_CLOCK)
             self._tasks.serve("progress", self._take_mark(), vital=False)
 
     async def _take_mark(self) -> None:
-        self._started_ns = time.time_ns()
-        self._mark = await self._look()
+        """What lay there before: the script may have saved by the time that this is looked at."""
+        paths, before_ns = self._present.plan.paths, self._started_ns
+        self._mark = await self._files.look(lambda: found(paths, before_ns), None)
 
     async def _look(self) -> Mark | None:
         paths = self._present.plan.paths

@@ -17,6 +17,9 @@ RECORD_LIMIT_S: Final = 10.0
 """For each of failure, success and report, while nobody counts the time: a disk that is busy with a
 checkpoint takes a while."""
 
+FILES_CLOCK: Final = 5
+"""CLOCK_REALTIME_COARSE, from which files get their times: the other clock is up to 10 ms ahead."""
+
 T = TypeVar("T")
 P = ParamSpec("P")
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from supervisor.aside import Aside
 from supervisor.cluster import beat
 from supervisor.contract.distribution import Strategy
-from supervisor.host.files import LOOK_S, silent
+from supervisor.host.files import FILES_CLOCK, LOOK_S, silent
 from supervisor.host.present import Present
 from supervisor.host.tasks import Tasks
 from supervisor.host.timeline import Say
@@ -24,9 +24,6 @@ if TYPE_CHECKING:  # not needed before the script's start: loaded when it is use
 
 _SHARED: Final = ("/tmp", "/dev/shm")  # noqa: S108  # looked at, never written
 """Places outside the base directory that scripts fill."""
-
-_FILES_CLOCK: Final = 5
-"""CLOCK_REALTIME_COARSE, from which files get their times: the other clock is up to 10 ms ahead."""
 
 
 class Watches:
@@ -47,7 +44,7 @@ class Watches:
 
     def begin_with_script(self, after_s: float) -> None:
         """The script is about to start. Not later: what it saves at once is not what it found."""
-        resumed = self._say_resumed(time.clock_gettime_ns(_FILES_CLOCK), after_s)
+        resumed = self._say_resumed(time.clock_gettime_ns(FILES_CLOCK), after_s)
         self._tasks.serve("resumed", resumed, vital=False)
         self._tasks.serve("servers", self._watch_servers(), vital=False)
 

@@ -439,7 +439,7 @@ def ranks_of_attempt(job: Job, attempt: int, *, after: str) -> dict[int, int]:
     said = rf"<stdout>:rank (\d) attempt {attempt} on algo-(\d) pid (\d+) after (.*)\.$"
     # mpirun keeps no order between ranks.
     found: list[tuple[str, ...]] = wait_until(
-        lambda: len(rows := re.findall(said, job.output, re.MULTILINE)) == 6 and rows,
+        lambda: rows if len(rows := re.findall(said, job.output, re.MULTILINE)) == 6 else [],
         20,
         "not all ranks",
     )
