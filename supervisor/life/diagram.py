@@ -1,4 +1,5 @@
-"""The automata of ``automaton.py`` and the ladder of ``ladder.py`` as Mermaid state diagrams.
+"""The automata of ``automaton.py`` and the ladder of ``ladder.py`` as Mermaid state diagrams, and
+the tables of ``attempts.py`` in Markdown.
 
 ``python -m supervisor.life.diagram`` writes them anew where they stand in the guide. The reducer
 steps through the same tables, so that what is drawn is what happens. (The model is h11, whose
@@ -13,12 +14,23 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final, TypeVar
 
+from supervisor.life.attempts import KINDS, NEVER, SCOPES, Scope
 from supervisor.life.automaton import JOB, LIVES, PHASES, Trigger
 from supervisor.life.ladder import LADDER, Measure, To, Whom
 from supervisor.life.words import JobState, Life, Phase, Rung
 
-GUIDE: Final = pathlib.Path(__file__).parents[1] / "guide" / "design.md"
+_PAGES: Final = pathlib.Path(__file__).parents[1] / "guide"
+GUIDE: Final = _PAGES / "design.md"
+ATTEMPTS: Final = _PAGES / "attempts.md"
 _BLOCK: Final = re.compile(r"```mermaid\n---\ntitle: ([^\n]*)\n---\n.*?```", re.DOTALL)
+_TABLE: Final = re.compile(r"^(\|[^\n]*\|)\n\|[-|]+\|\n(?:\|[^\n]*\n)*", re.MULTILINE)
+_SCOPES: Final = "| strategy | what ended | what starts anew | because |"
+_KINDS: Final = "| kind | what it is | restarts without progress | counted |"
+_ANEW: Final = {
+    Scope.ALONE: "it alone",
+    Scope.CHIEF: "the chief and all parameter servers",
+    Scope.ALL: "all processes of all hosts but the evaluator's",
+}
 _KILLED: Final = Phase.KILLING.value
 """Where the ladder ends."""
 _DONE: Final = {
@@ -40,17 +52,40 @@ def diagrams() -> dict[str, str]:
     }
 
 
+def tables() -> dict[str, str]:
+    """Each table of attempts by its first line, which is how it is found."""
+    scopes = (
+        f"`{strategy}` | {part} | {_ANEW[scope]} | {why}"
+        for (strategy, part), (scope, why) in SCOPES.items()
+    )
+    kinds = (
+        f"{kind} | {row.means} | {row.budget} | {_counted(row.charged, row.budget)}"
+        for kind, row in KINDS.items()
+    )
+    return {_SCOPES: _table(_SCOPES, scopes), _KINDS: _table(_KINDS, kinds)}
+
+
+def _counted(charged: bool, budget: str) -> str:
+    return "" if budget == NEVER else "yes" if charged else "no"
+
+
+def _table(head: str, rows: Iterable[str]) -> str:
+    line = "|" + "---|" * (head.count("|") - 1)
+    return "\n".join((head, line, *(f"| {row} |" for row in rows))) + "\n"
+
+
 def mermaid() -> str:
     """All of them, fenced as they stand in the guide."""
     return "\n\n".join(_fenced(title, text) for title, text in diagrams().items())
 
 
 def renewed(guide: str) -> str:
-    """The guide's text with each of our diagrams as the tables give it; others stay."""
-    drawn = diagrams()
-    return _BLOCK.sub(
+    """The guide's text with each of our diagrams and tables as it is by now; others stay."""
+    drawn, written = diagrams(), tables()
+    guide = _BLOCK.sub(
         lambda block: _fenced(block[1], drawn[block[1]]) if block[1] in drawn else block[0], guide
     )
+    return _TABLE.sub(lambda table: written.get(table[1], table[0]), guide)
 
 
 def _fenced(title: str, text: str) -> str:
@@ -96,4 +131,5 @@ def _asked(measure: Measure) -> str:
 
 
 if __name__ == "__main__":
-    GUIDE.write_text(renewed(GUIDE.read_text()))
+    for page in (GUIDE, ATTEMPTS):
+        page.write_text(renewed(page.read_text()))

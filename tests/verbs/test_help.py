@@ -49,7 +49,7 @@ def test_a_link_to_a_page_says_what_to_type(capsys: pytest.CaptureFixture[str]) 
     ("topic", "said"),
     [
         ("storge", "no topic 'storge'; did you mean storage?"),
-        ("zzz", "there are changes, cluster, commands, "),
+        ("zzz", "there are attempts, changes, cluster, "),
         ("a\x1b[2J", r"no topic 'a\x1b[2J'; "),
     ],
 )
