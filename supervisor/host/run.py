@@ -58,8 +58,19 @@ LAID_OUT: Final = "SUPERVISOR_ENGINE=local"
 OWN_S: Final = 0.2
 """A platform that stops the hosts of a job one after the other comes to the last one so much later;
 4 to 15 ms with three nodes of Slurm on two busy processors."""
+JITTER: Final = 0.2
+"""Of the pause before another attempt, up or down: jobs that failed by the same outage do not come
+back to it at the same moment."""
 LOOK_AGAIN_S: Final = 0.2
 """Where the time to die is over and it is only a matter of a moment."""
+
+
+def jittered(deadline: ev.Deadline, seconds: float) -> float:
+    if deadline is not ev.Deadline.BACKOFF:
+        return seconds
+    import random  # noqa: PLC0415  # 2 ms, and the script's start waits for us
+
+    return seconds * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311  # jitter
 
 
 async def run_host(
@@ -333,7 +344,7 @@ class _Host:
             case ev.KillTree(process):
                 self.processes.kill(process)
             case ev.Arm(deadline, seconds):
-                self._timers.arm(deadline, seconds)
+                self._timers.arm(deadline, jittered(deadline, seconds))
             case ev.Disarm(deadline):
                 self._timers.disarm(deadline)
             case ev.Announce():

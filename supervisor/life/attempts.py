@@ -309,9 +309,18 @@ def decide(
             if kind is Kind.STARTUP:
                 how = f"{done}, and no attempt has made progress"
             return Refused(kind, f"{how} (SUPERVISOR_RESTARTS={policy.restarts})", restartable=True)
-    # 2.0 ** 1024 is an OverflowError.
-    pause_s = min(_LONGEST_PAUSE_S, 2.0 ** min(len(chain) - 1, 10)) if chain else 0.0
-    return Restart(kind, scope, pause_s)
+    return Restart(kind, scope, _pause_s(cause, chain))
+
+
+def _pause_s(cause: Cause, chain: tuple[Past, ...]) -> float:
+    """None for the first restart after progress; then 1, 2, 4 … s from end to start, less the time
+    that the attempt has run: what comes up, works for a while and dies is no hot loop, and to wait
+    would only lose steps."""
+    if not chain:
+        return 0.0
+    wanted_s = min(_LONGEST_PAUSE_S, 2.0 ** min(len(chain) - 1, 10))  # 2.0 ** 1024 overflows
+    ran_s = max(0.0, cause.at - chain[0].cause.at)  # clocks of two hosts may be
+    return max(0.0, wanted_s - ran_s)
 
 
 def restartable(cause: Cause) -> bool:

@@ -311,6 +311,15 @@ def test_pauses_double_to_a_minute() -> None:
     assert last is not None
 
 
+def test_an_attempt_that_has_run_for_longer_than_its_pause_is_followed_at_once() -> None:
+    past = (CRASHED,) * 3
+    later = [failed(signum=9, at=START + ran_s) for ran_s in (0.0, 1.5, 3.0, 4.0, 100.0, -5.0)]
+    policy = Policy(restarts=10)
+    found = [decide(each, past, policy, Scope.ALL, progressed=False) for each in later]
+    pauses = [each.after_s for each in found if isinstance(each, Restart)]
+    assert pauses == [4.0, 2.5, 1.0, 0.0, 0.0, 4.0]
+
+
 def test_a_long_row_of_preemptions_has_a_pause_too() -> None:
     """The 1026th of a row was an OverflowError."""
     found = decide(failed(42), (PREEMPTED,) * 2000, POLICY, Scope.ALL, progressed=False)
