@@ -51,7 +51,8 @@ document::
 - ``heard`` is the revision of the job document that the member knows, 0 for none.
 - ``attempt`` is the one that the report speaks of. If the job is at a later one, the report is a
   sign of life and no more: it is refused with ``attempt``, the member need not repeat it, and has
-  more to say as soon as it hears the job document. One of an attempt that has not begun is 400.
+  more to say as soon as it hears the job document; a host that comes down for good is heard
+  whatever its attempt. One of an attempt that has not begun is 400.
 - ``turn`` is that of the last order for which all is down and ready on the host, 0 for none.
 - ``progressed`` says that training has moved since the attempt began.
 - Accepted from the named host's own addresses only, and with ``Authorization: Bearer TOKEN``

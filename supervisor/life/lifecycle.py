@@ -450,6 +450,8 @@ def _member_reported(state: State, event: ev.MemberReported, actions: list[ev.Ac
         return state
     state = replace(state, moved=state.moved or event.progressed)
     failures = {CauseKind.SCRIPT_FAILED, CauseKind.START_FAILED, CauseKind.ESSENTIAL_DIED}
+    if state.restarts and event.phase not in {Phase.RUNNING, Phase.RESTARTING}:
+        return end(state, told, actions)  # it could not wait for our word, and ends for good
     if told.kind in failures or (told.kind is CauseKind.HANG and state.restarts):
         return _failed(state, told, actions)
     return end(state, told, actions)

@@ -88,18 +88,22 @@ def must_have_begun(attempt: int, document: JobDocument) -> None:
         raise Refused(400, f"attempt: {attempt}, the job is at attempt {document.attempt}")
 
 
-def _must_go_on(host: str, attempt: int, document: JobDocument) -> None:
+def _must_go_on(host: str, report: HostReport, document: JobDocument) -> None:
     """Refuse what is said of another attempt than the job's.
 
-    Of one that is over it is no fault: the host reported while another was being ordered.
+    Of one that is over it is no fault: the host reported while another was being ordered. A host
+    that ends says so whatever the attempt: it has no more to say, and nobody else says it.
 
     Raises:
         Refused: 400, or 409 for one that is over.
 
     """
-    must_have_begun(attempt, document)
-    if attempt < document.attempt:
-        text = f"{host} speaks of attempt {attempt}, the job is at attempt {document.attempt}"
+    must_have_begun(report.attempt, document)
+    goes_on = report.phase in {Phase.RUNNING, Phase.RESTARTING}
+    if report.attempt < document.attempt and goes_on:
+        text = (
+            f"{host} speaks of attempt {report.attempt}, the job is at attempt {document.attempt}"
+        )
         raise Refused(409, text, Refusal.ATTEMPT)
 
 
@@ -398,7 +402,7 @@ class Members:
         if not report.instance:
             raise Refused(400, _NAMELESS)
         self.admit(Claim(host, report.instance, report.job, report.run), connection)
-        _must_go_on(host, report.attempt, self._board.document)
+        _must_go_on(host, report, self._board.document)
         said = self._reported[host]
         last = said.report
         if last is not None and report.seq < last.seq:

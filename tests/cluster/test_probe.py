@@ -314,7 +314,7 @@ def test_a_report_of_an_attempt_that_is_over_is_over_too() -> None:
             order = Order(1, 2, Scope.ALL, (("algo-2", "worker"),), CAUSE)
             it.board.announce(JobState.RESTARTING, order=order)
             await until(lambda: member.events[-1].__class__ is ev.JobChanged)
-            member.link.report(Phase.DRAINING, script_ended=True, cause=CAUSE)
+            member.link.report(Phase.RUNNING, script_ended=True, cause=CAUSE)
             assert await member.link.flush(5)
             assert (len(it.reports), it.refused, member.link.problem) == (1, [], None)
             assert it.server._counts["refused_requests"] == 1
@@ -329,6 +329,23 @@ def test_a_report_of_an_attempt_that_is_over_is_over_too() -> None:
             it.board.announce(JobState.RUNNING)
             running = ev.JobChanged(JobState.RUNNING, None, order=order)
             await until(lambda: member.events[-1] == running)
+
+    asyncio.run(scenario())
+
+
+def test_a_host_that_ends_is_heard_whatever_its_attempt() -> None:
+    """Stopped while another attempt was being ordered it left, its word refused, and was taken for
+    lost."""
+
+    async def scenario() -> None:
+        async with master() as it, link(it.server.port) as member:
+            member.link.report(Phase.RUNNING, script_ended=False, cause=None)
+            assert await member.link.flush(5)
+            it.board.announce(JobState.RESTARTING, order=Order(1, 2, Scope.ALL, (), CAUSE))
+            member.link.report(Phase.DRAINING, script_ended=False, cause=CAUSE)
+            assert await member.link.flush(5)
+            report = it.reports[-1][1]
+            assert (report.phase, report.cause, report.attempt) == (Phase.DRAINING, CAUSE, 1)
 
     asyncio.run(scenario())
 

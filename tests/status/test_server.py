@@ -468,7 +468,7 @@ def test_what_is_said_of_an_attempt_that_is_over_is_a_sign_of_life_and_no_more()
         async with master() as it:
             assert await report(it, "m-1", Phase.RUNNING) == (200, "")
             it.board.announce(JobState.RESTARTING, order=ORDER)
-            late = HostReport("m-1", Phase.DRAINING, True, CAUSE, 1, 2, "run-1")
+            late = HostReport("m-1", Phase.RUNNING, True, CAUSE, 1, 2, "run-1")
             for _ in range(2):
                 status, answer = await put(it.url, "algo-2", encode_report(late))
                 assert status == 409
