@@ -133,6 +133,7 @@ def attempts_of(present: Any) -> Attempts:
     unused: Any = None
     return Attempts(
         present, post=unused, say=unused, tasks=unused, files=unused, processes=unused,
+        keeping=unused,
         masker=Masker([]),
     )  # fmt: skip
 
