@@ -6,6 +6,7 @@ Loaded and run where the job may go on after a failure.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections import Counter, deque
@@ -32,8 +33,9 @@ if TYPE_CHECKING:  # not needed before the script's start
     from supervisor.life.attempts import Order
     from supervisor.status.snapshot import AttemptRow, Sample
 
-LOOK_S: Final = 0.25
-"""A failure is judged without an answer after so long: nothing else is heard meanwhile."""
+LOOK_S: Final = 1.0
+"""A failure is judged without an answer after so long: nothing else is heard meanwhile. It takes a
+few milliseconds, and more where processors are short."""
 HANDOVER_S: Final = 55.0
 """So long what the script saved may take to be sent; less than `restarting.HANDOVER_S`."""
 BEAT_S: Final = 10.0
@@ -152,7 +154,9 @@ class Attempts:
 
     async def _look(self) -> Mark | None:
         paths = self._present.plan.paths
-        return await self._files.look(lambda: look(paths), None, limit_s=LOOK_S)
+        with contextlib.suppress(TimeoutError):
+            return await self._files.ask(LOOK_S, look, paths)
+        return None
 
     async def judged(self, event: ev.Event) -> ev.Event:
         """A failure with what is known of progress, where that decides about another attempt."""

@@ -40,15 +40,15 @@ class Files:
         """``call(…)``, which may block. Raises TimeoutError after ``limit_s`` seconds."""
         return await self._aside(limit_s, call, *args, **kwargs)
 
-    async def look(self, call: Callable[[], T], otherwise: T, *, limit_s: float = LOOK_S) -> T:
+    async def look(self, call: Callable[[], T], otherwise: T) -> T:
         """What ``call`` sees in the script's files; ``otherwise`` where they do not answer, which
         is said once."""
         try:
-            return await self.ask(limit_s, call)
+            return await self.ask(LOOK_S, call)
         except TimeoutError:
             if not self._said_silent:
                 self._said_silent = True
-                self._say("warning", "files.silent", text=silent(self._base, limit_s))
+                self._say("warning", "files.silent", text=silent(self._base, LOOK_S))
             return otherwise
 
 
