@@ -222,7 +222,7 @@ def job_table(status: Mapping[str, Any], most: int) -> RenderableType:
     rows = [(line.name, line.phase, line.state, line.seen, line.note) for line in lines]
     hosts = counted(len(mappings(status.get("hosts"))), "host")
     head = [plain(status.get("job")), plain(status.get("phase")), hosts]
-    head.append(f"up {duration(status.get('uptime_s'))}")
+    head += [f"up {duration(status.get('uptime_s'))}", _attempt(status)]
     parts: list[RenderableType] = [Text(" · ".join(filter(None, head)), style="bold")]
     if ended := _ended(status):
         parts.append(ended)
@@ -230,6 +230,11 @@ def job_table(status: Mapping[str, Any], most: int) -> RenderableType:
         parts.append(Text(f"waiting for {waiting}", style="yellow"))
     parts += [Text(""), _grid(("host", "phase", "state", "last seen", ""), rows, mark=marked)]
     return Group(*parts)
+
+
+def _attempt(status: Mapping[str, Any]) -> str:
+    """Which one it is, once something was started anew."""
+    return f"attempt {plain(status.get('attempt'))}" if number(status.get("restarts")) else ""
 
 
 def table(status: Mapping[str, Any]) -> RenderableType:
@@ -244,6 +249,7 @@ def table(status: Mapping[str, Any]) -> RenderableType:
         plain(status.get("job")),
         f"master {plain(status.get('master'))}",
         f"up {duration(status.get('uptime_s'))}",
+        _attempt(status),
     ]
     if budget.get("left_s") is not None:
         head.append(f"{duration(budget.get('left_s'))} left to stop")

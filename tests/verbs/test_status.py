@@ -49,6 +49,7 @@ def failed() -> Snapshot:
     shown["verdict"] = encode_verdict(VERDICT)
     shown["budget"] = {"limit_s": 120.0, "left_s": 99.5}
     shown["job"] = "[red]evil\x1b[2Jjob"
+    shown["attempt"], shown["restarts"] = 4, 3
     return shown
 
 
@@ -78,6 +79,7 @@ def test_the_table_says_what_matters() -> None:
             for word in (
                 "algo-1 · running",
                 "1 min 39 s left to stop",
+                "attempt 4",
                 "verdict: failed",
                 "cause: algo-2 worker: RuntimeError: loss is NaN (train.py:88); exit 1",
                 "killed by SIGKILL",
