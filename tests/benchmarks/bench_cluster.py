@@ -291,6 +291,7 @@ async def start(*words: object, module: str = "tests.benchmarks.bench_cluster") 
 
 async def restart(server: Part, clients: list[Part]) -> tuple[float, float, float]:
     """From the order until all have heard it, until all are ready, until all hear that it runs."""
+    await asyncio.sleep(1)  # every member polls again
     server.tell("restart")
     ordered = await server.hear("ordered")
     heard = [at for client in clients for at in await client.hear("restarting")]
