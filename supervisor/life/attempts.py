@@ -20,6 +20,9 @@ WINDOW_S: Final = 3600.0
 """What was preempted is started anew without limit for so long after the last progress."""
 VICTIM_S: Final = 10.0
 """A failure that speaks of a lost peer so soon after a restart is taken for its consequence."""
+WORKERS_OUTLIVE: Final = 3
+"""So many chiefs the workers of a parameter-server cluster outlive; with the next they start anew
+too. What each chief had on them stays there (891, 1,185, 1,478 MB with a large model)."""
 _LONGEST_PAUSE_S: Final = 60.0
 MOST_NAMED: Final = 256
 """Processes that an order names; of more the whole job starts anew."""
@@ -309,7 +312,18 @@ def decide(
             if kind is Kind.STARTUP:
                 how = f"{done}, and no attempt has made progress"
             return Refused(kind, f"{how} (SUPERVISOR_RESTARTS={policy.restarts})", restartable=True)
-    return Restart(kind, scope, _pause_s(cause, chain))
+    return Restart(kind, _wide_enough(scope, past, progressed=progressed), _pause_s(cause, chain))
+
+
+def _wide_enough(scope: Scope, past: tuple[Past, ...], *, progressed: bool) -> Scope:
+    """Workers that outlive a chief start anew as well, where that chief's successor has not come
+    further with them, and after ``WORKERS_OUTLIVE`` chiefs."""
+    if scope is not Scope.CHIEF:
+        return scope
+    job = [each.scope for each in past if each.scope is not Scope.ALONE]
+    in_vain = not progressed and job[-1:] == [Scope.CHIEF]
+    often = job[-WORKERS_OUTLIVE:] == [Scope.CHIEF] * WORKERS_OUTLIVE
+    return Scope.ALL if in_vain or often else scope
 
 
 def _pause_s(cause: Cause, chain: tuple[Past, ...]) -> float:

@@ -11,7 +11,14 @@ from supervisor.verbs.words import ago, mapping, mappings, number, plain
 
 _WORST: Final = ("crashed", "unreachable", "lost", "bare", "unseen")
 """States of a host that are worth a look, the worst first."""
-_ON_THE_WAY: Final = ("preparing", "joining", "killing", "draining", "publishing")
+_ON_THE_WAY: Final = (
+    "preparing",
+    "joining",
+    "restarting",
+    "killing",
+    "draining",
+    "publishing",
+)
 
 
 @dataclass(frozen=True, slots=True)
