@@ -26,7 +26,7 @@ from supervisor.host.tasks import Tasks
 from supervisor.host.timeline import Say
 from supervisor.life import events as ev
 from supervisor.life.state import State, process_of
-from supervisor.life.words import Cause, JobState, Outcome, ProcessSpec
+from supervisor.life.words import Cause, JobState, Outcome, Phase, ProcessSpec
 from supervisor.streams.masking import Masker
 
 if TYPE_CHECKING:  # not needed before the script's start
@@ -152,6 +152,10 @@ class Attempts:
         paths, before_ns = self._present.plan.paths, self._started_ns
         self._mark = await self._files.look(lambda: found(paths, before_ns), None)
 
+    async def _renew_mark(self) -> None:
+        """Something starts anew elsewhere: from here on progress counts once more."""
+        self._mark = await self._look() or self._mark
+
     async def _look(self) -> Mark | None:
         paths = self._present.plan.paths
         with contextlib.suppress(TimeoutError):
@@ -254,6 +258,8 @@ class Attempts:
             self.judged_at = time.monotonic()
             self._close(order, after)
             self._open(after.attempt)
+            if after.phase is not Phase.RESTARTING:  # else when all is down
+                self._tasks.serve("progress", self._renew_mark(), vital=False)
         if not self._rows:
             return
         row = self._rows[-1]

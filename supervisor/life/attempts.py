@@ -25,7 +25,9 @@ WORKERS_OUTLIVE: Final = 3
 too. What each chief had on them stays there (891, 1,185, 1,478 MB with a large model)."""
 _LONGEST_PAUSE_S: Final = 60.0
 MOST_NAMED: Final = 256
-"""Processes that an order names; of more the whole job starts anew."""
+"""Processes that an order names; of more the whole job starts anew …"""
+MOST_LETTERS: Final = 12_000
+"""… and where their names are so long together."""
 
 
 class Scope(enum.StrEnum):
@@ -437,7 +439,14 @@ def widened(order: Order, scope: Scope, host: str, process: str) -> Order:
     if (host, process) not in named:
         named = (*named, (host, process))
     wider = max(order.scope, scope, key=lambda each: each.width)
-    if len(named) > MOST_NAMED:
-        # The evaluator is no part of all, and there is one at most.
-        named, wider = tuple(each for each in named if each[1] == Role.EVALUATOR), Scope.ALL
-    return order._replace(turn=order.turn + 1, scope=wider, named=named)
+    return bounded(order._replace(turn=order.turn + 1, scope=wider, named=named))
+
+
+def bounded(order: Order) -> Order:
+    """As it fits into a document: all start anew where those that do are too many to be named."""
+    letters = sum(len(host) + len(process) for host, process in order.named)
+    if len(order.named) <= MOST_NAMED and letters <= MOST_LETTERS:
+        return order
+    # The evaluator is no part of all, and there is one at most.
+    evaluators = tuple(each for each in order.named if each[1] == Role.EVALUATOR)
+    return order._replace(scope=Scope.ALL, named=evaluators)

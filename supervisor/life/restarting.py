@@ -18,12 +18,14 @@ from typing import Final
 
 from supervisor.life import events as ev
 from supervisor.life.attempts import (
+    NONE,
     RESTARTED,
     Order,
     Past,
     Refused,
     Restart,
     Scope,
+    bounded,
     decide,
     scope_of,
     widened,
@@ -53,10 +55,12 @@ _SHOWN: Final = 10
 
 def failed(state: State, cause: Cause, actions: list[ev.Action]) -> State:
     """A failure here, or on the master anywhere, of what could start anew."""
-    if state.setup.is_member:
-        state = replace(state, asked=cause)
-        return arm(state, ev.Deadline.DECISION, state.setup.budgets.lease_s, actions)
     process = cause.process or ""
+    if state.setup.is_member:
+        if state.asked is not None:
+            state = note(state, state.asked, actions)
+        state = replace(state, asked=cause, fallen=(*state.fallen, (cause.host, process)))
+        return arm(state, ev.Deadline.DECISION, state.setup.budgets.lease_s, actions)
     if state.job is JobState.RESTARTING:
         state = note(state, cause, actions)
         assert state.order is not None
@@ -73,10 +77,10 @@ def judge(state: State, cause: Cause, actions: list[ev.Action], now: float = 0.0
     """On the master, or alone: another attempt, or the end."""
     setup = state.setup
     assert setup.policy is not None
-    scope, progressed = _scope_of(state, cause), state.moved
-    decision = decide(
-        cause, state.past, setup.policy, scope, progressed=progressed, now=now or cause.at
-    )
+    scope, progressed, past = _scope_of(state, cause), state.moved, state.past
+    if setup.strategy == NONE:  # what moves one host's training is nothing to another
+        past = tuple(each for each in past if each.cause.host == cause.host)
+    decision = decide(cause, past, setup.policy, scope, progressed=progressed, now=now or cause.at)
     match decision:
         case Refused():
             fields = (("cause", str(cause)), ("reason", decision.reason))
@@ -91,11 +95,12 @@ def judge(state: State, cause: Cause, actions: list[ev.Action], now: float = 0.0
             if suspect not in {None, cause}:
                 assert suspect is not None
                 state = note(state, suspect, actions)
-            past = Past(state.attempt, kind, scope, cause, progressed)
+            ended = Past(state.attempt, kind, scope, cause, progressed)
             turn, attempt = _turn(state) + 1, state.attempt + 1
             named = tuple(dict.fromkeys((*state.fallen, (cause.host, cause.process or ""))))
-            state = replace(state, past=(*state.past, past)[-MOST_PAST:])
-            state = _give(state, Order(turn, attempt, scope, named, cause), actions)
+            state = replace(state, past=(*state.past, ended)[-MOST_PAST:])
+            order = bounded(Order(turn, attempt, scope, named, cause))
+            state = _give(state, order, actions)
             if after_s:
                 words = (("attempt", attempt), ("after_s", after_s), ("cause", str(cause)))
                 actions.append(ev.Say("attempt.waiting", words))
@@ -165,13 +170,17 @@ def follow(
 
 
 def _concerned(state: State, order: Order) -> tuple[str, ...]:
-    """The processes of this host that start anew by it."""
+    """The processes of this host that start anew by it: with one of them also those that have
+    fallen here at the same time, of which the master may have heard of one alone."""
     host = state.setup.host
-    return tuple(
+    names = {
         process.name
         for process in state.processes
         if not process.step and _concerns(state, order, host, process.name)
-    )
+    }
+    if names or order.scope is not Scope.ALONE:
+        names |= {process for at, process in state.fallen if at == host}
+    return tuple(process.name for process in state.processes if process.name in names)
 
 
 def _begin(state: State, order: Order, actions: list[ev.Action]) -> State:
@@ -185,7 +194,7 @@ def _begin(state: State, order: Order, actions: list[ev.Action]) -> State:
     others = (state.asked,) if state.asked and state.asked != order.cause else ()
     for other in others:
         state = note(state, other, actions)
-    state = replace(state, asked=None, suspect=None, moved=False)
+    state = replace(state, asked=None, suspect=None, moved=False, fallen=())
     if state.suspended:
         state = resume(state, actions)
     for name in names:
@@ -331,6 +340,8 @@ def over(state: State, actions: list[ev.Action]) -> State:
     """What was to start anew is not down and ready in time: the failure ends the job after all."""
     if state.order is None or not state.under_way:
         return state
+    if ev.Deadline.BACKOFF in state.armed:
+        return arm(state, ev.Deadline.RESTART, _bound_s(state), actions)
     who = ", ".join(_waited_for(state, state.order)[:_SHOWN]) or state.setup.master
     reason = f"waited {_bound_s(state):g} s in vain for {who} to be down and ready"
     return _give_up(state, reason, actions)

@@ -177,7 +177,8 @@ class State:
     asked: Cause | None = None
     """On a member: its failure, about which the master is to judge."""
     fallen: tuple[tuple[str, str], ...] = ()
-    """On the master: hosts and processes that have failed, and about which nothing was ordered."""
+    """Hosts and processes that have failed, and about which nothing was ordered: all that the
+    master knows of, or a member's own."""
     past: tuple[Past, ...] = ()
     """On the master: how the earlier attempts ended."""
     refused: Refused | None = None

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from supervisor.life import events as ev
-from supervisor.life.attempts import Kind, Order, Policy, Scope
+from supervisor.life.attempts import Kind, Order, Past, Policy, Scope, bounded
 from supervisor.life.state import Process, Setup, State, initial, process_of
 from supervisor.life.words import Cause, CauseKind, ExitStatus, JobState, Life, Phase, SuccessPolicy
 from tests.life.test_lifecycle import (
@@ -404,6 +404,48 @@ def test_hosts_without_a_distribution_have_budgets_of_their_own() -> None:
     state, _ = play(state, [told("algo-2", failure("algo-2", at=9.0), turn=1)])
     assert state.cause is not None
     assert state.cause.host == "algo-2"
+
+
+def test_a_longer_pause_than_coming_down_may_take_is_no_failure() -> None:
+    state, _ = play(going_on(alone(), "none", Policy(restarts=99)), RUNNING_ALONE)
+    past = Past(1, Kind.CRASH, Scope.ALONE, failure("algo-1", "chief"), progressed=False)
+    state = replace(state, past=(past,) * 9)
+    state, actions = play(state, [ev.Exited("chief", KILLED, 1.0, "killed")])
+    assert ev.Arm(ev.Deadline.BACKOFF, 60.0) in actions
+    state, actions = play(state, [ev.Readied(1), ev.Expired(ev.Deadline.RESTART, 42.0)])
+    assert (state.phase, state.cause) == (Phase.RESTARTING, None)
+    assert ev.Deadline.RESTART in state.armed
+    state, actions = play(state, [ev.Expired(ev.Deadline.BACKOFF, 61.0)])
+    assert starts(actions) == ["chief"]
+
+
+def test_two_that_fall_on_one_host_at_once_both_start_anew() -> None:
+    """A report has one cause: the master may never hear of the first."""
+    fallen = [ev.Exited("worker", KILLED, 1.0), ev.Exited("ps", KILLED, 1.0)]
+    state, _ = play(member(), [*HEARD, *fallen])
+    order = Order(1, 2, Scope.CHIEF, (("algo-2", "ps"),), failure("algo-2", "ps"))
+    state, actions = play(state, [ev.JobChanged(JobState.RESTARTING, None, order=order)])
+    assert [a.processes for a in actions if isinstance(a, ev.MakeReady)] == [("ps", "worker")]
+
+
+def test_progress_of_one_host_is_none_of_another_where_each_is_a_job_of_its_own() -> None:
+    state = going_on(master(SuccessPolicy.ALL), "none", Policy(restarts=1))
+    state, _ = play(initial(state.setup, (Process("chief", False),)), RUNNING_MASTER)
+    state, _ = play(state, [told("algo-2", failure("algo-2")), told("algo-2", turn=1)])
+    moved = told("algo-3", failure("algo-3", at=2.0), progressed=True)
+    state, _ = play(state, [moved, told("algo-3", turn=2)])
+    assert state.phase is Phase.RUNNING
+    state, _ = play(state, [told("algo-2", failure("algo-2", at=3.0), turn=1)])
+    assert state.cause is not None
+    assert state.cause.host == "algo-2"
+
+
+def test_an_order_that_would_name_too_many_starts_all_anew() -> None:
+    many = tuple((f"host-{number:04}", "worker") for number in range(257))
+    assert bounded(Order(1, 2, Scope.ALONE, many)) == Order(1, 2, Scope.ALL, ())
+    long = tuple((f"{number:03}" + "h" * 240, "worker") for number in range(60))
+    assert bounded(Order(1, 2, Scope.ALONE, long)).scope is Scope.ALL
+    assert bounded(Order(1, 2, Scope.ALONE, long[:9])).scope is Scope.ALONE
 
 
 # --------------------------------------------------------------------------- one checkpoint for all
