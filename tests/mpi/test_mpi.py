@@ -437,12 +437,12 @@ def ranks_of_attempt(job: Job, attempt: int, *, after: str) -> dict[int, int]:
     """Rank → pid, once they train; all of them know their attempt, and who failed before."""
     job.wait_for(rf"training, attempt {attempt}\n")
     said = rf"<stdout>:rank (\d) attempt {attempt} on algo-(\d) pid (\d+) after (.*)\.$"
-    # mpirun keeps no order between ranks.
-    found: list[tuple[str, ...]] = wait_until(
-        lambda: rows if len(rows := re.findall(said, job.output, re.MULTILINE)) == 6 else [],
-        20,
-        "not all ranks",
-    )
+
+    def look() -> list[tuple[str, str, str, str]]:  # mpirun keeps no order between ranks
+        rows = re.findall(said, job.output, re.MULTILINE)
+        return rows if len(rows) == 6 else []
+
+    found = wait_until(look, 20, "not all ranks")
     for rank, host, _, cause in found:
         assert int(host) == int(rank) // 2 + 1
         assert after in cause if after else not cause
