@@ -142,6 +142,7 @@ print(f"ended in attempt {attempt}", flush=True)
 """
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("strategy", "options", "process"),
     [("none", (), "worker"), ("mwms", ("--evaluator", "last"), "evaluator")],

@@ -110,6 +110,7 @@ def test_a_rule_of_the_user_starts_anew_or_stops(tmp_path: pathlib.Path) -> None
     assert len(host.report["attempts"]) == 3
 
 
+@pytest.mark.twice
 def test_a_code_of_its_own_tells_the_platform_to_start_the_job_again(
     tmp_path: pathlib.Path,
 ) -> None:
@@ -119,6 +120,7 @@ def test_a_code_of_its_own_tells_the_platform_to_start_the_job_again(
     assert host.report["restartable"] is True
 
 
+@pytest.mark.twice
 def test_a_log_file_goes_on_over_attempts(tmp_path: pathlib.Path) -> None:
     host = run(tmp_path, SAVING, code=0, SUPERVISOR_LOG_FILES="true")
     text = host.log_file().read_text()
@@ -133,6 +135,7 @@ def attempts_of(job: Job, host: str) -> list[int]:
     return [int(n) for n in re.findall(rf"{host} \w+ │ begins attempt (\d+)", job.output)]
 
 
+@pytest.mark.twice
 def test_all_scripts_start_anew_where_they_depend_on_each_other(tmp_path: pathlib.Path) -> None:
     with Job(tmp_path / "run", "--strategy", "mwms", AGAIN, SUPERVISOR_RESTARTS="1") as job:
         assert job.wait() == 0
@@ -143,6 +146,7 @@ def test_all_scripts_start_anew_where_they_depend_on_each_other(tmp_path: pathli
         assert report["attempts"][0]["cause"]["host"] == "algo-2"
 
 
+@pytest.mark.twice
 def test_hosts_without_a_distribution_start_anew_alone(tmp_path: pathlib.Path) -> None:
     with Job(tmp_path / "run", "--strategy", "none", AGAIN, SUPERVISOR_RESTARTS="1") as job:
         assert job.wait() == 0
@@ -150,6 +154,7 @@ def test_hosts_without_a_distribution_start_anew_alone(tmp_path: pathlib.Path) -
     assert attempts_of(job, "algo-2") == [1, 2, 3, 4]
 
 
+@pytest.mark.twice
 def test_a_failure_of_another_host_is_told_with_the_reason(tmp_path: pathlib.Path) -> None:
     script = tmp_path / "train.py"
     script.write_text(
@@ -165,7 +170,7 @@ def test_a_failure_of_another_host_is_told_with_the_reason(tmp_path: pathlib.Pat
         assert report["restartable"] is False
 
 
-@pytest.mark.twice
+@pytest.mark.once
 def test_a_stop_at_any_moment_of_a_restart_ends_in_order(tmp_path: pathlib.Path) -> None:
     """A job that does nothing but start anew, stopped through any of its hosts."""
     seed = 14
@@ -212,6 +217,7 @@ signal.pause()
 """
 
 
+@pytest.mark.twice
 def test_hosts_that_restore_each_for_themselves_go_on_from_one_checkpoint(
     tmp_path: pathlib.Path,
 ) -> None:
