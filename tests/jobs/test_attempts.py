@@ -85,7 +85,8 @@ def loads(model: pathlib.Path) -> bool:
 @one_at_a_time
 def test_the_only_worker_then_a_parameter_server_then_the_chief(tmp_path: pathlib.Path) -> None:
     """The chief can take no step without the worker, so that one has work again. What is restarted
-    with a parameter server or the chief goes on from the last checkpoint, and workers stay."""
+    with a parameter server or the chief goes on from the last checkpoint, and the worker stays the
+    first time."""
     script = str(EXAMPLES / "parameter_server_strategy.py")
     words = ("--hosts", "2", script, "--steps", "800", *OFTEN)
     with Job(tmp_path / "run", *words, **RESTARTS) as job:
@@ -97,16 +98,17 @@ def test_the_only_worker_then_a_parameter_server_then_the_chief(tmp_path: pathli
         done = steps(job, "algo-1", "chief")
         assert done == list(range(10, done[-1] + 1, 10)), "a step was lost or done twice"
         assert not resumed(job)
-        for number, (host, process) in enumerate([("algo-2", "ps"), ("algo-1", "chief")], 1):
+        ends = [("algo-2", "ps", 2), ("algo-1", "chief", 3)]
+        for number, (host, process, workers) in enumerate(ends, 1):
             killed(job, host, process)
             wait_for_another(job, r"resumed from \S+ at (step) \d+", number - 1)
             # Three reports on there is another checkpoint: it has come further.
             wait_for_steps(job, "chief", len(steps(job, "algo-1", "chief")) + 2)
             assert resumed(job)[-1] >= 20 * number
+            assert len(pids(job, "algo-2", "worker")) == workers
         assert job.wait(PATIENCE_S) == 0
         assert job.exit_codes("algo-1", "algo-2") == [0, 0]
         assert [len(pids(job, host, "ps")) for host in ("algo-1", "algo-2")] == [3, 3]
-        assert len(pids(job, "algo-2", "worker")) == 2
         assert steps(job, "algo-1", "chief")[-1] == 800
         assert loads(job.host_dir("algo-1") / "model" / "1")
 
