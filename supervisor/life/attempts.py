@@ -20,10 +20,6 @@ WINDOW_S: Final = 3600.0
 """What was preempted is started anew without limit for so long after the last progress."""
 VICTIM_S: Final = 10.0
 """A failure that speaks of a lost peer so soon after a restart is taken for its consequence."""
-WORKERS_OUTLIVE: Final = 1
-"""So many chiefs the workers of a parameter-server cluster outlive; with the next they start anew
-too. The input pipeline that each chief had on them stays there: with a shuffle buffer of 300 MB
-891, 1,183, 1,475, 1,766 MB, and after TensorFlow's ten minutes not half of one is given back."""
 _LONGEST_PAUSE_S: Final = 60.0
 MOST_NAMED: Final = 256
 """Processes that an order names; of more the whole job starts anew …"""
@@ -315,18 +311,16 @@ def decide(
             if kind is Kind.STARTUP:
                 how = f"{done}, and no attempt has made progress"
             return Refused(kind, f"{how} (SUPERVISOR_RESTARTS={policy.restarts})", restartable=True)
-    return Restart(kind, _wide_enough(scope, past, progressed=progressed), _pause_s(cause, chain))
+    return Restart(kind, _wide_enough(scope, past), _pause_s(cause, chain))
 
 
-def _wide_enough(scope: Scope, past: tuple[Past, ...], *, progressed: bool) -> Scope:
-    """Workers that outlive a chief start anew as well, where that chief's successor has not come
-    further with them, and after ``WORKERS_OUTLIVE`` chiefs."""
-    if scope is not Scope.CHIEF:
-        return scope
-    job = [each.scope for each in past if each.scope is not Scope.ALONE]
-    in_vain = not progressed and job[-1:] == [Scope.CHIEF]
-    often = job[-WORKERS_OUTLIVE:] == [Scope.CHIEF] * WORKERS_OUTLIVE
-    return Scope.ALL if in_vain or often else scope
+def _wide_enough(scope: Scope, past: tuple[Past, ...]) -> Scope:
+    """Workers of a parameter-server cluster outlive one chief, and start anew with the next. The
+    input pipeline that each had on them stays there: with a shuffle buffer of 300 MB they held 891,
+    1,183, 1,475, 1,766 MB, of which TensorFlow gave back not half a buffer in ten minutes. And with
+    a worker that hinders it a chief would come no further however often it starts."""
+    last = next((each.scope for each in reversed(past) if each.scope is not Scope.ALONE), None)
+    return Scope.ALL if scope is last is Scope.CHIEF else scope
 
 
 def _pause_s(cause: Cause, chain: tuple[Past, ...]) -> float:

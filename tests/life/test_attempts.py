@@ -320,26 +320,17 @@ def test_an_attempt_that_has_run_for_longer_than_its_pause_is_followed_at_once()
     assert pauses == [4.0, 2.5, 1.0, 0.0, 0.0, 4.0]
 
 
-def scopes_of(past: tuple[Past, ...], *, progressed: bool) -> Scope:
-    found = decide(failed(signum=9), past, POLICY, Scope.CHIEF, progressed=progressed)
-    assert isinstance(found, Restart)
-    return found.scope
-
-
 def test_workers_outlive_a_chief_and_start_anew_with_the_next() -> None:
-    moved = ended(failed(signum=9), Kind.CRASH, scope=Scope.CHIEF, progressed=True)
-    worker = ended(failed(signum=9), Kind.CRASH, scope=Scope.ALONE, progressed=True)
-    everything = ended(failed(signum=9), Kind.CRASH, scope=Scope.ALL, progressed=True)
-    assert scopes_of((), progressed=True) is Scope.CHIEF
-    assert scopes_of((worker,), progressed=True) is Scope.CHIEF
-    assert scopes_of((moved, worker), progressed=True) is Scope.ALL
-    assert scopes_of((moved, everything), progressed=True) is Scope.CHIEF
+    def scope_after(*past: Scope) -> Scope:
+        ends = tuple(ended(failed(signum=9), Kind.CRASH, scope=scope) for scope in past)
+        found = decide(failed(signum=9), ends, POLICY, Scope.CHIEF, progressed=True)
+        assert isinstance(found, Restart)
+        return found.scope
 
-
-def test_workers_with_which_the_next_chief_has_not_come_further_start_anew_too() -> None:
-    before = ended(failed(signum=9), Kind.CRASH, scope=Scope.CHIEF, progressed=True)
-    assert scopes_of((before,), progressed=False) is Scope.ALL
-    assert scopes_of((), progressed=False) is Scope.CHIEF, "the first one was never joined"
+    assert scope_after() is Scope.CHIEF
+    assert scope_after(Scope.ALONE) is Scope.CHIEF
+    assert scope_after(Scope.CHIEF, Scope.ALONE) is Scope.ALL
+    assert scope_after(Scope.CHIEF, Scope.ALL) is Scope.CHIEF
 
 
 def test_a_long_row_of_preemptions_has_a_pause_too() -> None:
