@@ -124,8 +124,8 @@ def _restoring(state: State) -> tuple[str, ...]:
     return tuple(agreement.differing(told, state.restore))
 
 
-def run(state: State, actions: list[ev.Action]) -> State:
-    """Start everything, all at once; what is still being restored comes first."""
+def run(state: State, actions: list[ev.Action], *, but: tuple[str, ...] = ()) -> State:
+    """Start everything ``but`` some, all at once; what is still being restored comes first."""
     if state.alive:
         return state
     state = disarm(state, actions, ev.Deadline.JOIN)
@@ -137,7 +137,7 @@ def run(state: State, actions: list[ev.Action]) -> State:
     if state.members:
         actions.append(ev.Announce(JobState.RUNNING))
     for process in state.processes:
-        if process.step:
+        if process.step or process.name in but:
             continue
         actions.append(ev.Start(process.name))
         state = live(state, process.name, Trigger.STARTED)

@@ -486,9 +486,12 @@ def _job_changed(
     if state.setup.is_master or state.job is JobState.ENDED:
         return state
     state = replace(hear(state, job), master_heard=True)
-    # An order that it hears first of all makes it begin, and then follow.
     if job in {JobState.RUNNING, JobState.RESTARTING} and state.phase is Phase.JOINING:
-        state = run(state, actions)
+        if order is None:
+            return run(state, actions)
+        from supervisor.life.restarting import run_late  # noqa: PLC0415
+
+        return run_late(hear(state, job), order, job, actions)
     if order is not None and state.under_way:
         from supervisor.life.restarting import follow  # noqa: PLC0415
 

@@ -32,8 +32,19 @@ from supervisor.life.attempts import (
 )
 from supervisor.life.automaton import Trigger
 from supervisor.life.ending import doubt, end, note, resume, tolerable, tolerate
+from supervisor.life.joining import run
 from supervisor.life.ladder import first_rung, rung_done
-from supervisor.life.state import State, advance, arm, disarm, enter, live, own_cause, with_process
+from supervisor.life.state import (
+    State,
+    advance,
+    arm,
+    disarm,
+    enter,
+    hear,
+    live,
+    own_cause,
+    with_process,
+)
 from supervisor.life.words import Cause, CauseKind, JobState, Life, Phase, Rung
 
 __all__ = ["RESTARTED", "failed", "follow", "judge", "over", "progress", "readied", "unanswered"]
@@ -167,6 +178,17 @@ def follow(
     if job is JobState.RUNNING and state.phase is Phase.RESTARTING and state.turn == order.turn:
         return go(state, actions)
     return state
+
+
+def run_late(state: State, order: Order, job: JobState, actions: list[ev.Action]) -> State:
+    """On a member: it has missed that all hosts are there. What is to start anew just now has not
+    been started here yet."""
+    if job is JobState.RESTARTING:
+        state = hear(run(state, actions, but=_concerned(state, order)), job)
+        return _begin(state, order, actions) if state.under_way else state
+    for process in state.processes:
+        state = with_process(state, process.name, attempt=order.attempt)
+    return run(replace(state, order=order, turn=order.turn), actions)
 
 
 def _concerned(state: State, order: Order) -> tuple[str, ...]:

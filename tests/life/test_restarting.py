@@ -382,15 +382,23 @@ def test_a_worker_that_may_fail_is_tolerated_once_it_is_not_started_anew() -> No
     assert order_of(actions).named == (("algo-3", "worker"),), "it stays down"
 
 
-def test_a_member_that_joins_while_others_start_anew_begins_and_follows() -> None:
+def test_a_member_that_joins_while_others_start_anew_starts_the_rest_and_follows() -> None:
     order = Order(1, 2, Scope.CHIEF, (), failure("algo-1", "chief"))
-    state, actions = play(
-        member(),
-        [ev.Prepared(), ev.JobChanged(JobState.RESTARTING, None, order=order, restarts=True)],
-    )
-    assert starts(actions) == ["ps", "worker"]
-    assert ev.Send("ps", signal.SIGTERM) in actions
+    late: list[ev.Event] = [
+        ev.Prepared(),
+        ev.JobChanged(JobState.RESTARTING, None, order=order, restarts=True),
+    ]
+    state, actions = play(member(), late)
+    assert starts(actions) == ["worker"]
+    assert [a.processes for a in actions if isinstance(a, ev.MakeReady)] == [("ps",)]
     assert state.phase is Phase.RESTARTING
+    running = ev.JobChanged(JobState.RUNNING, None, order=order)
+    state, actions = play(state, [ev.Readied(1), running])
+    assert starts(actions) == ["ps"]
+    late[1] = running
+    state, actions = play(member(), late)
+    assert starts(actions) == ["ps", "worker"]
+    assert {process.attempt for process in state.processes} == {2}
 
 
 def test_hosts_without_a_distribution_have_budgets_of_their_own() -> None:
