@@ -19,7 +19,7 @@ from tests.helpers.waiting import wait_until
 
 _WHY_NOT = netns.why_not()
 pytestmark = [
-    pytest.mark.twice,
+    pytest.mark.once,
     pytest.mark.xdist_group("netns"),
     pytest.mark.skipif(_WHY_NOT is not None, reason=_WHY_NOT or ""),
 ]

@@ -411,6 +411,7 @@ VICTIMS = ("rank 0", "rank 5", "algo-1 launcher", "algo-2 sshd")
 
 
 @needs_mpi
+@pytest.mark.once
 def test_all_ranks_start_anew_whichever_of_them_or_their_launcher_or_an_sshd_dies(
     tmp_path: pathlib.Path, program: pathlib.Path
 ) -> None:

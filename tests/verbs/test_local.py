@@ -620,6 +620,7 @@ time.sleep(0.3)
 """
 
 
+@pytest.mark.once
 def test_hosts_begin_from_the_same_checkpoint_whatever_they_find(tmp_path: pathlib.Path) -> None:
     """The chief resumed at its checkpoint and the worker at 0: an empty directory had stopped its
     restore. And a host that is started in place has files of its own, a new machine has none."""
@@ -672,7 +673,7 @@ def job_of_sleepers(tmp_path: pathlib.Path, hosts: int, text: str = "") -> Itera
         yield job
 
 
-@pytest.mark.twice
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("stopped", "code"),
     [(("algo-2",), 84), (("algo-1",), 83), (("algo-2", "algo-3"), 84), (("algo-1", "algo-3"), 83)],
@@ -692,7 +693,7 @@ def test_a_stopped_supervisor_does_not_hold_the_job(
         assert re.search(rf"the supervisor of {stopped[0]} \(pid \d+\) was stopped", job.output)
 
 
-@pytest.mark.twice
+@pytest.mark.once
 def test_one_that_does_not_act_on_its_end_is_killed_with_its_children(
     tmp_path: pathlib.Path,
 ) -> None:
