@@ -1,7 +1,5 @@
 """Attempts on this host: whether training has moved, what is made ready for the next one, and what
 is told of those that are over. What starts anew, and whether, is decided in ``life/restarting.py``.
-
-Loaded and run where the job may go on after a failure.
 """
 
 from __future__ import annotations
