@@ -19,7 +19,7 @@ from supervisor.host.files import READY_S, Files, silent
 from supervisor.host.present import Present
 from supervisor.host.timeline import Say
 from supervisor.life import events as ev
-from supervisor.life.words import ProcessSpec
+from supervisor.life.words import Phase, ProcessSpec
 from supervisor.plan.plan import RESTORE, Plan
 from supervisor.streams.masking import Masker
 
@@ -71,6 +71,7 @@ class Preparing:
                     before,
                     resumed_from=fetched.resumed_from or before.resumed_from,
                     holds=fetched.holds,
+                    aside=fetched.aside,
                     files=fetched.files,
                     bytes=fetched.bytes,
                 )
@@ -97,8 +98,8 @@ class Preparing:
         """The step that restores this checkpoint."""
         from supervisor.plan import storage as storage_plan  # noqa: PLC0415
 
-        plan = self._present.plan
-        spec = storage_plan.restore_step(plan.contract, plan.paths, generation)
+        plan, again = self._present.plan, self._present.state.phase is Phase.RESTARTING
+        spec = storage_plan.restore_step(plan.contract, plan.paths, generation, again=again)
         return replace(spec, name=RESTORE)
 
 

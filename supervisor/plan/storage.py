@@ -153,13 +153,24 @@ def sync_job(contract: Contract, paths: Paths) -> SyncJob | None:
     )
 
 
-def restore_step(contract: Contract, paths: Paths, generation: str) -> ProcessSpec:
-    """What brings this host's directory to one checkpoint of the place."""
+def restore_step(
+    contract: Contract, paths: Paths, generation: str, *, again: bool = False
+) -> ProcessSpec:
+    """What brings this host's directory to one checkpoint of the place; ``again``: between two
+    attempts."""
+    superseded = contract.fetched.aside if again and contract.fetched else ""
     work = FetchJob(
         result=paths.fetched,
         options=options(contract),
         live=contract.settings.log_progress == "live",
-        restore=Restore(_checkpoints(contract), paths.checkpoints, "exact", generation),
+        restore=Restore(
+            _checkpoints(contract),
+            paths.checkpoints,
+            "exact",
+            generation,
+            again=again,
+            superseded=superseded,
+        ),
     )
     return process(contract, paths, work)
 

@@ -146,6 +146,7 @@ class Count:
     resumed_from: str = ""
     bucket_region: str = ""
     holds: str = ""
+    aside: str = ""
 
 
 class Fetch:
@@ -173,6 +174,7 @@ class Fetch:
             resumed_from="".join(count.resumed_from for count in counts),
             bucket_region="".join(count.bucket_region for count in counts),
             holds="".join(count.holds for count in counts),
+            aside="".join(count.aside for count in counts),
             files=sum(count.files for count in counts),
             bytes=sum(count.bytes for count in counts),
             seconds=asyncio.get_running_loop().time() - began,
@@ -366,7 +368,7 @@ class Fetch:
                 with self._progress("checkpoint restored", None, None) as moving:
                     done = await restore(store, request, moved=moving.moved, said=progress.say)
                     moving.files = done.files
-        return Count(done.files, moving.bytes, done.place, holds=done.holds)
+        return Count(done.files, moving.bytes, done.place, holds=done.holds, aside=done.aside)
 
     @contextmanager
     def _progress(self, name: str, size: int | None, files: int | None) -> Iterator[Progress]:

@@ -90,6 +90,11 @@ class Restore:
     generation: str = ""
     compared: bool = False
     """Other hosts restore from the same place: it is of interest what a directory holds."""
+    again: bool = False
+    """Between two attempts of a job. What is moved aside then is kept until the next time: each
+    would leave a checkpoint's size on the disk that its successor does not have any more …"""
+    superseded: str = ""
+    """… and this is what the last time has moved aside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +123,8 @@ class Fetched:
     """Of the bucket that was asked; empty: it did not say."""
     holds: str = ""
     """What the checkpoint directory holds now, see ``agreement.Held``."""
+    aside: str = ""
+    """Where that is which it held before, and which the next restore between attempts removes."""
     files: int = 0
     bytes: int = 0
     seconds: float = 0.0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
@@ -18,7 +19,7 @@ from supervisor.storage.flow import in_thread, taken_back
 from supervisor.storage.job import Restore
 from supervisor.storage.manifest import Link, Manifest, ManifestError
 from supervisor.storage.snapshot import Fact
-from supervisor.storage.staging import Staging
+from supervisor.storage.staging import Staging, is_kept
 from supervisor.storage.store import Entry, Moved, Reason, StorageError, Store
 from supervisor.storage.trees import Incoming, fetch_files, make_links
 
@@ -43,6 +44,8 @@ class Restored(NamedTuple):
     files: int = 0
     holds: str = ""
     """What the directory holds now, as ``agreement.Held`` says it; empty: nobody asks."""
+    aside: str = ""
+    """See ``Fetched.aside``."""
 
 
 async def restore(store: Store, request: Restore, *, moved: Moved, said: Say) -> Restored:
@@ -109,7 +112,7 @@ async def _restore_exactly(
         raise StorageError(Reason.CORRUPT, f"restore {where}: {error}") from None
     holds = str(Held(Kind.GENERATION, generation))
     if not place.incomplete and await _is_at(request.target, content):
-        return Restored(holds=holds)
+        return Restored(holds=holds, aside=request.superseded)
     try:
         try:
             await in_thread(place.__enter__)
@@ -128,7 +131,11 @@ async def _restore_exactly(
     said(f"restored {len(items)} files from {where}{found}, as all hosts of the job")
     if aside:
         said(f"what {request.target} held beside is in {aside}")
-    return Restored(where, len(items), holds)
+    if not request.again:
+        return Restored(where, len(items), holds)
+    if aside and is_kept(request.superseded, request.target):
+        await in_thread(lambda: shutil.rmtree(request.superseded, ignore_errors=True))
+    return Restored(where, len(items), holds, aside or request.superseded)
 
 
 # --------------------------------------------------------------------------- what is here

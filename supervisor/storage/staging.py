@@ -150,6 +150,14 @@ class Staging:
                 _remove(os.path.join(place, name))
 
 
+def is_kept(path: str, target: str) -> bool:
+    """Whether a path is one in which what ``target`` held was kept."""
+    folder, name = os.path.split(path)
+    beside = (os.path.dirname(target), f"{os.path.basename(target)}.{_KEPT}-")
+    inside = (target, f"{OURS}{_KEPT}-")
+    return any(folder == at and name.startswith(prefix) for at, prefix in (beside, inside))
+
+
 def _holds_files(
     directory: str, names: Iterable[str], passed_over: Callable[[str], bool], below: str = ""
 ) -> bool:

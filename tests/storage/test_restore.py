@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,7 @@ from supervisor.storage.manifest import (
 from supervisor.storage.places import open_store
 from supervisor.storage.restore import Restored
 from supervisor.storage.snapshot import INCOMPLETE
-from supervisor.storage.staging import NO_FILES
+from supervisor.storage.staging import NO_FILES, is_kept
 from supervisor.storage.store import Reason, StorageError
 from tests.helpers import writer
 from tests.helpers.job import environment
@@ -229,11 +230,14 @@ def test_one_file_anywhere_is_something(shelf: Shelf, what: str) -> None:
 # --------------------------------------------------------------------------- as all hosts
 
 
-def exactly(shelf: Shelf, sequence: int) -> Restored:
+def exactly(shelf: Shelf, sequence: int, **between: Any) -> Restored:
+    """``between``: two attempts, and what the restore before has moved aside."""
+
     async def work() -> Restored:
-        location = Location.parse(str(shelf.place))
+        location, target = Location.parse(str(shelf.place)), str(shelf.target)
         async with open_store(location, Options()) as store:
-            request = Restore(location, str(shelf.target), "exact", generation_name(sequence, 0))
+            generation = generation_name(sequence, 0)
+            request = Restore(location, target, "exact", generation, **between)
             return await restoring.restore(
                 store, request, moved=shelf.count, said=shelf.said.append
             )
@@ -314,6 +318,29 @@ def test_what_leaves_nothing_beside_leaves_no_directory(shelf: Shelf) -> None:
     exactly(shelf, 1)
     exactly(shelf, 2)
     assert shelf.content == {"a": b"one", "b": b"two"}
+
+
+def test_between_attempts_no_more_than_one_checkpoint_stays_beside(shelf: Shelf) -> None:
+    """A job of a hundred attempts would have left a hundred, each as large as a checkpoint."""
+    (shelf.target).mkdir()
+    (shelf.target / "own").write_bytes(b"from before the job")
+    for sequence in (1, 2, 3, 4):
+        shelf.put(sequence, {f"ckpt-{sequence}": b"weights"})
+    assert exactly(shelf, 1).aside == "", "at the start it is nobody's to remove"
+    first = exactly(shelf, 2, again=True)
+    again = exactly(shelf, 2, again=True, superseded=first.aside)
+    assert again.aside == first.aside, "nothing was moved"
+    last = exactly(shelf, 4, again=True, superseded=again.aside)
+    beside = {path.name: path for path in shelf.target.parent.glob("checkpoints.kept-*")}
+    assert {name for path in beside.values() for name in os.listdir(path)} == {"own", "ckpt-2"}
+    assert os.listdir(last.aside) == ["ckpt-2"]
+    for path in beside.values():
+        shutil.rmtree(path)
+
+
+@pytest.mark.parametrize("where", ["{0}", "{0}/deep", "{0}.kept", "{0}.kept-1/..", "/tmp", ""])
+def test_what_was_not_moved_aside_is_never_removed(shelf: Shelf, where: str) -> None:
+    assert not is_kept(where.format(shelf.target), str(shelf.target))
 
 
 def test_a_checkpoint_of_all_that_is_gone_leaves_all_as_it_is(shelf: Shelf) -> None:
