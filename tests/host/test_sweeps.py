@@ -85,6 +85,7 @@ def test_what_every_process_was_given_the_script_has_once(
         told(train, signal.SIGUSR1, EVERYBODY)
         send_to(everybody, signal.SIGTERM)
         told(train, signal.SIGTERM, EVERYBODY)
+        train.wait_for(r"(?m)^below ")  # where processors are short it is late, and then killed
         (tmp_path / "enough").touch()
         assert train.wait() == 0
         assert re.findall(r"(?m)^had (.*)$", train.out) == ["SIGUSR1 SIGTERM"]
