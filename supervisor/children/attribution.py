@@ -16,7 +16,7 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from supervisor.life.attempts import USAGE_ERROR
+from supervisor.life.attempts import RESTART_CODES, SELF_MADE, USAGE_ERROR
 from supervisor.life.words import ExitStatus, signal_name
 from supervisor.linux import memory
 from supervisor.linux.memory import MemoryReading
@@ -32,10 +32,6 @@ ERROR_LIMIT = 200
 
 STARTUP_S = 5.0
 """A failure earlier than this, of a script that had said and saved nothing, is one of start-up."""
-
-RESTART_CODES = frozenset({42, 143})
-"""With these TensorFlow's PreemptionCheckpointHandler asks to be started again: 42 by default, 143
-on one cloud (failure_handling.py, ``_RESTARTABLE_EXIT_CODE``)."""
 
 LAST_LINES = 20
 """Lines of output in the detail at most."""
@@ -344,7 +340,7 @@ def _explains(raised: _Raised, status: ExitStatus, text: str) -> bool:
         return True
     if status.signum == signal.SIGINT:
         return raised.kind == "KeyboardInterrupt"
-    if status.signum not in _SELF_MADE:
+    if status.signum not in SELF_MADE:
         return False
     if raised.kind == _FATAL.rstrip(": "):
         return True
@@ -378,7 +374,7 @@ def _cause(
         return root.sentence
     if ours:
         return ""
-    if status.signum is not None and status.signum not in _SELF_MADE:
+    if status.signum is not None and status.signum not in SELF_MADE:
         # Killed from outside in the middle of anything: its last line is no cause.
         return ""
     if line := _fatal_line(errors) or _last_plain_line(errors, 0) or _last_line(errors):
@@ -431,12 +427,6 @@ _USAGE_ERROR = re.compile(r"(?:\S.{0,200}: error|Error): ")
 _ABSL_FIRST = "FATAL Flags parsing error:"
 _ABSL_LAST = "Pass --helpshort or --helpfull to see help on flags."
 """absl.app.parse_flags_with_usage."""
-
-
-_SELF_MADE = frozenset(
-    {signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP}
-)
-"""Signals by which a program dies of itself: what it said last may say why."""
 
 
 def _compose(first: str, second: str) -> str:

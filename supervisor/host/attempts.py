@@ -23,8 +23,9 @@ from supervisor.host.records import process_record
 from supervisor.host.tasks import Tasks
 from supervisor.host.timeline import Say
 from supervisor.life import events as ev
+from supervisor.life.outcome import is_restartable
 from supervisor.life.state import State, process_of
-from supervisor.life.words import Cause, JobState, Outcome, Phase, ProcessSpec
+from supervisor.life.words import Cause, JobState, Phase, ProcessSpec
 from supervisor.streams.masking import Masker
 
 if TYPE_CHECKING:  # not needed before the script's start
@@ -353,20 +354,13 @@ class Attempts:
     def report(self) -> dict[str, object]:
         """The report's part, once there is a cause."""
         verdict = self._present.verdict
-        again = verdict.restartable
-        if again is None and verdict.outcome is Outcome.SUCCEEDED:
-            again = False
-        elif again is None:
-            from supervisor.life.attempts import restartable  # noqa: PLC0415  # at the end
-
-            again = restartable(verdict.cause)
         return {
             "attempts": [
                 {**row, "processes": list(self._ended.get(row["attempt"], {}).values())}
                 for row in self.rows()
             ],
             "restarts": self.restarts,
-            "restartable": again,
+            "restartable": is_restartable(verdict),
             "not_restarted": self._masker.text(verdict.not_restarted),
         }
 

@@ -56,6 +56,7 @@ async def explain(
 ) -> Explanation:
     """Why ``running`` ended. Raises OSError or ImportError where what it needs cannot be loaded."""
     from supervisor.children import attribution  # noqa: PLC0415
+    from supervisor.life.attempts import RESTART_CODES  # noqa: PLC0415
     from supervisor.linux import cgroup  # noqa: PLC0415
     from supervisor.mpi import words as mpi_words  # noqa: PLC0415
 
@@ -71,7 +72,7 @@ async def explain(
         words = mpi_words.read(stdout, stderr, end.status.code)
         who, stdout, stderr = words.who, words.stdout, words.stderr
         status = ExitStatus(signum=words.signum) if words.signum else status
-    if running.stop_sent_at is not None and end.status.code in attribution.RESTART_CODES:
+    if running.stop_sent_at is not None and end.status.code in RESTART_CODES:
         checkpoint = await newest_checkpoint(running.stop_sent_at)
     early = not end.status.ok and end.run_s < attribution.STARTUP_S
     saved = early and await newest_checkpoint(running.started_at or 0.0)

@@ -36,9 +36,8 @@ from supervisor.host.timeline import Timeline
 from supervisor.host.timers import Timers
 from supervisor.host.watches import Watches
 from supervisor.life import events as ev
-from supervisor.life.ladder import STOP_SIGNALS
 from supervisor.life.lifecycle import is_anothers_stop, passes_on, step
-from supervisor.life.words import Phase
+from supervisor.life.words import STOP_SIGNALS, Phase
 from supervisor.linux import orphans
 from supervisor.linux.inherited import InheritedSignals
 from supervisor.plan.plan import Plan

@@ -9,12 +9,20 @@ from __future__ import annotations
 
 import enum
 import re
+import signal
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from supervisor.faults import counted
-from supervisor.life.words import Cause, CauseKind, ExitStatus, Role, speaks_of_lost_peer
+from supervisor.life.words import (
+    STOP_SIGNALS,
+    Cause,
+    CauseKind,
+    ExitStatus,
+    Role,
+    speaks_of_lost_peer,
+)
 
 WINDOW_S: Final = 3600.0
 """What was preempted is started anew without limit for so long after the last progress."""
@@ -179,14 +187,17 @@ RESTARTED: Final = frozenset(
 )
 """Causes after which something can be started anew in place; all others end the job."""
 
-_ASKS_AGAIN: Final = frozenset({42, 143})
-"""TensorFlow's PreemptionCheckpointHandler; 143 is also what a shell says for SIGTERM."""
-_STOPPED_BY: Final = frozenset({1, 2, 3, 15})
-"""SIGHUP, SIGINT, SIGQUIT, SIGTERM."""
-_SELF_MADE: Final = frozenset({4, 5, 6, 7, 8, 11})
-"""SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE, SIGSEGV: a program dies of itself by them."""
+RESTART_CODES: Final = frozenset({42, 143})
+"""With these TensorFlow's PreemptionCheckpointHandler asks to be started again: 42 by default, 143
+on one cloud (failure_handling.py, ``_RESTARTABLE_EXIT_CODE``). 143 is also what a shell says for
+SIGTERM."""
+SELF_MADE: Final = frozenset(
+    {signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP}
+)
+"""Signals by which a program dies of itself: what it said last may say why."""
 _CANNOT_START: Final = frozenset({126, 127})
 _REFUSED_TF_CONFIG: Final = 80
+"""`outcome.EXIT_CONTRACT`, of a server of ours."""
 USAGE_ERROR: Final = "usage error"
 """``Cause.error`` of a script that argparse has ended."""
 _CERTAIN_ERRORS: Final = frozenset(
@@ -247,13 +258,14 @@ def kind_of(cause: Cause, past: tuple[Past, ...], policy: Policy, *, progressed:
     asked_for = _matches(cause, rules.restart_codes, rules.restart_patterns)
     if cause.kind is CauseKind.HANG:
         return Kind.HANG
-    if cause.kind is not CauseKind.START_FAILED and (code in _ASKS_AGAIN or signum in _STOPPED_BY):
+    stopped = code in RESTART_CODES or signum in STOP_SIGNALS
+    if stopped and cause.kind is not CauseKind.START_FAILED:
         return Kind.PREEMPTED
     if not asked_for and _certain(cause, code):
         return Kind.CERTAIN
     if _is_victim(cause, past):
         return Kind.VICTIM
-    itself = code is not None or signum in _SELF_MADE
+    itself = code is not None or signum in SELF_MADE
     if itself and not asked_for and not progressed and not any(each.progressed for each in past):
         return Kind.STARTUP
     return Kind.CRASH

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import enum
 import math
-import signal
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
@@ -19,11 +18,18 @@ from supervisor.life import events as ev
 from supervisor.life.automaton import Trigger
 from supervisor.life.outcome import outcome_of
 from supervisor.life.state import Process, State, arm, disarm, enter, process_of, with_process
-from supervisor.life.words import ExitStatus, JobState, Outcome, Phase, Respite, Rung
+from supervisor.life.words import (
+    STOP_SIGNALS,
+    ExitStatus,
+    JobState,
+    Outcome,
+    Phase,
+    Respite,
+    Rung,
+)
 
 SWEEP_S: Final = 2.0
 """What outlived a leader that ended of its own accord has this long after SIGTERM."""
-STOP_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP})
 
 
 # --------------------------------------------------------------------------- the shares of time

@@ -32,7 +32,7 @@ from supervisor.life import events as ev
 from supervisor.life.automaton import Trigger
 from supervisor.life.ending import end, failed_for_good, finished, note, resume, success, verdict_of
 from supervisor.life.joining import agree, prepared, restore_as_all, run, waiting, who_is_missing
-from supervisor.life.ladder import STOP_SIGNALS, evaluates_on, kill, rung_done, rung_over
+from supervisor.life.ladder import evaluates_on, kill, rung_done, rung_over
 from supervisor.life.outcome import job_exit_code
 from supervisor.life.state import (
     Member,
@@ -49,6 +49,7 @@ from supervisor.life.state import (
     with_process,
 )
 from supervisor.life.words import (
+    STOP_SIGNALS,
     Cause,
     CauseKind,
     ExitStatus,
@@ -491,11 +492,11 @@ def _job_changed(
             return run(state, actions)
         from supervisor.life.restarting import run_late  # noqa: PLC0415
 
-        return run_late(hear(state, job), order, job, actions)
+        return run_late(state, order, job, actions)
     if order is not None and state.under_way:
         from supervisor.life.restarting import follow  # noqa: PLC0415
 
-        state = follow(hear(state, job), order, job, actions, generation)
+        state = follow(state, order, job, actions, generation)
     if verdict is None:
         return state
     state = replace(state, verdict=verdict)

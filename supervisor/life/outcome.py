@@ -120,7 +120,7 @@ def host_exit_code(
             asked = cause.kind is CauseKind.STOP_REQUESTED
             return stopped_code if code == 0 and asked else code
         case Outcome.FAILED:
-            if restartable_code is not None and _is_restartable(verdict):
+            if restartable_code is not None and is_restartable(verdict):
                 return restartable_code
             everywhere = cause.kind in {CauseKind.JOIN_TIMEOUT, CauseKind.MASTER_LOST}
             if cause.host == host or everywhere:
@@ -128,7 +128,7 @@ def host_exit_code(
             return EXIT_ELSEWHERE
 
 
-def _is_restartable(verdict: Verdict) -> bool:
+def is_restartable(verdict: Verdict) -> bool:
     """As the master has judged, or else as the cause alone says it."""
     if verdict.restartable is not None:
         return verdict.restartable

@@ -213,9 +213,8 @@ def _begin(state: State, order: Order, actions: list[ev.Action]) -> State:
         down = not state.coming_down or state.phase is not Phase.RESTARTING
         return replace(state, turn=order.turn) if down else state
     state = disarm(state, actions, ev.Deadline.DECISION, ev.Deadline.SETTLE, ev.Deadline.STRAGGLER)
-    others = (state.asked,) if state.asked and state.asked != order.cause else ()
-    for other in others:
-        state = note(state, other, actions)
+    if state.asked is not None and state.asked != order.cause:
+        state = note(state, state.asked, actions)
     state = replace(state, asked=None, suspect=None, moved=False, fallen=())
     if state.suspended:
         state = resume(state, actions)

@@ -17,6 +17,9 @@ STACKS_SIGNUM: Final = int(signal.SIGRTMAX) - 1
 """Asks a Python process for its stacks. Neither the C library, Python nor TensorFlow uses it."""
 
 
+STOP_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP})
+
+
 class Role(enum.StrEnum):
     """What a process is for. ``chief`` is also the role of a script that runs alone."""
 

@@ -27,6 +27,7 @@ from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from supervisor.faults import safe
+from supervisor.mpi.leftovers import remove
 
 IDLE_S = 1.0
 """A line without an end is passed on, with one, when its rank has been silent for so long."""
@@ -85,15 +86,6 @@ def main(arguments: Sequence[str]) -> NoReturn:
                 os.environ[name] = f"ssh -F {path}"
         status = run(command)
     end_as(status)
-
-
-def remove(prefix: str) -> None:
-    """What the same supervisor's earlier launcher has left when SIGKILL ended it. Best effort."""
-    base = tempfile.gettempdir()
-    with contextlib.suppress(OSError):
-        for name in os.listdir(base):
-            if name.startswith(prefix):
-                shutil.rmtree(os.path.join(base, name), ignore_errors=True)
 
 
 def wait_for(members: Sequence[Member], wait_s: float) -> list[str]:

@@ -12,7 +12,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from supervisor.faults import safe
+from supervisor.mpi.leftovers import remove
 
 EXIT_START = 81
 """As for any failure before the job."""
@@ -64,15 +64,6 @@ def main(arguments: Sequence[str]) -> NoReturn:
         os.execv(options.program, command)  # noqa: S606  # no shell is the point
     except OSError as error:
         fail(f"cannot execute {options.program}: {error.strerror}; install openssh-server")
-
-
-def remove(prefix: str) -> None:
-    """What the same supervisor's earlier sshd of this port has left. Best effort."""
-    base = tempfile.gettempdir()
-    with contextlib.suppress(OSError):
-        for name in os.listdir(base):
-            if name.startswith(prefix):
-                shutil.rmtree(os.path.join(base, name), ignore_errors=True)
 
 
 def sshd_config(port: int, host_key: str, identity: str, sessions: Mapping[str, str]) -> str:

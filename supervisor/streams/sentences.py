@@ -193,15 +193,17 @@ def _chosen(fields: Fields) -> str:
     return f"the job comes from {fields['engine']}: {fields['evidence']}{again}"
 
 
+def starts_anew(scope: str) -> str:
+    """``all scripts start anew``."""
+    return f"{SCOPES.get(scope, scope)} {'starts' if scope == 'alone' else 'start'} anew"
+
+
 def _restarted(fields: Fields) -> str:
-    scope = str(fields["scope"])
-    what = SCOPES.get(scope, scope)
-    starts = "starts" if scope == "alone" else "start"
     origin = f", from {fields['from']}" if fields.get("from") else ""
     after, kind = fields["cause"], fields["kind"]
     seconds = _seconds(fields["seconds"])
     return (
-        f"attempt {fields['attempt']}: {what} {starts} anew after {after} ({kind}); "
+        f"attempt {fields['attempt']}: {starts_anew(str(fields['scope']))} after {after} ({kind}); "
         f"{seconds} s{origin}"
     )
 

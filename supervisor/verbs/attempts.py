@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from supervisor.streams.sentences import SCOPES
+from supervisor.streams.sentences import SCOPES, starts_anew
 from supervisor.verbs.runs import master_report
 from supervisor.verbs.words import duration, mapping, mappings, number, plain, short, who
 
@@ -51,8 +51,7 @@ def _attempt(row: Report) -> str:
         kind = f" ({plain(row.get('kind'))})" if row.get("kind") else ""
         text += f"; {_cause(cause)}{kind}"
     if scope := plain(row.get("scope")):
-        starts = "starts" if scope == "alone" else "start"
-        text += f"; {SCOPES.get(scope, scope)} {starts} anew"
+        text += f"; {starts_anew(scope)}"
     return text
 
 

@@ -16,11 +16,12 @@ from supervisor.cluster.liveness import How
 from supervisor.life import events as ev
 from supervisor.life.attempts import KINDS, Kind, Order, Past, Policy, Scope
 from supervisor.life.automaton import JOB, LIVES, PHASES, Trigger
-from supervisor.life.ladder import STOP_SIGNALS, SWEEP_S, respite
+from supervisor.life.ladder import SWEEP_S, respite
 from supervisor.life.lifecycle import LATE_S, REFUSES, WORD_S, is_anothers_stop, passes_on, step
 from supervisor.life.outcome import host_exit_code, outcome_of
 from supervisor.life.state import Process, Setup, State, initial, process_of
 from supervisor.life.words import (
+    STOP_SIGNALS,
     Budgets,
     Cause,
     CauseKind,
