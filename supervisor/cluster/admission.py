@@ -5,8 +5,12 @@ Three names tell supervisors apart. The **job**: the platform's name of it and i
 another run. The **instance**: made by every other host's supervisor when it starts.
 
 While the hosts join nothing has been started, and a supervisor that is gone may be replaced by
-another one of the same host. Once the job runs nobody is: the scripts of a run began together, and
-one that began later knows nothing of what the others hold for it.
+another one of the same host. Once the job runs one may be where the job goes on after a failure:
+what ran on its host starts anew. Where it does not, the scripts of a run began together, and one
+that began later knows nothing of what the others hold for it.
+
+A master that was started anew while the job ran is told by the others which run that is, and takes
+it for its own: ``may_be_taken_up``.
 """
 
 from __future__ import annotations
@@ -18,6 +22,8 @@ from supervisor.cluster.protocol import VERSION, JobIdentity, Refusal, versions_
 from supervisor.life.words import JobState
 
 _RUNS: Final = frozenset({JobState.RUNNING, JobState.RESTARTING})
+_SAID_NONE: Final = 2
+"""Up to this version a poll did not say which one it was."""
 _FORMER: Final = 8
 """Replaced supervisors of a host that are remembered, to be told so when they come again."""
 
@@ -41,6 +47,8 @@ class Seat:
     """Empty: none has come."""
     former: tuple[str, ...] = ()
     """Those it has replaced, the latest last."""
+    earlier: bool = False
+    """It was there before this master: it runs what an earlier life of the job has started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +71,26 @@ def speaks_otherwise(host: str, version: int | None) -> str:
     """
     if version == VERSION:
         return ""
-    said = f"version {VERSION - 1} or an older one" if version is None else f"version {version}"
+    said = f"version {_SAID_NONE} or an older one" if version is None else f"version {version}"
     return versions_differ(f"{host} speaks {said}", f"the master version {VERSION}")
 
 
+def may_be_taken_up(claim: Claim, *, job: JobIdentity, state: JobState, rejoins: bool) -> bool:
+    """Whether a master that has just begun may go on with the run that a host of its job follows,
+    and which is not its own."""
+    return rejoins and state is JobState.JOINING and claim.job == job and bool(claim.run)
+
+
 def admit(
-    seat: Seat, claim: Claim, *, job: JobIdentity, run: str, state: JobState, alive: bool
+    seat: Seat,
+    claim: Claim,
+    *,
+    job: JobIdentity,
+    runs: frozenset[str],
+    earlier: str,
+    state: JobState,
+    alive: bool,
+    rejoins: bool,
 ) -> Admission:
     """Decide about one claim.
 
@@ -76,9 +98,11 @@ def admit(
         seat: the host's, as the last claim left it.
         claim: who asks.
         job: the master's own.
-        run: the master's own.
+        runs: the names that the master's own run has had.
+        earlier: of these, the one that it has taken up from hosts of an earlier life.
         state: of the job.
         alive: whether the supervisor that has the seat is, as far as it can be known.
+        rejoins: whether a host that is gone may come back while the job runs.
 
     """
 
@@ -91,26 +115,30 @@ def admit(
         return refused(
             Refusal.CLUSTER, f"{claim.host} is of {claim.job} with other hosts than the master's"
         )
-    if claim.run not in {"", run}:
+    if claim.run and claim.run not in runs:
         return refused(
             Refusal.RUN,
             f"{claim.host} follows an earlier run of the job: the master was started anew",
         )
     if claim.instance == seat.instance:
         return Admission(seat)
+    follows = bool(claim.run) and claim.run == earlier
     if not seat.instance:
-        return Admission(replace(seat, instance=claim.instance))
+        return Admission(replace(seat, instance=claim.instance, earlier=follows))
     if claim.instance in seat.former:
         return refused(Refusal.REPLACED, f"another supervisor of {claim.host} has taken its place")
-    if alive:
+    # One of an earlier life that nobody has ended may be cut off from its platform: the host is
+    # whoever that has started in its place.
+    fresh = seat.earlier and not follows and state is JobState.JOINING
+    if alive and not fresh:
         return refused(
             Refusal.TAKEN, f"another supervisor of {claim.host} takes part in the job and is alive"
         )
-    if state in _RUNS:
+    if state in _RUNS and not rejoins:
         return refused(
             Refusal.RUNNING,
             f"the job runs, and this supervisor of {claim.host} was started after that",
             lost=True,
         )
     former = (*seat.former, seat.instance)[-_FORMER:]
-    return Admission(Seat(claim.instance, former), lost=True)
+    return Admission(Seat(claim.instance, former, follows), lost=True)

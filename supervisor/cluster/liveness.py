@@ -218,7 +218,8 @@ class MasterLiveness:
 
     Until the job runs, a master that crashes or falls silent is *unseen* again: nothing has been
     started, and it may be started anew. From the first document that says more than *joining* it
-    is bound to one run, and whatever else answers is not this master.
+    is bound to one run, and whatever else answers is not this master. Where it ``may_return`` it is
+    *unseen* then as well: a new one takes the run up.
 
     Args:
         lease_s: silence after which a master that had answered is unreachable.
@@ -242,6 +243,8 @@ class MasterLiveness:
     """The job has begun: from here on a loss is final."""
     run: str = ""
     """Of the job, as the last document named it."""
+    may_return: bool = False
+    """A master that is gone while the job runs is waited for."""
     _last_sign: float = 0.0
     _ever_seen: bool = False
     _chief_open_since: float | None = None
@@ -336,7 +339,9 @@ class MasterLiveness:
 
     def _restarted(self) -> Lost:
         return self._lost(
-            How.RESTARTED, "another run of its supervisor answers, which knows nothing of this one"
+            How.RESTARTED,
+            "another run of its supervisor answers, which knows nothing of this one",
+            final=True,
         )
 
     def _sign(self, now: float) -> bool:
@@ -392,7 +397,7 @@ class MasterLiveness:
         )
 
     def _lost(self, how: How, evidence: str, *, final: bool = False) -> Lost:
-        final = final or self.bound
+        final = final or (self.bound and not self.may_return)
         self.state = MasterState.LOST if final else MasterState.UNSEEN
         self._refusals.clear()
         self._rejected_since = None

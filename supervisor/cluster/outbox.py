@@ -34,6 +34,7 @@ class Outbox:
         turn: int = 0,
         attempt: int = 1,
         progressed: bool = False,
+        ordered: int = 0,
     ) -> None:
         """Have this told, in place of what is still to be told. The same again is no news."""
         last = self.newest
@@ -49,6 +50,7 @@ class Outbox:
             turn=turn,
             attempt=attempt,
             progressed=progressed,
+            ordered=ordered,
         )
         if report != last:
             self.newest = replace(report, seq=next(self._numbers))

@@ -48,7 +48,8 @@ from supervisor.cluster.net import Knock, Resolver, knock
 from supervisor.cluster.outbox import Outbox
 from supervisor.cluster.protocol import VERSION, JobDocument, JobIdentity, encode_report
 from supervisor.life import events as ev
-from supervisor.life.words import Cause, Phase, place
+from supervisor.life.attempts import Past
+from supervisor.life.words import Cause, JobState, Phase, place
 
 Post = Callable[[ev.MasterSeen | ev.JobChanged | ev.MasterLost | ev.MasterEnded], None]
 
@@ -85,6 +86,8 @@ class MasterLink:
             fifth of the lease, 5 s at most: a delay of 2 s each way fits.
         instance: names this run of the supervisor; random if None.
         job: the job that this host is of.
+        rejoins: whether a master that is gone while the job runs may come back, where the job goes
+            on after a failure.
 
     """
 
@@ -106,8 +109,10 @@ class MasterLink:
         instance: str | None = None,
         job: JobIdentity | None = None,
         resolver: Resolver | None = None,
+        rejoins: bool = False,
     ) -> None:
         self._host = host
+        self._rejoins = rejoins
         self._chief = chief_endpoint
         self._post = post
         self._lease_s = lease_s
@@ -129,6 +134,8 @@ class MasterLink:
         self._clock = ActiveClock(time.monotonic(), max_step_s=4 * self._tick_s)
         self._liveness = MasterLiveness(lease_s, refused_count, refused_window_s, bare_after_s)
         self._document: JobDocument | None = None
+        self._past: tuple[Past, ...] = ()
+        """How attempts ended, as last heard: a master that is new knows less."""
         self._in_touch = False
         """Whether the last poll was answered."""
         self._answers = asyncio.Event()
@@ -179,6 +186,7 @@ class MasterLink:
         turn: int = 0,
         attempt: int = 1,
         progressed: bool = False,
+        ordered: int = 0,
     ) -> None:
         """Tell the master where this host stands: at once, and until it is acknowledged.
 
@@ -192,6 +200,7 @@ class MasterLink:
             turn=turn,
             attempt=attempt,
             progressed=progressed,
+            ordered=ordered,
         )
 
     async def flush(self, timeout_s: float) -> bool:
@@ -281,7 +290,7 @@ class MasterLink:
             await self._ask(
                 "PUT",
                 f"/v1/hosts/{self._host}",
-                body=encode_report(replace(report, heard=heard, run=run)),
+                body=encode_report(replace(report, heard=heard, run=run, past=self._past)),
                 timeout_s=2 * self._slack_s,
             )
         self.latency_s = time.monotonic() - began
@@ -342,17 +351,20 @@ class MasterLink:
     def _take(self, document: JobDocument) -> None:
         self._answers.set()
         known = self._document
-        if known is not None and known.run == document.run:
-            if document.revision <= known.revision:
-                return
-        elif known is not None:
+        if known is not None and known.run == document.run and document.revision <= known.revision:
+            return
+        if known is not None and (known.run != document.run or _begins_again(known, document)):
             # The master's supervisor is a new one and knows nothing of us.
             self._outbox.forgotten()
         self._document = document
+        self._past = document.past or self._past
+        self._liveness.may_return = self._rejoins and document.restarts
         self._post(_changed(document))
 
     def _observe(self, observation: Observation) -> None:
         finding = self._liveness.observe(observation, self._clock.advance(time.monotonic()))
+        if isinstance(finding, Seen):
+            self._outbox.forgotten()  # it may be another one, that knows nothing of us
         if finding is not None:
             crashed = isinstance(finding, Lost) and finding.how is not How.UNREACHABLE
             self._outbox.found(nobody_listens=crashed or isinstance(finding, Ended))
@@ -379,6 +391,12 @@ async def who_serves(address: str, port: int, *, timeout_s: float) -> Mapping[st
     return status if isinstance(status, dict) else {}
 
 
+def _begins_again(known: JobDocument, document: JobDocument) -> bool:
+    """Whether a master has taken the run up that we follow. It may come so soon that the one before
+    is not missed."""
+    return document.state is JobState.JOINING and known.state is not JobState.JOINING
+
+
 def _changed(document: JobDocument) -> ev.JobChanged:
     return ev.JobChanged(
         document.state,
@@ -394,7 +412,7 @@ def _event(finding: Finding) -> ev.MasterSeen | ev.MasterLost | ev.MasterEnded:
     match finding:
         case Seen(bare):
             return ev.MasterSeen(bare)
-        case Lost(how, evidence):
-            return ev.MasterLost(how.value, evidence, time.time())
+        case Lost(how, evidence, final):
+            return ev.MasterLost(how.value, evidence, time.time(), final)
         case Ended(evidence):
             return ev.MasterEnded(evidence, time.time())

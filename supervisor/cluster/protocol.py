@@ -1,16 +1,16 @@
-"""The wire protocol between the hosts of a job, version 3. Pure: bytes in, frozen data out.
+"""The wire protocol between the hosts of a job, version 4. Pure: bytes in, frozen data out.
 
-Two documents travel, each a JSON object in UTF-8 of at most 64 KiB with the key ``"v": 3``. Each
+Two documents travel, each a JSON object in UTF-8 of at most 64 KiB with the key ``"v": 4``. Each
 message names the run and the attempt of the job that it speaks of, and says which version of the
 protocol it is of.
 
-``GET /v1/job?v=3&run=U&attempt=A&after=R&wait=S&host=H&instance=I&job=N&cluster=C`` on the master
+``GET /v1/job?v=4&run=U&attempt=A&after=R&wait=S&host=H&instance=I&job=N&cluster=C`` on the master
 answers with the **job document**::
 
-    {"v": 3, "run": "8c…", "revision": 7, "state": "restarting", "verdict": null, "missing": [],
+    {"v": 4, "run": "8c…", "revision": 7, "state": "restarting", "verdict": null, "missing": [],
      "restore": "", "restarts": true, "attempt": 2,
      "order": {"turn": 1, "attempt": 2, "scope": "alone", "named": [["algo-2", "worker"]],
-               "cause": {…}, "agreed": false}}
+               "cause": {…}, "agreed": false}, "past": []}
 
 - ``run`` names this run of the job: the master's supervisor makes it when it starts, members learn
   it here and put it into every message. ``revision`` counts up within it from 1. The request says
@@ -29,6 +29,9 @@ answers with the **job document**::
   Its ``named`` are at most 256 pairs of host and process; where their names do not fit into a
   quarter of the body, its ``scope`` is sent as ``all`` and it names nobody, which starts anew more
   than was asked for and never less. The ``detail`` of its cause is left out where it does not fit.
+  The process ``*`` is every one of a host that was lost.
+- ``past`` is how the last attempts ended, the oldest first, as much as fits into an eighth of the
+  body: what a master that is started anew has to know, and which the others tell it.
 - ``host`` (optional) makes the request a sign of life of that member, and ``after`` its
   acknowledgement of that revision. It is then accepted on the same terms as a report, and says as
   a report does who asks: ``v``, ``instance``, ``job`` and ``cluster``. An ``attempt`` that is over
@@ -37,9 +40,10 @@ answers with the **job document**::
 ``PUT /v1/hosts/{name}`` on the master carries the **host report** and answers with the job
 document::
 
-    {"v": 3, "job": "mnist", "cluster": "5d…", "run": "8c…", "instance": "f0…", "seq": 3,
+    {"v": 4, "job": "mnist", "cluster": "5d…", "run": "8c…", "instance": "f0…", "seq": 3,
      "phase": "restarting", "script_ended": false, "cause": null, "heard": 7,
-     "holds": "generation 000012-3fa9c1d2 -", "attempt": 2, "turn": 1, "progressed": false}
+     "holds": "generation 000012-3fa9c1d2 -", "attempt": 2, "turn": 1, "progressed": false,
+     "ordered": 1, "past": []}
 
 - ``job`` is the platform's name of the job, empty if it gives none, and ``cluster`` a digest of
   its hosts: both ends must have the same.
@@ -55,14 +59,22 @@ document::
   whatever its attempt. One of an attempt that has not begun is 400.
 - ``turn`` is that of the last order for which all is down and ready on the host, 0 for none.
 - ``progressed`` says that training has moved since the attempt began.
+- ``ordered`` is the turn of the last order that the host has heard, ``past`` that of the document.
 - Accepted from the named host's own addresses only, and with ``Authorization: Bearer TOKEN``
   where the job has a token.
+
+A host whose processes run keeps them while its master is away, and goes on to ask. A master that
+was started anew, and whose job has not begun yet, takes such a host's ``run`` for the name of its
+own, goes on counting ``revision`` and, once all hosts are there, ``attempt`` and ``turn`` from what
+they say. Where it does not, the host has met another run: its own is over.
 
 Who is not taken is answered with 409 and ``{"error": "one line", "reason": …}``, a `Refusal`;
 ``admission.py`` decides it. Other errors are ``{"error": "one line"}`` with a 4xx status.
 
 A cause is ``{"kind", "host", "message", "process", "exit", "detail", "at", "error", "attempt"}``,
-an exit ``{"code", "signum", "core_dumped"}``.
+an exit ``{"code", "signum", "core_dumped"}``. Of a cause in ``past`` travel
+``{"attempt", "ended", "scope", "kind", "host", "process", "error", "at", "progressed"}``, where
+``ended`` is an ``attempts.Kind``.
 
 Compatibility: unknown keys are ignored, another version or an unknown value of an enumeration is
 refused. Hosts whose supervisors speak other versions do not train together: the master refuses such
@@ -83,10 +95,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn, TypeVar
 
-from supervisor.life.attempts import MOST_NAMED, Order, Scope
+from supervisor.life.attempts import MOST_NAMED, Kind, Order, Past, Scope
 from supervisor.life.words import Cause, CauseKind, ExitStatus, JobState, Outcome, Phase, Verdict
 
-VERSION = 3
+VERSION = 4
 MAX_BODY_BYTES = 64 * 1024
 MAX_MESSAGE_CHARS = 1024
 MAX_DETAIL_CHARS = 4096
@@ -96,6 +108,8 @@ MAX_NAME_CHARS = 253
 MAX_MISSING = 32
 """Names of missing hosts that travel: enough for a message, and few, because every member reads
 them again and again while a thousand join."""
+MOST_PAST = 16
+"""Ends of attempts that travel."""
 MAX_NUMBER = 2**53 - 1
 """The greatest integer that every JSON reader holds exactly."""
 
@@ -170,7 +184,7 @@ class Refusal(enum.StrEnum):
     REPLACED = "replaced"
     """Another supervisor has become this host, because this one was gone."""
     RUNNING = "running"
-    """The job runs, and this host's supervisor was started after that."""
+    """The job runs, this host's supervisor was started after that, and hosts do not come back."""
     ATTEMPT = "attempt"
     """It speaks of an attempt that is over."""
     VERSION = "version"
@@ -194,6 +208,8 @@ class JobDocument:
     """What has last been started anew, or is to be."""
     restarts: bool = False
     """Whether the master starts anew what fails."""
+    past: tuple[Past, ...] = ()
+    """How the last attempts ended."""
 
     @property
     def attempt(self) -> int:
@@ -222,6 +238,10 @@ class HostReport:
     """The one it speaks of."""
     progressed: bool = False
     """Training has moved since the attempt began."""
+    ordered: int = 0
+    """The turn of the last order that was heard; 0: none."""
+    past: tuple[Past, ...] = ()
+    """How the last attempts ended, as the job's document says it."""
 
 
 # --------------------------------------------------------------------------- encoding
@@ -294,7 +314,32 @@ def _job(document: JobDocument) -> dict[str, object]:
         "restarts": document.restarts,
         "attempt": document.attempt,
         "order": None if document.order is None else _encode_order(document.order),
+        "past": _encode_past(document.past),
     }
+
+
+def _encode_past(past: tuple[Past, ...]) -> list[dict[str, object]]:
+    """The latest, as many as fit into an eighth of the body."""
+    fitting: list[dict[str, object]] = []
+    room = MAX_BODY_BYTES // 8
+    for each in reversed(past[-MOST_PAST:]):
+        cause = each.cause
+        encoded: dict[str, object] = {
+            "attempt": each.attempt,
+            "ended": each.kind.value,
+            "scope": each.scope.value,
+            "kind": cause.kind.value,
+            "host": _clean(cause.host)[:MAX_NAME_CHARS],
+            "process": None if cause.process is None else _clean(cause.process)[:MAX_NAME_CHARS],
+            "error": cut(_clean(cause.error), MAX_ERROR_CHARS),
+            "at": cause.at,
+            "progressed": each.progressed,
+        }
+        room -= len(_dump(encoded)) + 1
+        if room < 0:
+            break
+        fitting.insert(0, encoded)
+    return fitting
 
 
 def encode_report(report: HostReport) -> bytes:
@@ -314,9 +359,11 @@ def encode_report(report: HostReport) -> bytes:
             "attempt": report.attempt,
             "turn": report.turn,
             "progressed": report.progressed,
+            "ordered": report.ordered,
+            "past": _encode_past(report.past),
         }
     )
-    # The limits above leave a third of it free even where every character is an escape.
+    # The limits above leave room even where every character is an escape.
     assert len(body) <= MAX_BODY_BYTES
     return body
 
@@ -387,6 +434,7 @@ def decode_job(body: bytes) -> JobDocument:
         restore=_text(fields, "restore", MAX_NAME_CHARS) if "restore" in fields else "",
         order=None if order is None else _decode_order(order),
         restarts=_boolean(fields, "restarts") if "restarts" in fields else False,
+        past=_decode_past(fields),
     )
     attempt = _attempt(fields, otherwise=document.attempt)
     if attempt != document.attempt:
@@ -408,6 +456,36 @@ def _decode_order(value: object) -> Order:
         named=tuple(_pair("named", pair) for pair in named),
         cause=None if cause is None else decode_cause(cause),
         agreed=_boolean(fields, "agreed") if "agreed" in fields else False,
+    )
+
+
+def _decode_past(fields: Mapping[str, object]) -> tuple[Past, ...]:
+    past = fields.get("past", [])
+    if not isinstance(past, list):
+        _wrong("past", "a list", past)
+    if len(past) > _TOLERANCE * MOST_PAST:
+        raise ProtocolError(f"past: {len(past)} attempts, at most {_TOLERANCE * MOST_PAST}")
+    return tuple(_decode_one_past(each) for each in past)
+
+
+def _decode_one_past(value: object) -> Past:
+    fields = _object("past", value)
+    process = fields.get("process")
+    cause = Cause(
+        kind=_member(CauseKind, fields, "kind"),
+        host=_text(fields, "host", MAX_NAME_CHARS),
+        message="",
+        process=None if process is None else _text(fields, "process", MAX_NAME_CHARS),
+        at=_seconds(fields, "at"),
+        error=_text(fields, "error", _TOLERANCE * MAX_ERROR_CHARS),
+        attempt=_attempt(fields),
+    )
+    return Past(
+        attempt=_attempt(fields),
+        kind=_member(Kind, fields, "ended"),
+        scope=_member(Scope, fields, "scope"),
+        cause=cause,
+        progressed=_boolean(fields, "progressed"),
     )
 
 
@@ -448,6 +526,8 @@ def decode_report(body: bytes) -> HostReport:
         turn=_integer(fields, "turn", 0, MAX_NUMBER) if "turn" in fields else 0,
         attempt=_attempt(fields, otherwise=1),
         progressed=_boolean(fields, "progressed") if "progressed" in fields else False,
+        ordered=_integer(fields, "ordered", 0, MAX_NUMBER) if "ordered" in fields else 0,
+        past=_decode_past(fields),
     )
 
 

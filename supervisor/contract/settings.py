@@ -455,6 +455,15 @@ class Attempts:
         "every host's exit code after a failure after which starting the whole job again makes "
         "sense, for podFailurePolicy, a requeue or a retry strategy; empty: that of the failure",
     )
+    rejoin_timeout_s: float = setting(
+        values.seconds,
+        "120",
+        "s",
+        "how long a lost host is waited for, the master too, where the job may go on after a "
+        "failure (SUPERVISOR_RESTARTS): its container, started anew under its name, joins the "
+        "running job; 0: a lost host ends the job",
+        common=True,
+    )
 
 
 class Joining:

@@ -29,7 +29,7 @@ from supervisor.life.words import Cause, JobState, Phase, ProcessSpec
 from supervisor.streams.masking import Masker
 
 if TYPE_CHECKING:  # not needed before the script's start
-    from supervisor.life.attempts import Order
+    from supervisor.life.attempts import Order, Past
     from supervisor.status.snapshot import AttemptRow, Sample
 
 LOOK_S: Final = 1.0
@@ -140,8 +140,10 @@ class Attempts:
     # ------------------------------------------------------------------ progress
 
     def begin(self) -> None:
-        """The first attempt begins: from here on training can have moved."""
-        self._open(1)
+        """The first attempt begins, or the one at which this host has come back: from here on
+        training can have moved."""
+        if not self._rows:
+            self._open(self._present.state.attempt)
         if self._present.may_restart:
             self._started_ns = time.clock_gettime_ns(FILES_CLOCK)
             self._tasks.serve("progress", self._take_mark(), vital=False)
@@ -163,12 +165,23 @@ class Attempts:
 
     async def judged(self, event: ev.Event) -> ev.Event:
         """A failure with what is known of progress, where that decides about another attempt."""
+        if isinstance(event, ev.MemberReported) and event.earlier is not None:
+            return await self._taken_over(event, event.earlier)
         if self._mark is None or not self._matters(event):
             return event
         now = await self._look()
         if now is None or not self._mark.moved_to(now, self._started_ns):
             return event
         return type(event)(**(vars(event) | {"progressed": True}))
+
+    async def _taken_over(self, event: ev.MemberReported, life: ev.EarlierLife) -> ev.Event:
+        """Whether training had moved under the master before this one: a checkpoint is younger than
+        the last end of an attempt that the others know of."""
+        now = await self._look()
+        since = max((each.cause.at for each in life.past), default=0.0)
+        if now is None or now.written_ns <= since * 1e9:
+            return event
+        return ev.MemberReported(**(vars(event) | {"progressed": True}))
 
     def _matters(self, event: ev.Event) -> bool:
         state = self._present.state
@@ -179,6 +192,8 @@ class Attempts:
                 return not event.status.ok or self._processes.by_name[process].spec.essential
             case ev.Hung():
                 return True
+            case ev.MemberLost():
+                return self._present.plan.strategy is not Strategy.NONE
             case ev.MemberReported(host):
                 # Without a distribution each host is a job of its own, and sees to it itself.
                 own = self._present.plan.strategy is Strategy.NONE
@@ -255,6 +270,8 @@ class Attempts:
         order = after.order
         if order is not None and after.attempt > before.attempt:
             self.judged_at = time.monotonic()
+            if not self._rows:
+                self._know(after.past)
             self._close(order, after)
             self._open(after.attempt)
             if after.phase is not Phase.RESTARTING:  # else when all is down
@@ -308,14 +325,31 @@ class Attempts:
         for gone in [number for number in self._ended if number < kept]:
             del self._ended[gone]
 
+    def _know(self, past: tuple[Past, ...]) -> None:
+        """Of the attempts before this supervisor took the job up, what the others have told."""
+        for each in {each.attempt: each for each in past}.values():
+            self._rows.append(
+                {
+                    "attempt": each.attempt,
+                    "began_at": None,
+                    "prepared_s": 0.0,
+                    "ended_at": each.cause.at,
+                    "cause": self._encoded(each.cause),
+                    "kind": each.kind.value,
+                    "scope": each.scope.value,
+                    "progressed": each.progressed,
+                }
+            )
+
     def _close(self, order: Order, state: State) -> None:
-        last = state.past[-1] if state.past else None
+        last = next((each for each in reversed(state.past) if each.cause is order.cause), None)
         if last:  # who judges knows more of it
             self._kinds[last.kind.value] += 1
         if not self._rows:
             return
         row = self._rows[-1]
-        row["ended_at"] = time.time()
+        if row["ended_at"] is None:
+            row["ended_at"] = time.time()
         row["cause"] = self._encoded(order.cause)
         row["scope"] = order.scope.value
         row["kind"] = last.kind.value if last else None

@@ -22,7 +22,7 @@ from supervisor.host.present import Present
 from supervisor.host.tasks import Tasks
 from supervisor.host.timeline import Say
 from supervisor.life import events as ev
-from supervisor.life.words import CauseKind, Phase
+from supervisor.life.words import CauseKind, JobState, Phase
 from supervisor.plan.plan import Plan
 from supervisor.streams.masking import Masker
 from supervisor.streams.recent import Recent
@@ -154,11 +154,15 @@ class Coordination:
             refused_count=plan.contract.settings.master_refused_count,
             refused_window_s=plan.contract.settings.master_refused_window_s,
             on_error=lambda line: self._say("error", "status.error", error=line),
+            rejoins=bool(plan.restart_policy and plan.budgets.rejoin_s),
         )
         await self._server.start()
         self._tasks.serve("status server", _until_cancelled(self._server.stop))
 
     def _on_report(self, host: str, report: HostReport) -> None:
+        joining = self._board is not None and self._board.document.state is JobState.JOINING
+        runs_on = joining and report.phase in {Phase.RUNNING, Phase.RESTARTING}
+        earlier = ev.EarlierLife(report.attempt, report.ordered, report.past) if runs_on else None
         self._post(
             ev.MemberReported(
                 host,
@@ -168,6 +172,8 @@ class Coordination:
                 report.holds,
                 report.turn,
                 report.progressed,
+                time.time(),
+                earlier,
             )
         )
 
@@ -197,6 +203,7 @@ class Coordination:
             wait_s=plan.contract.settings.poll_wait_s,
             job=self._identity,
             post=self._post,
+            rejoins=plan.budgets.rejoin_s > 0,
         )
         link.report(Phase.PREPARING, script_ended=False, cause=None)
         return link
@@ -214,7 +221,12 @@ class Coordination:
         """On the master: to every member."""
         if self._board is not None:
             self._board.announce(
-                action.state, action.verdict, action.missing, action.restore, action.order
+                action.state,
+                action.verdict,
+                action.missing,
+                action.restore,
+                action.order,
+                action.past,
             )
 
     def report(self, action: ev.Report) -> None:
@@ -228,6 +240,7 @@ class Coordination:
                 turn=action.turn,
                 attempt=action.attempt,
                 progressed=action.progressed,
+                ordered=action.ordered,
             )
 
     def publish(self, entry: Mapping[str, object]) -> None:

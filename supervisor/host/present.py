@@ -94,6 +94,7 @@ def _initial_state(plan: Plan) -> State:
         own_lines=plan.contract.settings.checkpoint_hosts == "all",
         strategy=plan.strategy.value,
         policy=plan.restart_policy,
+        servers=plan.contract.ps_hosts,
     )
     return initial(
         setup,

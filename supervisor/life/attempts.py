@@ -33,6 +33,8 @@ MOST_NAMED: Final = 256
 """Processes that an order names; of more the whole job starts anew …"""
 MOST_LETTERS: Final = 12_000
 """… and where their names are so long together."""
+EVERY: Final = "*"
+"""In the place of a process: all of that host, which was lost with them."""
 
 
 class Scope(enum.StrEnum):
@@ -104,6 +106,15 @@ def scope_of(strategy: str, process: str | None, *, evaluator: bool) -> Scope:
     return Scope.ALONE if part is Part.EVALUATOR else SCOPES[strategy, part][0]
 
 
+def scope_of_host(strategy: str, *, evaluator: bool, master: bool, server: bool) -> Scope:
+    """What starts anew when a host is lost with all that ran there.
+
+    ``master``: its script is the chief's. ``server``: a parameter server was on it.
+    """
+    process = Role.PS if server else Role.CHIEF if master else Role.WORKER
+    return scope_of(strategy, process, evaluator=evaluator)
+
+
 class Rules(NamedTuple):
     """What the user says of ends: exit codes, and patterns in the sentence or the last words."""
 
@@ -132,6 +143,7 @@ class Kind(enum.StrEnum):
     CRASH = "crash"
     HANG = "hang"
     STARTUP = "start-up"
+    LOST = "lost host"
     VICTIM = "victim"
     CERTAIN = "certain"
     STOP_RULE = "rule"
@@ -156,6 +168,12 @@ KINDS: Final[Mapping[Kind, Row]] = MappingProxyType(
         ),
         Kind.PREEMPTED: Row(
             "exit 42 or 143, or a stop signal that was not ours: somebody else stopped it",
+            f"unlimited for {WINDOW_S / 3600:g} h after the last progress",
+            False,
+        ),
+        Kind.LOST: Row(
+            "a host was lost, with all that ran there; it is waited for "
+            "(`SUPERVISOR_REJOIN_TIMEOUT_S`)",
             f"unlimited for {WINDOW_S / 3600:g} h after the last progress",
             False,
         ),
@@ -185,7 +203,9 @@ RESTARTED: Final = frozenset(
         CauseKind.HANG,
     }
 )
-"""Causes after which something can be started anew in place; all others end the job."""
+"""Causes after which something can be started anew in place …"""
+LOST: Final = frozenset({CauseKind.MEMBER_LOST, CauseKind.MASTER_LOST})
+"""… and those after which it can where the host comes back; all others end the job."""
 
 RESTART_CODES: Final = frozenset({42, 143})
 """With these TensorFlow's PreemptionCheckpointHandler asks to be started again: 42 by default, 143
@@ -246,7 +266,7 @@ class Refused(NamedTuple):
 
 def line_of(cause: Cause, scope: Scope) -> str:
     """Whose budget it is: that of the process which starts anew alone, or the job's."""
-    return f"{cause.host} {cause.process}" if scope is Scope.ALONE else "job"
+    return f"{cause.host} {cause.process or EVERY}" if scope is Scope.ALONE else "job"
 
 
 def kind_of(cause: Cause, past: tuple[Past, ...], policy: Policy, *, progressed: bool) -> Kind:
@@ -255,6 +275,8 @@ def kind_of(cause: Cause, past: tuple[Past, ...], policy: Policy, *, progressed:
     code, signum = status.code, status.signum
     if _matches(cause, rules.stop_codes, rules.stop_patterns):
         return Kind.STOP_RULE
+    if cause.kind in LOST:
+        return Kind.LOST
     asked_for = _matches(cause, rules.restart_codes, rules.restart_patterns)
     if cause.kind is CauseKind.HANG:
         return Kind.HANG
@@ -311,7 +333,7 @@ def decide(
             f"the platform ends the job in {max(0.0, left_s):.0f} s, less than an attempt needs"
         )
         return Refused(kind, reason, restartable=True)
-    if kind is Kind.PREEMPTED:
+    if kind in {Kind.PREEMPTED, Kind.LOST}:
         if past and not progressed and cause.at - _last_progress(past) > WINDOW_S:
             return Refused(kind, f"no progress for {WINDOW_S / 3600:g} h", restartable=True)
     elif KINDS[kind].charged:
@@ -433,27 +455,27 @@ class Order(NamedTuple):
 
     def concerns(self, host: str, process: str, *, evaluator: bool) -> bool:
         """Whether a process of a host starts anew by it; steps never do."""
-        if (host, process) in self.named:
+        if (host, process) in self.named or (host, EVERY) in self.named:
             return True
         if evaluator or self.scope is Scope.ALONE:
             return False
         return self.scope is Scope.ALL or process in {Role.PS, Role.CHIEF, Role.MASTER}
 
+    def widened(self, scope: Scope, host: str, process: str) -> Order:
+        """The same attempt, and one more process that ended while it was being prepared; `EVERY`:
+        all of that host."""
+        named = tuple(each for each in self.named if process != EVERY or each[0] != host)
+        if not {(host, process), (host, EVERY)}.intersection(named):
+            named = (*named, (host, process))
+        wider = max(self.scope, scope, key=lambda each: each.width)
+        return self._replace(turn=self.turn + 1, scope=wider, named=named).bounded()
 
-def widened(order: Order, scope: Scope, host: str, process: str) -> Order:
-    """The same attempt, and one more process that ended while it was being prepared."""
-    named = order.named
-    if (host, process) not in named:
-        named = (*named, (host, process))
-    wider = max(order.scope, scope, key=lambda each: each.width)
-    return bounded(order._replace(turn=order.turn + 1, scope=wider, named=named))
-
-
-def bounded(order: Order) -> Order:
-    """As it fits into a document: all start anew where those that do are too many to be named."""
-    letters = sum(len(host) + len(process) for host, process in order.named)
-    if len(order.named) <= MOST_NAMED and letters <= MOST_LETTERS:
-        return order
-    # The evaluator is no part of all, and there is one at most.
-    evaluators = tuple(each for each in order.named if each[1] == Role.EVALUATOR)
-    return order._replace(scope=Scope.ALL, named=evaluators)
+    def bounded(self) -> Order:
+        """As it fits into a document: all start anew where those that do are too many to be
+        named."""
+        letters = sum(len(host) + len(process) for host, process in self.named)
+        if len(self.named) <= MOST_NAMED and letters <= MOST_LETTERS:
+            return self
+        # The evaluator is no part of all, and there is one at most.
+        evaluators = tuple(each for each in self.named if each[1] == Role.EVALUATOR)
+        return self._replace(scope=Scope.ALL, named=evaluators)

@@ -55,6 +55,7 @@ def end(state: State, cause: Cause, actions: list[ev.Action]) -> State:
         ev.Deadline.DECISION,
         ev.Deadline.BACKOFF,
         ev.Deadline.RESTART,
+        ev.Deadline.REJOIN,
         ev.Deadline.KILL,  # of a process that was to start anew
     )
     extra_s = budgets.evaluator_grace_s if evaluates_on(state) else 0.0

@@ -14,7 +14,7 @@ from supervisor.life.frozen import Frozen
 from supervisor.life.words import Cause, ExitStatus, JobState, Phase, Verdict
 
 if TYPE_CHECKING:  # for jobs that go on after a failure
-    from supervisor.life.attempts import Order, Scope
+    from supervisor.life.attempts import Order, Past, Scope
 
 
 class Deadline(enum.StrEnum):
@@ -36,6 +36,8 @@ class Deadline(enum.StrEnum):
     """On the master: the pause before another attempt."""
     RESTART = "restart"
     """All that starts anew must be down and ready, on every host that it concerns."""
+    REJOIN = "rejoin"
+    """A lost host must have come back; on a member: the master must."""
     HOLD = "hold"
     """A member keeps its servers for the chief's last checkpoint; the master's word may be lost.
     Also the evaluator's share for its last evaluation."""
@@ -157,6 +159,15 @@ class Expired(Frozen):
     at: float
 
 
+class EarlierLife(Frozen):
+    """How far the job had come under the master that was there before this one was started anew."""
+
+    attempt: int
+    turn: int
+    """Of the last order that was heard."""
+    past: tuple[Past, ...] = ()
+
+
 class MemberReported(Frozen):
     """On the master: a member said where it stands."""
 
@@ -170,6 +181,10 @@ class MemberReported(Frozen):
     """The last order of the master for which all is down and ready there; 0: none."""
     progressed: bool = False
     """Training has moved, there or here, since the attempt began; looked at with a new cause."""
+    at: float = 0.0
+    """Seconds since the epoch, by the master's clock."""
+    earlier: EarlierLife | None = None
+    """What the member knows of the job, where it has followed another master before this one."""
 
 
 class MemberLost(Frozen):
@@ -179,6 +194,8 @@ class MemberLost(Frozen):
     host: str
     evidence: str
     at: float
+    progressed: bool = False
+    """Training has moved since the attempt began."""
 
 
 class JobChanged(Frozen):
@@ -214,11 +231,13 @@ class MasterLost(Frozen):
 
     ``how`` is a `liveness.How`: ``crashed`` (connections refused, several times), ``unreachable``
     (silence past the lease), ``restarted`` (another run answers), or that it refuses this host.
+    ``final``: it cannot come back as this host's master.
     """
 
     how: str
     evidence: str
     at: float
+    final: bool = True
 
 
 class MasterEnded(Frozen):
@@ -330,6 +349,8 @@ class Announce(Frozen):
     """While joining or restarting: the generation that every host is to hold."""
     order: Order | None = None
     """What has last been started anew, or is to be."""
+    past: tuple[Past, ...] = ()
+    """How the attempts before it ended, for a master that may come after this one."""
 
 
 class MakeReady(Frozen):
@@ -370,6 +391,8 @@ class Report(Frozen):
     attempt: int = 1
     """The newest that is known here."""
     progressed: bool = False
+    ordered: int = 0
+    """The turn of the last order that was heard."""
 
 
 class Publish(Frozen):

@@ -31,8 +31,6 @@ def prepared(state: State, actions: list[ev.Action]) -> State:
     before, state = state.phase, enter(state, Trigger.PREPARED)
     if len(state.setup.hosts) == 1:
         return run(state, actions)
-    if state.setup.is_member and state.job is not JobState.JOINING:
-        return run(state, actions)  # a late host: the others have gone on
     if before is Phase.JOINING:
         return state  # it has restored what all hosts are to hold
     margin_s = JOIN_MARGIN_S if state.setup.is_member else 0.0
@@ -62,6 +60,10 @@ def _restore_now(state: State, actions: list[ev.Action]) -> State:
 def agree(state: State, actions: list[ev.Action]) -> State:
     """On the master, when all have joined: run, if they begin from the same checkpoint."""
     setup = state.setup
+    if any(member.earlier for member in state.members.values()):
+        from supervisor.life.returning import take_over  # noqa: PLC0415
+
+        return take_over(state, actions)
     told = {host: state.members[host].holds for host in setup.training if host != setup.host}
     told[setup.host] = state.holds
     if not any(told.values()):
@@ -89,6 +91,16 @@ def agree(state: State, actions: list[ev.Action]) -> State:
     state = replace(state, restore=wanted)
     actions.append(ev.Announce(JobState.JOINING, restore=wanted))
     return _restore_now(state, actions)
+
+
+def begin_as_told(state: State, actions: list[ev.Action]) -> State:
+    """On a member that has joined, when the master says that the job runs."""
+    order, _ = state.offered
+    if order is None and not state.late:
+        return run(state, actions)
+    from supervisor.life.returning import begin_late  # noqa: PLC0415  # the spawn does not wait
+
+    return begin_late(state, actions)
 
 
 def waiting(state: State, reasons: tuple[tuple[str, str], ...], actions: list[ev.Action]) -> State:

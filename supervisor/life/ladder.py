@@ -121,7 +121,8 @@ def first_rung(state: State, actions: list[ev.Action]) -> State:
     setup = state.setup
     if state.phase is Phase.RESTARTING:
         return _climb(state, Rung.SCRIPTS, actions)
-    held = setup.is_member and setup.chief_first and state.job is not JobState.ENDED
+    heard = state.job is not JobState.ENDED and state.away is None
+    held = setup.is_member and setup.chief_first and heard
     if evaluates_on(state) or (held and any(not process.step for process in state.alive)):
         return _climb(state, Rung.HOLD, actions)
     return _climb(state, Rung.SCRIPTS, actions)

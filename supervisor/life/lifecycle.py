@@ -31,7 +31,14 @@ from typing import TYPE_CHECKING, Final, assert_never
 from supervisor.life import events as ev
 from supervisor.life.automaton import Trigger
 from supervisor.life.ending import end, failed_for_good, finished, note, resume, success, verdict_of
-from supervisor.life.joining import agree, prepared, restore_as_all, run, waiting, who_is_missing
+from supervisor.life.joining import (
+    agree,
+    begin_as_told,
+    prepared,
+    restore_as_all,
+    waiting,
+    who_is_missing,
+)
 from supervisor.life.ladder import evaluates_on, kill, rung_done, rung_over
 from supervisor.life.outcome import job_exit_code
 from supervisor.life.state import (
@@ -74,9 +81,6 @@ _SHOWN: Final = 10
 """Missing hosts that are named in a message."""
 _NO_SIGN: Final = "no output, no CPU time and no heartbeat"
 
-REFUSES: Final = "refuses this host"
-"""How a master is lost that does not take this host; `liveness.How`."""
-
 
 def step(state: State, event: ev.Event) -> tuple[State, tuple[ev.Action, ...]]:
     """The next state, and what to do, in order."""
@@ -89,7 +93,7 @@ def step(state: State, event: ev.Event) -> tuple[State, tuple[ev.Action, ...]]:
     return reacted, tuple(actions)
 
 
-def _told(state: State) -> tuple[Phase, bool, Cause | None, str, int, int, bool]:
+def _told(state: State) -> tuple[Phase, bool, Cause | None, str, int, int, bool, int]:
     """What a member tells the master: whenever it changes, and nothing else."""
     causes = (state.cause, state.suspect, state.asked, *state.tolerated)
     own = (each for each in causes if each is not None and each.host == state.setup.host)
@@ -101,6 +105,7 @@ def _told(state: State) -> tuple[Phase, bool, Cause | None, str, int, int, bool]
         state.turn,
         state.attempt,
         state.moved,
+        state.order.turn if state.order else 0,
     )
 
 
@@ -162,11 +167,16 @@ def _react(state: State, event: ev.Event, actions: list[ev.Action]) -> State:
             return _expired(state, deadline, at, actions)
         case ev.MemberReported():
             return _member_reported(state, event, actions)
-        case ev.MemberLost(host, evidence, at):
+        case ev.MemberLost(host, evidence, at, progressed):
+            state = replace(state, moved=state.moved or progressed)
             return _member_lost(state, host, evidence, at, actions)
         case ev.JobChanged(job, verdict, _, generation, order, restarts):
             if restarts and not state.restarts and state.setup.is_member:
                 state = replace(state, restarts=True)
+            state = _heard_from_master(state, actions)
+            if state.late is None:
+                runs = job in {JobState.RUNNING, JobState.RESTARTING}
+                state = replace(state, late=restarts and runs)
             if generation and job is JobState.JOINING:
                 return restore_as_all(replace(state, master_heard=True), generation, actions)
             return _job_changed(state, job, verdict, actions, order, generation)
@@ -175,9 +185,11 @@ def _react(state: State, event: ev.Event, actions: list[ev.Action]) -> State:
         case ev.MasterSeen(bare):
             # A master without our status server says nothing about the barrier: its open port has
             # to do, as it did in the predecessor.
-            return _job_changed(state, JobState.RUNNING, None, actions) if bare else state
-        case ev.MasterLost(how, evidence, at):
-            return _master_lost(state, how, evidence, at, actions)
+            if bare:
+                return _job_changed(state, JobState.RUNNING, None, actions)
+            return _heard_from_master(state, actions)
+        case ev.MasterLost():
+            return _master_lost(state, event, actions)
         case ev.MasterEnded(evidence, at):
             message = f"the master's port is closed ({evidence}); it ended, its verdict is unknown"
             cause = Cause(CauseKind.MASTER_ENDED, state.setup.master, message, at=at)
@@ -370,6 +382,12 @@ def _expired(state: State, deadline: ev.Deadline, at: float, actions: list[ev.Ac
             return end(state, own_cause(state, CauseKind.MAX_RUNTIME, message, at), actions)
         case ev.Deadline.DECISION | ev.Deadline.RESTART | ev.Deadline.BACKOFF:
             return _restart_expired(state, deadline, actions)
+        case ev.Deadline.REJOIN:
+            from supervisor.life import returning  # noqa: PLC0415  # for jobs that go on
+
+            if state.setup.is_member:
+                return returning.master_not_back(state, actions)
+            return returning.not_back(state, at, actions)
         case ev.Deadline.HOLD:
             actions.append(ev.Say("hold.expired", level="warning"))
             return rung_over(state, actions)
@@ -429,10 +447,15 @@ def _member_reported(state: State, event: ev.MemberReported, actions: list[ev.Ac
     turn = max(member.turn, event.turn)
     # What was said before it came down for another attempt is of the one before.
     early = state.job is JobState.RESTARTING and turn < (state.order.turn if state.order else 0)
+    joined = member.joined or event.phase is not Phase.PREPARING
     updated = replace(
         member,
-        joined=member.joined or event.phase is not Phase.PREPARING,
+        joined=joined,
         heard=True,
+        lost=None if joined else member.lost,
+        earlier=event.earlier or member.earlier,
+        restarting=event.phase is Phase.RESTARTING,
+        seen_at=event.at,
         script_ended=member.script_ended or (event.script_ended and not early),
         down=member.down or event.phase in {Phase.PUBLISHING, Phase.DONE},
         holds=event.holds,
@@ -442,13 +465,14 @@ def _member_reported(state: State, event: ev.MemberReported, actions: list[ev.Ac
     if updated != member:
         state = replace(state, members={**state.members, event.host: updated})
     if updated.joined and not member.joined:
-        fields = (("host", event.host), ("missing", len(state.missing)))
-        actions.append(ev.Say("member.joined", fields))
-        if state.missing and state.job is JobState.JOINING:
-            actions.append(ev.Announce(JobState.JOINING, missing=state.missing))
+        state = _member_joined(state, member, event.host, actions)
+    if event.earlier is not None:
+        state = replace(state, moved=state.moved or event.progressed)
     told = event.cause
     if told is None or told in {state.suspect, member.told, *state.tolerated}:
         return state
+    if event.earlier is not None and event.phase in {Phase.RUNNING, Phase.RESTARTING}:
+        return state  # a failure that nobody was there to judge: it starts anew with the rest
     state = replace(state, moved=state.moved or event.progressed)
     failures = {CauseKind.SCRIPT_FAILED, CauseKind.START_FAILED, CauseKind.ESSENTIAL_DIED}
     if state.restarts and event.phase not in {Phase.RUNNING, Phase.RESTARTING}:
@@ -456,6 +480,18 @@ def _member_reported(state: State, event: ev.MemberReported, actions: list[ev.Ac
     if told.kind in failures or (told.kind is CauseKind.HANG and state.restarts):
         return _failed(state, told, actions)
     return end(state, told, actions)
+
+
+def _member_joined(state: State, before: Member, host: str, actions: list[ev.Action]) -> State:
+    if state.under_way:
+        from supervisor.life.returning import returned  # noqa: PLC0415  # for jobs that go on
+
+        return returned(state, host, before.lost, actions)
+    fields = (("host", host), ("missing", len(state.missing)))
+    actions.append(ev.Say("member.joined", fields))
+    if state.missing and state.job is JobState.JOINING:
+        actions.append(ev.Announce(JobState.JOINING, missing=state.missing))
+    return state
 
 
 def _member_lost(
@@ -470,10 +506,14 @@ def _member_lost(
         state = replace(state, members={**state.members, host: Member()})
         actions.append(ev.Announce(JobState.JOINING, missing=state.missing))
         return state
+    cause = Cause(CauseKind.MEMBER_LOST, host, f"lost: {evidence}", at=at, attempt=state.attempt)
+    if state.restarts and state.under_way:
+        from supervisor.life import returning  # noqa: PLC0415  # for jobs that go on
+
+        if returning.waits(state):
+            return returning.lost(state, cause, actions)
     state = replace(state, members={**state.members, host: replace(member, down=True)})
-    if not state.before_draining:
-        return state
-    return _failed(state, Cause(CauseKind.MEMBER_LOST, host, f"lost: {evidence}", at=at), actions)
+    return _failed(state, cause, actions) if state.before_draining else state
 
 
 def _job_changed(
@@ -486,13 +526,7 @@ def _job_changed(
 ) -> State:
     if state.setup.is_master or state.job is JobState.ENDED:
         return state
-    state = replace(hear(state, job), master_heard=True)
-    if job in {JobState.RUNNING, JobState.RESTARTING} and state.phase is Phase.JOINING:
-        if order is None:
-            return run(state, actions)
-        from supervisor.life.restarting import run_late  # noqa: PLC0415
-
-        return run_late(state, order, job, actions)
+    state = replace(hear(state, job), master_heard=True, offered=(order, generation))
     if order is not None and state.under_way:
         from supervisor.life.restarting import follow  # noqa: PLC0415
 
@@ -507,17 +541,28 @@ def _job_changed(
     return state
 
 
-def _master_lost(
-    state: State, how: str, evidence: str, at: float, actions: list[ev.Action]
-) -> State:
+def _heard_from_master(state: State, actions: list[ev.Action]) -> State:
+    if state.away is None:
+        return state
+    from supervisor.life.returning import master_back  # noqa: PLC0415  # for jobs that go on
+
+    return master_back(state, actions)
+
+
+def _master_lost(state: State, event: ev.MasterLost, actions: list[ev.Action]) -> State:
     if state.setup.is_master or state.job is JobState.ENDED:
         return state  # nobody to lose, or it said all it had to say
-    master = state.setup.master
-    if state.nothing_started and how != REFUSES:
+    master, how, evidence, at = state.setup.master, event.how, event.evidence, event.at
+    if state.nothing_started and not event.final:
         # It may be started anew, and how long that is waited for is the join timeout.
         fields = (("host", master), ("how", how), ("evidence", evidence))
         actions.append(ev.Say("master.lost", fields, "warning"))
         return replace(state, master_heard=False)
+    if state.restarts and state.under_way and not event.final:
+        from supervisor.life import returning  # noqa: PLC0415  # for jobs that go on
+
+        if returning.waits(state):
+            return returning.master_away(state, how, evidence, at, actions)
     state = hear(state, JobState.ENDED)  # nobody will say it from here on
     if state.before_draining:
         begun = not state.nothing_started
@@ -545,6 +590,8 @@ def _settle(state: State, actions: list[ev.Action]) -> State:
     """Draw every conclusion that needs no further event."""
     if state.phase is Phase.JOINING and state.members and not state.missing:
         state = agree(state, actions)
+    if state.phase is Phase.JOINING and state.job in {JobState.RUNNING, JobState.RESTARTING}:
+        state = begin_as_told(state, actions)
     if state.under_way and (cause := finished(state)) is not None:
         state = end(state, cause, actions)
     if state.order is not None and state.under_way:
@@ -594,6 +641,7 @@ def _is_owed_a_word(state: State) -> bool:
         state.setup.is_member
         and state.stop_signals == 1
         and state.master_heard
+        and state.away is None
         and state.job is not JobState.ENDED
         and state.cause is not None
         and state.cause.kind is CauseKind.STOP_REQUESTED

@@ -18,6 +18,8 @@ from typing import Final
 
 from supervisor.life import events as ev
 from supervisor.life.attempts import (
+    EVERY,
+    LOST,
     NONE,
     RESTARTED,
     Order,
@@ -25,10 +27,9 @@ from supervisor.life.attempts import (
     Refused,
     Restart,
     Scope,
-    bounded,
     decide,
     scope_of,
-    widened,
+    scope_of_host,
 )
 from supervisor.life.automaton import Trigger
 from supervisor.life.ending import doubt, end, note, resume, tolerable, tolerate
@@ -47,10 +48,25 @@ from supervisor.life.state import (
 )
 from supervisor.life.words import Cause, CauseKind, JobState, Life, Phase, Rung
 
-__all__ = ["RESTARTED", "failed", "follow", "judge", "over", "progress", "readied", "unanswered"]
+__all__ = [
+    "RESTARTED",
+    "failed",
+    "follow",
+    "give",
+    "judge",
+    "over",
+    "progress",
+    "readied",
+    "run_late",
+    "turn_of",
+    "unanswered",
+    "waited_for",
+]
 
 MARGIN_S: Final = 10.0
 """Beyond what coming down takes on one host, for the words to travel and the files to answer."""
+MOST_TOLD: Final = 16
+"""Ends of attempts that the other hosts are told of, for a master that comes after this one."""
 MOST_PAST: Final = 1000
 """Ends of attempts that are remembered; budgets look no further back."""
 HANDOVER_S: Final = 60.0
@@ -71,6 +87,8 @@ def failed(state: State, cause: Cause, actions: list[ev.Action]) -> State:
         if state.asked is not None:
             state = note(state, state.asked, actions)
         state = replace(state, asked=cause, fallen=(*state.fallen, (cause.host, process)))
+        if state.away is not None:
+            return state  # asked when the master is back
         return arm(state, ev.Deadline.DECISION, state.setup.budgets.lease_s, actions)
     if state.job is JobState.RESTARTING:
         state = note(state, cause, actions)
@@ -78,7 +96,7 @@ def failed(state: State, cause: Cause, actions: list[ev.Action]) -> State:
         if _concerns(state, state.order, cause.host, process):
             return state  # it comes up with the rest
         scope = _scope_of(state, cause)
-        return _give(state, widened(state.order, scope, cause.host, process), actions)
+        return give(state, state.order.widened(scope, cause.host, process), actions)
     state = replace(state, fallen=(*state.fallen, (cause.host, process)))
     doubted = doubt(state, cause, actions)
     return judge(state, cause, actions) if doubted is None else doubted
@@ -101,41 +119,59 @@ def judge(state: State, cause: Cause, actions: list[ev.Action], now: float = 0.0
                 state = replace(state, suspect=None, fallen=fallen)
                 return tolerate(state, cause, actions)
             return end(replace(state, refused=decision), cause, actions)
-        case Restart(kind, scope, after_s):
+        case Restart():
             suspect, state = state.suspect, replace(state, suspect=None)
             if suspect not in {None, cause}:
                 assert suspect is not None
                 state = note(state, suspect, actions)
-            ended = Past(state.attempt, kind, scope, cause, progressed)
-            turn, attempt = _turn(state) + 1, state.attempt + 1
-            named = tuple(dict.fromkeys((*state.fallen, (cause.host, cause.process or ""))))
+            ended = Past(state.attempt, decision.kind, decision.scope, cause, progressed)
             state = replace(state, past=(*state.past, ended)[-MOST_PAST:])
-            order = bounded(Order(turn, attempt, scope, named, cause))
-            state = _give(state, order, actions)
-            if after_s:
-                words = (("attempt", attempt), ("after_s", after_s), ("cause", str(cause)))
-                actions.append(ev.Say("attempt.waiting", words))
-                state = arm(state, ev.Deadline.BACKOFF, after_s, actions)
-            return state
+            return _order(state, cause, decision, actions)
+
+
+def _order(state: State, cause: Cause, decision: Restart, actions: list[ev.Action]) -> State:
+    """It is to start anew, and what cannot go on without it."""
+    scope, order, after_s = decision.scope, state.order, decision.after_s
+    host, process = cause.host, cause.process or EVERY
+    away = cause.kind in LOST and host != state.setup.host
+    if state.job is JobState.RESTARTING and order is not None:  # only a lost host is judged then
+        if scope is not Scope.ALONE or _waits_for(state, order, host):
+            return give(state, order.widened(scope, host, process), actions)
+        return state
+    if away and scope is Scope.ALONE:
+        return replace(state, moved=False)  # its order comes when it is back
+    turn, attempt = turn_of(state) + 1, state.attempt + 1
+    named = tuple(dict.fromkeys((*state.fallen, (host, process))))
+    order = Order(turn, attempt, scope, named, cause).bounded()
+    state = give(state, order, actions)
+    if after_s:
+        words = (("attempt", attempt), ("after_s", after_s), ("cause", str(cause)))
+        actions.append(ev.Say("attempt.waiting", words))
+        state = arm(state, ev.Deadline.BACKOFF, after_s, actions)
+    return state
 
 
 def _scope_of(state: State, cause: Cause) -> Scope:
-    evaluator = cause.host == state.setup.evaluator
-    return scope_of(state.setup.strategy, cause.process, evaluator=evaluator)
+    setup, host = state.setup, cause.host
+    evaluator = host == setup.evaluator
+    if cause.kind not in LOST:
+        return scope_of(setup.strategy, cause.process, evaluator=evaluator)
+    master, server = host == setup.master, host in setup.servers
+    return scope_of_host(setup.strategy, evaluator=evaluator, master=master, server=server)
 
 
 def _concerns(state: State, order: Order, host: str, process: str) -> bool:
     return order.concerns(host, process, evaluator=host == state.setup.evaluator)
 
 
-def _turn(state: State) -> int:
+def turn_of(state: State) -> int:
     return state.order.turn if state.order else 0
 
 
 # --------------------------------------------------------------------------- an order is followed
 
 
-def _give(state: State, order: Order, actions: list[ev.Action]) -> State:
+def give(state: State, order: Order, actions: list[ev.Action]) -> State:
     """On the master, or alone: begin the attempt, or make it wider."""
     members = {
         host: replace(member, script_ended=False)
@@ -149,7 +185,7 @@ def _give(state: State, order: Order, actions: list[ev.Action]) -> State:
     state = replace(state, members=members, fallen=(), moved=False)
     state = advance(state, Trigger.RESTART)
     if state.members:
-        actions.append(ev.Announce(state.job, order=order))
+        actions.append(ev.Announce(state.job, order=order, past=state.past[-MOST_TOLD:]))
     state = _begin(state, order, actions)
     return arm(state, ev.Deadline.RESTART, _bound_s(state), actions)
 
@@ -160,6 +196,8 @@ def _bound_s(state: State) -> float:
     shares = (budgets.end_grace_s, budgets.group_s, budgets.server_grace_s, budgets.end_grace_s)
     agreed = state.order is not None and state.order.agreed
     files_s = HANDOVER_S + budgets.prepare_s if agreed else 0.0
+    if any(not member.joined for member in state.members.values()):
+        files_s += budgets.prepare_s  # of a host that comes back
     return sum(shares) + budgets.kill_s + MARGIN_S + files_s
 
 
@@ -169,7 +207,7 @@ def follow(
     """On a member: the master's document has an order, and later the checkpoint of all hosts."""
     if generation and job is JobState.RESTARTING:
         state = replace(state, agreed=(order.turn, generation))
-    if order.turn > _turn(state):
+    if order.turn > turn_of(state):
         state = _begin(state, order, actions)
         # It may have missed that an earlier one is over, for which it is down.
         waits = any(process.again for process in state.processes)
@@ -180,10 +218,14 @@ def follow(
     return state
 
 
-def run_late(state: State, order: Order, job: JobState, actions: list[ev.Action]) -> State:
-    """On a member: it has missed that all hosts are there. What is to start anew just now has not
-    been started here yet."""
+def run_late(
+    state: State, order: Order, job: JobState, actions: list[ev.Action], generation: str = ""
+) -> State:
+    """On a member: it has missed that all hosts are there, or comes back to a job that runs. What
+    is to start anew just now has not been started here yet."""
     if job is JobState.RESTARTING:
+        if generation:
+            state = replace(state, agreed=(order.turn, generation))
         state = hear(run(state, actions, but=_concerned(state, order)), job)
         return _begin(state, order, actions) if state.under_way else state
     for process in state.processes:
@@ -233,7 +275,7 @@ def progress(state: State, actions: list[ev.Action]) -> State:
         state = _come_down(state, state.order, actions)
     if state.job is JobState.RESTARTING and state.setup.is_master and state.before_draining:
         assert state.order is not None
-        if ev.Deadline.BACKOFF not in state.armed and not _waited_for(state, state.order):
+        if ev.Deadline.BACKOFF not in state.armed and not waited_for(state):
             state = go(state, actions)
     return state
 
@@ -290,20 +332,32 @@ def readied(state: State, turn: int, generation: str, actions: list[ev.Action]) 
 
 def not_ready(state: State, turn: int, reason: str, actions: list[ev.Action]) -> State:
     """It cannot be made ready here: the failure ends the job after all."""
-    if state.phase is not Phase.RESTARTING or turn != _turn(state):
+    if state.phase is not Phase.RESTARTING or turn != turn_of(state):
         return state
     return _give_up(state, reason, actions)
 
 
-def _waited_for(state: State, order: Order) -> tuple[str, ...]:
-    """On the master, or alone: who is not ready yet."""
-    named = {host for host, _ in order.named}
+def waited_for(state: State) -> tuple[str, ...]:
+    """On the master, or alone: who is not ready yet for the order that is under way."""
+    order = state.order
+    if order is None or state.job is not JobState.RESTARTING:
+        return ()
     late = [state.setup.host] if state.turn < order.turn else []
     for host, member in state.members.items():
-        asked = order.scope is not Scope.ALONE or host in named
-        if asked and member.turn < order.turn and not member.down:
+        if member.turn < order.turn and not member.down and _waits_for(state, order, host):
             late.append(host)
     return tuple(late)
+
+
+def _waits_for(state: State, order: Order, host: str) -> bool:
+    """Whether something is to be down and ready there. A lost host's processes are down; where
+    they start anew by another order, this one goes on without it."""
+    if any(host == named for named, _ in order.named):
+        return True
+    lost = host in state.members and state.members[host].lost is not None
+    if lost:
+        return order.scope is Scope.ALL and host != state.setup.evaluator
+    return order.scope is not Scope.ALONE
 
 
 def go(state: State, actions: list[ev.Action]) -> State:
@@ -324,7 +378,7 @@ def go(state: State, actions: list[ev.Action]) -> State:
             actions.append(ev.Start(process.name))
             state = _started(state, process.name, order.attempt)
     if state.setup.is_master and state.past:
-        last = state.past[-1]
+        last = next((each for each in state.past if each.cause is order.cause), state.past[-1])
         actions.append(ev.Restarted(order.attempt, order.scope, last.kind.value, last.cause))
     return state
 
@@ -361,9 +415,9 @@ def over(state: State, actions: list[ev.Action]) -> State:
     """What was to start anew is not down and ready in time: the failure ends the job after all."""
     if state.order is None or not state.under_way:
         return state
-    if ev.Deadline.BACKOFF in state.armed:
+    if state.armed & {ev.Deadline.BACKOFF, ev.Deadline.REJOIN}:
         return arm(state, ev.Deadline.RESTART, _bound_s(state), actions)
-    who = ", ".join(_waited_for(state, state.order)[:_SHOWN]) or state.setup.master
+    who = ", ".join(waited_for(state)[:_SHOWN]) or state.setup.master
     reason = f"waited {_bound_s(state):g} s in vain for {who} to be down and ready"
     return _give_up(state, reason, actions)
 

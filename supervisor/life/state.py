@@ -71,6 +71,14 @@ class Member:
     """What it last said has failed there."""
     turn: int = 0
     """The last order for which all is down and ready there."""
+    lost: Cause | None = None
+    """It is gone, and waited for: it may be started anew. Nothing else is known of it."""
+    earlier: ev.EarlierLife | None = None
+    """It runs on under this master from the life of the one before."""
+    restarting: bool = False
+    """Something starts anew there, as it says."""
+    seen_at: float = 0.0
+    """When it reported last, seconds since the epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +109,8 @@ class Setup:
     """As ``contract.distribution`` names it: which processes depend on which."""
     policy: Policy | None = None
     """What is started anew after a failure; None: nothing. The master's counts."""
+    servers: tuple[str, ...] = ()
+    """Hosts with a parameter server."""
 
     @property
     def training(self) -> tuple[str, ...]:
@@ -176,6 +186,14 @@ class State:
     """Training has moved since the last order, as far as it was looked."""
     asked: Cause | None = None
     """On a member: its failure, about which the master is to judge."""
+    away: Cause | None = None
+    """On a member: the master is gone, and waited for; what the end is if it does not come."""
+    late: bool | None = None
+    """On a member: the job ran before this supervisor began, whose host has come back; None: the
+    master has said nothing yet."""
+    offered: tuple[Order | None, str] = (None, "")
+    """On a member that has not started anything: the order that was heard last, and the checkpoint
+    with which the hosts go on by it."""
     fallen: tuple[tuple[str, str], ...] = ()
     """Hosts and processes that have failed, and about which nothing was ordered: all that the
     master knows of, or a member's own."""

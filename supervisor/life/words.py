@@ -294,6 +294,8 @@ class Budgets(NamedTuple):  # of so many fields a dataclass takes a millisecond 
     straggler_s: float = 0.0
     """0: no limit."""
     evaluator_grace_s: float = 0.0
+    rejoin_s: float = 0.0
+    """How long a lost host is waited for, where the job may go on; 0: it ends the job."""
     record_s: float = 2.0
     """Of the platform's limit, for failure and report."""
     echo_s: float = ECHO_S

@@ -536,6 +536,7 @@ def _budgets(contract: Contract, *, fetches: bool) -> Budgets:
         lease_s=settings.master_lease_s,
         straggler_s=settings.straggler_timeout_s,
         evaluator_grace_s=settings.evaluator_grace_s,
+        rejoin_s=settings.rejoin_timeout_s,
         record_s=tail.record_s,
         echo_s=max(ECHO_S, contract.engine.echo_s),
     )

@@ -21,7 +21,7 @@ from supervisor.status.http import (
     whole_number,
 )
 from supervisor.status.limits import Buckets, Limits, Pool
-from supervisor.status.members import Members, claim_of, must_have_begun, samples
+from supervisor.status.members import Members, claim_of, samples
 from supervisor.status.snapshot import Sample, Snapshot
 from supervisor.status.streaming import Streaming
 
@@ -240,10 +240,11 @@ class Answers:
             said = query.get("v")
             self._members.understand(host, None if said is None else whole_number(said, "v"))
             # A member of an earlier run is answered: the document is how it learns of this one.
-            if run in {"", board.document.run}:
-                self._members.admit(claim_of(host, query, run), connection_of(request))
+            claim = claim_of(host, query, run)
+            if self._members.follows(claim):
+                self._members.admit(claim, connection_of(request), after, attempt)
                 if run:
-                    must_have_begun(attempt, board.document)
+                    self._members.must_have_begun(attempt)
                     self._members.heard(host, after)
         if self._stopping:
             wait_s = 0.0  # stopping: what is there, now

@@ -7,8 +7,11 @@ import contextlib
 from dataclasses import replace
 
 from supervisor.cluster.protocol import MAX_MISSING, JobDocument, encode_job
-from supervisor.life.attempts import Order
+from supervisor.life.attempts import Order, Past
 from supervisor.life.words import JobState, Verdict
+
+LEAP = 1000
+"""Further than any revision that a host may have heard of from the master before this one."""
 
 
 class JobBoard:
@@ -42,6 +45,11 @@ class JobBoard:
         self._gathered: tuple[str, ...] = missing
         self._restore = ""
         self._order: Order | None = None
+        self._past: tuple[Past, ...] = ()
+        self.runs = frozenset({run})
+        """The names that this run has had."""
+        self.taken_up = ""
+        """The one that the job had under the master before this one; empty: there was none."""
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -59,6 +67,7 @@ class JobBoard:
         missing: tuple[str, ...] = (),
         restore: str = "",
         order: Order | None = None,
+        past: tuple[Past, ...] = (),
     ) -> int:
         """Publish the job's state and wake everybody who waits; return its revision.
 
@@ -71,13 +80,28 @@ class JobBoard:
         self._gathered = missing
         order = old.order if order is None else order
         if (old.state, old.verdict, old.restore, old.order) != (state, verdict, restore, order):
-            self._restore, self._order = restore, order
+            self._restore, self._order, self._past = restore, order, past or old.past
             self._publish(state, verdict)
         elif old.missing != missing and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(
                 self._gather_s, self._publish, state, verdict
             )
         return self._document.revision
+
+    def take_up(self, run: str, revision: int) -> None:
+        """Go on with a run that began under another master, of which a host knows so much.
+
+        Its hosts know of revisions that were close to each other; none of them has heard of those
+        that come now.
+        """
+        old = self._document
+        self.taken_up, self.runs = run, self.runs | {run}
+        if run == old.run and revision <= old.revision:
+            return
+        revision = max(revision, old.revision) + LEAP
+        self._document = replace(old, run=run, revision=revision)
+        self._body = encode_job(self._document)
+        self.wake()
 
     def _publish(self, state: JobState, verdict: Verdict | None) -> None:
         if self._timer is not None:
@@ -92,6 +116,7 @@ class JobBoard:
             missing=self._gathered,
             restore=self._restore,
             order=self._order,
+            past=self._past,
         )
         if replace(old, revision=new.revision) != new:
             self._document = new

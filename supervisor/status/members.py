@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from supervisor.cluster.admission import Claim, Seat, speaks_otherwise
+from supervisor.cluster.admission import Claim, Seat, may_be_taken_up, speaks_otherwise
 from supervisor.cluster.admission import admit as admission_of
 from supervisor.cluster.liveness import Lost, MemberState, MemberWatch
 from supervisor.cluster.net import AddressBook, Resolver
@@ -21,7 +21,7 @@ from supervisor.cluster.protocol import (
     JobIdentity,
     Refusal,
 )
-from supervisor.life.words import Phase
+from supervisor.life.words import JobState, Phase
 from supervisor.status.board import JobBoard
 from supervisor.status.doors import Doors, Member
 from supervisor.status.http import Refused, has_token
@@ -77,28 +77,16 @@ def claim_of(host: str, query: Mapping[str, str], run: str) -> Claim:
     return Claim(host, names[0], JobIdentity(*names[1:]), run)
 
 
-def must_have_begun(attempt: int, document: JobDocument) -> None:
-    """Refuse whoever speaks of an attempt that the master itself has not come to.
-
-    Raises:
-        Refused: 400.
-
-    """
-    if attempt > document.attempt:
-        raise Refused(400, f"attempt: {attempt}, the job is at attempt {document.attempt}")
-
-
 def _must_go_on(host: str, report: HostReport, document: JobDocument) -> None:
-    """Refuse what is said of another attempt than the job's.
+    """Refuse what is said of an attempt that is over.
 
-    Of one that is over it is no fault: the host reported while another was being ordered. A host
-    that ends says so whatever the attempt: it has no more to say, and nobody else says it.
+    It is no fault: the host reported while another was being ordered. A host that ends says so
+    whatever the attempt: it has no more to say, and nobody else says it.
 
     Raises:
-        Refused: 400, or 409 for one that is over.
+        Refused: 409.
 
     """
-    must_have_begun(report.attempt, document)
     goes_on = report.phase in {Phase.RUNNING, Phase.RESTARTING}
     if report.attempt < document.attempt and goes_on:
         text = (
@@ -130,7 +118,7 @@ class Members:
         refused_count: connections that a member's status port must refuse in a row, …
         refused_window_s: … over at least this long, to have crashed.
         resolver: finds addresses.
-        on_report, on_lost, on_refused, on_error: see `StatusServer`.
+        on_report, on_lost, on_refused, on_error, rejoins: see `StatusServer`.
 
     """
 
@@ -151,6 +139,7 @@ class Members:
         on_lost: Callable[[str, str], None],
         on_refused: Callable[[str, str], None],
         on_error: Callable[[str], None],
+        rejoins: bool = False,
     ) -> None:
         self._members = {member.host: member for member in members}
         self._board = board
@@ -159,6 +148,9 @@ class Members:
         self._connections = connections
         self._now = now
         self._lease_s = lease_s
+        self._rejoins = rejoins
+        self._attempt = 1
+        """The greatest that a host of an earlier life has spoken of."""
         self._on_report = on_report
         self._on_lost = on_lost
         self._on_refused = on_refused
@@ -268,8 +260,53 @@ class Members:
             self._on_refused(host, why)
         raise Refused(409, why, reason)
 
-    def admit(self, claim: Claim, connection: Connection) -> None:
+    def follows(self, claim: Claim) -> bool:
+        """Whether that host follows our run, or one that we may take up."""
+        assert self._board is not None
+        return (
+            not claim.run
+            or claim.run in self._board.runs
+            or (
+                not self._board.taken_up
+                and may_be_taken_up(
+                    claim,
+                    job=self._job,
+                    state=self._board.document.state,
+                    rejoins=self._rejoins,
+                )
+            )
+        )
+
+    def _take_up(self, claim: Claim, heard: int, attempt: int) -> None:
+        """A host goes on with a run that began under another master: it is ours from now on."""
+        board = self._board
+        assert board is not None
+        own = board.runs - {board.taken_up}
+        joining = board.document.state is JobState.JOINING
+        if joining and claim.run and claim.run not in own and self.follows(claim):
+            self._attempt = max(self._attempt, attempt)
+            board.take_up(claim.run, heard)
+
+    def must_have_begun(self, attempt: int) -> None:
+        """Refuse whoever speaks of an attempt that the master itself has not come to.
+
+        Raises:
+            Refused: 400.
+
+        """
+        assert self._board is not None
+        newest = max(self._board.document.attempt, self._attempt)
+        if attempt > newest:
+            raise Refused(400, f"attempt: {attempt}, the job is at attempt {newest}")
+
+    def admit(self, claim: Claim, connection: Connection, heard: int, attempt: int) -> None:
         """Take whoever asks for the member that it says it is, and its life as proven.
+
+        Args:
+            claim: who it is.
+            connection: from where it speaks.
+            heard: the revision of the job's document that it knows.
+            attempt: the one that it speaks of.
 
         Raises:
             Refused: 409 with the reason.
@@ -278,13 +315,17 @@ class Members:
         board = self._board
         assert board is not None
         host, said = claim.host, self._reported[claim.host]
+        self._take_up(claim, heard, attempt)
         admission = admission_of(
             said.seat,
             claim,
             job=self._job,
-            run=board.document.run,
+            runs=board.runs,
+            earlier=board.taken_up,
             state=board.document.state,
             alive=claim.instance != said.seat.instance and self._alive(host),
+            # What has done its part is not started again.
+            rejoins=self._rejoins and self._watch.state(host) is not MemberState.DONE,
         )
         now = self._now()
         if admission.refusal is not None:
@@ -401,7 +442,9 @@ class Members:
         assert self._board is not None
         if not report.instance:
             raise Refused(400, _NAMELESS)
-        self.admit(Claim(host, report.instance, report.job, report.run), connection)
+        claim = Claim(host, report.instance, report.job, report.run)
+        self.admit(claim, connection, report.heard, report.attempt)
+        self.must_have_begun(report.attempt)
         _must_go_on(host, report, self._board.document)
         said = self._reported[host]
         last = said.report

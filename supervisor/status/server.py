@@ -76,6 +76,7 @@ class StatusServer:
         lines: what this host's processes write, for ``/logs``.
         on_error: told about defects of ours, one line each.
         limits: see `Limits`.
+        rejoins: whether a host that is gone may come back while the job runs.
 
     The callables run in the event loop and must not block.
 
@@ -104,6 +105,7 @@ class StatusServer:
         on_error: Callable[[str], None] = lambda _line: None,
         limits: Limits | None = None,
         resolver: Resolver | None = None,
+        rejoins: bool = False,
     ) -> None:
         self.host = host
         self.board = board
@@ -131,6 +133,7 @@ class StatusServer:
             on_lost=on_lost,
             on_refused=on_refused,
             on_error=on_error,
+            rejoins=rejoins,
         )
         self._counts = dict.fromkeys(
             ("connections", "requests", "refused_requests", "refused_connections"), 0

@@ -23,9 +23,23 @@ def claim(
 
 
 def decide(
-    seat: Seat, asked: Claim, *, state: JobState = JobState.JOINING, alive: bool = True
+    seat: Seat,
+    asked: Claim,
+    *,
+    state: JobState = JobState.JOINING,
+    alive: bool = True,
+    rejoins: bool = False,
 ) -> Admission:
-    return admit(seat, asked, job=JOB, run="run-1", state=state, alive=alive)
+    return admit(
+        seat,
+        asked,
+        job=JOB,
+        runs=frozenset({"run-1"}),
+        earlier="",
+        state=state,
+        alive=alive,
+        rejoins=rejoins,
+    )
 
 
 @pytest.mark.parametrize("state", list(JobState))
@@ -60,9 +74,9 @@ def test_the_table(state: JobState, *, alive: bool) -> None:
 def test_both_versions_are_named_and_what_to_do() -> None:
     """Version 2 did not say its version in a poll."""
     assert speaks_otherwise("algo-2", VERSION) == ""
-    for found, said in ((2, "version 2"), (4, "version 4"), (None, "version 2 or an older one")):
+    for found, said in ((2, "version 2"), (5, "version 5"), (None, "version 2 or an older one")):
         assert speaks_otherwise("algo-2", found) == (
-            f"algo-2 speaks {said} of the protocol between hosts, the master version 3: "
+            f"algo-2 speaks {said} of the protocol between hosts, the master version 4: "
             "install the same supervisor on all hosts"
         )
 

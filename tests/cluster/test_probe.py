@@ -364,7 +364,7 @@ def test_a_member_of_another_version_is_told_so_and_may_come_as_another(
             monkeypatch.setattr("supervisor.cluster.protocol.VERSION", 2)
             member.link.report(Phase.JOINING, script_ended=False, cause=None)
             await until(lambda: it.refused)
-            text = "algo-2 " + BOTH.format("the master version 3")
+            text = "algo-2 " + BOTH.format("the master version 4")
             assert it.refused == [("algo-2", text)]
             await until(lambda: text in member.link.evidence)
             assert (member.of(ev.JobChanged), it.reports) == ([], [])
@@ -385,7 +385,7 @@ def test_a_master_of_another_version_is_not_followed() -> None:
             await until(lambda: member.of(ev.MasterLost))
             [lost] = member.of(ev.MasterLost)
             assert lost.how == How.REFUSES.value
-            assert "the master " + BOTH.format("this host 3") in lost.evidence
+            assert "the master " + BOTH.format("this host 4") in lost.evidence
             assert member.of(ev.JobChanged) == []
 
     asyncio.run(scenario())

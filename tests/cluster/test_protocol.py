@@ -204,9 +204,9 @@ REPORT: dict[str, Any] = json.loads(encode_report(HostReport("i", Phase.RUNNING,
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"v": 2}, "v: this is protocol version 3, found 2"),
-        ({"v": 4}, "v: this is protocol version 3, found 4"),
-        ({"v": -1}, "v: this is protocol version 3, found -1"),
+        ({"v": 2}, "v: this is protocol version 4, found 2"),
+        ({"v": 5}, "v: this is protocol version 4, found 5"),
+        ({"v": -1}, "v: this is protocol version 4, found -1"),
         ({"v": None}, "v: "),
         ({"v": True}, "v: "),
         ({"v": 1.0}, "v: "),
@@ -320,7 +320,7 @@ def test_another_version_is_told_from_what_is_no_document(
     assert caught.value.found == version
 
 
-OPTIONAL = {"cause", "seq", "holds", "turn", "attempt", "progressed"}
+OPTIONAL = {"cause", "seq", "holds", "turn", "attempt", "progressed", "ordered", "past"}
 
 
 @pytest.mark.parametrize("key", [key for key in REPORT if key not in OPTIONAL])

@@ -31,7 +31,6 @@ from supervisor.life.attempts import (
     part_of,
     restartable,
     scope_of,
-    widened,
 )
 from supervisor.life.words import Cause, CauseKind, ExitStatus, Role
 
@@ -567,19 +566,19 @@ def test_the_chief_under_its_old_name_is_the_chief() -> None:
 
 
 def test_an_order_is_made_wider_and_never_narrower() -> None:
-    wider = widened(ORDER, Scope.CHIEF, "algo-1", "chief")
+    wider = ORDER.widened(Scope.CHIEF, "algo-1", "chief")
     named = (("algo-2", "worker"), ("algo-1", "chief"))
     assert wider == Order(5, 2, Scope.CHIEF, named, ORDER.cause)
-    again = widened(wider, Scope.ALONE, "algo-3", "worker")
+    again = wider.widened(Scope.ALONE, "algo-3", "worker")
     assert (again.turn, again.scope) == (6, Scope.CHIEF)
-    assert widened(again, Scope.ALL, "algo-3", "worker").named == again.named, "once each"
+    assert again.widened(Scope.ALL, "algo-3", "worker").named == again.named, "once each"
 
 
 def test_of_too_many_the_whole_job_starts_anew_and_the_evaluator_that_ended() -> None:
     """An evaluator that was among them was forgotten: it is no part of all."""
-    order = widened(ORDER, Scope.ALONE, "algo-9", "evaluator")
+    order = ORDER.widened(Scope.ALONE, "algo-9", "evaluator")
     for number in range(attempts.MOST_NAMED - len(order.named)):
-        order = widened(order, Scope.ALONE, f"host-{number}", "worker")
+        order = order.widened(Scope.ALONE, f"host-{number}", "worker")
     assert (order.scope, len(order.named)) == (Scope.ALONE, attempts.MOST_NAMED)
-    order = widened(order, Scope.ALONE, "one-more", "worker")
+    order = order.widened(Scope.ALONE, "one-more", "worker")
     assert (order.scope, order.named) == (Scope.ALL, (("algo-9", "evaluator"),))

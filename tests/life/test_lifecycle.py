@@ -17,7 +17,7 @@ from supervisor.life import events as ev
 from supervisor.life.attempts import KINDS, Kind, Order, Past, Policy, Scope
 from supervisor.life.automaton import JOB, LIVES, PHASES, Trigger
 from supervisor.life.ladder import SWEEP_S, respite
-from supervisor.life.lifecycle import LATE_S, REFUSES, WORD_S, is_anothers_stop, passes_on, step
+from supervisor.life.lifecycle import LATE_S, WORD_S, is_anothers_stop, passes_on, step
 from supervisor.life.outcome import host_exit_code, outcome_of
 from supervisor.life.state import Process, Setup, State, initial, process_of
 from supervisor.life.words import (
@@ -534,7 +534,7 @@ def test_a_host_that_is_lost_while_all_join_is_waited_for_again() -> None:
 
 def test_a_master_that_is_lost_while_all_join_is_waited_for_again() -> None:
     """Members ended with 83, and a master that was started anew had nobody to wait for."""
-    lost = ev.MasterLost("crashed", "algo-1:2224 refuses connections", 1.0)
+    lost = ev.MasterLost("crashed", "algo-1:2224 refuses connections", 1.0, final=False)
     waiting: list[ev.Event] = [ev.Prepared(), ev.JobChanged(JobState.JOINING, None, ("algo-3",))]
     state, actions = play(member(), [*waiting, lost])
     assert (state.phase, state.cause) == (Phase.JOINING, None)
@@ -551,8 +551,9 @@ def test_a_master_that_is_lost_while_all_join_is_waited_for_again() -> None:
 
 
 def test_a_host_that_the_master_refuses_ends_by_itself() -> None:
-    assert str(How.REFUSES) == REFUSES
-    refused = ev.MasterLost(REFUSES, "algo-1:2224: algo-2 is of job a, the master of job b", 1.0)
+    refused = ev.MasterLost(
+        How.REFUSES.value, "algo-1:2224: algo-2 is of job a, the master of job b", 1.0
+    )
     for before in range(2):
         state, actions = play(member(), [*[ev.Prepared()] * before, refused])
         assert state.cause is not None
@@ -1213,7 +1214,7 @@ _free = st.one_of(
     st.builds(ev.MasterSeen, st.booleans()),
     st.builds(
         ev.MasterLost,
-        st.sampled_from(["crashed", "unreachable", "restarted", REFUSES]),
+        st.sampled_from(["crashed", "unreachable", "restarted", How.REFUSES.value]),
         st.just("x"),
         st.just(1.0),
     ),

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from supervisor.life import events as ev
-from supervisor.life.attempts import Kind, Order, Past, Policy, Scope, bounded
+from supervisor.life.attempts import Kind, Order, Past, Policy, Scope
 from supervisor.life.state import Process, Setup, State, initial, process_of
 from supervisor.life.words import Cause, CauseKind, ExitStatus, JobState, Life, Phase, SuccessPolicy
 from tests.life.test_lifecycle import (
@@ -31,7 +31,11 @@ from tests.life.test_lifecycle import (
 )
 
 POLICY = Policy(restarts=3)
-HEARD: list[ev.Event] = [ev.Prepared(), ev.JobChanged(JobState.RUNNING, None, restarts=True)]
+HEARD: list[ev.Event] = [
+    ev.JobChanged(JobState.JOINING, None, restarts=True),
+    ev.Prepared(),
+    ev.JobChanged(JobState.RUNNING, None, restarts=True),
+]
 """A member of a master that judges."""
 STOP = ev.Signalled(signal.SIGTERM, 50.0)
 
@@ -229,7 +233,7 @@ def test_a_member_tells_its_failure_waits_for_the_word_and_follows_it() -> None:
     assert ev.Deadline.DECISION not in state.armed
     assert [a.processes for a in actions if isinstance(a, ev.MakeReady)] == [("worker",)]
     state, actions = play(state, [ev.Readied(1)])
-    assert actions == [ev.Report(Phase.RESTARTING, False, None, turn=1, attempt=2)]
+    assert actions == [ev.Report(Phase.RESTARTING, False, None, turn=1, attempt=2, ordered=1)]
     state, actions = play(state, [ev.JobChanged(JobState.RUNNING, None, order=order)])
     assert (state.phase, starts(actions)) == (Phase.RUNNING, ["worker"])
     assert process_of(state, "worker").attempt == 2
@@ -450,10 +454,10 @@ def test_progress_of_one_host_is_none_of_another_where_each_is_a_job_of_its_own(
 
 def test_an_order_that_would_name_too_many_starts_all_anew() -> None:
     many = tuple((f"host-{number:04}", "worker") for number in range(257))
-    assert bounded(Order(1, 2, Scope.ALONE, many)) == Order(1, 2, Scope.ALL, ())
+    assert Order(1, 2, Scope.ALONE, many).bounded() == Order(1, 2, Scope.ALL, ())
     long = tuple((f"{number:03}" + "h" * 240, "worker") for number in range(60))
-    assert bounded(Order(1, 2, Scope.ALONE, long)).scope is Scope.ALL
-    assert bounded(Order(1, 2, Scope.ALONE, long[:9])).scope is Scope.ALONE
+    assert Order(1, 2, Scope.ALONE, long).bounded().scope is Scope.ALL
+    assert Order(1, 2, Scope.ALONE, long[:9]).bounded().scope is Scope.ALONE
 
 
 # --------------------------------------------------------------------------- one checkpoint for all

@@ -522,7 +522,7 @@ def test_a_member_that_was_given_up_is_not_known_again_by_what_is_over() -> None
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("version", ["2", "4", None])
+@pytest.mark.parametrize("version", ["2", "5", None])
 def test_a_host_of_another_version_is_refused_before_anything_of_it_is_believed(
     version: str | None,
 ) -> None:
@@ -543,7 +543,7 @@ def test_a_host_of_another_version_is_refused_before_anything_of_it_is_believed(
             told = json.loads(answer)
             assert (status, told["reason"]) == (409, "version")
             assert f"algo-2 speaks version {version or '2 or an older one'} of" in told["error"]
-            assert "the master version 3" in told["error"]
+            assert "the master version 4" in told["error"]
             assert it.refused == [("algo-2", told["error"])]
             assert it.server.members.peers()[0].state is MemberState.UNSEEN
             assert await it.server.members.explain(["algo-2"]) == {"algo-2": told["error"]}
@@ -794,7 +794,7 @@ def test_what_is_malformed_gets_one_line_of_json(
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("body", [b"", b"{}", b"null", b"\xff", b"[" * 60_000, b'{"v": 3}'])
+@pytest.mark.parametrize("body", [b"", b"{}", b"null", b"\xff", b"[" * 60_000, b'{"v": 4}'])
 def test_a_body_that_is_no_report_is_refused(body: bytes) -> None:
     async def scenario() -> None:
         async with master() as it:

@@ -1,0 +1,190 @@
+"""Hosts that are lost and come back: they are waited for, and taken into the running job. Pure.
+
+A host that is lost takes its processes with it. What cannot go on without them comes down at once
+(``attempts.SCOPES``) and starts anew with the host; what can goes on, and what the host runs starts
+anew when it is back. Its container was started anew under its name, or it was only cut off: then it
+hears that the job is at another attempt, and follows.
+
+The master's host comes back as well. The others keep their processes meanwhile, tell the new
+supervisor how far the job had come, and it gives the order for the next attempt.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from supervisor.faults import counted
+from supervisor.life import events as ev
+from supervisor.life.attempts import EVERY, Kind, Order, Refused, Scope
+from supervisor.life.ending import end, tolerable, tolerate
+from supervisor.life.joining import run
+from supervisor.life.restarting import give, judge, run_late, turn_of, waited_for
+from supervisor.life.state import Member, State, arm, disarm, hear, own_cause
+from supervisor.life.words import Cause, CauseKind, JobState
+
+__all__ = [
+    "begin_late",
+    "lost",
+    "master_away",
+    "master_back",
+    "master_not_back",
+    "not_back",
+    "returned",
+    "take_over",
+    "waits",
+]
+
+SOON_S = 0.05
+"""A timer may be so much early by another clock."""
+
+
+def waits(state: State) -> bool:
+    """Whether a host that is lost now is waited for."""
+    return state.restarts and state.under_way and state.setup.budgets.rejoin_s > 0
+
+
+# --------------------------------------------------------------------------- members that are lost
+
+
+def lost(state: State, cause: Cause, actions: list[ev.Action]) -> State:
+    """On the master: a host is gone with all that ran there."""
+    host, rejoin_s = cause.host, state.setup.budgets.rejoin_s
+    state = replace(state, members={**state.members, host: Member(lost=cause)})
+    state = judge(state, cause, actions)
+    if not state.under_way:
+        return state
+    if cause in state.tolerated:
+        return replace(state, members={**state.members, host: Member(down=True)})
+    fields = (("host", host), ("seconds", rejoin_s), ("evidence", cause.message))
+    actions.append(ev.Say("member.away", fields, "warning"))
+    if ev.Deadline.REJOIN not in state.armed:
+        state = arm(state, ev.Deadline.REJOIN, rejoin_s, actions)
+    return state
+
+
+def not_back(state: State, at: float, actions: list[ev.Action]) -> State:
+    """On the master: the time of a lost host may be over."""
+    rejoin_s = state.setup.budgets.rejoin_s
+    away = {
+        host: member.lost
+        for host, member in state.members.items()
+        if member.lost is not None and not member.heard
+    }
+    left_s = {host: cause.at + rejoin_s - at for host, cause in away.items()}
+    for host in [host for host, seconds in left_s.items() if seconds <= SOON_S]:
+        cause = _given_up(away[host], rejoin_s)
+        if not tolerable(state, cause) or host in waited_for(state):
+            reason = f"{host} has not come back within {rejoin_s:g} s"
+            state = replace(state, refused=Refused(Kind.LOST, reason, restartable=True))
+            return end(state, cause, actions)
+        state = tolerate(state, cause, actions)
+        state = replace(state, members={**state.members, host: Member(down=True)})
+        del left_s[host]
+    if not left_s:
+        return state
+    return arm(state, ev.Deadline.REJOIN, min(rejoin_s, *left_s.values()), actions)
+
+
+def _given_up(cause: Cause, rejoin_s: float) -> Cause:
+    words = f"{cause.message}; not back within {rejoin_s:g} s (SUPERVISOR_REJOIN_TIMEOUT_S)"
+    return replace(cause, message=words)
+
+
+def returned(state: State, host: str, cause: Cause | None, actions: list[ev.Action]) -> State:
+    """On the master: a host is back, ready to begin; or it was silent, and runs on."""
+    actions.append(ev.Say("member.returned", (("host", host),)))
+    order = state.order
+    if state.job is JobState.RESTARTING and order is not None:
+        if order.concerns(host, EVERY, evaluator=host == state.setup.evaluator):
+            return state  # waited for
+        return give(state, order.widened(Scope.ALONE, host, EVERY), actions)
+    named = ((host, EVERY),)
+    return give(
+        state, Order(turn_of(state) + 1, state.attempt + 1, Scope.ALONE, named, cause), actions
+    )
+
+
+# --------------------------------------------------------------------------- a host that comes back
+
+
+def begin_late(state: State, actions: list[ev.Action]) -> State:
+    """On a member at the barrier: begin where the job stands. One that comes back to a job which
+    runs waits for the order that it is to begin with, and the master for it."""
+    order, generation = state.offered
+    if state.late:
+        state = disarm(state, actions, ev.Deadline.JOIN)
+        if order is None or state.job is not JobState.RESTARTING:
+            return state
+        here, evaluator = state.setup.host, state.setup.host == state.setup.evaluator
+        if not any(
+            order.concerns(here, each.name, evaluator=evaluator) for each in state.processes
+        ):
+            return state
+    assert order is not None, "begun without an order, and not late: see begin_as_told"
+    return run_late(state, order, state.job, actions, generation)
+
+
+# --------------------------------------------------------------------------- the master
+
+
+def master_away(
+    state: State, how: str, evidence: str, at: float, actions: list[ev.Action]
+) -> State:
+    """On a member: the master is gone. What runs here runs on until it is back."""
+    if state.away is not None:
+        return state
+    rejoin_s = state.setup.budgets.rejoin_s
+    cause = own_cause(
+        state, CauseKind.MASTER_LOST, f"the master {state.setup.master} {how}: {evidence}", at
+    )
+    fields = (("host", state.setup.master), ("how", how), ("evidence", evidence))
+    actions.append(ev.Say("master.away", (*fields, ("seconds", rejoin_s)), "warning"))
+    state = disarm(replace(state, away=cause), actions, ev.Deadline.DECISION)
+    return arm(state, ev.Deadline.REJOIN, rejoin_s, actions)
+
+
+def master_back(state: State, actions: list[ev.Action]) -> State:
+    """On a member: it answers again, or another supervisor in its place."""
+    if state.away is None:
+        return state
+    state = disarm(replace(state, away=None), actions, ev.Deadline.REJOIN)
+    actions.append(ev.Say("master.back", (("host", state.setup.master),)))
+    if state.asked is not None and state.under_way:
+        state = arm(state, ev.Deadline.DECISION, state.setup.budgets.lease_s, actions)
+    return state
+
+
+def master_not_back(state: State, actions: list[ev.Action]) -> State:
+    """On a member: nobody will say any more how the job ends."""
+    if state.away is None or not state.under_way:
+        return state
+    cause = _given_up(state.away, state.setup.budgets.rejoin_s)
+    return end(hear(state, JobState.ENDED), cause, actions)
+
+
+def take_over(state: State, actions: list[ev.Action]) -> State:
+    """On a master that was started anew, when all have joined: the job goes on from where the
+    others say that it was. This host's loss is judged like another's; hosts that came back with it,
+    or were being started anew, begin with it."""
+    setup, members = state.setup, state.members
+    lives = [each.earlier for each in members.values() if each.earlier is not None]
+    attempt, turn = max(life.attempt for life in lives), max(life.turn for life in lives)
+    at = max(member.seen_at for member in members.values())
+    fallen = []
+    for host, member in members.items():
+        if member.earlier is None or member.restarting:
+            fallen.append((host, EVERY))
+        elif member.told is not None:
+            fallen.append((host, member.told.process or EVERY))
+    state = replace(
+        state,
+        past=max((life.past for life in lives), key=len),
+        order=Order(turn, attempt, Scope.ALONE),
+        fallen=tuple(fallen),
+    )
+    said = (("attempt", attempt), ("hosts", counted(len(lives), "host")))
+    actions.append(ev.Say("job.taken_over", said, "warning"))
+    state = run(state, actions, but=tuple(process.name for process in state.processes))
+    message = "its supervisor was started anew while the job ran"
+    cause = Cause(CauseKind.MASTER_LOST, setup.host, message, at=at, attempt=attempt)
+    return judge(state, cause, actions)
