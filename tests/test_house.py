@@ -63,7 +63,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
 
 PURE: Final = {
     *("faults", "life.words", "life.events", "life.agreement", "life.outcome", "life.automaton"),
-    *("life.attempts", "life.restarting"),
+    *("life.attempts", "life.restarting", "life.returning", "life.world", "plan.world"),
     *("life.frozen", "life.ladder", "life.state", "life.joining", "life.ending", "life.lifecycle"),
     *("streams.masking", "mpi.words", "linux.memory", "cluster.protocol", "cluster.liveness"),
     *("children.attribution", "children.watchdog", "plan.requirements"),

@@ -7,7 +7,7 @@ import itertools
 from dataclasses import replace
 
 from supervisor.cluster.protocol import HostReport, JobIdentity
-from supervisor.life.words import Cause, Phase
+from supervisor.life import events as ev
 
 
 class Outbox:
@@ -24,33 +24,22 @@ class Outbox:
         self._progress = asyncio.Event()
         """Set, and replaced by a new one, at every acknowledgement and finding."""
 
-    def put(
-        self,
-        phase: Phase,
-        *,
-        script_ended: bool,
-        cause: Cause | None,
-        holds: str,
-        turn: int = 0,
-        attempt: int = 1,
-        progressed: bool = False,
-        ordered: int = 0,
-    ) -> None:
+    def put(self, told: ev.Report) -> None:
         """Have this told, in place of what is still to be told. The same again is no news."""
         last = self.newest
         report = HostReport(
             instance=self._instance,
-            phase=phase,
-            script_ended=script_ended,
-            cause=cause,
+            phase=told.phase,
+            script_ended=told.script_ended,
+            cause=told.cause,
             heard=0,
             seq=last.seq if last else 0,
             job=self._job,
-            holds=holds,
-            turn=turn,
-            attempt=attempt,
-            progressed=progressed,
-            ordered=ordered,
+            holds=told.holds,
+            turn=told.turn,
+            attempt=told.attempt,
+            progressed=told.progressed,
+            ordered=told.ordered,
         )
         if report != last:
             self.newest = replace(report, seq=next(self._numbers))

@@ -49,7 +49,7 @@ from supervisor.cluster.outbox import Outbox
 from supervisor.cluster.protocol import VERSION, JobDocument, JobIdentity, encode_report
 from supervisor.life import events as ev
 from supervisor.life.attempts import Past
-from supervisor.life.words import Cause, JobState, Phase, place
+from supervisor.life.words import JobState, place
 
 Post = Callable[[ev.MasterSeen | ev.JobChanged | ev.MasterLost | ev.MasterEnded], None]
 
@@ -135,7 +135,9 @@ class MasterLink:
         self._liveness = MasterLiveness(lease_s, refused_count, refused_window_s, bare_after_s)
         self._document: JobDocument | None = None
         self._past: tuple[Past, ...] = ()
-        """How attempts ended, as last heard: a master that is new knows less."""
+        """How attempts ended, as last heard: a master that is new knows less …"""
+        self._world: tuple[int, ...] = ()
+        """… and which hosts train."""
         self._in_touch = False
         """Whether the last poll was answered."""
         self._answers = asyncio.Event()
@@ -176,32 +178,12 @@ class MasterLink:
 
     # ----------------------------------------------------------------- reports
 
-    def report(
-        self,
-        phase: Phase,
-        *,
-        script_ended: bool,
-        cause: Cause | None,
-        holds: str = "",
-        turn: int = 0,
-        attempt: int = 1,
-        progressed: bool = False,
-        ordered: int = 0,
-    ) -> None:
+    def report(self, told: ev.Report) -> None:
         """Tell the master where this host stands: at once, and until it is acknowledged.
 
         A later report replaces one that is still on its way.
         """
-        self._outbox.put(
-            phase,
-            script_ended=script_ended,
-            cause=cause,
-            holds=holds,
-            turn=turn,
-            attempt=attempt,
-            progressed=progressed,
-            ordered=ordered,
-        )
+        self._outbox.put(told)
 
     async def flush(self, timeout_s: float) -> bool:
         """Wait until the latest report is acknowledged.
@@ -290,7 +272,9 @@ class MasterLink:
             await self._ask(
                 "PUT",
                 f"/v1/hosts/{self._host}",
-                body=encode_report(replace(report, heard=heard, run=run, past=self._past)),
+                body=encode_report(
+                    replace(report, heard=heard, run=run, past=self._past, world=self._world)
+                ),
                 timeout_s=2 * self._slack_s,
             )
         self.latency_s = time.monotonic() - began
@@ -358,6 +342,7 @@ class MasterLink:
             self._outbox.forgotten()
         self._document = document
         self._past = document.past or self._past
+        self._world = document.order.world if document.order else self._world
         self._liveness.may_return = self._rejoins and document.restarts
         self._post(_changed(document))
 

@@ -10,7 +10,7 @@ answers with the **job document**::
     {"v": 4, "run": "8c…", "revision": 7, "state": "restarting", "verdict": null, "missing": [],
      "restore": "", "restarts": true, "attempt": 2,
      "order": {"turn": 1, "attempt": 2, "scope": "alone", "named": [["algo-2", "worker"]],
-               "cause": {…}, "agreed": false}, "past": []}
+               "cause": {…}, "agreed": false, "world": []}, "past": []}
 
 - ``run`` names this run of the job: the master's supervisor makes it when it starts, members learn
   it here and put it into every message. ``revision`` counts up within it from 1. The request says
@@ -29,7 +29,9 @@ answers with the **job document**::
   Its ``named`` are at most 256 pairs of host and process; where their names do not fit into a
   quarter of the body, its ``scope`` is sent as ``all`` and it names nobody, which starts anew more
   than was asked for and never less. The ``detail`` of its cause is left out where it does not fit.
-  The process ``*`` is every one of a host that was lost.
+  The process ``*`` is every one of a host that was lost. ``world`` are the hosts that train from
+  then on, by their numbers in the cluster (the hosts of the distribution without the evaluator),
+  in the order of their ranks; none where that never changes.
 - ``past`` is how the last attempts ended, the oldest first, as much as fits into an eighth of the
   body: what a master that is started anew has to know, and which the others tell it.
 - ``host`` (optional) makes the request a sign of life of that member, and ``after`` its
@@ -43,7 +45,7 @@ document::
     {"v": 4, "job": "mnist", "cluster": "5d…", "run": "8c…", "instance": "f0…", "seq": 3,
      "phase": "restarting", "script_ended": false, "cause": null, "heard": 7,
      "holds": "generation 000012-3fa9c1d2 -", "attempt": 2, "turn": 1, "progressed": false,
-     "ordered": 1, "past": []}
+     "ordered": 1, "past": [], "world": []}
 
 - ``job`` is the platform's name of the job, empty if it gives none, and ``cluster`` a digest of
   its hosts: both ends must have the same.
@@ -59,7 +61,8 @@ document::
   whatever its attempt. One of an attempt that has not begun is 400.
 - ``turn`` is that of the last order for which all is down and ready on the host, 0 for none.
 - ``progressed`` says that training has moved since the attempt began.
-- ``ordered`` is the turn of the last order that the host has heard, ``past`` that of the document.
+- ``ordered`` is the turn of the last order that the host has heard, ``world`` that order's, and
+  ``past`` that of the document.
 - Accepted from the named host's own addresses only, and with ``Authorization: Bearer TOKEN``
   where the job has a token.
 
@@ -110,6 +113,9 @@ MAX_MISSING = 32
 them again and again while a thousand join."""
 MOST_PAST = 16
 """Ends of attempts that travel."""
+MAX_WORLD = 2048
+"""Hosts of a job that may go on without some of them: their numbers fit into a sixth of the
+body."""
 MAX_NUMBER = 2**53 - 1
 """The greatest integer that every JSON reader holds exactly."""
 
@@ -241,7 +247,9 @@ class HostReport:
     ordered: int = 0
     """The turn of the last order that was heard; 0: none."""
     past: tuple[Past, ...] = ()
-    """How the last attempts ended, as the job's document says it."""
+    """How the last attempts ended, as the job's document says it …"""
+    world: tuple[int, ...] = ()
+    """… and the hosts that train, as its last order does."""
 
 
 # --------------------------------------------------------------------------- encoding
@@ -287,6 +295,7 @@ def _encode_order(order: Order) -> dict[str, object]:
         "named": named,
         "cause": None if order.cause is None else encode_cause(order.cause),
         "agreed": order.agreed,
+        "world": list(order.world),
     }
 
 
@@ -296,7 +305,7 @@ def encode_job(document: JobDocument) -> bytes:
         # Two causes, each a page of letters that JSON writes as six. The verdict is what counts.
         cause = None if order.cause is None else replace(order.cause, detail="")
         lean = order._replace(scope=Scope.ALL, named=(), cause=cause)
-        body = _dump(_job(replace(document, order=lean, missing=())))
+        body = _dump(_job(replace(document, order=lean, missing=(), past=())))
     # The limits above leave room even then.
     assert len(body) <= MAX_BODY_BYTES
     return body
@@ -361,6 +370,7 @@ def encode_report(report: HostReport) -> bytes:
             "progressed": report.progressed,
             "ordered": report.ordered,
             "past": _encode_past(report.past),
+            "world": list(report.world),
         }
     )
     # The limits above leave room even where every character is an escape.
@@ -456,6 +466,7 @@ def _decode_order(value: object) -> Order:
         named=tuple(_pair("named", pair) for pair in named),
         cause=None if cause is None else decode_cause(cause),
         agreed=_boolean(fields, "agreed") if "agreed" in fields else False,
+        world=_decode_world(fields),
     )
 
 
@@ -466,6 +477,19 @@ def _decode_past(fields: Mapping[str, object]) -> tuple[Past, ...]:
     if len(past) > _TOLERANCE * MOST_PAST:
         raise ProtocolError(f"past: {len(past)} attempts, at most {_TOLERANCE * MOST_PAST}")
     return tuple(_decode_one_past(each) for each in past)
+
+
+def _decode_world(fields: Mapping[str, object]) -> tuple[int, ...]:
+    world = fields.get("world", [])
+    if not isinstance(world, list):
+        _wrong("world", "a list", world)
+    if len(world) > _TOLERANCE * MAX_WORLD:
+        raise ProtocolError(f"world: {len(world)} numbers, at most {_TOLERANCE * MAX_WORLD}")
+    named = {"world": 0}
+    for number in world:
+        named["world"] = number
+        _integer(named, "world", 0, _TOLERANCE * MAX_WORLD)
+    return tuple(world)
 
 
 def _decode_one_past(value: object) -> Past:
@@ -528,6 +552,7 @@ def decode_report(body: bytes) -> HostReport:
         progressed=_boolean(fields, "progressed") if "progressed" in fields else False,
         ordered=_integer(fields, "ordered", 0, MAX_NUMBER) if "ordered" in fields else 0,
         past=_decode_past(fields),
+        world=_decode_world(fields),
     )
 
 

@@ -464,6 +464,20 @@ class Attempts:
         "running job; 0: a lost host ends the job",
         common=True,
     )
+    min_hosts: int = setting(
+        values.whole_number(0),
+        "0",
+        "",
+        "a job that may go on after a failure goes on without lost hosts while so many are there "
+        "(not with parameter servers), and with them again at its next attempt; 0: all are needed",
+    )
+    spares: int = setting(
+        values.whole_number(0),
+        "0",
+        "",
+        "the last N hosts of the cluster wait, with everything fetched, and take the places of "
+        "lost ones; the same on all hosts",
+    )
 
 
 class Joining:

@@ -1,5 +1,5 @@
-"""Attempts on this host: whether training has moved, what is made ready for the next one, and what
-is told of those that are over. What starts anew, and whether, is decided in ``life/restarting.py``.
+"""Attempts on this host: whether training has moved, and what is made ready for the next one. What
+starts anew, and whether, is decided in ``life/restarting.py``; what is told of it: ``history.py``.
 """
 
 from __future__ import annotations
@@ -7,15 +7,15 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from supervisor.contract import record
 from supervisor.contract.distribution import Strategy
 from supervisor.contract.paths import Paths
 from supervisor.host.files import FILES_CLOCK, Files
+from supervisor.host.history import History
 from supervisor.host.keeping import Keeping
 from supervisor.host.present import Present
 from supervisor.host.processes import Processes
@@ -23,14 +23,10 @@ from supervisor.host.records import process_record
 from supervisor.host.tasks import Tasks
 from supervisor.host.timeline import Say
 from supervisor.life import events as ev
-from supervisor.life.outcome import is_restartable
 from supervisor.life.state import State, process_of
-from supervisor.life.words import Cause, JobState, Phase, ProcessSpec
+from supervisor.life.words import Cause, Phase, ProcessSpec
+from supervisor.plan.plan import processes_in
 from supervisor.streams.masking import Masker
-
-if TYPE_CHECKING:  # not needed before the script's start
-    from supervisor.life.attempts import Order, Past
-    from supervisor.status.snapshot import AttemptRow, Sample
 
 LOOK_S: Final = 1.0
 """A failure is judged without an answer after so long: nothing else is heard meanwhile. It takes a
@@ -40,10 +36,6 @@ HANDOVER_S: Final = 55.0
 BEAT_S: Final = 10.0
 """A heartbeat counts as progress so long after the attempt's start: a script that only comes up
 touches the file as well."""
-MOST_TOLD: Final = 100
-"""Attempts that are kept for the report, the latest; their number is kept anyhow."""
-MOST_SHOWN: Final = 10
-"""Of these, in ``/status``."""
 _CAUSE_LENGTH: Final = 1024
 """Characters of ``SUPERVISOR_LAST_CAUSE``."""
 _YOUNGEST: Final = 2**63
@@ -115,12 +107,7 @@ class Attempts:
         keeping: Keeping,
         masker: Masker,
     ) -> None:
-        self.began = 0
-        """How many have begun, as far as this host knows."""
-        self.judged_at = 0.0
-        """When the failure was heard of after which the latest begins, ``time.monotonic()``."""
-        self.down_s = 0.0
-        """How long attempts have been prepared, altogether."""
+        self.history = History(present, masker)
         self._present = present
         self._post = post
         self._say = say
@@ -131,19 +118,13 @@ class Attempts:
         self._masker = masker
         self._mark: Mark | None = None
         self._started_ns = 0
-        self._rows: deque[AttemptRow] = deque(maxlen=MOST_TOLD)
-        self._ended: dict[int, dict[str, dict[str, object]]] = {}
-        """Of the attempts in ``_rows``: what is kept of processes that started anew after it."""
-        self._kinds: Counter[str] = Counter()
-        """How often attempts were ended by what, where this host judges."""
 
     # ------------------------------------------------------------------ progress
 
     def begin(self) -> None:
         """The first attempt begins, or the one at which this host has come back: from here on
         training can have moved."""
-        if not self._rows:
-            self._open(self._present.state.attempt)
+        self.history.begin()
         if self._present.may_restart:
             self._started_ns = time.clock_gettime_ns(FILES_CLOCK)
             self._tasks.serve("progress", self._take_mark(), vital=False)
@@ -219,7 +200,9 @@ class Attempts:
         mark = await self._look()
         self._mark, self._started_ns = mark or self._mark, time.time_ns()
         checkpoint = self._mark.checkpoint if self._mark else ""
-        specs = {spec.name: spec for spec in self._present.plan.processes}
+        plan = self._present.plan
+        planned = processes_in(plan, action.world) if action.world else plan.processes
+        specs = {spec.name: spec for spec in planned}
         for name in action.processes:
             spec = specs[name]
             if not spec.essential or spec.env.get("SUPERVISOR_ATTEMPT"):
@@ -241,19 +224,16 @@ class Attempts:
         return held.mark if held and held.kind is agreement.Kind.GENERATION else ""
 
     def _renew(self, spec: ProcessSpec, attempt: int) -> None:
-        """Plan it again, and keep what is told of its end. An order that was made wider comes to a
-        process a second time that has not been started since."""
+        """Plan it again, and keep what is told of its end."""
         before = self._processes.by_name[spec.name]
-        ended_with = max(
-            (row["attempt"] for row in self._rows if row["attempt"] < attempt), default=0
-        )
-        records = self._ended.setdefault(ended_with, {})
-        again = spec.name in records
-        if not again:
+
+        def ended() -> dict[str, object]:
             process = process_of(self._present.state, spec.name)
-            records[spec.name] = process_record(process, before, self._masker)
+            return process_record(process, before, self._masker)
+
+        news = self.history.keep(spec.name, attempt, ended)
         self._processes.renew(spec)
-        self._processes.by_name[spec.name].starts = before.starts + (not again)
+        self._processes.by_name[spec.name].starts = before.starts + news
 
     def _told(self, spec: ProcessSpec, attempt: int, cause: Cause, checkpoint: str) -> ProcessSpec:
         """With what the script is told of the attempt."""
@@ -266,31 +246,10 @@ class Attempts:
     # ------------------------------------------------------------------ what is told
 
     def seen(self, before: State, after: State) -> None:
-        """The life has moved on: keep what there is to tell of its attempts."""
-        order = after.order
-        if order is not None and after.attempt > before.attempt:
-            self.judged_at = time.monotonic()
-            if not self._rows:
-                self._know(after.past)
-            self._close(order, after)
-            self._open(after.attempt)
-            if after.phase is not Phase.RESTARTING:  # else when all is down
-                self._tasks.serve("progress", self._renew_mark(), vital=False)
-        if not self._rows:
-            return
-        row = self._rows[-1]
-        if after.job is JobState.RUNNING and row["began_at"] is None:
-            row["began_at"] = time.time()
-            row["prepared_s"] = seconds = self.since_judged_s
-            self.down_s += seconds
-        if before.under_way and not after.under_way:
-            row["ended_at"] = time.time()
-            if after.refused is not None:
-                row["kind"], row["progressed"] = after.refused.kind.value, after.moved
-
-    @property
-    def since_judged_s(self) -> float:
-        return round(time.monotonic() - self.judged_at, 3)
+        """The life has moved on."""
+        if self.history.seen(before, after) and after.phase is not Phase.RESTARTING:
+            # Else when all is down.
+            self._tasks.serve("progress", self._renew_mark(), vital=False)
 
     def say_restarted(self, action: ev.Restarted) -> None:
         """One line for each."""
@@ -302,122 +261,6 @@ class Attempts:
             scope=action.scope.value,
             kind=action.kind,
             cause=str(action.cause),
-            seconds=self.since_judged_s,
+            seconds=self.history.since_judged_s,
             **({"from": mark.checkpoint} if mark and mark.checkpoint else {}),
-        )
-
-    def _open(self, attempt: int) -> None:
-        self.began = attempt
-        first = attempt == 1
-        self._rows.append(
-            {
-                "attempt": attempt,
-                "began_at": time.time() if first else None,
-                "prepared_s": 0.0,
-                "ended_at": None,
-                "cause": None,
-                "kind": None,
-                "scope": None,
-                "progressed": None,
-            }
-        )
-        kept = self._rows[0]["attempt"]
-        for gone in [number for number in self._ended if number < kept]:
-            del self._ended[gone]
-
-    def _know(self, past: tuple[Past, ...]) -> None:
-        """Of the attempts before this supervisor took the job up, what the others have told."""
-        for each in {each.attempt: each for each in past}.values():
-            self._rows.append(
-                {
-                    "attempt": each.attempt,
-                    "began_at": None,
-                    "prepared_s": 0.0,
-                    "ended_at": each.cause.at,
-                    "cause": self._encoded(each.cause),
-                    "kind": each.kind.value,
-                    "scope": each.scope.value,
-                    "progressed": each.progressed,
-                }
-            )
-
-    def _close(self, order: Order, state: State) -> None:
-        last = next((each for each in reversed(state.past) if each.cause is order.cause), None)
-        if last:  # who judges knows more of it
-            self._kinds[last.kind.value] += 1
-        if not self._rows:
-            return
-        row = self._rows[-1]
-        if row["ended_at"] is None:
-            row["ended_at"] = time.time()
-        row["cause"] = self._encoded(order.cause)
-        row["scope"] = order.scope.value
-        row["kind"] = last.kind.value if last else None
-        row["progressed"] = last.progressed if last else None
-
-    def _encoded(self, cause: Cause | None) -> dict[str, object] | None:
-        from supervisor.cluster.protocol import encode_cause  # noqa: PLC0415
-
-        mask: Callable[[Any], Any] = self._masker.tree
-        return None if cause is None else mask(encode_cause(cause))
-
-    @property
-    def restarts(self) -> int:
-        """How often something of the job has been started anew; an attempt that is being prepared,
-        or never began, is none."""
-        waits = bool(self._rows) and self._rows[-1]["began_at"] is None
-        return max(0, self.began - 1 - waits)
-
-    def newest(self) -> list[AttemptRow]:
-        """For ``/status``, which is asked often: the last few, the oldest first, without the last
-        words of scripts."""
-        rows = list(self.rows())[-MOST_SHOWN:]
-        for row in rows:
-            row["cause"] = row["cause"] and {**row["cause"], "detail": ""}
-        return rows
-
-    def rows(self) -> Iterator[AttemptRow]:
-        """Each attempt with its cause and times, the oldest first; the last one with what ended the
-        job, where that is known."""
-        for row in self._rows:
-            told = row.copy()
-            if row is self._rows[-1] and self._present.state.cause is not None:
-                told["cause"] = self._encoded(self._present.verdict.cause)
-            yield told
-
-    def report(self) -> dict[str, object]:
-        """The report's part, once there is a cause."""
-        verdict = self._present.verdict
-        return {
-            "attempts": [
-                {**row, "processes": list(self._ended.get(row["attempt"], {}).values())}
-                for row in self.rows()
-            ],
-            "restarts": self.restarts,
-            "restartable": is_restartable(verdict),
-            "not_restarted": self._masker.text(verdict.not_restarted),
-        }
-
-    def samples(self) -> Iterator[Sample]:
-        """For ``/metrics``, where the job may go on after a failure."""
-        if not self._present.may_restart:
-            return
-        from supervisor.life.attempts import KINDS, NEVER  # noqa: PLC0415
-        from supervisor.status.snapshot import Sample  # noqa: PLC0415  # it is loaded: it asks
-
-        if self._present.state.setup.is_master:
-            for kind, row in KINDS.items():
-                if row.budget != NEVER:
-                    yield Sample(
-                        "restarts_total",
-                        "How often something was started anew, by the kind of the end before it.",
-                        self._kinds[kind.value],
-                        {"kind": kind.value},
-                        "counter",
-                    )
-        yield Sample(
-            "restart_seconds_total",
-            "From failures to the starts after them, altogether.",
-            self.down_s,
-            kind="counter",
         )

@@ -154,7 +154,8 @@ class Coordination:
             refused_count=plan.contract.settings.master_refused_count,
             refused_window_s=plan.contract.settings.master_refused_window_s,
             on_error=lambda line: self._say("error", "status.error", error=line),
-            rejoins=bool(plan.restart_policy and plan.budgets.rejoin_s),
+            rejoins=plan.restart_policy is not None
+            and (plan.budgets.rejoin_s > 0 or self._present.state.setup.elastic),
         )
         await self._server.start()
         self._tasks.serve("status server", _until_cancelled(self._server.stop))
@@ -162,7 +163,9 @@ class Coordination:
     def _on_report(self, host: str, report: HostReport) -> None:
         joining = self._board is not None and self._board.document.state is JobState.JOINING
         runs_on = joining and report.phase in {Phase.RUNNING, Phase.RESTARTING}
-        earlier = ev.EarlierLife(report.attempt, report.ordered, report.past) if runs_on else None
+        earlier = None
+        if runs_on:
+            earlier = ev.EarlierLife(report.attempt, report.ordered, report.past, report.world)
         self._post(
             ev.MemberReported(
                 host,
@@ -205,7 +208,7 @@ class Coordination:
             post=self._post,
             rejoins=plan.budgets.rejoin_s > 0,
         )
-        link.report(Phase.PREPARING, script_ended=False, cause=None)
+        link.report(ev.Report(Phase.PREPARING, script_ended=False, cause=None))
         return link
 
     @property
@@ -213,7 +216,10 @@ class Coordination:
         from supervisor.cluster.protocol import identify  # noqa: PLC0415
 
         plan = self._present.plan
-        return identify(plan.contract.job_name, plan.master, plan.hosts)
+        # Hosts that do not agree on who stands by would have other clusters.
+        spares = (f"{len(plan.cluster) - len(plan.world)} spares",)
+        agreed = plan.hosts if plan.cluster == plan.world else (*plan.hosts, *spares)
+        return identify(plan.contract.job_name, plan.master, agreed)
 
     # ------------------------------------------------------------------ what is told
 
@@ -232,16 +238,7 @@ class Coordination:
     def report(self, action: ev.Report) -> None:
         """On a member: to the master."""
         if self._link is not None:
-            self._link.report(
-                action.phase,
-                script_ended=action.script_ended,
-                cause=action.cause,
-                holds=action.holds,
-                turn=action.turn,
-                attempt=action.attempt,
-                progressed=action.progressed,
-                ordered=action.ordered,
-            )
+            self._link.report(action)
 
     def publish(self, entry: Mapping[str, object]) -> None:
         """An entry of the timeline, to whoever reads along at the status port."""

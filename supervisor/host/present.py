@@ -95,6 +95,9 @@ def _initial_state(plan: Plan) -> State:
         strategy=plan.strategy.value,
         policy=plan.restart_policy,
         servers=plan.contract.ps_hosts,
+        cluster=plan.cluster,
+        world=plan.world,
+        min_hosts=plan.min_hosts,
     )
     return initial(
         setup,

@@ -146,7 +146,7 @@ class _Host:
             say=say,
             tasks=self.tasks,
             snapshot=self._snapshot,
-            samples=lambda: chain(outputs.samples(), self._attempts.samples()),
+            samples=lambda: chain(outputs.samples(), self._attempts.history.samples()),
             recent=outputs.recent,
             masker=masker,
         )

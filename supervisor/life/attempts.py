@@ -452,6 +452,9 @@ class Order(NamedTuple):
     """Why."""
     agreed: bool = False
     """Every host restores, and the master says from which checkpoint before they are ready."""
+    world: tuple[int, ...] = ()
+    """The hosts that train, in the order of their ranks, by their numbers in the cluster; empty:
+    those of the plan. See ``world.py``."""
 
     def concerns(self, host: str, process: str, *, evaluator: bool) -> bool:
         """Whether a process of a host starts anew by it; steps never do."""

@@ -108,8 +108,8 @@ def tolerable(state: State, cause: Cause) -> bool:
     hosts = {each.host for each in state.tolerated} | {cause.host}
     if len(hosts) > setup.tolerated_failures:
         return False
-    trained = len(setup.training)
-    within_reach = trained - len(hosts & {*setup.training}) >= _share_of(state, trained)
+    trained = len(state.training)
+    within_reach = trained - len(hosts & {*state.training}) >= _share_of(state, trained)
     return setup.is_member or setup.success_policy is not SuccessPolicy.SHARE or within_reach
 
 
@@ -147,7 +147,7 @@ def finished(state: State) -> Cause | None:
     ok = state.script_finished
     if setup.success_policy is SuccessPolicy.CHIEF:
         return success(state, "finished, exit 0") if ok else None
-    training = [name for name in setup.training if name != setup.host]
+    training = [name for name in state.training if name != setup.host]
     ended = ok + sum(state.members[name].script_ended for name in training)
     total = 1 + len(training)
     if setup.success_policy is SuccessPolicy.SHARE:

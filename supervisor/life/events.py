@@ -166,6 +166,8 @@ class EarlierLife(Frozen):
     turn: int
     """Of the last order that was heard."""
     past: tuple[Past, ...] = ()
+    world: tuple[int, ...] = ()
+    """Of the last order that was heard."""
 
 
 class MemberReported(Frozen):
@@ -362,6 +364,8 @@ class MakeReady(Frozen):
     cause: Cause
     agreed: bool = False
     """Have what the script saved sent before, and say which checkpoint that is."""
+    world: tuple[str, ...] = ()
+    """The hosts that train from now on, in the order of their ranks; empty: those of the plan."""
 
 
 class Restarted(Frozen):

@@ -60,11 +60,7 @@ def _restore_now(state: State, actions: list[ev.Action]) -> State:
 def agree(state: State, actions: list[ev.Action]) -> State:
     """On the master, when all have joined: run, if they begin from the same checkpoint."""
     setup = state.setup
-    if any(member.earlier for member in state.members.values()):
-        from supervisor.life.returning import take_over  # noqa: PLC0415
-
-        return take_over(state, actions)
-    told = {host: state.members[host].holds for host in setup.training if host != setup.host}
+    told = {host: state.members[host].holds for host in state.training if host != setup.host}
     told[setup.host] = state.holds
     if not any(told.values()):
         return run(state, actions)
@@ -91,16 +87,6 @@ def agree(state: State, actions: list[ev.Action]) -> State:
     state = replace(state, restore=wanted)
     actions.append(ev.Announce(JobState.JOINING, restore=wanted))
     return _restore_now(state, actions)
-
-
-def begin_as_told(state: State, actions: list[ev.Action]) -> State:
-    """On a member that has joined, when the master says that the job runs."""
-    order, _ = state.offered
-    if order is None and not state.late:
-        return run(state, actions)
-    from supervisor.life.returning import begin_late  # noqa: PLC0415  # the spawn does not wait
-
-    return begin_late(state, actions)
 
 
 def waiting(state: State, reasons: tuple[tuple[str, str], ...], actions: list[ev.Action]) -> State:
@@ -130,9 +116,7 @@ def _restoring(state: State) -> tuple[str, ...]:
         return ()
     from supervisor.life import agreement  # noqa: PLC0415
 
-    told = {
-        host: state.members[host].holds for host in state.setup.training if host in state.members
-    }
+    told = {host: state.members[host].holds for host in state.training if host in state.members}
     return tuple(agreement.differing(told, state.restore))
 
 

@@ -33,9 +33,9 @@ from supervisor.life.automaton import Trigger
 from supervisor.life.ending import end, failed_for_good, finished, note, resume, success, verdict_of
 from supervisor.life.joining import (
     agree,
-    begin_as_told,
     prepared,
     restore_as_all,
+    run,
     waiting,
     who_is_missing,
 )
@@ -349,6 +349,11 @@ def _expired(state: State, deadline: ev.Deadline, at: float, actions: list[ev.Ac
         case ev.Deadline.JOIN:
             if state.phase is not Phase.JOINING:
                 return state
+            if state.setup.elastic and state.setup.is_master:
+                from supervisor.life.returning import begin_without  # noqa: PLC0415
+
+                if (begun := begin_without(state, at, actions)) is not None:
+                    return begun
             who = who_is_missing(state)
             if state.preparing and not state.join_extended:
                 # Heard from, and busy: installing or fetching takes one longer than another.
@@ -467,7 +472,9 @@ def _member_reported(state: State, event: ev.MemberReported, actions: list[ev.Ac
     if updated.joined and not member.joined:
         state = _member_joined(state, member, event.host, actions)
     if event.earlier is not None:
-        state = replace(state, moved=state.moved or event.progressed)
+        from supervisor.life.returning import learn  # noqa: PLC0415  # for jobs that go on
+
+        state = learn(state, moved=event.progressed)
     told = event.cause
     if told is None or told in {state.suspect, member.told, *state.tolerated}:
         return state
@@ -589,9 +596,9 @@ def _broke(state: State, message: str, at: float, actions: list[ev.Action]) -> S
 def _settle(state: State, actions: list[ev.Action]) -> State:
     """Draw every conclusion that needs no further event."""
     if state.phase is Phase.JOINING and state.members and not state.missing:
-        state = agree(state, actions)
+        state = _all_are_here(state, actions)
     if state.phase is Phase.JOINING and state.job in {JobState.RUNNING, JobState.RESTARTING}:
-        state = begin_as_told(state, actions)
+        state = _begin_as_told(state, actions)
     if state.under_way and (cause := finished(state)) is not None:
         state = end(state, cause, actions)
     if state.order is not None and state.under_way:
@@ -603,6 +610,25 @@ def _settle(state: State, actions: list[ev.Action]) -> State:
     if state.phase is Phase.PUBLISHING:
         state = _leave(state, actions)
     return state
+
+
+def _all_are_here(state: State, actions: list[ev.Action]) -> State:
+    """On the master: the job begins, or goes on if the others run already."""
+    if not any(member.earlier for member in state.members.values()):
+        return agree(state, actions)
+    from supervisor.life.returning import take_over  # noqa: PLC0415  # for jobs that go on
+
+    return take_over(state, actions)
+
+
+def _begin_as_told(state: State, actions: list[ev.Action]) -> State:
+    """On a member that has joined: the master says that the job runs."""
+    order, _ = state.offered
+    if order is None and not state.late and not state.setup.elastic:
+        return run(state, actions)
+    from supervisor.life.returning import begin_late  # noqa: PLC0415  # the spawn does not wait
+
+    return begin_late(state, actions)
 
 
 def _come_down(state: State, actions: list[ev.Action]) -> State:

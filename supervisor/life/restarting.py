@@ -47,12 +47,14 @@ from supervisor.life.state import (
     with_process,
 )
 from supervisor.life.words import Cause, CauseKind, JobState, Life, Phase, Rung
+from supervisor.life.world import next_world, numbers, present_in, stands_by, world_of
 
 __all__ = [
     "RESTARTED",
     "failed",
     "follow",
     "give",
+    "into",
     "judge",
     "over",
     "progress",
@@ -157,7 +159,10 @@ def _scope_of(state: State, cause: Cause) -> Scope:
     if cause.kind not in LOST:
         return scope_of(setup.strategy, cause.process, evaluator=evaluator)
     master, server = host == setup.master, host in setup.servers
-    return scope_of_host(setup.strategy, evaluator=evaluator, master=master, server=server)
+    scope = scope_of_host(setup.strategy, evaluator=evaluator, master=master, server=server)
+    if scope is Scope.CHIEF and state.world != next_world(state.world, setup, present_in(state)):
+        return Scope.ALL  # another host takes its place, and is told to all
+    return scope
 
 
 def _concerns(state: State, order: Order, host: str, process: str) -> bool:
@@ -181,13 +186,30 @@ def give(state: State, order: Order, actions: list[ev.Action]) -> State:
     }
     setup = state.setup
     same = setup.agreement == "same" and not setup.own_lines and state.holds and members
-    order = order._replace(agreed=bool(same and order.scope is Scope.ALL))
+    everything = order.scope is Scope.ALL
+    if everything and setup.elastic:
+        state = into(state, next_world(state.world, setup, present_in(state)), actions)
+    order = order._replace(agreed=bool(same and everything), world=numbers(setup, state.world))
     state = replace(state, members=members, fallen=(), moved=False)
     state = advance(state, Trigger.RESTART)
     if state.members:
         actions.append(ev.Announce(state.job, order=order, past=state.past[-MOST_TOLD:]))
     state = _begin(state, order, actions)
     return arm(state, ev.Deadline.RESTART, _bound_s(state), actions)
+
+
+def into(state: State, world: tuple[str, ...], actions: list[ev.Action]) -> State:
+    """On the master: other hosts train from now on."""
+    if world == state.world:
+        return state
+    fields = (
+        ("hosts", len(world)),
+        ("of", len(state.setup.world)),
+        ("left", tuple(host for host in state.world if host not in world)),
+        ("came", tuple(host for host in world if host not in state.world)),
+    )
+    actions.append(ev.Say("hosts.changed", fields, "warning"))
+    return replace(state, world=world)
 
 
 def _bound_s(state: State) -> float:
@@ -212,8 +234,9 @@ def follow(
         # It may have missed that an earlier one is over, for which it is down.
         waits = any(process.again for process in state.processes)
         missed = waits and state.turn == order.turn and not _concerned(state, order)
-        return go(state, actions) if missed else state
-    if job is JobState.RUNNING and state.phase is Phase.RESTARTING and state.turn == order.turn:
+        return go(state, actions) if missed and not stands_by(state, order) else state
+    ready = state.phase is Phase.RESTARTING and state.turn == order.turn
+    if job is JobState.RUNNING and ready and not stands_by(state, order):
         return go(state, actions)
     return state
 
@@ -297,7 +320,8 @@ def _come_down(state: State, order: Order, actions: list[ev.Action]) -> State:
     assert order.cause is not None
     names = tuple(process.name for process in again if not process.step)
     asked = order.agreed and state.setup.is_master
-    actions.append(ev.MakeReady(names, order.turn, order.attempt, order.cause, asked))
+    world = world_of(state.setup, order) if order.world else ()
+    actions.append(ev.MakeReady(names, order.turn, order.attempt, order.cause, asked, world))
     return replace(state, making=order.turn)
 
 
@@ -352,6 +376,8 @@ def waited_for(state: State) -> tuple[str, ...]:
 def _waits_for(state: State, order: Order, host: str) -> bool:
     """Whether something is to be down and ready there. A lost host's processes are down; where
     they start anew by another order, this one goes on without it."""
+    if host in state.setup.cluster and host not in state.world:
+        return False
     if any(host == named for named, _ in order.named):
         return True
     lost = host in state.members and state.members[host].lost is not None

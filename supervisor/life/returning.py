@@ -15,15 +15,18 @@ from dataclasses import replace
 
 from supervisor.faults import counted
 from supervisor.life import events as ev
-from supervisor.life.attempts import EVERY, Kind, Order, Refused, Scope
+from supervisor.life.attempts import EVERY, NONE, Kind, Order, Refused, Scope
 from supervisor.life.ending import end, tolerable, tolerate
 from supervisor.life.joining import run
-from supervisor.life.restarting import give, judge, run_late, turn_of, waited_for
+from supervisor.life.restarting import give, into, judge, run_late, turn_of, waited_for
 from supervisor.life.state import Member, State, arm, disarm, hear, own_cause
 from supervisor.life.words import Cause, CauseKind, JobState
+from supervisor.life.world import next_world, present_in, stands_by, world_of
 
 __all__ = [
     "begin_late",
+    "begin_without",
+    "learn",
     "lost",
     "master_away",
     "master_back",
@@ -40,7 +43,8 @@ SOON_S = 0.05
 
 def waits(state: State) -> bool:
     """Whether a host that is lost now is waited for."""
-    return state.restarts and state.under_way and state.setup.budgets.rejoin_s > 0
+    waits = state.setup.budgets.rejoin_s > 0 or state.setup.elastic
+    return state.restarts and state.under_way and waits
 
 
 # --------------------------------------------------------------------------- members that are lost
@@ -55,6 +59,8 @@ def lost(state: State, cause: Cause, actions: list[ev.Action]) -> State:
         return state
     if cause in state.tolerated:
         return replace(state, members={**state.members, host: Member(down=True)})
+    if host in state.setup.cluster and host not in state.world:
+        return state  # the others go on without it
     fields = (("host", host), ("seconds", rejoin_s), ("evidence", cause.message))
     actions.append(ev.Say("member.away", fields, "warning"))
     if ev.Deadline.REJOIN not in state.armed:
@@ -68,21 +74,69 @@ def not_back(state: State, at: float, actions: list[ev.Action]) -> State:
     away = {
         host: member.lost
         for host, member in state.members.items()
-        if member.lost is not None and not member.heard
+        if member.lost is not None and not member.heard and not _stands_by(state, host)
     }
     left_s = {host: cause.at + rejoin_s - at for host, cause in away.items()}
     for host in [host for host, seconds in left_s.items() if seconds <= SOON_S]:
         cause = _given_up(away[host], rejoin_s)
+        del left_s[host]
+        if (without := _without(state, host, cause, actions)) is not None:
+            state = without
+            continue
         if not tolerable(state, cause) or host in waited_for(state):
             reason = f"{host} has not come back within {rejoin_s:g} s"
             state = replace(state, refused=Refused(Kind.LOST, reason, restartable=True))
             return end(state, cause, actions)
         state = tolerate(state, cause, actions)
         state = replace(state, members={**state.members, host: Member(down=True)})
-        del left_s[host]
     if not left_s:
         return state
     return arm(state, ev.Deadline.REJOIN, min(rejoin_s, *left_s.values()), actions)
+
+
+def _stands_by(state: State, host: str) -> bool:
+    return host in state.setup.cluster and host not in state.world
+
+
+def _without(state: State, host: str, cause: Cause, actions: list[ev.Action]) -> State | None:
+    """On the master: a host that has not come back is replaced, or done without; None: it can be
+    neither."""
+    world = next_world(state.world, state.setup, present_in(state))
+    if not state.setup.elastic or host in world:
+        return None
+    if state.setup.strategy == NONE:  # each host is a job of its own, and nobody else starts anew
+        came = tuple(each for each in world if each not in state.world)
+        return _begin_alone(into(state, world, actions), came, cause, actions)
+    order = Order(turn_of(state) + 1, state.attempt + 1, Scope.ALL, ((host, EVERY),), cause)
+    if state.job is JobState.RESTARTING and state.order is not None:
+        order = state.order.widened(Scope.ALL, host, EVERY)
+    return give(state, order, actions)
+
+
+def _begin_alone(
+    state: State, hosts: tuple[str, ...], cause: Cause | None, actions: list[ev.Action]
+) -> State:
+    """On the master: what these hosts run starts, beside all that goes on."""
+    for host in hosts:
+        order = Order(turn_of(state) + 1, state.attempt + 1, Scope.ALONE, ((host, EVERY),), cause)
+        if state.job is JobState.RESTARTING and state.order is not None:
+            order = state.order.widened(Scope.ALONE, host, EVERY)
+        state = give(state, order, actions)
+    return state
+
+
+def begin_without(state: State, at: float, actions: list[ev.Action]) -> State | None:
+    """On the master: not all hosts have joined in time. Begin with those that have, if they are
+    enough; None: they are not."""
+    setup, present = state.setup, present_in(state)
+    world = next_world(state.world, setup, present)
+    missing = [host for host in state.world if host not in present]
+    if not (setup.elastic and state.restarts) or any(host not in present for host in world):
+        return None
+    waited_s = setup.budgets.join_s
+    cause = Cause(CauseKind.MEMBER_LOST, missing[0], f"has not joined in {waited_s:g} s", at=at)
+    state = run(state, actions, but=tuple(process.name for process in state.processes))
+    return give(state, Order(turn_of(state) + 1, state.attempt, Scope.ALL, (), cause), actions)
 
 
 def _given_up(cause: Cause, rejoin_s: float) -> Cause:
@@ -92,8 +146,10 @@ def _given_up(cause: Cause, rejoin_s: float) -> Cause:
 
 def returned(state: State, host: str, cause: Cause | None, actions: list[ev.Action]) -> State:
     """On the master: a host is back, ready to begin; or it was silent, and runs on."""
-    actions.append(ev.Say("member.returned", (("host", host),)))
     order = state.order
+    if _stands_by(state, host):
+        return _came(state, host, cause, actions)
+    actions.append(ev.Say("member.returned", (("host", host),)))
     if state.job is JobState.RESTARTING and order is not None:
         if order.concerns(host, EVERY, evaluator=host == state.setup.evaluator):
             return state  # waited for
@@ -104,6 +160,20 @@ def returned(state: State, host: str, cause: Cause | None, actions: list[ev.Acti
     )
 
 
+def _came(state: State, host: str, cause: Cause | None, actions: list[ev.Action]) -> State:
+    """On the master: a host that is none of those that train, a spare or one that was done without.
+    Where all start anew just now, or nobody else has to, it takes part; else with the next."""
+    world = next_world(state.world, state.setup, present_in(state))
+    order = state.order
+    if host in world and state.setup.strategy == NONE:
+        return _begin_alone(into(state, world, actions), (host,), cause, actions)
+    restarting = state.job is JobState.RESTARTING and order is not None
+    if host in world and restarting and order is not None and order.scope is Scope.ALL:
+        return give(state, order.widened(Scope.ALL, host, EVERY), actions)
+    actions.append(ev.Say("member.stands_by", (("host", host),)))
+    return state
+
+
 # --------------------------------------------------------------------------- a host that comes back
 
 
@@ -111,6 +181,10 @@ def begin_late(state: State, actions: list[ev.Action]) -> State:
     """On a member at the barrier: begin where the job stands. One that comes back to a job which
     runs waits for the order that it is to begin with, and the master for it."""
     order, generation = state.offered
+    if stands_by(state, order):
+        return disarm(state, actions, ev.Deadline.JOIN)
+    if order is None and not state.late:
+        return run(state, actions)
     if state.late:
         state = disarm(state, actions, ev.Deadline.JOIN)
         if order is None or state.job is not JobState.RESTARTING:
@@ -120,7 +194,7 @@ def begin_late(state: State, actions: list[ev.Action]) -> State:
             order.concerns(here, each.name, evaluator=evaluator) for each in state.processes
         ):
             return state
-    assert order is not None, "begun without an order, and not late: see begin_as_told"
+    assert order is not None, "begun without an order, and not late: see _begin_as_told"
     return run_late(state, order, state.job, actions, generation)
 
 
@@ -160,6 +234,14 @@ def master_not_back(state: State, actions: list[ev.Action]) -> State:
         return state
     cause = _given_up(state.away, state.setup.budgets.rejoin_s)
     return end(hear(state, JobState.ENDED), cause, actions)
+
+
+def learn(state: State, *, moved: bool) -> State:
+    """On a master that was started anew: a host says how far the job had come, and who trained."""
+    lives = [each.earlier for each in state.members.values() if each.earlier is not None]
+    latest = max(lives, key=lambda life: life.turn)
+    order = Order(latest.turn, latest.attempt, Scope.ALONE, world=latest.world)
+    return replace(state, world=world_of(state.setup, order), moved=state.moved or moved)
 
 
 def take_over(state: State, actions: list[ev.Action]) -> State:

@@ -111,6 +111,12 @@ class Setup:
     """What is started anew after a failure; None: nothing. The master's counts."""
     servers: tuple[str, ...] = ()
     """Hosts with a parameter server."""
+    cluster: tuple[str, ...] = ()
+    """Hosts that train or stand by for it, the master first; the evaluator is none."""
+    world: tuple[str, ...] = ()
+    """Those of them that train at first; the others are spares."""
+    min_hosts: int = 0
+    """So many are enough to go on; 0: all of them are needed."""
 
     @property
     def training(self) -> tuple[str, ...]:
@@ -118,6 +124,11 @@ class Setup:
         return tuple(
             name for name in self.hosts if name != self.evaluator and name not in self.scriptless
         )
+
+    @property
+    def elastic(self) -> bool:
+        """Which hosts train may change."""
+        return self.min_hosts > 0 or len(self.world) < len(self.cluster)
 
     @property
     def is_master(self) -> bool:
@@ -201,6 +212,16 @@ class State:
     """On the master: how the earlier attempts ended."""
     refused: Refused | None = None
     """Why the cause was not followed by another attempt."""
+    world: tuple[str, ...] = ()
+    """On the master: the hosts that train, in the order of their ranks."""
+
+    @property
+    def training(self) -> tuple[str, ...]:
+        """The hosts whose scripts count for the success of the job, as it is now."""
+        setup = self.setup
+        return tuple(
+            name for name in setup.training if name in self.world or name not in setup.cluster
+        )
 
     @property
     def alive(self) -> tuple[Process, ...]:
@@ -271,14 +292,20 @@ class State:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """On the master: who has not joined."""
-        return tuple(name for name, member in self.members.items() if not member.joined)
+        """On the master: who has not joined, of those that the job begins with."""
+        spares = {*self.setup.cluster}.difference(self.world)
+        return tuple(
+            name
+            for name, member in self.members.items()
+            if not member.joined and name not in spares
+        )
 
 
 def initial(setup: Setup, processes: tuple[Process, ...]) -> State:
     others = {name: Member() for name in setup.hosts if name != setup.host}
     restarts = setup.is_master and setup.policy is not None
-    return State(setup, processes, others if setup.is_master else {}, restarts=restarts)
+    members = others if setup.is_master else {}
+    return State(setup, processes, members, restarts=restarts, world=setup.world)
 
 
 # --------------------------------------------------------------------------- the moves

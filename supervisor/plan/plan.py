@@ -33,6 +33,8 @@ from supervisor.life.words import (
 from supervisor.plan import mpi as mpi_job
 from supervisor.plan.environment import inherited, script_environment, user_arguments
 from supervisor.plan.proxies import proxies_in
+from supervisor.plan.world import cluster_of, fewest, first_world, narrowed
+from supervisor.plan.world import faults_of as world_faults
 
 if TYPE_CHECKING:  # for jobs that go on after a failure
     from supervisor.life.attempts import Policy
@@ -81,6 +83,12 @@ class Plan:
     """Workers that may fail without ending the job."""
     evaluator: str | None
     """The host that evaluates; no part of the others' cluster."""
+    cluster: tuple[str, ...]
+    """The hosts that train, the master first, and then those that stand by for it."""
+    world: tuple[str, ...]
+    """Those of them that train at first."""
+    min_hosts: int
+    """So many of them are enough to go on; 0: all are needed."""
     endpoints: Mapping[str, HostEndpoints]
     tf_config: Mapping[str, Any] | None
     """What the script sees; None without a distribution."""
@@ -139,19 +147,16 @@ def make_plan(contract: Contract) -> Plan:
     if faults:
         raise ContractError(faults)
     evaluator = evaluator_of(contract)
-    chief = chief_name(contract.settings.chief_name, contract.tensorflow_version)
-    role = Role.EVALUATOR if contract.current_host == evaluator else _script_role(contract, chief)
-    config: Mapping[str, Any] | None = None
-    # The hosts of the cluster; the evaluator and followers are no part of it.
-    training = {host: endpoints[host] for host in contract.distribution_hosts if host != evaluator}
-    if given := given_tf_config(contract):
-        config = json.loads(given)
-    elif contract.strategy in {Strategy.PS, Strategy.MWMS}:
-        config = tf_config(contract, training, chief, contract.current_host, role)
-    differing = _differing_tf_config(contract, config)
+    cluster = world = cluster_of(contract, evaluator)
+    if contract.settings.spares or contract.settings.min_hosts:
+        given = bool(given_tf_config(contract))
+        if faults := [*world_faults(contract, cluster, given=given)]:
+            raise ContractError(faults)
+        world = first_world(contract, cluster)
     paths = paths_below(contract.base_dir, contract.settings.checkpoint_local_dir)
+    config, training, processes = _in_world(contract, world, evaluator, endpoints, paths)
+    differing = _differing_tf_config(contract, config)
     fetch, storage = _transfers(contract, paths)
-    processes = _processes(contract, training, paths, chief, role, config)
     return Plan(
         contract=contract,
         host=contract.current_host,
@@ -162,6 +167,9 @@ def make_plan(contract: Contract) -> Plan:
         success_share=_success_share(contract),
         tolerated_failures=_tolerated_failures(contract),
         evaluator=evaluator,
+        cluster=cluster,
+        world=world,
+        min_hosts=fewest(contract),
         endpoints=endpoints,
         tf_config=config,
         steps=(*filter(None, (fetch,)), *_steps(contract, paths)),
@@ -176,6 +184,34 @@ def make_plan(contract: Contract) -> Plan:
         proxies=proxies_in(contract.environ),
         notes=(*_notes(contract), *differing),
     )
+
+
+def processes_in(plan: Plan, world: tuple[str, ...]) -> tuple[ProcessSpec, ...]:
+    """The processes of this host where these train, in the order of their ranks."""
+    made = _in_world(plan.contract, world, plan.evaluator, plan.endpoints, plan.paths)
+    return tuple(made[2])
+
+
+def _in_world(
+    contract: Contract,
+    world: tuple[str, ...],
+    evaluator: str | None,
+    endpoints: Mapping[str, HostEndpoints],
+    paths: Paths,
+) -> tuple[Mapping[str, Any] | None, dict[str, HostEndpoints], list[ProcessSpec]]:
+    """``TF_CONFIG``, the hosts of the cluster (the evaluator and followers are none) and the
+    processes of the current one."""
+    if contract.settings.spares or contract.settings.min_hosts:
+        contract = narrowed(contract, (*world, *filter(None, (evaluator,))))
+    chief = chief_name(contract.settings.chief_name, contract.tensorflow_version)
+    role = Role.EVALUATOR if contract.current_host == evaluator else _script_role(contract, chief)
+    training = {host: endpoints[host] for host in contract.distribution_hosts if host != evaluator}
+    config: Mapping[str, Any] | None = None
+    if given := given_tf_config(contract):
+        config = json.loads(given)
+    elif contract.strategy in {Strategy.PS, Strategy.MWMS}:
+        config = tf_config(contract, training, chief, contract.current_host, role)
+    return config, training, _processes(contract, training, paths, chief, role, config)
 
 
 def _stopped_code(contract: Contract) -> int:
@@ -690,4 +726,9 @@ def _notes(contract: Contract) -> tuple[str, ...]:
         )
     if settings.restart_rules is not None and not settings.restarts:
         notes.append("SUPERVISOR_RESTART_RULES is ignored: SUPERVISOR_RESTARTS is 0")
+    if settings.min_hosts and not fewest(contract):
+        why = "SUPERVISOR_RESTARTS is 0"
+        if settings.restarts:
+            why = "a parameter server that is lost takes its part of the variables with it"
+        notes.append(f"SUPERVISOR_MIN_HOSTS is ignored: {why}")
     return tuple(notes)

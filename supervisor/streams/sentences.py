@@ -231,6 +231,13 @@ def _waiting_in_brief(fields: Fields) -> str:
     return sentence("attempt.waiting", fields).partition(_SAYS_HOW)[0]
 
 
+def _changed(fields: Fields) -> str:
+    """``2 of 3 hosts train: without algo-3``."""
+    came, left = (_listed(fields[name]) for name in ("came", "left"))
+    how = ", ".join(filter(None, (came and f"with {came}", left and f"without {left}")))
+    return f"{fields['hosts']} of {counted(_number(fields['of']), 'host')} train: {how}"
+
+
 def _refused_in_brief(fields: Fields) -> str:
     """The cause is told next: it ends the job, or is tolerated."""
     return f"not restarted: {fields.get('reason', '')}"
@@ -248,6 +255,7 @@ _SENTENCES: Final[Mapping[str, str | Callable[[Fields], str]]] = {
     "failure.examined": "{cause}; for {seconds} s another one is looked for that explains it",
     "failure.tolerated": _tolerated,
     "files.silent": "{text}",
+    "hosts.changed": _changed,
     "hold.expired": "the master's word has not come in time, and is not waited for any more",
     "installation.shared": "{text}",
     "internal.error": "a defect of the supervisor: {error}",
@@ -265,6 +273,7 @@ _SENTENCES: Final[Mapping[str, str | Callable[[Fields], str]]] = {
     "member.lost": "{host} is lost: {evidence}",
     "member.refused": "{host} is refused: {reason}",
     "member.returned": "{host} is back",
+    "member.stands_by": "{host} stands by, and takes part when all start anew",
     "members.late": lambda fields: f"not waited for any more: {_listed(fields['hosts'])}",
     "model.unservable": "{text}",
     "output.broken": "{output} cannot be written to any more: {error}",

@@ -215,11 +215,13 @@ async def follow(port: int, first: int, count: int, door: int) -> None:
                     return
                 note("restarting")
                 link.report(
-                    Phase.RESTARTING,
-                    script_ended=False,
-                    cause=None,
-                    turn=order.turn,
-                    attempt=order.attempt,
+                    ev.Report(
+                        Phase.RESTARTING,
+                        script_ended=False,
+                        cause=None,
+                        turn=order.turn,
+                        attempt=order.attempt,
+                    )
                 )
             elif not isinstance(event, ev.JobChanged) and "Lost" in type(event).__name__:
                 say(alarm=repr(event))
@@ -241,7 +243,7 @@ async def follow(port: int, first: int, count: int, door: int) -> None:
         break
     async with doorway, asyncio.TaskGroup() as tasks:
         for link in links:
-            link.report(Phase.JOINING, script_ended=False, cause=None)
+            link.report(ev.Report(Phase.JOINING, script_ended=False, cause=None))
             tasks.create_task(link.run())
 
 

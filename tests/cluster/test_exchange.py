@@ -14,7 +14,7 @@ def test_a_job_from_joining_to_its_verdict() -> None:
 
     async def scenario() -> None:
         async with master() as chief, link(chief.server.port) as member:
-            member.link.report(Phase.JOINING, script_ended=False, cause=None)
+            member.link.report(ev.Report(Phase.JOINING, script_ended=False, cause=None))
             await until(lambda: chief.reports)
             assert chief.server.members.peers()[0].state is MemberState.UP
             assert member.events[0] == ev.MasterSeen(bare=False)
@@ -23,7 +23,7 @@ def test_a_job_from_joining_to_its_verdict() -> None:
             chief.board.announce(JobState.RUNNING)
             await until(lambda: member.events[-1] == ev.JobChanged(JobState.RUNNING, None))
 
-            member.link.report(Phase.DRAINING, script_ended=True, cause=CAUSE)
+            member.link.report(ev.Report(Phase.DRAINING, script_ended=True, cause=CAUSE))
             assert await member.link.flush(5)
             assert chief.reports[-1][1].cause == CAUSE
 
@@ -32,7 +32,7 @@ def test_a_job_from_joining_to_its_verdict() -> None:
             await until(lambda: chief.server.members.peers()[0].heard == revision)
             assert member.link.state is MasterState.ENDED
 
-            member.link.report(Phase.DONE, script_ended=True, cause=CAUSE)
+            member.link.report(ev.Report(Phase.DONE, script_ended=True, cause=CAUSE))
             assert await member.link.flush(5)
             assert chief.server.members.peers()[0].state is MemberState.DONE
             assert [report.phase for _, report in chief.reports] == [

@@ -70,7 +70,7 @@ def test_no_answer_during_start_up_is_unseen_and_then_it_joins() -> None:
     async def scenario() -> None:
         port = free_port()
         async with link(port, lease_s=0.4) as member:
-            member.link.report(Phase.JOINING, script_ended=False, cause=None)
+            member.link.report(ev.Report(Phase.JOINING, script_ended=False, cause=None))
             await pass_time(1.0)
             assert member.events == []
             assert member.link.state is MasterState.UNSEEN
@@ -131,7 +131,7 @@ def test_a_refused_member_says_why() -> None:
             master(token="right") as it,
             link(it.server.port, token="wrong") as member,
         ):
-            member.link.report(Phase.JOINING, script_ended=False, cause=None)
+            member.link.report(ev.Report(Phase.JOINING, script_ended=False, cause=None))
             await until(lambda: "refuses the token" in member.link.evidence)
             assert not await member.link.flush(0.2)
             assert it.reports == []
@@ -143,7 +143,7 @@ def test_a_refused_member_says_why() -> None:
 def test_the_token_is_sent() -> None:
     async def scenario() -> None:
         async with master(token="right") as it, link(it.server.port, token="right") as member:
-            member.link.report(Phase.JOINING, script_ended=False, cause=None)
+            member.link.report(ev.Report(Phase.JOINING, script_ended=False, cause=None))
             assert await member.link.flush(5)
             assert len(it.reports) == 1
 
@@ -157,13 +157,13 @@ def test_the_latest_report_wins_and_is_told_once() -> None:
     async def scenario() -> None:
         async with master() as it, link(it.server.port) as member:
             for phase in (Phase.JOINING, Phase.RUNNING, Phase.DRAINING):
-                member.link.report(phase, script_ended=False, cause=None)
-            member.link.report(Phase.DRAINING, script_ended=True, cause=CAUSE)
-            member.link.report(Phase.DRAINING, script_ended=True, cause=CAUSE)
+                member.link.report(ev.Report(phase, script_ended=False, cause=None))
+            member.link.report(ev.Report(Phase.DRAINING, script_ended=True, cause=CAUSE))
+            member.link.report(ev.Report(Phase.DRAINING, script_ended=True, cause=CAUSE))
             assert await member.link.flush(5)
             assert it.reports[-1][1].cause == CAUSE
             sent = len(it.reports)
-            member.link.report(Phase.DRAINING, script_ended=True, cause=CAUSE)
+            member.link.report(ev.Report(Phase.DRAINING, script_ended=True, cause=CAUSE))
             assert await member.link.flush(5)
             assert len(it.reports) == sent
 
@@ -174,7 +174,7 @@ def test_a_report_does_not_wait_for_the_long_poll() -> None:
     async def scenario() -> None:
         async with master() as it, link(it.server.port, wait_s=30) as member:
             await until(lambda: member.link.document)
-            member.link.report(Phase.RUNNING, script_ended=False, cause=None)
+            member.link.report(ev.Report(Phase.RUNNING, script_ended=False, cause=None))
             assert await member.link.flush(10)
             assert member.link.latency_s is not None
 
@@ -185,7 +185,7 @@ def test_flush_without_a_master_gives_up_in_time() -> None:
     async def scenario() -> None:
         async with link(free_port()) as member:
             assert await member.link.flush(0.1)
-            member.link.report(Phase.DONE, script_ended=True, cause=None)
+            member.link.report(ev.Report(Phase.DONE, script_ended=True, cause=None))
             began = time.monotonic()
             assert not await member.link.flush(0.1)
             assert time.monotonic() - began < 10
@@ -202,7 +202,7 @@ def test_a_report_survives_a_network_that_breaks_connections() -> None:
         ):
             await until(lambda: member.link.document)
             between.cut()
-            member.link.report(Phase.DRAINING, script_ended=True, cause=CAUSE)
+            member.link.report(ev.Report(Phase.DRAINING, script_ended=True, cause=CAUSE))
             between.reset()
             assert not await member.link.flush(0.3)
             between.heal()
@@ -219,7 +219,7 @@ def test_a_new_master_is_told_again_while_the_hosts_join() -> None:
     async def scenario() -> None:
         port = free_port()
         async with link(port, **PATIENT) as member:
-            member.link.report(Phase.JOINING, script_ended=False, cause=None)
+            member.link.report(ev.Report(Phase.JOINING, script_ended=False, cause=None))
             async with master(port=port, run="run-1") as first:
                 assert await member.link.flush(5)
                 first.board.announce(JobState.JOINING, None, ())
@@ -240,7 +240,7 @@ def test_a_master_that_crashes_while_the_hosts_join_may_come_back() -> None:
     async def scenario() -> None:
         port = free_port()
         async with link(port) as member:
-            member.link.report(Phase.JOINING, script_ended=False, cause=None)
+            member.link.report(ev.Report(Phase.JOINING, script_ended=False, cause=None))
             async with master(port=port, run="run-1"):
                 assert await member.link.flush(5)
             await until(lambda: member.of(ev.MasterLost))
@@ -261,7 +261,7 @@ def test_a_member_of_a_running_job_that_meets_another_run_has_lost_its_master() 
     async def scenario() -> None:
         port = free_port()
         async with link(port, **PATIENT) as member:
-            member.link.report(Phase.RUNNING, script_ended=False, cause=None)
+            member.link.report(ev.Report(Phase.RUNNING, script_ended=False, cause=None))
             async with master(port=port, run="run-1") as first:
                 assert await member.link.flush(5)
                 first.board.announce(JobState.RUNNING)
@@ -271,7 +271,7 @@ def test_a_member_of_a_running_job_that_meets_another_run_has_lost_its_master() 
                 (lost,) = member.of(ev.MasterLost)
                 assert lost.how == "restarted"
                 assert "another run" in lost.evidence
-                member.link.report(Phase.DRAINING, script_ended=False, cause=CAUSE)
+                member.link.report(ev.Report(Phase.DRAINING, script_ended=False, cause=CAUSE))
                 assert not await member.link.flush(60), "nobody hears it, and nobody is waited for"
                 assert second.reports == []
                 assert second.server.members.peers()[0].state is MemberState.UNSEEN
@@ -289,7 +289,7 @@ def test_a_master_of_another_job_is_named_and_not_followed() -> None:
             master(job=theirs) as it,
             link(it.server.port, job=ours, lease_s=0.6) as member,
         ):
-            member.link.report(Phase.JOINING, script_ended=False, cause=None)
+            member.link.report(ev.Report(Phase.JOINING, script_ended=False, cause=None))
             await until(lambda: it.refused)
             assert it.refused == [("algo-2", "algo-2 is of job job-B, the master of job job-A")]
             assert not member.of(ev.MasterLost), "not yet"
@@ -309,16 +309,16 @@ def test_a_report_of_an_attempt_that_is_over_is_over_too() -> None:
 
     async def scenario() -> None:
         async with master() as it, link(it.server.port) as member:
-            member.link.report(Phase.RUNNING, script_ended=False, cause=None)
+            member.link.report(ev.Report(Phase.RUNNING, script_ended=False, cause=None))
             assert await member.link.flush(5)
             order = Order(1, 2, Scope.ALL, (("algo-2", "worker"),), CAUSE)
             it.board.announce(JobState.RESTARTING, order=order)
             await until(lambda: member.events[-1].__class__ is ev.JobChanged)
-            member.link.report(Phase.RUNNING, script_ended=True, cause=CAUSE)
+            member.link.report(ev.Report(Phase.RUNNING, script_ended=True, cause=CAUSE))
             assert await member.link.flush(5)
             assert (len(it.reports), it.refused, member.link.problem) == (1, [], None)
             assert it.server._counts["refused_requests"] == 1
-            member.link.report(Phase.RESTARTING, script_ended=False, cause=None, attempt=2, turn=1)
+            member.link.report(ev.Report(Phase.RESTARTING, False, None, attempt=2, turn=1))
             assert await member.link.flush(5)
             assert it.server._counts["refused_requests"] == 1, "it was not sent again"
             report = it.reports[-1][1]
@@ -339,10 +339,10 @@ def test_a_host_that_ends_is_heard_whatever_its_attempt() -> None:
 
     async def scenario() -> None:
         async with master() as it, link(it.server.port) as member:
-            member.link.report(Phase.RUNNING, script_ended=False, cause=None)
+            member.link.report(ev.Report(Phase.RUNNING, script_ended=False, cause=None))
             assert await member.link.flush(5)
             it.board.announce(JobState.RESTARTING, order=Order(1, 2, Scope.ALL, (), CAUSE))
-            member.link.report(Phase.DRAINING, script_ended=False, cause=CAUSE)
+            member.link.report(ev.Report(Phase.DRAINING, script_ended=False, cause=CAUSE))
             assert await member.link.flush(5)
             report = it.reports[-1][1]
             assert (report.phase, report.cause, report.attempt) == (Phase.DRAINING, CAUSE, 1)
@@ -362,7 +362,7 @@ def test_a_member_of_another_version_is_told_so_and_may_come_as_another(
         async with master() as it, link(it.server.port) as member:
             monkeypatch.setattr("supervisor.cluster.probe.VERSION", 2)
             monkeypatch.setattr("supervisor.cluster.protocol.VERSION", 2)
-            member.link.report(Phase.JOINING, script_ended=False, cause=None)
+            member.link.report(ev.Report(Phase.JOINING, script_ended=False, cause=None))
             await until(lambda: it.refused)
             text = "algo-2 " + BOTH.format("the master version 4")
             assert it.refused == [("algo-2", text)]
@@ -420,7 +420,7 @@ def test_cancelling_ends_it_at_once_in_every_state() -> None:
     async def scenario() -> None:
         async def cancelled_after(port: int, moment_s: float) -> float:
             async with link(port, lease_s=8) as member:
-                member.link.report(Phase.RUNNING, script_ended=False, cause=None)
+                member.link.report(ev.Report(Phase.RUNNING, script_ended=False, cause=None))
                 await pass_time(moment_s)
                 began = time.monotonic()
                 member.task.cancel()
@@ -480,7 +480,7 @@ def test_no_farewell_is_waited_for_where_the_master_crashed() -> None:
             async with master(port=port):
                 await until(lambda: member.link.document)
             await until(lambda: member.of(ev.MasterLost))
-            member.link.report(Phase.DONE, script_ended=False, cause=CAUSE)
+            member.link.report(ev.Report(Phase.DONE, script_ended=False, cause=CAUSE))
             began = time.monotonic()
             assert not await member.link.flush(30)
             assert time.monotonic() - began < 10
@@ -535,7 +535,7 @@ def test_a_delay_of_two_seconds_each_way_with_default_settings_is_nothing() -> N
             link(between.port) as member,
         ):
             between.delay_s = 2.0
-            member.link.report(Phase.JOINING, script_ended=False, cause=None)
+            member.link.report(ev.Report(Phase.JOINING, script_ended=False, cause=None))
             assert await member.link.flush(20)
             assert member.link.latency_s is not None
             assert member.link.latency_s > 3.9
@@ -782,8 +782,8 @@ def test_members_are_told_apart_on_the_wire() -> None:
             link(it.server.port, host="algo-2") as second,
             link(it.server.port, host="algo-3") as third,
         ):
-            second.link.report(Phase.JOINING, script_ended=False, cause=None)
-            third.link.report(Phase.RUNNING, script_ended=False, cause=None)
+            second.link.report(ev.Report(Phase.JOINING, script_ended=False, cause=None))
+            third.link.report(ev.Report(Phase.RUNNING, script_ended=False, cause=None))
             assert await second.link.flush(5)
             assert await third.link.flush(5)
             phases = {peer.host: peer.phase for peer in it.server.members.peers()}

@@ -18,6 +18,7 @@ from supervisor.cluster.protocol import (
     MAX_MESSAGE_CHARS,
     MAX_MISSING,
     MAX_NUMBER,
+    MAX_WORLD,
     VERSION,
     HostReport,
     JobDocument,
@@ -37,7 +38,7 @@ from supervisor.cluster.protocol import (
     encode_report,
     encode_verdict,
 )
-from supervisor.life.attempts import MOST_NAMED, Order, Scope
+from supervisor.life.attempts import MOST_NAMED, Kind, Order, Past, Scope
 from supervisor.life.words import Cause, CauseKind, ExitStatus, JobState, Outcome, Phase, Verdict
 from tests.helpers.cluster import CAUSE, VERDICT
 
@@ -67,6 +68,7 @@ VERDICTS = st.builds(
     not_restarted=st.text(TEXT, max_size=80),
     restartable=st.none() | st.booleans(),
 )
+WORLDS = st.lists(st.integers(0, MAX_WORLD), max_size=5).map(tuple)
 ORDERS = st.builds(
     Order,
     turn=st.integers(1, MAX_NUMBER),
@@ -74,7 +76,21 @@ ORDERS = st.builds(
     scope=st.sampled_from(Scope),
     named=st.lists(st.tuples(NAMES, NAMES), max_size=4).map(tuple),
     cause=st.none() | CAUSES,
+    agreed=st.booleans(),
+    world=WORLDS,
 )
+PAST = st.lists(
+    st.builds(
+        lambda cause, kind, scope, progressed: Past(
+            cause.attempt, kind, scope, replace(cause, message="", detail="", exit=None), progressed
+        ),
+        CAUSES,
+        st.sampled_from(Kind),
+        st.sampled_from(Scope),
+        st.booleans(),
+    ),
+    max_size=3,
+).map(tuple)
 JOBS = st.builds(
     JobDocument,
     run=NAMES,
@@ -84,6 +100,7 @@ JOBS = st.builds(
     missing=st.lists(NAMES, max_size=20).map(tuple),
     order=st.none() | ORDERS,
     restarts=st.booleans(),
+    past=PAST,
 )
 REPORTS = st.builds(
     HostReport,
@@ -98,6 +115,9 @@ REPORTS = st.builds(
     turn=st.integers(0, MAX_NUMBER),
     attempt=st.integers(1, MAX_ATTEMPT),
     progressed=st.booleans(),
+    ordered=st.integers(0, MAX_NUMBER),
+    past=PAST,
+    world=WORLDS,
 )
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
@@ -131,8 +151,12 @@ def test_texts_without_bound_still_make_a_body_that_is_taken(letter: str) -> Non
     verdict = Verdict(Outcome.FAILED, cause, 1, huge, restartable=False)
     names = tuple(huge for _ in range(5000))
     pairs = tuple((huge, huge) for _ in range(MOST_NAMED))
-    order = Order(MAX_NUMBER, MAX_ATTEMPT, Scope.ALONE, pairs, cause)
-    restore = JobDocument("x" * 253, MAX_NUMBER, JobState.ENDED, verdict, names, huge, order, True)
+    world = (MAX_WORLD,) * MAX_WORLD
+    order = Order(MAX_NUMBER, MAX_ATTEMPT, Scope.ALONE, pairs, cause, world=world)
+    past = (Past(MAX_ATTEMPT, Kind.CRASH, Scope.ALL, cause, False),) * 100
+    restore = JobDocument(
+        "x" * 253, MAX_NUMBER, JobState.ENDED, verdict, names, huge, order, True, past
+    )
     for document in (restore, replace(restore, order=None), replace(restore, verdict=None)):
         body = encode_job(document)
         assert len(body) <= MAX_BODY_BYTES
@@ -145,11 +169,24 @@ def test_texts_without_bound_still_make_a_body_that_is_taken(letter: str) -> Non
         if read.order is not None:
             assert (read.order.turn, read.attempt) == (MAX_NUMBER, MAX_ATTEMPT)
             assert (read.order.scope, read.order.named) == (Scope.ALL, ())
+            assert read.order.world == world, "who trains is never left out"
         if read.verdict is not None:
             assert len(read.verdict.not_restarted) == MAX_MESSAGE_CHARS
             assert len(read.verdict.cause.detail) == MAX_DETAIL_CHARS
     report = HostReport("i", Phase.DONE, True, cause, 0, attempt=MAX_ATTEMPT, turn=MAX_NUMBER)
-    assert len(encode_report(report)) <= MAX_BODY_BYTES
+    body = encode_report(replace(report, past=past, world=world, ordered=MAX_NUMBER))
+    assert len(body) <= MAX_BODY_BYTES
+    assert decode_report(body).past[-1].cause.error == cause.error[:255] + "…" or letter == "\ud800"
+
+
+def test_of_the_past_the_latest_travels() -> None:
+    past = tuple(
+        Past(number, Kind.LOST, Scope.ALL, replace(CAUSE, attempt=number), True)
+        for number in range(1, 100)
+    )
+    read = decode_job(encode_job(JobDocument("i", 1, JobState.RUNNING, past=past))).past
+    assert [each.attempt for each in read] == [*range(84, 100)]
+    assert read[-1].cause.error == CAUSE.error
 
 
 def test_an_order_names_all_that_it_names_or_means_the_whole_job() -> None:
@@ -320,7 +357,7 @@ def test_another_version_is_told_from_what_is_no_document(
     assert caught.value.found == version
 
 
-OPTIONAL = {"cause", "seq", "holds", "turn", "attempt", "progressed", "ordered", "past"}
+OPTIONAL = {"cause", "seq", "holds", "turn", "attempt", "progressed", "ordered", "past", "world"}
 
 
 @pytest.mark.parametrize("key", [key for key in REPORT if key not in OPTIONAL])

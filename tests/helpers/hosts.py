@@ -69,7 +69,7 @@ async def follow(port: int, own_port: int, lease_s: float, token: str | None) ->
         refused_count=3,
         refused_window_s=0.5,
     )
-    link.report(Phase.JOINING, script_ended=False, cause=None)
+    link.report(ev.Report(Phase.JOINING, script_ended=False, cause=None))
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(serve(own_port, (), lease_s))
         tasks.create_task(link.run())

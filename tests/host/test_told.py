@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from supervisor.host.attempts import MOST_SHOWN, MOST_TOLD, Attempts
+from supervisor.host.history import MOST_SHOWN, MOST_TOLD, History
 from supervisor.life import events as ev
 from supervisor.life.attempts import Policy
 from supervisor.life.state import State
@@ -129,19 +129,14 @@ def states() -> Iterator[tuple[State, State]]:
             yield before, state
 
 
-def attempts_of(present: Any) -> Attempts:
-    unused: Any = None
-    return Attempts(
-        present, post=unused, say=unused, tasks=unused, files=unused, processes=unused,
-        keeping=unused,
-        masker=Masker([]),
-    )  # fmt: skip
+def history_of(present: Any) -> History:
+    return History(present, Masker([]))
 
 
 @pytest.mark.parametrize("count", [3, 150])
 def test_however_often_it_is_started_anew_what_is_kept_is_bounded(count: int) -> None:
     present: Any = SimpleNamespace(may_restart=False, state=alone())
-    told = attempts_of(present)
+    told = history_of(present)
     told.begin()
     present.may_restart = True
     for (before, present.state), _ in zip(states(), range(2 * count), strict=False):
@@ -161,7 +156,7 @@ def test_however_often_it_is_started_anew_what_is_kept_is_bounded(count: int) ->
 
 def test_an_attempt_that_never_began_is_no_restart() -> None:
     present: Any = SimpleNamespace(may_restart=False, state=alone())
-    told = attempts_of(present)
+    told = history_of(present)
     told.begin()
     before, present.state = next(states())
     told.seen(before, present.state)
@@ -172,4 +167,4 @@ def test_an_attempt_that_never_began_is_no_restart() -> None:
 
 def test_where_nothing_starts_anew_nothing_is_counted() -> None:
     present: Any = SimpleNamespace(may_restart=False, state=alone())
-    assert list(attempts_of(present).samples()) == []
+    assert list(history_of(present).samples()) == []

@@ -3,7 +3,9 @@ own, and under its name again."""
 
 from __future__ import annotations
 
+import os
 import pathlib
+import signal
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
@@ -20,6 +22,7 @@ pytestmark = [
 ]
 
 HOSTS = ("algo-1", "algo-2", "algo-3")
+FOUR = (*HOSTS, "algo-4")
 QUICK = {
     **netns.QUICK,
     "SUPERVISOR_MASTER_LEASE_S": "4",
@@ -28,9 +31,11 @@ QUICK = {
 }
 
 SCRIPT = """
-import os, time
-print("part of attempt", os.environ["SUPERVISOR_ATTEMPT"], "after",
-      os.environ.get("SUPERVISOR_LAST_CAUSE", "nothing"), flush=True)
+import json, os, time
+workers = json.loads(os.environ.get("TF_CONFIG", "{}")).get("cluster", {}).get("worker", ())
+print("part of attempt", os.environ["SUPERVISOR_ATTEMPT"],
+      "with", *(worker.partition(":")[0] for worker in workers),
+      "as", json.loads(os.environ["SM_HOSTS"]), flush=True)
 while not os.path.exists(os.path.join(os.environ["SUPERVISOR_CHECKPOINT_DIR"], "finish")):
     time.sleep(0.05)
 """
@@ -39,7 +44,7 @@ Fleet = Callable[..., list[Host]]
 
 @pytest.fixture(scope="module")
 def network() -> Iterator[Network]:
-    with Network(*HOSTS, "other", tag="r") as made:
+    with Network(*FOUR, "other", tag="r") as made:
         yield made
 
 
@@ -47,13 +52,17 @@ def network() -> Iterator[Network]:
 def fleet(network: Network, tmp_path: pathlib.Path) -> Iterator[Fleet]:
     made: list[Host] = []
 
-    def lay_out(strategy: str = "mwms", **env: str) -> list[Host]:
-        for name in HOSTS:
+    def lay_out(
+        strategy: str = "mwms", hosts: Sequence[str] = HOSTS, absent: int = 0, **env: str
+    ) -> list[Host]:
+        """``absent``: so many of the last are not started, or wait."""
+        for name in hosts:
             host = Host(network, name, tmp_path)
-            host.lay_out(HOSTS, strategy, SCRIPT, ())
+            host.lay_out(hosts, strategy, SCRIPT, ())
             made.append(host)
-            host.start(**{**QUICK, **env})
-        run_at(made, 1)
+            if "SUPERVISOR_SPARES" in env or name not in hosts[len(hosts) - absent :]:
+                host.start(**{**QUICK, **env})
+        run_at(made[: len(hosts) - absent], 1)
         return made
 
     with netns.ended(network, made):
@@ -128,7 +137,7 @@ def test_the_old_one_of_a_host_whose_place_is_taken_is_told_and_ends(
     network: Network, fleet: Fleet, tmp_path: pathlib.Path
 ) -> None:
     """Its machine was cut off, and its platform has started its container on another one."""
-    hosts = fleet()
+    hosts = fleet(SUPERVISOR_REJOIN_TIMEOUT_S="8")
     old = hosts[2]
     network.cut("algo-3")
     (tmp_path / "elsewhere").mkdir()
@@ -147,3 +156,84 @@ def test_the_old_one_of_a_host_whose_place_is_taken_is_told_and_ends(
     assert "algo-1" in old.failure
     del hosts[2:]
     finish([hosts[0], hosts[1], new])
+
+
+def trains(host: Host, attempt: int, numbers: str) -> None:
+    """Its script has these hosts, by their numbers, in this order."""
+    names = " ".join(f"algo-{number}" for number in numbers)
+    listed = ", ".join(f"'algo-{number}'" for number in numbers)
+    host.wait_for(rf"part of attempt {attempt} with {names} as \[{listed}\]")
+
+
+def test_the_others_go_on_without_a_lost_host_and_are_whole_again_at_the_next_attempt(
+    network: Network, fleet: Fleet
+) -> None:
+    fewer = {"SUPERVISOR_MIN_HOSTS": "2"}
+    hosts = fleet(**fewer)
+    kill(network, hosts[1])
+    for host in (hosts[0], hosts[2]):
+        trains(host, 2, "13")
+    hosts[1].start(**QUICK, **fewer)
+    hosts[0].wait_for("algo-2 stands by")
+    assert hosts[0].status()["attempt"] == 2
+    kill_script(hosts[2])
+    for host in hosts:
+        trains(host, 3, "123")
+    finish(hosts)
+
+
+def kill_script(host: Host) -> None:
+    rows = host.status()["processes"]
+    os.kill(next(row["pid"] for row in rows if row["name"] == "worker"), signal.SIGKILL)
+
+
+def test_a_spare_takes_the_place_of_a_lost_host(network: Network, fleet: Fleet) -> None:
+    hosts = fleet(hosts=FOUR, absent=1, SUPERVISOR_SPARES="1")
+    trains(hosts[2], 1, "123")
+    hosts[0].wait_for("algo-4 has joined|algo-4 stands by")
+    kill(network, hosts[1])
+    for host in (hosts[0], hosts[2], hosts[3]):
+        trains(host, 2, "143")
+    hosts[1].start(**QUICK, SUPERVISOR_SPARES="1")
+    hosts[0].wait_for("algo-2 stands by")
+    finish(hosts)
+    assert hosts[1].report["cause"]["kind"] == "finished", "the spare ends with the job"
+
+
+def test_a_master_that_comes_back_goes_on_with_those_that_trained(
+    network: Network, fleet: Fleet
+) -> None:
+    both = {"SUPERVISOR_SPARES": "1", "SUPERVISOR_MIN_HOSTS": "2"}
+    hosts = fleet(hosts=FOUR, absent=1, **both)
+    kill(network, hosts[1])
+    trains(hosts[3], 2, "143")
+    kill(network, hosts[0])
+    hosts[0].start(**QUICK, **both)
+    for host in (hosts[0], hosts[2], hosts[3]):
+        trains(host, 3, "143")
+    finish([hosts[0], hosts[2], hosts[3]])
+
+
+def test_a_job_begins_with_those_that_are_there(fleet: Fleet) -> None:
+    env = {"SUPERVISOR_MIN_HOSTS": "2", "SUPERVISOR_JOIN_TIMEOUT_S": "2"}
+    hosts = fleet(absent=1, **env)
+    for host in hosts[:2]:
+        trains(host, 1, "12")
+    hosts[2].start(**{**QUICK, **env})
+    hosts[0].wait_for("algo-3 stands by")
+    kill_script(hosts[0])
+    for host in hosts:
+        trains(host, 2, "123")
+    finish(hosts)
+
+
+def test_hosts_that_depend_on_nobody_go_on_while_one_is_away(
+    network: Network, fleet: Fleet
+) -> None:
+    hosts = fleet("none")
+    kill(network, hosts[2])
+    hosts[0].wait_for("algo-3 is waited for")
+    hosts[2].start(**QUICK)
+    hosts[2].wait_for("part of attempt 2 ")
+    assert [host.status()["processes"][0]["attempt"] for host in hosts[:2]] == [1, 1]
+    finish(hosts)

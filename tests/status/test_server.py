@@ -591,7 +591,7 @@ def test_a_member_says_which_supervisor_it_is() -> None:
 def test_members_are_told_the_last_word_and_only_for_a_moment() -> None:
     async def scenario() -> None:
         async with master() as it, link(it.server.port) as member:
-            member.link.report(Phase.JOINING, script_ended=False, cause=None)
+            member.link.report(ev.Report(Phase.JOINING, script_ended=False, cause=None))
             assert await member.link.flush(5)
             it.board.announce(JobState.ENDED, VERDICT)
             assert await it.server.members.told(5)
@@ -1010,7 +1010,7 @@ def test_a_member_loses_nothing_under_a_flood(source: str, what: str) -> None:
                 assert await ask(it.server.port, "/readyz", "127.0.0.78") == 200
                 slowest_s = max(slowest_s, time.monotonic() - began)
                 reports += 1
-                member.link.report(phases[reports % 2], script_ended=False, cause=None)
+                member.link.report(ev.Report(phases[reports % 2], script_ended=False, cause=None))
                 assert await member.link.flush(6)
             assert it.server._counts["connections"] > 50, "on a busy machine too"
             assert slowest_s < 6
