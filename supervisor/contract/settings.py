@@ -462,7 +462,6 @@ class Attempts:
         "how long a lost host is waited for, the master too, where the job may go on after a "
         "failure (SUPERVISOR_RESTARTS): its container, started anew under its name, joins the "
         "running job; 0: a lost host ends the job",
-        common=True,
     )
     min_hosts: int = setting(
         values.whole_number(0),

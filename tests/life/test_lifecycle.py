@@ -1177,6 +1177,13 @@ _others = st.sampled_from(["algo-2", "algo-3", "stranger"])
 _holds = st.sampled_from(
     ["", "nothing - -", "generation 000007-0badcafe -", "files 1f 000007-0badcafe", "nonsense"]
 )
+_earlier = st.builds(
+    ev.EarlierLife,
+    st.integers(1, 3),
+    st.integers(0, 3),
+    st.just(()),
+    st.sampled_from([(), (0, 2), (0, 1, 2), (0, 9)]),
+)
 _free = st.one_of(
     st.just(ev.Prepared()),
     st.just(ev.PrepareFailed("no space", 1.0)),
@@ -1199,8 +1206,10 @@ _free = st.one_of(
         _holds,
         st.integers(0, 3),
         st.booleans(),
+        st.just(1.0),
+        st.none() | _earlier,
     ),
-    st.builds(ev.MemberLost, _others, st.just("silent"), st.just(1.0)),
+    st.builds(ev.MemberLost, _others, st.just("silent"), st.just(1.0), st.booleans()),
     st.builds(
         ev.JobChanged,
         st.sampled_from(list(JobState)),
@@ -1217,6 +1226,7 @@ _free = st.one_of(
         st.sampled_from(["crashed", "unreachable", "restarted", How.REFUSES.value]),
         st.just("x"),
         st.just(1.0),
+        st.booleans(),
     ),
     st.builds(ev.MasterEnded, st.just("x"), st.just(1.0)),
     st.builds(ev.Broke, st.just("bug"), st.just(1.0)),
@@ -1244,6 +1254,26 @@ _unprepared = [
         )
     ),
 ]
+HOSTS = ("algo-1", "algo-2", "algo-3")
+WAITING = BUDGETS._replace(rejoin_s=60.0)
+_unprepared += [
+    initial(
+        replace(
+            state.setup, budgets=WAITING, policy=state.setup.policy or Policy(2), cluster=HOSTS,
+            strategy=strategy, world=HOSTS[: 3 - spares], min_hosts=least,
+        ),
+        state.processes,
+    )
+    for state, strategy, spares, least in (
+        (master(), "ps", 0, 0),
+        (member(), "ps", 0, 0),
+        (master(SuccessPolicy.ALL), "mwms", 0, 0),
+        (master(SuccessPolicy.ALL), "mwms", 1, 0),
+        (master(SuccessPolicy.ALL), "mwms", 0, 2),
+        (master(SuccessPolicy.ALL), "none", 1, 1),
+        (with_policy(master(SuccessPolicy.ALL), tolerated_failures=1), "none", 0, 0),
+    )
+]  # fmt: skip
 _lives = st.sampled_from([*_unprepared, *map(with_steps, _unprepared)])
 
 
@@ -1331,6 +1361,12 @@ def test_what_holds_whatever_comes(state: State, draw: st.DataObject) -> None:
             assert state.armed, "every phase after running has a deadline"
         if state.phase is Phase.RESTARTING and (state.setup.is_master or state.coming_down):
             assert state.armed, "coming down is bounded, and so is waiting for the others"
+        away = [name for name, each in state.members.items() if each.lost and not each.heard]
+        awaited = [name for name in away if name in state.world or name not in state.setup.cluster]
+        if state.under_way and (state.away is not None or awaited):
+            assert ev.Deadline.REJOIN in state.armed, "who is away is waited for so long"
+        if state.setup.is_master and state.setup.cluster:
+            assert state.world[:1] == ("algo-1",), "the master is the first of those that train"
         done = state.phase is Phase.DONE
         waits = state.setup.is_member and ev.Deadline.ACK in state.armed
         settled = state.publishing_settled and (
