@@ -34,6 +34,9 @@ class Paths(NamedTuple):
     """A script may say here, as JSON with a ``step``, how far it has come."""
     fetched: str
     """What the step that fetches has done."""
+    job: str
+    """The job's document with its last order, as a master has given it to the others: for a
+    supervisor that is started in its place."""
     host: str
     """Who this host is, and where each of the job is asked: for those that look at a directory."""
 
@@ -58,6 +61,7 @@ def paths_below(base: str, checkpoints: str = "") -> Paths:
         heartbeat=posixpath.join(own, "heartbeat"),
         progress=posixpath.join(own, "progress.json"),
         fetched=posixpath.join(own, "fetched.json"),
+        job=posixpath.join(own, "job.json"),
         host=posixpath.join(own, HOST),
     )
 

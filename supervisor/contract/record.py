@@ -117,6 +117,11 @@ def progress(paths: Paths) -> int | None:
         return None
 
 
+def job(paths: Paths) -> bytes:
+    """The job's document that a master before this one has left here; empty where there is none."""
+    return _start_of(paths.job).encode()
+
+
 def fetched(paths: Paths) -> Fetched:
     """What the step that fetches says it did; nothing where it says nothing."""
     from supervisor.storage.job import Fetched  # noqa: PLC0415  # for those that fetch

@@ -9,8 +9,10 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Final, NamedTuple
 
+from supervisor import regular
 from supervisor.contract import record
 from supervisor.contract.distribution import Strategy
 from supervisor.contract.paths import Paths
@@ -92,6 +94,20 @@ def found(paths: Paths, before_ns: int) -> Mark:
     return Mark(checkpoint, checkpoint.removeprefix(paths.checkpoints), written_ns)
 
 
+def remembered(paths: Paths) -> ev.EarlierLife | None:
+    """How far the job had come, as a master before this one has left it here. Blocks."""
+    from supervisor.cluster.protocol import ProtocolError, decode_job  # noqa: PLC0415
+
+    try:
+        document = decode_job(record.job(paths))
+    except ProtocolError:
+        return None
+    order = document.order
+    if order is None:
+        return None
+    return ev.EarlierLife(order.attempt, order.turn, document.past, order.world, document.run)
+
+
 class Attempts:
     """Belongs to the event loop's thread."""
 
@@ -156,13 +172,25 @@ class Attempts:
         return type(event)(**(vars(event) | {"progressed": True}))
 
     async def _taken_over(self, event: ev.MemberReported, life: ev.EarlierLife) -> ev.Event:
-        """Whether training had moved under the master before this one: a checkpoint is younger than
-        the last end of an attempt that the others know of."""
+        """How far the job had come under the master before this one, as it has left it here: an
+        order may not have reached the others. And whether training had moved: a checkpoint is
+        younger than the last end of an attempt."""
+        left = await self._files.look(partial(remembered, self._present.plan.paths), None)
+        if left is not None and left.run == life.run and left.turn > life.turn:
+            life = left
         now = await self._look()
         since = max((each.cause.at for each in life.past), default=0.0)
-        if now is None or now.written_ns <= since * 1e9:
-            return event
-        return ev.MemberReported(**(vars(event) | {"progressed": True}))
+        moved = now is not None and now.written_ns > since * 1e9
+        return ev.MemberReported(**(vars(event) | {"progressed": moved, "earlier": life}))
+
+    def remember(self, document: bytes) -> None:
+        """On the master: leave the job's document with its order to whoever comes in our place."""
+        path, text = self._present.plan.paths.job, document.decode()
+
+        async def write() -> None:
+            await self._files.look(partial(regular.write, path, text), None)
+
+        self._tasks.serve("remember the order", write(), vital=False)
 
     def _matters(self, event: ev.Event) -> bool:
         state = self._present.state

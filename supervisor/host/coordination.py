@@ -165,7 +165,9 @@ class Coordination:
         runs_on = joining and report.phase in {Phase.RUNNING, Phase.RESTARTING}
         earlier = None
         if runs_on:
-            earlier = ev.EarlierLife(report.attempt, report.ordered, report.past, report.world)
+            earlier = ev.EarlierLife(
+                report.attempt, report.ordered, report.past, report.world, report.run
+            )
         self._post(
             ev.MemberReported(
                 host,
@@ -234,6 +236,11 @@ class Coordination:
                 action.order,
                 action.past,
             )
+
+    @property
+    def body(self) -> bytes:
+        """On the master: the job's document, as every member reads it."""
+        return b"" if self._board is None else self._board.body
 
     def report(self, action: ev.Report) -> None:
         """On a member: to the master."""

@@ -348,6 +348,8 @@ class _Host:
                 self._timers.disarm(deadline)
             case ev.Announce():
                 self.coordination.announce(action)
+                if action.order is not None:
+                    self._attempts.remember(self.coordination.body)
             case ev.Report():
                 self.coordination.report(action)
             case ev.Restore(generation):

@@ -168,6 +168,8 @@ class EarlierLife(Frozen):
     past: tuple[Past, ...] = ()
     world: tuple[int, ...] = ()
     """Of the last order that was heard."""
+    run: str = ""
+    """Of the job, as its hosts know it."""
 
 
 class MemberReported(Frozen):

@@ -338,7 +338,7 @@ def _restore_as_agreed(state: State, order: Order, actions: list[ev.Action]) -> 
 
 def restore(state: State, steps: tuple[str, ...], actions: list[ev.Action]) -> State:
     """The step that restores is planned: run it, beside what is down."""
-    for name in steps:
+    for name in steps[:1]:
         actions.append(ev.Start(name))
         state = _started(state, name, state.attempt)
     return state

@@ -238,10 +238,13 @@ def master_not_back(state: State, actions: list[ev.Action]) -> State:
 
 def learn(state: State, *, moved: bool) -> State:
     """On a master that was started anew: a host says how far the job had come, and who trained."""
+    state = replace(state, moved=state.moved or moved)
+    if not state.setup.elastic:
+        return state
     lives = [each.earlier for each in state.members.values() if each.earlier is not None]
     latest = max(lives, key=lambda life: life.turn)
     order = Order(latest.turn, latest.attempt, Scope.ALONE, world=latest.world)
-    return replace(state, world=world_of(state.setup, order), moved=state.moved or moved)
+    return replace(state, world=world_of(state.setup, order))
 
 
 def take_over(state: State, actions: list[ev.Action]) -> State:

@@ -241,10 +241,12 @@ class Answers:
             self._members.understand(host, None if said is None else whole_number(said, "v"))
             # A member of an earlier run is answered: the document is how it learns of this one.
             claim = claim_of(host, query, run)
-            if self._members.follows(claim):
+            door = self._members.door
+            assert door is not None, "there is a board: see _master"
+            if door.follows(claim):
                 self._members.admit(claim, connection_of(request), after, attempt)
                 if run:
-                    self._members.must_have_begun(attempt)
+                    door.must_have_begun(attempt)
                     self._members.heard(host, after)
         if self._stopping:
             wait_s = 0.0  # stopping: what is there, now

@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from supervisor.cluster.admission import Claim, Seat, may_be_taken_up, speaks_otherwise
-from supervisor.cluster.admission import admit as admission_of
+from supervisor.cluster.admission import Claim, Seat, speaks_otherwise
 from supervisor.cluster.liveness import Lost, MemberState, MemberWatch
 from supervisor.cluster.net import AddressBook, Resolver
 from supervisor.cluster.protocol import (
@@ -21,8 +20,9 @@ from supervisor.cluster.protocol import (
     JobIdentity,
     Refusal,
 )
-from supervisor.life.words import JobState, Phase
+from supervisor.life.words import Phase
 from supervisor.status.board import JobBoard
+from supervisor.status.door import Door
 from supervisor.status.doors import Doors, Member
 from supervisor.status.http import Refused, has_token
 from supervisor.status.limits import Connection, Pool
@@ -57,6 +57,16 @@ class _Reported:
     """When its supervisor last closed a connection, active seconds."""
     turned_away: list[str] = field(default_factory=list)
     """Why others that said they were this host were not taken, each once."""
+
+    def has_one_of(self, connections: Iterable[Connection], host: str) -> bool:
+        """Whether the supervisor that is this member has a connection.
+
+        The kernel closes those of a process that is killed, and only of such a one: one that is
+        stopped or cut off keeps them, and then the lease decides.
+        """
+        return any(
+            each.host == host and each.instance == self.seat.instance for each in connections
+        )
 
     def turn_away(self, why: str) -> bool:
         """Note it; whether it is to be told."""
@@ -114,9 +124,7 @@ class Members:
         token: the job's secret; None where none is configured.
         connections: all that are open.
         now: active seconds, see `ActiveClock`.
-        lease_s: silence after which a member that had joined is lost.
-        refused_count: connections that a member's status port must refuse in a row, …
-        refused_window_s: … over at least this long, to have crashed.
+        lease_s, refused_count, refused_window_s: see `MemberWatch`.
         resolver: finds addresses.
         on_report, on_lost, on_refused, on_error, rejoins: see `StatusServer`.
 
@@ -143,14 +151,12 @@ class Members:
     ) -> None:
         self._members = {member.host: member for member in members}
         self._board = board
-        self._job = job
         self._token = token
         self._connections = connections
         self._now = now
         self._lease_s = lease_s
-        self._rejoins = rejoins
-        self._attempt = 1
-        """The greatest that a host of an earlier life has spoken of."""
+        self.door = None if board is None else Door(board, job, rejoins=rejoins)
+        """On the master."""
         self._on_report = on_report
         self._on_lost = on_lost
         self._on_refused = on_refused
@@ -260,45 +266,6 @@ class Members:
             self._on_refused(host, why)
         raise Refused(409, why, reason)
 
-    def follows(self, claim: Claim) -> bool:
-        """Whether that host follows our run, or one that we may take up."""
-        assert self._board is not None
-        return (
-            not claim.run
-            or claim.run in self._board.runs
-            or (
-                not self._board.taken_up
-                and may_be_taken_up(
-                    claim,
-                    job=self._job,
-                    state=self._board.document.state,
-                    rejoins=self._rejoins,
-                )
-            )
-        )
-
-    def _take_up(self, claim: Claim, heard: int, attempt: int) -> None:
-        """A host goes on with a run that began under another master: it is ours from now on."""
-        board = self._board
-        assert board is not None
-        own = board.runs - {board.taken_up}
-        joining = board.document.state is JobState.JOINING
-        if joining and claim.run and claim.run not in own and self.follows(claim):
-            self._attempt = max(self._attempt, attempt)
-            board.take_up(claim.run, heard)
-
-    def must_have_begun(self, attempt: int) -> None:
-        """Refuse whoever speaks of an attempt that the master itself has not come to.
-
-        Raises:
-            Refused: 400.
-
-        """
-        assert self._board is not None
-        newest = max(self._board.document.attempt, self._attempt)
-        if attempt > newest:
-            raise Refused(400, f"attempt: {attempt}, the job is at attempt {newest}")
-
     def admit(self, claim: Claim, connection: Connection, heard: int, attempt: int) -> None:
         """Take whoever asks for the member that it says it is, and its life as proven.
 
@@ -312,20 +279,14 @@ class Members:
             Refused: 409 with the reason.
 
         """
-        board = self._board
-        assert board is not None
+        assert self.door is not None
         host, said = claim.host, self._reported[claim.host]
-        self._take_up(claim, heard, attempt)
-        admission = admission_of(
+        self.door.take_up(claim, heard, attempt)
+        admission = self.door.admission(
             said.seat,
             claim,
-            job=self._job,
-            runs=board.runs,
-            earlier=board.taken_up,
-            state=board.document.state,
             alive=claim.instance != said.seat.instance and self._alive(host),
-            # What has done its part is not started again.
-            rejoins=self._rejoins and self._watch.state(host) is not MemberState.DONE,
+            done=self._watch.state(host) is MemberState.DONE,
         )
         now = self._now()
         if admission.refusal is not None:
@@ -344,21 +305,14 @@ class Members:
         self._signed(host, connection, now)
 
     def _alive(self, host: str) -> bool:
-        """Whether the supervisor that is this member lives, as far as can be known from here.
-
-        The kernel closes the connections of a process that is killed, and only of such a one: one
-        that is stopped or cut off keeps them, and then the lease decides.
-        """
-        if self._watch.state(host) is not MemberState.UP:
-            return False
-        said = self._reported[host]
-        if any(
-            each.host == host and each.instance == said.seat.instance for each in self._connections
-        ):
-            return True
+        """Whether the supervisor that is this member lives, as far as can be known from here."""
+        up = self._watch.state(host) is MemberState.UP
         silence_s = self._watch.silence_s(host, self._now()) or 0.0
-        since_s = min(silence_s, self._now() - said.left_at)
-        return since_s < min(REATTACH_S, self._lease_s / 4)
+        said = self._reported[host]
+        return up and (
+            said.has_one_of(self._connections, host)
+            or min(silence_s, self._now() - said.left_at) < min(REATTACH_S, self._lease_s / 4)
+        )
 
     def _signed(self, host: str, connection: Connection, now: float) -> None:
         self._connections.proven(connection, host)
@@ -444,7 +398,8 @@ class Members:
             raise Refused(400, _NAMELESS)
         claim = Claim(host, report.instance, report.job, report.run)
         self.admit(claim, connection, report.heard, report.attempt)
-        self.must_have_begun(report.attempt)
+        assert self.door is not None
+        self.door.must_have_begun(report.attempt)
         _must_go_on(host, report, self._board.document)
         said = self._reported[host]
         last = said.report

@@ -1,15 +1,19 @@
-"""Whether training has moved, by what lies in the job's directories."""
+"""Whether training has moved, and how far a job had come, by what lies in its directories."""
 
 from __future__ import annotations
 
 import json
 import os
 import pathlib
+from dataclasses import replace
 
 import pytest
 
+from supervisor.cluster.protocol import JobDocument, encode_job
 from supervisor.contract.paths import Paths, paths_below
-from supervisor.host.attempts import BEAT_S, Mark, look
+from supervisor.host.attempts import BEAT_S, Mark, look, remembered
+from supervisor.life.attempts import Kind, Order, Past, Scope
+from supervisor.life.words import Cause, CauseKind, JobState
 
 SECOND = 10**9
 
@@ -90,3 +94,27 @@ def test_a_heartbeat_counts_when_the_script_has_come_up(paths: Paths) -> None:
     assert not Mark().moved_to(look(paths), beat - SECOND), "a second after the start"
     assert Mark().moved_to(look(paths), beat - int((BEAT_S + 1) * SECOND))
     assert not look(paths).moved_to(look(paths), 0), "not touched since"
+
+
+# --------------------------------------------------------------------------- the master's memory
+
+
+def test_a_master_finds_the_order_that_the_one_before_it_has_left(tmp_path: pathlib.Path) -> None:
+    paths = paths_below(str(tmp_path))
+    pathlib.Path(paths.job).parent.mkdir(parents=True)
+    assert remembered(paths) is None
+    cause = Cause(CauseKind.SCRIPT_FAILED, "algo-2", "killed", "worker", at=7.0)
+    past = (Past(1, Kind.CRASH, Scope.ALL, cause, progressed=True),)
+    order = Order(3, 2, Scope.ALL, (), cause, world=(0, 2))
+    document = JobDocument("run-1", 9, JobState.RESTARTING, order=order, past=past)
+    for body, found in (
+        (encode_job(document), (2, 3, (0, 2), "run-1")),
+        (encode_job(replace(document, order=None)), None),
+        (b'{"v": 4}', None),
+        (b"", None),
+    ):
+        pathlib.Path(paths.job).write_bytes(body)
+        left = remembered(paths)
+        assert (left and (left.attempt, left.turn, left.world, left.run)) == found
+        if left is not None:
+            assert [each.cause.process for each in left.past] == ["worker"]
