@@ -70,10 +70,8 @@ class StatusServer:
         on_refused: called with a member's name and the reason when somebody who says that it is
             this member is not taken; once a reason.
         lease_s: silence after which a member that had joined is lost.
-        refused_count: connections that a member's status port must refuse in a row, …
-        refused_window_s: … over at least this long, to have crashed.
-        samples: more figures for ``/metrics``.
-        lines: what this host's processes write, for ``/logs``.
+        refused_count, refused_window_s: see `MemberWatch`.
+        samples, lines: more figures for ``/metrics``; what the processes write, for ``/logs``.
         on_error: told about defects of ours, one line each.
         limits: see `Limits`.
         rejoins: whether a host that is gone may come back while the job runs.

@@ -109,7 +109,8 @@ async def master(
     show: Callable[[], Snapshot] = snapshot,
     **more: Any,
 ) -> AsyncIterator[Master]:
-    board = JobBoard(run, missing=tuple(member.host for member in members))
+    missing = tuple(member.host for member in members)
+    board = JobBoard(run, missing=missing, restarts=more.pop("restarts", False))
     it = Master(None, board)  # type: ignore[arg-type]  # filled below
     it.server = StatusServer(
         bind=bind,
