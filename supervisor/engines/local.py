@@ -40,6 +40,11 @@ class LocalHost:
     status_port: int
 
 
+def name_of(number: int) -> str:
+    """Of a host, counted from 1."""
+    return f"algo-{number}"
+
+
 def lay_out(
     run_dir: str,
     count: int,
@@ -54,7 +59,7 @@ def lay_out(
     ``script`` is an absolute path; its directory is each host's ``code``. Until ``promises`` is
     closed no other run is given the ports of this one. Raises OSError.
     """
-    names = [f"algo-{number}" for number in range(1, count + 1)]
+    names = [name_of(number) for number in range(1, count + 1)]
     ports = free_ports(3 * count, promises)
     places = {
         name: dict(zip(("train", "ps", "status"), ports[3 * i : 3 * i + 3], strict=True))

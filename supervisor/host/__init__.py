@@ -3,4 +3,4 @@
 Decisions are made in ``life/``; here they are carried out, and what happened is told back.
 """
 
-__all__ = ["console", "entry", "neighbour"]
+__all__ = ["console", "entry", "neighbour", "resumed"]

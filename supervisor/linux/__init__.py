@@ -17,5 +17,7 @@ __all__ = [
     "procfs",
     "resources",
     "signals",
+    "silence",
+    "straits",
     "tree",
 ]

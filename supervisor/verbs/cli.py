@@ -17,10 +17,13 @@ from supervisor.life.outcome import EXIT_CONTRACT, EXIT_INTERNAL
 if TYPE_CHECKING:
     import argparse
 
+    from supervisor.verbs.injection import Wanted
+
 _DESCRIPTION: Final = "Runs TensorFlow training: parameter servers, the script, and their end."
 
 _LOCAL_OPTIONS: Final = (
     "--hosts", "--strategy", "--run-dir", "-p", "--parameter", "--checkpoints",
+    "--faults", "--faults-seed", "--faults-strict",
 )  # fmt: skip
 """Of ``supervisor local``, beside the settings."""
 
@@ -277,6 +280,21 @@ def _define_local(parser: argparse.ArgumentParser) -> None:
         help="where checkpoints are kept, and restored from at the start: a directory, or "
         "s3://BUCKET/PREFIX",
     )
+    parser.add_argument(
+        "--faults",
+        metavar="WORDS",
+        help="try what the job does when something fails: 'kill worker every 30s; freeze algo-2 "
+        "10s; partition algo-3 5s; kill host algo-2 at 60s; spoil checkpoint; slow disk; full "
+        "disk' (supervisor help faults). Turns restarts on (3) where nothing else is said",
+    )
+    parser.add_argument(
+        "--faults-seed", metavar="N", help="the same victims and moments again (default: drawn)"
+    )
+    parser.add_argument(
+        "--faults-strict",
+        action="store_true",
+        help="a job that succeeds ends with 1 where training began at step 0 after a fault",
+    )
     parser.add_argument("script", metavar="SCRIPT", nargs="?", help="the training script")
     parser.add_argument("arguments", metavar="ARGS", nargs="...", help="its arguments")
 
@@ -298,9 +316,22 @@ def _local(arguments: argparse.Namespace) -> int:
         arguments=arguments.arguments,
         flags=flags,
         environ=dict(os.environ),
+        wanted=_wanted(arguments),
     )
     _warn_of_misplaced(arguments, "local")
     return local.run(request)
+
+
+def _wanted(arguments: argparse.Namespace) -> Wanted | None:
+    """What is said of faults; raises ContractError where a word has none to belong to."""
+    from supervisor.verbs.injection import Wanted  # noqa: PLC0415
+
+    if arguments.faults is not None:
+        return Wanted(arguments.faults, arguments.faults_seed, arguments.faults_strict)
+    if arguments.faults_seed is not None or arguments.faults_strict:
+        flag = "--faults-strict" if arguments.faults_strict else "--faults-seed"
+        raise ContractError([Fault("command line", flag, "no --faults", "--faults WORDS as well")])
+    return None
 
 
 def _define_plan(parser: argparse.ArgumentParser) -> None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from supervisor.aside import Aside
 from supervisor.children import execution
@@ -35,8 +35,12 @@ from supervisor.streams import Branch, Carriage, Label, Policy, Prefix, Pump, co
 from supervisor.streams.masking import Masker
 from supervisor.verbs import footer
 from supervisor.verbs.footer import Foot
+from supervisor.verbs.injection import Faults
 from supervisor.verbs.runs import report_at
 from supervisor.verbs.summary import Result, summary
+
+if TYPE_CHECKING:
+    from supervisor.verbs.injector import Injector
 
 SSH_KEY: Final = "id_ed25519"
 """The run's own, below the directory of its ssh files."""
@@ -77,6 +81,8 @@ class Request:
     environ: Mapping[str, str]
     continued: bool
     """There was a run in this directory before."""
+    faults: Faults | None = None
+    """What is to be done to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +150,13 @@ class Fleet:
         self._foot = Foot(tuple(host.name for host in hosts))
         self._began = time.monotonic()
         self._stop_began: float | None = None
+        self.resumed = True
+        """False where faults were asked for, and training began anew after one."""
+        self._injector = self._injecting()
+        self._lost: dict[str, float | None] = {}
+        """Hosts that a fault has killed, and after how long they are started anew, if they are."""
+        self._closing = asyncio.Event()
+        """No host is started anew any more."""
         self._signals = SignalPipe(self._on_signal)
 
     async def run(self, inherited: InheritedSignals) -> list[Result]:
@@ -158,11 +171,14 @@ class Fleet:
         beside = [asyncio.create_task(self._watch_the_last())]
         if self._err.terminal:
             beside.append(asyncio.create_task(self._keep_foot()))
+        if self._injector is not None:
+            beside.append(asyncio.create_task(self._inject(self._injector)))
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._own(host)) for host in self._hosts]
             results = [task.result() for task in tasks]
             self._end_beside(beside)
+            await asyncio.gather(*beside, return_exceptions=True)
             with contextlib.suppress(TimeoutError):
                 text = await Aside("summary")(_READ_S, self._summary, results)
                 self._out.offer(text.encode(errors="replace"))
@@ -183,6 +199,46 @@ class Fleet:
             task.cancel()
         self._err.foot(b"")
 
+    # ------------------------------------------------------------------ faults on purpose
+
+    def _injecting(self) -> Injector | None:
+        request = self._request
+        if request.faults is None:
+            return None
+        from supervisor.verbs.injector import Injector  # noqa: PLC0415  # for them alone
+
+        return Injector(
+            request.faults,
+            self._hosts,
+            request.settings.checkpoint_local_dir,
+            living=self._living,
+            say=self._say,
+            lose=self._lose,
+        )
+
+    async def _inject(self, injector: Injector) -> None:
+        try:
+            await injector.run()
+        except Exception as error:  # noqa: BLE001  # a defect there is none of the job's
+            self._say(f"no more faults: {error!r}")
+
+    def _lose(self, host: str, back_s: float | None) -> None:
+        """As a machine that is lost, with all that ran on it."""
+        self._lost[host] = back_s
+        self._living[host].kill_tree()
+
+    async def _comes_back(self, host: str) -> bool:
+        """Whether a host that was lost is started anew, as a platform would; waits until then."""
+        back_s = self._lost.pop(host, None)
+        if back_s is None or self._closing.is_set():
+            return False
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._closing.wait(), back_s)
+        if self._closing.is_set():
+            return False
+        self._say(f"host {host} is started anew")
+        return True
+
     # ------------------------------------------------------------------ what is seen
 
     def _say(self, text: str) -> None:
@@ -195,6 +251,9 @@ class Fleet:
         self._say(f"http://{ADDRESS}:{port}/ shows it; so do supervisor status and logs")
         if request.continued:
             self._say("the run in this directory is continued")
+        if request.faults is not None:
+            for line in request.faults.greeting(request.settings.restarts):
+                self._say(line)
 
     async def _keep_foot(self) -> None:
         """The line at the bottom: how the job stands, as the master tells it."""
@@ -229,7 +288,12 @@ class Fleet:
         request = self._request
         masker = Masker.of(request.environ, request.hyperparameters, argvs=[request.arguments])
         color = self._color and self._out.terminal
-        return summary(request.run_dir, request.strategy, results, masker, color=color)
+        told = None
+        if self._injector is not None:
+            reports = {each.host.name: each.report for each in results if each.report}
+            told = self._injector.verdict(request.strategy, reports)
+            self.resumed = told.good
+        return summary(request.run_dir, request.strategy, results, masker, told, color=color)
 
     async def _write_out(self) -> None:
         """A pager may take its time; an output that takes nothing is left, and says how much."""
@@ -244,18 +308,35 @@ class Fleet:
             sink.close(0)
 
     async def _own(self, host: LocalHost) -> Result:
-        """One supervisor from its start to its report."""
-        spec = self._spec(host)
+        """A host's supervisor from its start to its report; another one where it comes back."""
         began = time.monotonic()
-        if self._unstarted is not None:
-            return replace(self._unstarted, host=host)
-        try:
-            child = spawn(spec)
-        except execution.SpawnError as error:
-            how = f"{host.name} was not started: {error.message}"
-            self._unstarted = Result(host, error.code, how, 0.0, None)
-            self._kill()
-            return self._unstarted
+        while True:
+            if self._unstarted is not None:
+                return replace(self._unstarted, host=host)
+            try:
+                result = await self._live(host, began)
+            except execution.SpawnError as error:
+                how = f"{host.name} was not started: {error.message}"
+                self._unstarted = Result(host, error.code, how, 0.0, None)
+                self._kill()
+                return self._unstarted
+            if not await self._comes_back(host.name):
+                break
+        self._ended.add(host.name)
+        self._one_ended.set()
+        if host is self._hosts[0]:
+            self._closing.set()
+        with contextlib.suppress(TimeoutError):
+            path = paths_below(host.base_dir).report
+            result.report = await Aside("report")(_READ_S, report_at, path)
+        return self._unless_given_up(result)
+
+    async def _live(self, host: LocalHost, began: float) -> Result:
+        """One supervisor, without its report. Raises SpawnError."""
+        first, terminal = host is self._hosts[0], self._out.terminal and self._err.terminal
+        request, ssh_dir = self._request, self._ssh_dir
+        spec = _spec(request, host, ssh_dir, first=first, terminal=terminal, color=self._color)
+        child = spawn(spec)
         self._children.append(child)
         self._living[host.name] = child
         self._guardian.watch(child.pid)
@@ -267,16 +348,8 @@ class Fleet:
         self._guardian.forget(child.pid)
         self._children.remove(child)
         del self._living[host.name]
-        self._ended.add(host.name)
-        self._one_ended.set()
-        seconds = time.monotonic() - began
-        report = None
-        with contextlib.suppress(TimeoutError):
-            report = await Aside("report")(_READ_S, report_at, paths_below(host.base_dir).report)
-        given_up = self._given_up.get(host.name, "")
-        status = end.status
-        result = Result(host, status.shell_code, str(status), seconds, report, given_up)
-        return self._unless_given_up(result)
+        seconds, given_up = time.monotonic() - began, self._given_up.get(host.name, "")
+        return Result(host, end.status.shell_code, str(end.status), seconds, None, given_up)
 
     def _unless_given_up(self, result: Result) -> Result:
         if self._unstarted is None:
@@ -340,40 +413,6 @@ class Fleet:
         pump.start()
         return pump
 
-    def _spec(self, host: LocalHost) -> ProcessSpec:
-        request = self._request
-        env = dict(request.environ)
-        env.update(
-            {PREFIX + name.upper(): text for name, text in request.flags.items()},
-            SAGEMAKER_BASE_DIR=host.base_dir,
-            SUPERVISOR_STATUS_BIND=ADDRESS,
-            SUPERVISOR_ENGINE="local",
-        )
-        for name in _OF_ANOTHER_JOB:
-            env.pop(name, None)
-        env.setdefault("SUPERVISOR_LOG_FORMAT", "prefix")
-        env.setdefault("SUPERVISOR_LOG_FILES", "true")
-        # All hosts share this Python: N pips at once would race, in an environment that is yours.
-        env.setdefault("SUPERVISOR_REQUIREMENTS", "skip")
-        if self._ssh_dir:
-            env.setdefault("SUPERVISOR_MPI_SSH_KEY", os.path.join(self._ssh_dir, SSH_KEY))
-            if host is not self._hosts[0]:
-                env["TMPDIR"] = self._ssh_dir  # what an sshd leaves goes with the run
-        if self._out.terminal and self._err.terminal:
-            # The hosts write to pipes; what they draw in place is drawn here.
-            env.setdefault("SUPERVISOR_LOG_PROGRESS", "live")
-            env.setdefault("SUPERVISOR_LOG_OWN", "brief")
-        if env.get("SUPERVISOR_LOG_COLOR", "auto") == "auto":
-            env["SUPERVISOR_LOG_COLOR"] = "always" if self._color else "never"
-        return ProcessSpec(
-            name=host.name,
-            role=Role.CHIEF,
-            argv=(sys.executable, "-P", "-m", "supervisor", "train"),
-            env=env,
-            cwd=host.base_dir,
-            oom_raise=OOM_RAISE_OF_HELPERS,
-        )
-
     def _on_signal(self, signum: int) -> None:
         if signum not in {signal.SIGTSTP, signal.SIGCONT}:
             last, self._last_stop = self._last_stop, (signum, time.monotonic())
@@ -393,6 +432,7 @@ class Fleet:
         The supervisors have sessions of their own, so the terminal's Ctrl-C reaches only us. The
         second signal is another one than the first: of two that are pending the kernel keeps one.
         """
+        self._end_faults()
         first, second = signal.SIGTERM, signal.SIGINT
         if (self._first_stop or signum) == signal.SIGINT:
             first, second = second, first
@@ -412,9 +452,53 @@ class Fleet:
         if self._err.terminal:
             self._draw_foot()
 
+    def _end_faults(self) -> None:
+        """First of all at a stop: what is held could not act on it."""
+        self._closing.set()
+        if self._injector is not None:
+            self._injector.end()
+
     def _kill(self) -> None:
+        self._end_faults()
         for child in self._children:
             child.kill_tree()
+
+
+def _spec(
+    request: Request, host: LocalHost, ssh_dir: str, *, first: bool, terminal: bool, color: bool
+) -> ProcessSpec:
+    """A host's supervisor. ``first``: it is the master, ``terminal``: both outputs are one."""
+    env = dict(request.environ)
+    env.update(
+        {PREFIX + name.upper(): text for name, text in request.flags.items()},
+        SAGEMAKER_BASE_DIR=host.base_dir,
+        SUPERVISOR_STATUS_BIND=ADDRESS,
+        SUPERVISOR_ENGINE="local",
+    )
+    for name in _OF_ANOTHER_JOB:
+        env.pop(name, None)
+    env.setdefault("SUPERVISOR_LOG_FORMAT", "prefix")
+    env.setdefault("SUPERVISOR_LOG_FILES", "true")
+    # All hosts share this Python: N pips at once would race, in an environment that is yours.
+    env.setdefault("SUPERVISOR_REQUIREMENTS", "skip")
+    if ssh_dir:
+        env.setdefault("SUPERVISOR_MPI_SSH_KEY", os.path.join(ssh_dir, SSH_KEY))
+        if not first:
+            env["TMPDIR"] = ssh_dir  # what an sshd leaves goes with the run
+    if terminal:
+        # The hosts write to pipes; what they draw in place is drawn here.
+        env.setdefault("SUPERVISOR_LOG_PROGRESS", "live")
+        env.setdefault("SUPERVISOR_LOG_OWN", "brief")
+    if env.get("SUPERVISOR_LOG_COLOR", "auto") == "auto":
+        env["SUPERVISOR_LOG_COLOR"] = "always" if color else "never"
+    return ProcessSpec(
+        name=host.name,
+        role=Role.CHIEF,
+        argv=(sys.executable, "-P", "-m", "supervisor", "train"),
+        env=env,
+        cwd=host.base_dir,
+        oom_raise=OOM_RAISE_OF_HELPERS,
+    )
 
 
 def _is_stopped(pid: int) -> bool:

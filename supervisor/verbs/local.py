@@ -23,12 +23,18 @@ from supervisor.contract.distribution import Strategy
 from supervisor.contract.reading import parse_settings
 from supervisor.engines.choosing import RUNS
 from supervisor.engines.directory import absolute
-from supervisor.engines.local import LocalHost, NoPortsError, lay_out
+from supervisor.engines.local import LocalHost, NoPortsError, lay_out, name_of
 from supervisor.faults import ContractError, Fault, in_words
 from supervisor.linux.inherited import STOP_SIGNALS, InheritedSignals, reset_inherited_signals
+from supervisor.verbs import injection
 from supervisor.verbs.fleet import GRACE_S, SSH_KEY, Fleet, Request
+from supervisor.verbs.injection import Wanted
 from supervisor.verbs.summary import Result, job_code
 
+RESTARTS: Final = "3"
+"""``SUPERVISOR_RESTARTS`` of a job with faults where nobody has set it."""
+NOT_RESUMED: Final = 1
+"""The exit code of ``--faults-strict`` where training began anew that could have gone on."""
 _MOST_HOSTS: Final = 64
 _EXAMPLES: Final = {
     Strategy.PS: "parameter_server_strategy.py",
@@ -48,8 +54,11 @@ def read_request(
     arguments: Sequence[str],
     flags: Mapping[str, str],
     environ: Mapping[str, str],
+    wanted: Wanted | None = None,
 ) -> Request:
     """Check the command line; raises ``ContractError`` with all faults."""
+    if wanted and "restarts" not in flags and not environ.get("SUPERVISOR_RESTARTS"):
+        environ = {**environ, "SUPERVISOR_RESTARTS": RESTARTS}  # else the first one is the last
     settings, faults = parse_settings(flags, environ, {})
     if "stop_grace_s" not in flags and not environ.get("SUPERVISOR_STOP_GRACE_S") and not faults:
         grace_s = min(settings.stop_grace_s, GRACE_S)
@@ -71,6 +80,10 @@ def read_request(
             "two hosts or more: a cluster of one host has no parameter server; "
             "add hosts, or take --strategy none",
         )
+    planned = None
+    if wanted is not None:
+        planned, wrong = injection.read(wanted, tuple(map(name_of, range(1, max(count, 1) + 1))))
+        faults += wrong
     hyperparameters: dict[str, Any] = {}
     for parameter in parameters:
         name, equals, value = parameter.partition("=")
@@ -106,6 +119,7 @@ def read_request(
         flags=flags,
         environ=environ,
         continued=os.path.isdir(os.path.join(directory, "algo-1")),
+        faults=planned,
     )
 
 
@@ -117,10 +131,14 @@ def run(request: Request) -> int:
         with _ssh_directory(request) as ssh_dir:
             guardian = Guardian.start()
             try:
-                results = asyncio.run(_performed(request, hosts, guardian, ssh_dir, inherited))
+                results, resumed = asyncio.run(
+                    _performed(request, hosts, guardian, ssh_dir, inherited)
+                )
             finally:
                 guardian.close()
     code, again = job_code(results), request.settings.restartable_exit_code
+    if not code and not resumed and request.faults and request.faults.strict:
+        return NOT_RESUMED
     # What its hosts say to a platform this job says to whoever has started it.
     return again if code and again in {result.exit_code for result in results} else code
 
@@ -131,9 +149,10 @@ async def _performed(
     guardian: Guardian,
     ssh_dir: str,
     inherited: InheritedSignals,
-) -> list[Result]:
-    """The fleet belongs to a loop from its making."""
-    return await Fleet(request, hosts, guardian, ssh_dir).run(inherited)
+) -> tuple[list[Result], bool]:
+    """The fleet belongs to a loop from its making. Also whether training went on after faults."""
+    fleet = Fleet(request, hosts, guardian, ssh_dir)
+    return await fleet.run(inherited), fleet.resumed
 
 
 def _laid_out(request: Request, promises: contextlib.ExitStack) -> list[LocalHost]:

@@ -14,6 +14,7 @@ from supervisor.engines.local import LocalHost
 from supervisor.faults import safe
 from supervisor.streams.masking import Masker
 from supervisor.verbs import attempts
+from supervisor.verbs.recovery import Verdict
 from supervisor.verbs.report import exit_of, is_culprit
 from supervisor.verbs.runs import master_report
 from supervisor.verbs.words import excerpt, headline, mapping, plain
@@ -49,9 +50,19 @@ def job_code(results: Sequence[Result]) -> int:
 
 
 def summary(
-    run_dir: str, strategy: Strategy, results: Sequence[Result], masker: Masker, *, color: bool
+    run_dir: str,
+    strategy: Strategy,
+    results: Sequence[Result],
+    masker: Masker,
+    faults: Verdict | None = None,
+    *,
+    color: bool,
 ) -> str:
-    """What stands at the end, for stdout. ``color``: it is a terminal that may have colours."""
+    """What stands at the end, for stdout.
+
+    ``faults``: what became of training, where some were asked for. ``color``: it is a terminal that
+    may have colours.
+    """
     from rich.console import Console  # noqa: PLC0415  # after the job
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
@@ -122,6 +133,10 @@ def summary(
     for each in restarts:
         line(each)
     if restarts:
+        line("")
+    if faults is not None:
+        for each in faults.lines:
+            line(f"faults {each}", "" if faults.good else "bold yellow")
         line("")
     for name, place in _places(run_dir, results):
         line(f"{name:<7}{place}")

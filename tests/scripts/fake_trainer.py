@@ -8,12 +8,14 @@ CLOCK_MONOTONIC, which the processes of a machine share.
 
 A rank whose peer is gone waits in silence (``--lost wait``), as NCCL's collectives do, or ends with
 an error (``--lost fail``), as TensorFlow's do. It spins for ever from ``SPIN`` on. While
-``DIRECTORY/broken`` is there it ends with an error before its first step.
+``DIRECTORY/broken`` is there it ends with an error before its first step. With ``--tell`` rank 0 tells its step in
+SUPERVISOR_PROGRESS_FILE, and with ``--forget`` it restores nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import pathlib
@@ -65,6 +67,14 @@ def save(directory: pathlib.Path, step: int) -> None:
     temporary.replace(path)
     for old in sorted(directory.glob("ckpt-*.json"), key=number_of)[:-KEPT]:
         old.unlink(missing_ok=True)
+
+
+def tell(path: str, step: int) -> None:
+    if path:
+        with contextlib.suppress(OSError):
+            temporary = pathlib.Path(f"{path}.tmp")
+            temporary.write_text(json.dumps({"step": step}))
+            temporary.replace(path)
 
 
 class Peers:
@@ -148,6 +158,8 @@ def main() -> None:
     parser.add_argument("--save-every", type=int, default=20)
     parser.add_argument("--steps", type=int, default=0, help="0: for ever")
     parser.add_argument("--lost", choices=("wait", "fail"), default="wait")
+    parser.add_argument("--tell", action="store_true")
+    parser.add_argument("--forget", action="store_true")
     args = parser.parse_args()
     rank = rank_of(dict(os.environ))
     record = Record(args.directory / f"rank-{rank}.jsonl")
@@ -173,7 +185,9 @@ def main() -> None:
     )
     checkpoints.mkdir(parents=True, exist_ok=True)
     peers = Peers(rank, args.ranks, args.port)
-    step = peers.join(newest_step(checkpoints) if rank == 0 else 0)
+    step = peers.join(newest_step(checkpoints) if rank == 0 and not args.forget else 0)
+    progress = os.environ.get("SUPERVISOR_PROGRESS_FILE", "") if args.tell and rank == 0 else ""
+    tell(progress, step)
     due = time.monotonic()
     try:
         while not args.steps or step < args.steps:
@@ -184,9 +198,13 @@ def main() -> None:
             record("step", step)
             if heartbeat:
                 pathlib.Path(heartbeat).touch()
+            tell(progress, step)
             if rank == 0 and step % args.save_every == 0:
-                save(checkpoints, step)
-                print(f"step {step}, saved", flush=True)
+                try:
+                    save(checkpoints, step)
+                    print(f"step {step}, saved", flush=True)
+                except OSError as error:
+                    print(f"step {step}, not saved: {error}", file=sys.stderr, flush=True)
     except ConnectionError:
         record("lost", step)
         if args.lost == "fail":
