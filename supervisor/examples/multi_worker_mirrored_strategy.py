@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import os
 import shutil
 import signal
@@ -73,6 +74,34 @@ class Model(tf.Module):
         return {"logits": hidden @ kernel + bias}
 
 
+def tell(step: int) -> None:
+    """Say how far training has come: the supervisor then knows what a restart has cost."""
+    if path := os.environ.get("SUPERVISOR_PROGRESS_FILE"):
+        try:
+            with open(f"{path}.new", "w") as file:
+                json.dump({"step": step}, file)
+            os.replace(f"{path}.new", path)
+        except OSError as error:
+            print(f"step {step} is not told: {error}", flush=True)
+
+
+def restore_newest(manager: Any) -> str | None:
+    """The newest checkpoint that can be read: the last one may be torn, where a machine was lost or
+    a disk was full as it was written. If none of several can be read, that is an error."""
+    torn = None
+    for path in reversed(manager.checkpoints):
+        try:
+            manager.checkpoint.restore(path).assert_consumed()
+        except (tf.errors.OpError, ValueError) as error:
+            print(f"{path} is not restored: {str(error).splitlines()[0]}", flush=True)
+            torn = error
+        else:
+            return str(path)
+    if torn is not None:
+        raise torn
+    return None
+
+
 def main() -> None:
     args = arguments()
     checkpoints = os.environ.get("SUPERVISOR_CHECKPOINT_DIR", "/opt/ml/checkpoints")
@@ -111,9 +140,8 @@ def main() -> None:
     manager = tf.train.CheckpointManager(
         tf.train.Checkpoint(model=model, step=step), scratch or checkpoints, max_to_keep=3
     )
-    if is_chief and manager.latest_checkpoint:
-        manager.checkpoint.restore(manager.latest_checkpoint).assert_consumed()
-        print(f"resumed from {manager.latest_checkpoint} at step {step.numpy()}", flush=True)
+    if is_chief and (restored := restore_newest(manager)):
+        print(f"resumed from {restored} at step {step.numpy()}", flush=True)
     # Only the chief has the checkpoint on its disk: everybody takes over the chief's values.
     for variable in (*model.variables, step):
         mine = variable.read_value()
@@ -148,6 +176,8 @@ def main() -> None:
         return strategy.experimental_distribute_values_from_function(lambda _: next(iterator))
 
     saved_at = done = int(step.numpy())
+    if is_chief:
+        tell(done)
     stopped = False
     while done < args.steps and not stopped:
         number = min(args.report_every, args.steps - done)
@@ -156,12 +186,16 @@ def main() -> None:
         done += number
         if is_chief:
             print(f"step {done}/{args.steps} loss {sum(losses) / number:.4f}", flush=True)
+            tell(done)
         # All must leave the loop at the same step, or the rest would wait for ever.
         stopped = anyone(bool(stop_signals))
         # What was learned is saved on a stop too: started again, the job goes on from here.
         if stopped or done - saved_at >= args.save_every or done >= args.steps:
-            manager.save(checkpoint_number=done)
-            saved_at = done
+            try:
+                manager.save(checkpoint_number=done)
+            except tf.errors.OpError as error:  # a full disk, say: the next one may be saved again
+                print(f"step {done} is not saved: {str(error).splitlines()[0]}", flush=True)
+            saved_at = done  # for all workers alike
 
     if stopped:
         print(f"stopped by a signal at step {done}, checkpoint saved", flush=True)

@@ -72,6 +72,34 @@ class Model(tf.Module):
         return {"logits": hidden @ kernel + bias}
 
 
+def tell(step: int) -> None:
+    """Say how far training has come: the supervisor then knows what a restart has cost."""
+    if path := os.environ.get("SUPERVISOR_PROGRESS_FILE"):
+        try:
+            with open(f"{path}.new", "w") as file:
+                json.dump({"step": step}, file)
+            os.replace(f"{path}.new", path)
+        except OSError as error:
+            print(f"step {step} is not told: {error}", flush=True)
+
+
+def restore_newest(manager: Any, options: Any) -> str | None:
+    """The newest checkpoint that can be read: the last one may be torn, where a machine was lost or
+    a disk was full as it was written. If none of several can be read, that is an error."""
+    torn = None
+    for path in reversed(manager.checkpoints):
+        try:
+            manager.checkpoint.restore(path, options).assert_consumed()
+        except (tf.errors.OpError, ValueError) as error:
+            print(f"{path} is not restored: {str(error).splitlines()[0]}", flush=True)
+            torn = error
+        else:
+            return str(path)
+    if torn is not None:
+        raise torn
+    return None
+
+
 def serve(resolver: Any) -> None:
     """A worker: does what the chief asks for until somebody ends this process."""
     server = tf.distribute.Server(
@@ -97,9 +125,8 @@ def train(args: argparse.Namespace, strategy: Any, coordinator: Any, this_job: s
     )
     on_chief = tf.train.CheckpointOptions(**here)
 
-    if manager.latest_checkpoint:
-        manager.checkpoint.restore(manager.latest_checkpoint, on_chief).assert_consumed()
-        print(f"resumed from {manager.latest_checkpoint} at step {int(step)}", flush=True)
+    if restored := restore_newest(manager, on_chief):
+        print(f"resumed from {restored} at step {int(step)}", flush=True)
 
     # The platform says SIGTERM before it ends this host. Only note it: the loop below looks.
     stop_signals: list[int] = []
@@ -126,6 +153,7 @@ def train(args: argparse.Namespace, strategy: Any, coordinator: Any, this_job: s
         iterator = iter(batches())
 
     saved_at = done = int(step)
+    tell(done)
     while done < args.steps and not stop_signals:
         # One round: the workers do these steps in any order, each at its own speed.
         number = min(args.report_every, args.steps - done)
@@ -143,9 +171,13 @@ def train(args: argparse.Namespace, strategy: Any, coordinator: Any, this_job: s
         step.assign_add(number)
         done += number
         print(f"step {done}/{args.steps} loss {sum(losses) / number:.4f}", flush=True)
+        tell(done)
         if done - saved_at >= args.save_every or done >= args.steps:
-            manager.save(checkpoint_number=done, options=on_chief)
-            saved_at = done
+            try:
+                manager.save(checkpoint_number=done, options=on_chief)
+                saved_at = done
+            except tf.errors.OpError as error:  # a full disk, say: again after the next round
+                print(f"step {done} is not saved: {str(error).splitlines()[0]}", flush=True)
 
     if stop_signals:
         # Save what was learned and end with 0: started again, the job goes on from here.

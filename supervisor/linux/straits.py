@@ -1,4 +1,4 @@
-"""Disks of our descendants that are slow or full, without root: by what a process may do to its own.
+"""Disks of our descendants that are slow or full, without root.
 
 Full: RLIMIT_FSIZE of 0 by prlimit(2), so that every write to a file fails, with EFBIG in the place
 of ENOSPC; the soft limit alone is lowered, and can be raised again. Slow: a process that has

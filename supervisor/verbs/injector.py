@@ -475,11 +475,13 @@ class _Seen:
             told = self.by_host[host].told
             with contextlib.suppress(OSError):
                 stamp = os.lstat(paths.progress).st_mtime_ns
-                if stamp != self._stamps.get(host) and len(told) < _MOST_TOLD:
-                    step = record.progress(paths)
-                    if step is not None:
-                        self._stamps[host] = stamp
-                        told.append(Told(stamp / 1e9, step))
+                if stamp == self._stamps.get(host) or len(told) >= _MOST_TOLD:
+                    continue
+                step = record.progress(paths)
+                # Else it may be the next step that was read, with the time of the last.
+                if step is not None and stamp == os.lstat(paths.progress).st_mtime_ns:
+                    self._stamps[host] = stamp
+                    told.append(Told(stamp / 1e9, step))
 
     def checkpoints(self) -> None:
         for host, paths in self._paths.items():

@@ -48,7 +48,6 @@ class Restart(NamedTuple):
 
     ended_at: float
     began_at: float
-    """Infinite where it never began."""
     trains: bool
     """Whether what trains was; else a worker beside it, and no step is lost."""
     why: str
@@ -102,11 +101,12 @@ def restarts(reports: Mapping[str, Mapping[str, Any]], *, alone_trains: bool) ->
         if before is None:
             continue
         began, ended = number(row.get("began_at")), number(before.get("ended_at"))
+        if began is None:  # the job ended while it was prepared
+            continue
         cause = mapping(before.get("cause"))
         trains = alone_trains or before.get("scope") != "alone"
-        began_at = float("inf") if began is None else began
-        ended_at = min(began_at, ended if ended is not None else began_at)
-        found.append(Restart(ended_at, began_at, trains, f"{who(cause)}: {plain(short(cause))}"))
+        ended_at = began if ended is None else min(began, ended)
+        found.append(Restart(ended_at, began, trains, f"{who(cause)}: {plain(short(cause))}"))
     return found
 
 
@@ -121,9 +121,9 @@ def judge(jobs: Sequence[tuple[Record, Sequence[Restart]]], hits: Sequence[Hit])
 def _count(count: _Count, record: Record, found: Sequence[Restart], hits: Sequence[Hit]) -> None:
     training = [restart for restart in found if restart.trains]
     count.beside += len(found) - len(training)
-    ends = [restart.ended_at for restart in training[1:]] + [float("inf")]
+    ends = [*(restart.ended_at for restart in training[1:]), float("inf")]
     began = float("-inf")
-    for restart, until in zip(training, ends, strict=True):
+    for restart, until in zip(training, ends, strict=False):
         before = [t.step for t in record.told if began <= t.at <= restart.began_at]
         after = [t.step for t in record.told if restart.began_at < t.at <= until]
         began = restart.began_at

@@ -8,8 +8,8 @@ CLOCK_MONOTONIC, which the processes of a machine share.
 
 A rank whose peer is gone waits in silence (``--lost wait``), as NCCL's collectives do, or ends with
 an error (``--lost fail``), as TensorFlow's do. It spins for ever from ``SPIN`` on. While
-``DIRECTORY/broken`` is there it ends with an error before its first step. With ``--tell`` rank 0 tells its step in
-SUPERVISOR_PROGRESS_FILE, and with ``--forget`` it restores nothing.
+``DIRECTORY/broken`` is there it ends with an error before its first step. With ``--tell`` rank 0
+tells its step in SUPERVISOR_PROGRESS_FILE, and with ``--forget`` it restores nothing.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class Record:
 
     def __call__(self, what: str, step: int = 0) -> None:
         line = {"at": time.monotonic(), "pid": os.getpid(), "what": what, "step": step}
-        os.write(self._fd, json.dumps(line).encode() + b"\n")
+        with contextlib.suppress(OSError):  # the disk is full
+            os.write(self._fd, json.dumps(line).encode() + b"\n")
 
 
 def newest_step(directory: pathlib.Path) -> int:
