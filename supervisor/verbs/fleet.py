@@ -10,7 +10,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -22,13 +22,13 @@ from supervisor.children.ending import kill_everything
 from supervisor.children.guardian import Guardian
 from supervisor.contract.distribution import Strategy
 from supervisor.contract.paths import paths_below
-from supervisor.contract.settings import GROUP_S, KILL_S, Settings
+from supervisor.contract.settings import Settings
 from supervisor.contract.strangers import PREFIX
 from supervisor.engines.local import ADDRESS, LocalHost
 from supervisor.faults import counted, safe
 from supervisor.host.console import HURRIED_PATIENCE_S, PATIENCE_S, SETTLE_S, settle
 from supervisor.life.words import ECHO_S, OOM_RAISE_OF_HELPERS, ProcessSpec, Role
-from supervisor.linux import orphans, procfs
+from supervisor.linux import orphans
 from supervisor.linux.inherited import STOP_SIGNALS, InheritedSignals
 from supervisor.linux.signals import SignalPipe
 from supervisor.streams import Branch, Carriage, Label, Policy, Prefix, Pump, console
@@ -37,6 +37,7 @@ from supervisor.verbs import footer
 from supervisor.verbs.footer import Foot
 from supervisor.verbs.injection import Faults
 from supervisor.verbs.runs import report_at
+from supervisor.verbs.stragglers import MARGIN_S, Stragglers
 from supervisor.verbs.summary import Result, summary
 
 if TYPE_CHECKING:
@@ -48,13 +49,6 @@ GRACE_S: Final = 10.0
 """What scripts have after Ctrl-C where nothing else is said: somebody waits for it."""
 _READ_S: Final = 10.0
 """For reading what a host has left: its file system may not answer."""
-_MARGIN_S: Final = 5.0
-"""Beyond a host's own limit: a supervisor that is still there then is killed."""
-_LOOK_S: Final = 0.5
-STOPPED_S: Final = 5.0
-"""A supervisor that is stopped (SIGSTOP) has so long to be continued once the job is over."""
-END_S: Final = 5.0
-"""What it has from SIGTERM to SIGKILL beyond the shares of its processes."""
 _OF_ANOTHER_JOB: Final = (
     "SAGEMAKER_PROGRAM", "SAGEMAKER_SUBMIT_DIRECTORY", "TF_CONFIG", "SUPERVISOR_BASE_DIR",
     "SUPERVISOR_STRATEGY", "SUPERVISOR_HOSTS", "SUPERVISOR_HOST_INDEX", "SUPERVISOR_HOST_COUNT",
@@ -85,42 +79,6 @@ class Request:
     """What is to be done to it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """A host's supervisor at one look."""
-
-    ended: bool
-    stopped: bool = False
-    """By a signal (SIGSTOP), so that it does not know what became of the job."""
-
-
-def is_over(hosts: Sequence[Standing]) -> bool:
-    """Whether the job is, though supervisors are left: the master, the first of ``hosts``, has
-    ended, or all have whose supervisors can act. If none has, they are all somebody's to continue.
-    """
-    left = [host for host in hosts if not host.ended]
-    if not left or len(left) == len(hosts):
-        return False
-    return hosts[0].ended or all(host.stopped for host in left)
-
-
-def _shares_s(settings: Settings) -> float:
-    """What a supervisor gives its processes at the end of a job, all rungs."""
-    return settings.end_grace_s + GROUP_S + settings.server_grace_s + KILL_S
-
-
-def longest_s(settings: Settings, *, keeps: bool) -> float:
-    """The longest that a supervisor in order needs after the master's: to notice, to stop its
-    processes, and where something is kept elsewhere to send it."""
-    return (
-        settings.master_lease_s
-        + max(settings.stop_limit_s, _shares_s(settings))
-        + settings.evaluator_grace_s
-        + (settings.publish_timeout_s if keeps else 0.0)
-        + _MARGIN_S
-    )
-
-
 class Fleet:
     """The running supervisors."""
 
@@ -136,8 +94,15 @@ class Fleet:
         """The same, by host."""
         self._ended: set[str] = set()
         self._one_ended = asyncio.Event()
-        self._given_up: dict[str, str] = {}
-        """Hosts that we end because they do not end with the job, and why."""
+        self._stragglers = Stragglers(
+            tuple(host.name for host in hosts),
+            request.settings,
+            self._living,
+            self._ended,
+            self._one_ended,
+            say=self._say,
+            keeps=_keeps_elsewhere(request),
+        )
         self._collector = orphans.Collector()
         self._stop_timer: asyncio.TimerHandle | None = None
         self._last_stop: tuple[int, float] | None = None
@@ -167,8 +132,9 @@ class Fleet:
         self._signals.catch(wanted)
         orphans.adopt()
         self._collector.start()
-        self._greet()
-        beside = [asyncio.create_task(self._watch_the_last())]
+        for line in _greeting(self._request, self._hosts):
+            self._say(line)
+        beside = [asyncio.create_task(self._stragglers.watch())]
         if self._err.terminal:
             beside.append(asyncio.create_task(self._keep_foot()))
         if self._injector is not None:
@@ -243,17 +209,6 @@ class Fleet:
 
     def _say(self, text: str) -> None:
         self._err.offer_line(safe(f"supervisor: {text}").encode() + b"\n")
-
-    def _greet(self) -> None:
-        request, port = self._request, self._hosts[0].status_port
-        hosts, script = counted(len(self._hosts), "host"), os.path.basename(request.script)
-        self._say(f"{hosts}, {script}, in {request.run_dir}")
-        self._say(f"http://{ADDRESS}:{port}/ shows it; so do supervisor status and logs")
-        if request.continued:
-            self._say("the run in this directory is continued")
-        if request.faults is not None:
-            for line in request.faults.greeting(request.settings.restarts):
-                self._say(line)
 
     async def _keep_foot(self) -> None:
         """The line at the bottom: how the job stands, as the master tells it."""
@@ -348,57 +303,13 @@ class Fleet:
         self._guardian.forget(child.pid)
         self._children.remove(child)
         del self._living[host.name]
-        seconds, given_up = time.monotonic() - began, self._given_up.get(host.name, "")
+        seconds, given_up = time.monotonic() - began, self._stragglers.given_up.get(host.name, "")
         return Result(host, end.status.shell_code, str(end.status), seconds, None, given_up)
 
     def _unless_given_up(self, result: Result) -> Result:
         if self._unstarted is None:
             return result
         return replace(self._unstarted, host=result.host, seconds=result.seconds)
-
-    async def _watch_the_last(self) -> None:
-        """End the supervisors that do not end with the job: first in order, then for good.
-
-        One that is stopped hears of nothing. Its master gives it up after a lease; here it would
-        be waited for without end.
-        """
-        settings = self._request.settings
-        kill_s = _shares_s(settings) + END_S
-        late_s = longest_s(settings, keeps=_keeps_elsewhere(self._request))
-        since: dict[str, float] = {}
-        """Host → since when it is late in this way: stopped, or not ended."""
-        was_stopped: dict[str, bool] = {}
-        told_at: dict[str, float] = {}
-        await self._one_ended.wait()
-        while self._living or len(self._ended) < len(self._hosts):
-            await asyncio.sleep(_LOOK_S)
-            now = time.monotonic()
-            stopped = {name: _is_stopped(child.pid) for name, child in self._living.items()}
-            standings = [
-                Standing(host.name in self._ended, stopped.get(host.name, False))
-                for host in self._hosts
-            ]
-            if not is_over(standings):
-                since.clear()
-                continue
-            for name, child in list(self._living.items()):
-                if name in told_at:
-                    if now - told_at[name] >= kill_s:
-                        child.kill_tree()
-                    continue
-                if was_stopped.get(name) != stopped[name] or name not in since:
-                    since[name], was_stopped[name] = now, stopped[name]
-                if now - since[name] < (STOPPED_S if stopped[name] else late_s):
-                    continue
-                why = "was stopped (SIGSTOP)" if stopped[name] else f"did not end in {late_s:g} s"
-                self._given_up[name] = f"its supervisor {why}, and was ended after the job"
-                told_at[name] = now
-                self._say(
-                    f"the job is over, and the supervisor of {name} (pid {child.pid}) {why}: "
-                    f"SIGCONT and SIGTERM now, SIGKILL in {kill_s:g} s"
-                )
-                child.signal(signal.SIGTERM)
-                child.signal(signal.SIGCONT)
 
     def _pump(self, fd: int, host: LocalHost, stream: str) -> Pump:
         """Whole lines only: the hosts' lines have their prefixes and must not tear each other, also
@@ -443,7 +354,7 @@ class Fleet:
             self._first_stop, self._stop_began = signum, time.monotonic()
             again = "Ctrl-C again kills" if signum == signal.SIGINT else "a second signal kills"
             self._say(f"stopping: the scripts have {grace_s:g} s; {again}")
-            limit_s = self._request.settings.stop_limit_s + _MARGIN_S
+            limit_s = self._request.settings.stop_limit_s + MARGIN_S
             loop = asyncio.get_running_loop()
             self._stop_timer = loop.call_later(limit_s, self._kill)
         elif not self._foot.killed:
@@ -501,9 +412,22 @@ def _spec(
     )
 
 
-def _is_stopped(pid: int) -> bool:
-    found = procfs.stat(pid)
-    return found is not None and found.stopped
+def _merging(request: Request, label: Label, carriage: Carriage) -> Prefix:
+    """A host held in the middle of a line goes on without a prefix: that line is waited for."""
+    given = request.environ.get("SUPERVISOR_LOG_FORMAT", "prefix")
+    raw = request.flags.get("log_format", given) == "raw"
+    return Prefix(label, "", carriage=carriage, halves=raw)
+
+
+def _greeting(request: Request, hosts: Sequence[LocalHost]) -> Iterator[str]:
+    """What is said at the start."""
+    script = os.path.basename(request.script)
+    yield f"{counted(len(hosts), 'host')}, {script}, in {request.run_dir}"
+    yield f"http://{ADDRESS}:{hosts[0].status_port}/ shows it; so do supervisor status and logs"
+    if request.continued:
+        yield "the run in this directory is continued"
+    if request.faults is not None:
+        yield from request.faults.greeting(request.settings.restarts)
 
 
 def _keeps_elsewhere(request: Request) -> bool:
@@ -514,10 +438,3 @@ def _keeps_elsewhere(request: Request) -> bool:
         or any("://" in str(value) for value in request.hyperparameters.values())
         or "SAGEMAKER_S3_OUTPUT" in request.environ
     )
-
-
-def _merging(request: Request, label: Label, carriage: Carriage) -> Prefix:
-    """A host held in the middle of a line goes on without a prefix: that line is waited for."""
-    given = request.environ.get("SUPERVISOR_LOG_FORMAT", "prefix")
-    raw = request.flags.get("log_format", given) == "raw"
-    return Prefix(label, "", carriage=carriage, halves=raw)

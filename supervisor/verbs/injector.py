@@ -301,7 +301,7 @@ class Injector:
         hosts = [self._host(moment)] if clause.target else [*self._living]
         where = clause.target or "every host"
         if clause.action is Action.FULL_DISK:
-            disk: _Disk = _FullDisk(self._roots)
+            disk: _Disk = _FullDisk(self._living)
             what = "full disk of {}: every write to a file fails with EFBIG (RLIMIT_FSIZE)"
         else:
             disk = _SlowDisk(self._holds)
@@ -313,26 +313,11 @@ class Injector:
             ended.set()
             disk.end(hosts)
 
-        looking = asyncio.create_task(self._look_on(hosts, disk, ended))
+        looking = asyncio.create_task(_look_on(self._living, hosts, disk, ended))
         try:
             await self._lasting(moment, undo, f"the disk of {where} is as it was")
         finally:
             looking.cancel()
-
-    async def _look_on(self, hosts: Sequence[str], disk: _Disk, ended: asyncio.Event) -> None:
-        trees: dict[str, list[procfs.Process]] = {}
-        looked_at = float("-inf")
-        while not ended.is_set():
-            if time.monotonic() - looked_at >= _TREE_S:
-                trees, looked_at = below(self._roots(hosts)), time.monotonic()
-            for host, tree in trees.items():
-                if host in self._living:
-                    root = self._living[host].pid
-                    disk.look([each for each in tree if each.pid != root])
-            await asyncio.sleep(_DISK_S)
-
-    def _roots(self, hosts: Sequence[str]) -> dict[str, int]:
-        return {host: self._living[host].pid for host in hosts if host in self._living}
 
     # ------------------------------------------------------------------ what becomes of training
 
@@ -373,12 +358,12 @@ class _Disk(Protocol):
 
 
 class _FullDisk:
-    def __init__(self, roots: Callable[[Sequence[str]], dict[str, int]]) -> None:
-        self._roots = roots
+    def __init__(self, living: Mapping[str, Child]) -> None:
+        self._living = living
         self.look = straits.fill
 
     def end(self, hosts: Sequence[str]) -> None:
-        roots = self._roots(hosts)
+        roots = _roots(self._living, hosts)
         for host, tree in below(roots).items():
             straits.empty(roots[host], tree)
 
@@ -390,6 +375,25 @@ class _SlowDisk:
 
     def end(self, _hosts: Sequence[str]) -> None:
         self._slow.end()
+
+
+def _roots(living: Mapping[str, Child], hosts: Sequence[str]) -> dict[str, int]:
+    return {host: living[host].pid for host in hosts if host in living}
+
+
+async def _look_on(
+    living: Mapping[str, Child], hosts: Sequence[str], disk: _Disk, ended: asyncio.Event
+) -> None:
+    """What starts meanwhile has the same disk."""
+    trees: dict[str, list[procfs.Process]] = {}
+    looked_at = float("-inf")
+    while not ended.is_set():
+        roots = _roots(living, hosts)
+        if time.monotonic() - looked_at >= _TREE_S:
+            trees, looked_at = below(roots), time.monotonic()
+        for host, tree in trees.items():
+            disk.look([each for each in tree if each.pid != roots.get(host)])
+        await asyncio.sleep(_DISK_S)
 
 
 def _roster(status: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, int | None]]]:

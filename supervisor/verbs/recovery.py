@@ -82,7 +82,8 @@ class _Count:
     unknown: int = 0
     silent: int = 0
     """They came to no step any more."""
-    anew: list[tuple[int | None, str]] = field(default_factory=list)
+    anew: list[str] = field(default_factory=list)
+    """After what each time."""
 
 
 def restarts(reports: Mapping[str, Mapping[str, Any]], *, alone_trains: bool) -> list[Restart]:
@@ -146,7 +147,7 @@ def _count(count: _Count, record: Record, found: Sequence[Restart], hits: Sequen
                 count.older += after[0] < steps[0]
                 count.again += max(0, max(before, default=after[0]) - after[0])
             else:
-                count.anew.append((after[0], label))
+                count.anew.append(label)
 
 
 def _step_at(told: Sequence[Told], at: float) -> int:
@@ -178,16 +179,15 @@ def _by_checkpoints(
     elif int(first[1]) > int(last[1]):
         count.resumed += 1
     else:
-        count.anew.append((None, label))
+        count.anew.append(label)
 
 
 def _lines(count: _Count) -> Iterator[str]:
     judged = count.resumed + len(count.anew)
     if judged:
         yield _resumed(count, judged)
-    for step, label in count.anew[:_MOST_TOLD]:
-        where = "with its first checkpoint again" if step is None else f"at step {step}"
-        yield f"began {where} after {label}: {_RESTORES}"
+    for label in count.anew[:_MOST_TOLD]:
+        yield f"began at step 0 after {label}: {_RESTORES}"
     if len(count.anew) > _MOST_TOLD:
         yield f"… and {counted(len(count.anew) - _MOST_TOLD, 'time')} more"
     if count.beside:

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 import pytest
 
 from supervisor.linux import procfs
-from supervisor.verbs.fleet import Standing, is_over
+from supervisor.verbs.stragglers import Standing, is_over
 from tests.helpers import schemas
 from tests.helpers.job import COMMAND, Job, environment
 from tests.helpers.waiting import wait_until
