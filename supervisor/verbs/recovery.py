@@ -81,7 +81,7 @@ class _Count:
     early: int = 0
     unknown: int = 0
     silent: int = 0
-    """They came to no step any more."""
+    """They ended, whyever, before a step was told."""
     anew: list[str] = field(default_factory=list)
     """After what each time."""
 
@@ -196,7 +196,7 @@ def _lines(count: _Count) -> Iterator[str]:
     if count.early:
         yield f"{counted(count.early, 'restart')} before the first checkpoint"
     if count.silent:
-        yield f"{counted(count.silent, 'restart')} came to no step any more"
+        yield f"{counted(count.silent, 'restart')} ended before a step was told"
     if count.unknown:
         yield f"cannot tell of {counted(count.unknown, 'restart')}: {_PROGRESS}"
     if not (judged or count.beside or count.early or count.silent or count.unknown):

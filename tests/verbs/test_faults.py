@@ -1,4 +1,4 @@
-"""``supervisor local --faults`` as a person runs it: whole jobs, each fault once, and the verdict."""
+"""``supervisor local --faults`` as a person runs it: whole jobs, each fault, and the verdict."""
 
 from __future__ import annotations
 

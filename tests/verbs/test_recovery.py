@@ -81,7 +81,7 @@ def test_before_the_first_checkpoint_there_is_nothing_to_go_on_from() -> None:
 
 
 def test_what_came_to_no_step_any_more() -> None:
-    assert verdict(record(BEFORE, *SAVED), 10.0) == ("1 restart came to no step any more",)
+    assert verdict(record(BEFORE, *SAVED), 10.0) == ("1 restart ended before a step was told",)
 
 
 def test_a_process_beside_the_training_costs_no_step() -> None:
