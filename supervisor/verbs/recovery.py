@@ -89,13 +89,12 @@ class _Count:
 def restarts(reports: Mapping[str, Mapping[str, Any]], *, alone_trains: bool) -> list[Restart]:
     """From the attempts in the reports of hosts, each attempt once; what trains is not told of
     where a process alone started anew, unless ``alone_trains``: each host is a job of its own."""
-    rows: dict[int, Mapping[str, Any]] = {}
+    rows: dict[int, dict[str, Any]] = {}
     for report in reports.values():
         for row in mappings(report.get("attempts")):
-            index = int(number(row.get("attempt")) or 0)
-            # Who judges knows the kind; a master that was started anew knows of the later ones.
-            if index not in rows or (row.get("kind") and not rows[index].get("kind")):
-                rows[index] = row
+            known = rows.setdefault(int(number(row.get("attempt")) or 0), {})
+            # A supervisor that was started anew lacks what was before it; others have it.
+            known.update({key: value for key, value in row.items() if known.get(key) is None})
     found = []
     for index in sorted(rows):
         before, row = rows.get(index - 1), rows[index]

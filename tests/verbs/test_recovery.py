@@ -143,9 +143,10 @@ def row(number: int, began: float | None, ended: float | None, **more: Any) -> d
 
 
 def test_attempts_are_taken_from_whoever_knows_them() -> None:
-    """A master that was started anew knows the later ones alone."""
-    one = {"attempts": [row(2, 11.0, 20.0, scope="alone", kind="crash"), row(3, 21.0, None)]}
-    two = {"attempts": [row(1, 0.0, 10.0, scope="all"), row(2, 12.0, 20.0), row(4, None, None)]}
+    """A master that was started anew knows of the earlier ones that there were."""
+    lost = row(1, None, 10.0, scope="all", kind="lost host")
+    one = {"attempts": [lost, row(2, None, 20.0, scope="alone", kind="crash"), row(3, 21.0, None)]}
+    two = {"attempts": [row(1, 0.0, 10.1, scope="all"), row(2, 11.0, 20.1), row(4, None, None)]}
     found = restarts({"algo-1": one, "algo-2": two}, alone_trains=False)
     assert found == [
         Restart(10.0, 11.0, True, "algo-2 worker: killed"),
