@@ -128,6 +128,7 @@ class Injector:
                 break
             await asyncio.sleep(_LOOK_S)
         self._began = time.monotonic()
+        await self._ask_all()  # one that is killed soon has told by then what it has
 
     async def _watch_job(self) -> None:
         while not self._over:
@@ -139,6 +140,9 @@ class Injector:
     @property
     def _master(self) -> str:
         return next(iter(self._hosts))
+
+    async def _ask_all(self) -> None:
+        await asyncio.gather(*map(self._ask, self._hosts))
 
     async def _ask(self, host: str) -> None:
         """What a host's supervisor says, if it does."""
@@ -201,7 +205,7 @@ class Injector:
     async def _victim(self, moment: Moment) -> tuple[str, str, int]:
         """Host, process and pid. One that does not run is chosen as well, and skipped: what the
         seed chooses does not hang on what happens to be down."""
-        await asyncio.gather(*map(self._ask, self._hosts))
+        await self._ask_all()
         if self._over:
             raise _SkippedError("the job ends")
         target = moment.clause.target
@@ -216,7 +220,9 @@ class Injector:
         chosen = moment.pick([*found])
         host, _, name = chosen.partition("/")
         pid = found[chosen]
-        if pid is None or host not in self._living:
+        # What was told before its supervisor ended may be the number of a stranger by now.
+        tree = below(_roots(self._living, [host])).get(host, ())
+        if pid is None or pid not in {process.pid for process in tree}:
             raise _SkippedError(f"{host} {name} does not run just now")
         return host, name, pid
 
