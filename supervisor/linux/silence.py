@@ -1,10 +1,12 @@
 """Connections that carry nothing for a while, as if a cable were cut: between processes of ours.
 
-No rule of a firewall, which needs root: every socket of the processes gets a filter that drops what
-comes in (socket(7), SO_ATTACH_FILTER), through a descriptor that pidfd_getfd(2) lends us. The
-kernel then acknowledges nothing either, so both ends see what a partition shows: no data, no reset,
-and segments that are sent again and again. It needs the right to ptrace(2) the processes, which a
-parent has of its descendants, root or not; the seccomp profile of many containers refuses it.
+No rule of a firewall, which needs root and cannot tell hosts apart that share an address: every
+socket of the processes gets a filter that drops what comes in (socket(7), SO_ATTACH_FILTER),
+through a descriptor that pidfd_getfd(2) lends us. The kernel then acknowledges nothing either, so
+both ends see what a partition shows: no data, no reset, and segments that are sent again and again.
+The loan needs the right to ptrace(2) the processes, which a parent has of its descendants; the
+seccomp profile of many containers refuses it. Filters are everybody's on most kernels, and root's
+alone on some (seen on one of 6.18).
 
 New connections are let through their handshake, carry nothing, and are judged at the next look: a
 listening socket has a filter that drops segments with data, and hands it down to what it accepts.
