@@ -1,8 +1,8 @@
 """What ``--faults`` says, and when which fault is due: a grammar and a schedule. Pure.
 
-``ACTION [TARGET] [DURATION] [at T | every T [until T] | randomly every T [until T]]``, several
-separated by ``;``. All that is random is drawn from the seed, for each fault apart: the same seed
-gives the same moments and victims, whatever else happens meanwhile.
+``ACTION [TARGET] [DURATION] [at T | at step N | every T [until T] | randomly every T [until T]]``,
+several separated by ``;``. All that is random is drawn from the seed, for each fault apart: the
+same seed gives the same moments and victims, whatever else happens meanwhile.
 """
 
 from __future__ import annotations
@@ -76,6 +76,8 @@ class Clause:
     for_good: bool = False
     at_s: float | None = None
     """After the start; None with ``every_s`` None as well: whenever the seed says."""
+    at_step: int | None = None
+    """Once the script has told this step or a later one."""
     every_s: float | None = None
     until_s: float = math.inf
     randomly: bool = False
@@ -89,7 +91,7 @@ class Moment:
     number: int
     """From 1, in the order of time."""
     at_s: float
-    """After the job has begun to run."""
+    """After the job has begun to run; 0 for one that waits for a step."""
     clause: Clause
     draw: float
     """From 0 up to 1: what chooses the victim."""
@@ -230,7 +232,9 @@ def _when(clause: Clause, rest: list[str]) -> Clause:
         if rest[:1] != ["every"]:
             raise _WrongError("".join(rest[:1]), "every T after 'randomly'")
     word = rest[0] if rest else ""
-    if word == "at":
+    if rest[:2] == ["at", "step"]:
+        clause = replace(clause, at_step=_step(rest))
+    elif word == "at":
         clause = replace(clause, at_s=_after(rest))
     elif word == "every":
         clause = replace(clause, every_s=_after(rest), randomly=randomly)
@@ -239,6 +243,15 @@ def _when(clause: Clause, rest: list[str]) -> Clause:
     if rest:
         raise _WrongError(rest[0], _more(clause, timed=word in {"at", "every"}))
     return clause
+
+
+def _step(rest: list[str]) -> int:
+    """Of ``at step N``, whose words are taken away."""
+    number = rest[2] if len(rest) > 2 else ""
+    if not (number.isascii() and number.isdigit() and len(number) <= _SEED_DIGITS):
+        raise _WrongError(number, "the number of a step")
+    del rest[:3]
+    return int(number)
 
 
 def _after(rest: list[str]) -> float:
@@ -253,7 +266,7 @@ def _more(clause: Clause, *, timed: bool) -> str:
     if timed:
         return "nothing more, until T after every T, or ; before the next fault"
     good = "for good, " if clause.action is Action.KILL_HOST and not clause.for_good else ""
-    return f"{good}at T, every T, every T until T, or randomly every T"
+    return f"{good}at T, at step N, every T, every T until T, or randomly every T"
 
 
 def schedule(clauses: Sequence[Clause], seed: int) -> Iterator[Moment]:
@@ -272,7 +285,8 @@ def _moments(index: int, clause: Clause, seed: int) -> Iterator[tuple[float, int
     chance = random.Random(f"{seed} {index} {clause.text}")  # noqa: S311
     if clause.every_s is None:
         drawn_s = chance.uniform(_SOONEST_S, _LATEST_S)
-        yield (drawn_s if clause.at_s is None else clause.at_s, index, clause, chance.random())
+        told_s = clause.at_s if clause.at_step is None else 0.0
+        yield (drawn_s if told_s is None else told_s, index, clause, chance.random())
         return
     at_s = 0.0
     for turn in itertools.count(1):

@@ -31,7 +31,7 @@ from supervisor.linux.straits import RATE_BYTES_S, Holds, Slow, below
 from supervisor.verbs import recovery
 from supervisor.verbs.asking import StatusError, fetch
 from supervisor.verbs.injection import SCRIPTS, Action, Faults, Moment, schedule
-from supervisor.verbs.recovery import Hit, Record, Saved, Told, Verdict
+from supervisor.verbs.recovery import Hit, Record, Restart, Saved, Told, Verdict
 from supervisor.verbs.words import mappings, plain
 
 _ASK_S: Final = 1.0
@@ -159,10 +159,18 @@ class Injector:
 
     async def _perform(self, moment: Moment) -> None:
         try:
+            if moment.clause.at_step is not None:
+                await self._until_step(moment.clause.at_step)
             await self._done(moment)
         except _SkippedError as why:
             self._skipped += 1
             self._tell(moment, f"skipped, {moment.clause.text!r}: {why}")
+
+    async def _until_step(self, step: int) -> None:
+        while self._seen.furthest() < step:
+            if self._over:
+                raise _SkippedError(f"step {step} was not told")
+            await asyncio.sleep(_SAMPLE_S)
 
     async def _done(self, moment: Moment) -> None:
         clause = moment.clause
@@ -341,14 +349,7 @@ class Injector:
         """Of the whole, once the job is over. Blocks."""
         self._seen.steps()
         self._seen.checkpoints()
-        if strategy is Strategy.NONE:
-            jobs = [
-                (self._seen.by_host[name], recovery.restarts({name: each}, alone_trains=True))
-                for name, each in reports.items()
-            ]
-        else:
-            jobs = [(self._seen.merged(), recovery.restarts(reports, alone_trains=False))]
-        told = recovery.judge(jobs, self._hits)
+        told = recovery.judge(self._seen.jobs(strategy, reports), self._hits)
         count = f"{counted(len(self._hits), 'fault')} of seed {self._faults.seed}"
         if self._skipped:
             count += f", {self._skipped} skipped"
@@ -501,13 +502,25 @@ class _Seen:
                 self._newest[host] = stamp
                 self.by_host[host].saved.append(Saved(stamp / 1e9, os.path.basename(path)))
 
-    def merged(self) -> Record:
-        """Of all hosts: one job."""
+    def furthest(self) -> int:
+        """The step that was told last, of any host; -1: none yet."""
+        return max((each.told[-1].step for each in self.by_host.values() if each.told), default=-1)
+
+    def jobs(
+        self, strategy: Strategy, reports: Mapping[str, Mapping[str, Any]]
+    ) -> list[tuple[Record, list[Restart]]]:
+        """What was seen of each job: of all hosts together, unless each is one by itself."""
+        if strategy is Strategy.NONE:
+            return [
+                (self.by_host[host], recovery.restarts({host: report}, alone_trains=True))
+                for host, report in reports.items()
+            ]
         records = self.by_host.values()
-        return Record(
+        merged = Record(
             sorted(told for each in records for told in each.told),
             sorted(saved for each in records for saved in each.saved),
         )
+        return [(merged, recovery.restarts(reports, alone_trains=False))]
 
     def spoil(self, host: str, *, zeros: bool) -> str:
         """Damage the newest checkpoint, of one host or of any; what was done, empty: none lies

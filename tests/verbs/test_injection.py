@@ -50,6 +50,7 @@ def test_all_of_it_at_once() -> None:
         ("kill", {"action": Action.KILL}),
         ("stop algo-2/ps at 500ms", {"target": "algo-2/ps", "at_s": 0.5}),
         ("kill chief randomly every 2min", {"every_s": 120.0, "randomly": True}),
+        ("kill chief at step 200", {"at_step": 200, "at_s": None, "every_s": None}),
         ("kill every 30s until 1h", {"every_s": 30.0, "until_s": 3600.0}),
         ("kill host algo-3 for good at 5s", {"for_good": True, "at_s": 5.0, "target": "algo-3"}),
         ("kill host 1.5s", {"action": Action.KILL_HOST, "lasts_s": 1.5, "target": ""}),
@@ -77,10 +78,13 @@ def test_one_part(text: str, clause: dict[str, object]) -> None:
         ("kill every", "it ends there; expected a time after 'every', such as 30s"),
         ("kill every 5s until", "it ends there; expected a time after 'until'"),
         ("kill every 0s", "'0s'; expected a time from 100ms to 10 days"),
+        ("kill at step", "it ends there; expected the number of a step"),
+        ("kill at step x", "'x'; expected the number of a step"),
+        ("kill at step 5 every 3s", "'every'; expected nothing more"),
         ("kill at soon", "'soon'; expected a time with its unit"),
         ("kill randomly at 5s", "'at'; expected every T after 'randomly'"),
         ("kill at 5s every 3s", "'every'; expected nothing more"),
-        ("kill worker chief", "'chief'; expected at T, every T"),
+        ("kill worker chief", "'chief'; expected at T, at step N, every T"),
         ("kill host for good for good", "'for'; expected at T"),
         (" ; ", "expected kill, stop, freeze"),
     ],
@@ -122,6 +126,7 @@ clauses_of_any_kind = st.lists(
         text=st.sampled_from(["a", "b", "c"]),
         action=st.sampled_from(Action),
         at_s=st.none() | st.floats(0.1, 100),
+        at_step=st.none() | st.integers(0, 100),
         every_s=st.none() | st.floats(0.5, 50),
         until_s=st.just(math.inf) | st.floats(1, 100),
         randomly=st.booleans(),
@@ -146,6 +151,8 @@ def test_a_seed_is_a_schedule(clauses: list[Clause], seed: int) -> None:
         assert 0 <= moment.draw < 1
         if moment.clause.every_s is not None:
             assert moment.at_s <= moment.clause.until_s
+        elif moment.clause.at_step is not None:
+            assert moment.at_s == 0
         elif moment.clause.at_s is None:
             assert 5 <= moment.at_s <= 30
         else:
