@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
@@ -13,7 +12,8 @@ from typing import Self
 
 import pytest
 
-from supervisor.linux.silence import RefusedError, Silence
+from supervisor.linux.silence import Silence
+from tests.helpers import cutting
 from tests.helpers.waiting import wait_until
 
 ECHO = """
@@ -60,16 +60,10 @@ def echo(request: pytest.FixtureRequest) -> Iterator[Echo]:
 
 
 @pytest.fixture
-def silence() -> Iterator[Silence]:
-    found = Silence()
-    try:
-        found.apply({os.getpid(): "", os.getppid(): ""})
-        yield found
-    except RefusedError as error:
-        pytest.skip(f"the kernel refuses it here: {error}")
-    finally:
-        with contextlib.suppress(RefusedError):
-            found.apply({os.getpid(): ""})
+def silence() -> Silence:
+    if reason := cutting.why_not():
+        pytest.skip(f"the kernel refuses it here: {reason}")
+    return Silence()
 
 
 def hears(link: socket.socket, timeout_s: float = 10.0) -> bytes:

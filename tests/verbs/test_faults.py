@@ -10,7 +10,7 @@ import signal
 import pytest
 
 from supervisor.engines.local import free_ports
-from supervisor.linux.silence import RefusedError, Silence
+from tests.helpers import cutting
 from tests.helpers.job import Job, processes_with
 from tests.helpers.tree import ROOT
 from tests.helpers.waiting import wait_until
@@ -101,11 +101,8 @@ def test_without_restarts_the_first_fault_ends_the_job(tmp_path: pathlib.Path, p
 def test_what_lasts_is_begun_and_undone(tmp_path: pathlib.Path, port: int) -> None:
     """Nothing fails of it, and no step is lost."""
     faults = "freeze algo-2 1s at 500ms; full disk 700ms at 2s; slow disk 500ms at 3s"
-    try:
-        Silence().apply({os.getpid(): ""})
+    if not cutting.why_not():
         faults += "; partition algo-2 600ms at 4s"
-    except RefusedError:
-        pass
     with trainer(tmp_path, port, faults, "--tell", "--steps", "200") as job:
         assert job.wait() == 0
         ended = re.findall(r"^supervisor: fault (\d) is over", job.output, re.MULTILINE)
@@ -200,3 +197,13 @@ def test_the_bundled_example_goes_on(tmp_path: pathlib.Path) -> None:
             "resumed 1 of 1 from the last checkpoint, 1 of them from an older one, "
         )
         assert (job.host_dir("algo-1") / "model" / "1" / "saved_model.pb").exists()
+
+
+@pytest.mark.once
+def test_a_partition_that_cannot_be_is_skipped(tmp_path: pathlib.Path, port: int) -> None:
+    """One host alone has nobody to be cut off from."""
+    faults = "partition at 200ms"
+    with trainer(tmp_path, port, faults, "--steps", "40", hosts=1) as job:
+        assert job.wait() == 0
+        assert "skipped, 'partition at 200ms': there is one host alone" in job.output
+        assert verdict(job)[0].endswith(", 1 skipped")
