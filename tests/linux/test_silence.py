@@ -12,6 +12,7 @@ from typing import Self
 
 import pytest
 
+from supervisor.linux import procfs
 from supervisor.linux.silence import Silence
 from tests.helpers import cutting
 from tests.helpers.waiting import wait_until
@@ -114,6 +115,7 @@ def test_what_nobody_has_accepted_is_counted_and_mended_later(echo: Echo, silenc
     silence.apply({os.getpid(): "", echo.pid: "other"})
     mended = {os.getpid(): "", echo.pid: ""}
     os.kill(echo.pid, signal.SIGSTOP)
+    wait_until(lambda: (found := procfs.stat(echo.pid)) and found.stopped, 5, "not stopped")
     with echo.connect() as link:
         link.sendall(b"patience")
         assert silence.apply(mended) == 1
