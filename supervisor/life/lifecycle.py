@@ -474,7 +474,7 @@ def _member_reported(state: State, event: ev.MemberReported, actions: list[ev.Ac
     if event.earlier is not None:
         from supervisor.life.returning import learn  # noqa: PLC0415  # for jobs that go on
 
-        state = learn(state, moved=event.progressed)
+        state = learn(state, actions, moved=event.progressed)
     told = event.cause
     if told is None or told in {state.suspect, member.told, *state.tolerated}:
         return state

@@ -71,6 +71,8 @@ def lost(state: State, cause: Cause, actions: list[ev.Action]) -> State:
 def not_back(state: State, at: float, actions: list[ev.Action]) -> State:
     """On the master: the time of a lost host may be over."""
     rejoin_s = state.setup.budgets.rejoin_s
+    if state.nothing_started:
+        return _not_back_with_us(state, at, actions)
     away = {
         host: member.lost
         for host, member in state.members.items()
@@ -94,6 +96,22 @@ def not_back(state: State, at: float, actions: list[ev.Action]) -> State:
     return arm(state, ev.Deadline.REJOIN, min(rejoin_s, *left_s.values()), actions)
 
 
+def _not_back_with_us(state: State, at: float, actions: list[ev.Action]) -> State:
+    """On a master that was started anew: others are there, and one that was lost as well is not."""
+    budgets, missing = state.setup.budgets, state.missing
+    if not missing:
+        return state  # this host still prepares
+    if all(state.members[host].heard for host in missing):
+        return arm(state, ev.Deadline.REJOIN, budgets.prepare_s, actions)  # the barrier bounds it
+    present = present_in(state)
+    world = next_world(state.world, state.setup, present)
+    if state.setup.elastic and present.issuperset(world):
+        return into(state, world, actions)
+    host = next(host for host in missing if not state.members[host].heard)
+    message = f"lost: not back within {budgets.rejoin_s:g} s (SUPERVISOR_REJOIN_TIMEOUT_S)"
+    return end(state, Cause(CauseKind.MEMBER_LOST, host, message, at=at), actions)
+
+
 def _stands_by(state: State, host: str) -> bool:
     return host in state.setup.cluster and host not in state.world
 
@@ -114,7 +132,7 @@ def _without(state: State, host: str, cause: Cause, actions: list[ev.Action]) ->
 
 
 def _begin_alone(
-    state: State, hosts: tuple[str, ...], cause: Cause | None, actions: list[ev.Action]
+    state: State, hosts: tuple[str, ...], cause: Cause, actions: list[ev.Action]
 ) -> State:
     """On the master: what these hosts run starts, beside all that goes on."""
     for host in hosts:
@@ -150,6 +168,7 @@ def returned(state: State, host: str, cause: Cause | None, actions: list[ev.Acti
     if _stands_by(state, host):
         return _came(state, host, cause, actions)
     actions.append(ev.Say("member.returned", (("host", host),)))
+    cause = cause or _why(state, host)
     if state.job is JobState.RESTARTING and order is not None:
         if order.concerns(host, EVERY, evaluator=host == state.setup.evaluator):
             return state  # waited for
@@ -166,12 +185,21 @@ def _came(state: State, host: str, cause: Cause | None, actions: list[ev.Action]
     world = next_world(state.world, state.setup, present_in(state))
     order = state.order
     if host in world and state.setup.strategy == NONE:
-        return _begin_alone(into(state, world, actions), (host,), cause, actions)
+        why = cause or _why(state, host)
+        return _begin_alone(into(state, world, actions), (host,), why, actions)
     restarting = state.job is JobState.RESTARTING and order is not None
     if host in world and restarting and order is not None and order.scope is Scope.ALL:
         return give(state, order.widened(Scope.ALL, host, EVERY), actions)
     actions.append(ev.Say("member.stands_by", (("host", host),)))
     return state
+
+
+def _why(state: State, host: str) -> Cause:
+    """What an order for a host is given for, whose loss is over and done with, or that is new."""
+    last = next((each.cause for each in reversed(state.past) if each.kind is Kind.LOST), None)
+    return last or Cause(
+        CauseKind.MEMBER_LOST, host, "was not there", at=state.members[host].seen_at
+    )
 
 
 # --------------------------------------------------------------------------- a host that comes back
@@ -236,9 +264,13 @@ def master_not_back(state: State, actions: list[ev.Action]) -> State:
     return end(hear(state, JobState.ENDED), cause, actions)
 
 
-def learn(state: State, *, moved: bool) -> State:
+def learn(state: State, actions: list[ev.Action], *, moved: bool) -> State:
     """On a master that was started anew: a host says how far the job had come, and who trained."""
+    if not state.nothing_started:
+        return state
     state = replace(state, moved=state.moved or moved)
+    if ev.Deadline.REJOIN not in state.armed:
+        state = arm(state, ev.Deadline.REJOIN, state.setup.budgets.rejoin_s, actions)
     if not state.setup.elastic:
         return state
     lives = [each.earlier for each in state.members.values() if each.earlier is not None]
@@ -257,6 +289,8 @@ def take_over(state: State, actions: list[ev.Action]) -> State:
     at = max(member.seen_at for member in members.values())
     fallen = []
     for host, member in members.items():
+        if _stands_by(state, host):
+            continue
         if member.earlier is None or member.restarting:
             fallen.append((host, EVERY))
         elif member.told is not None:
@@ -269,6 +303,7 @@ def take_over(state: State, actions: list[ev.Action]) -> State:
     )
     said = (("attempt", attempt), ("hosts", counted(len(lives), "host")))
     actions.append(ev.Say("job.taken_over", said, "warning"))
+    state = disarm(state, actions, ev.Deadline.REJOIN)
     state = run(state, actions, but=tuple(process.name for process in state.processes))
     message = "its supervisor was started anew while the job ran"
     cause = Cause(CauseKind.MASTER_LOST, setup.host, message, at=at, attempt=attempt)

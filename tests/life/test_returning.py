@@ -408,3 +408,30 @@ def test_progress_under_the_earlier_master_counts(*, moved: bool) -> None:
         host("algo-1"), [ev.Prepared(), runs_on("algo-2", progressed=moved), runs_on("algo-3")]
     )
     assert state.past[-1].progressed is moved
+
+
+def test_a_host_that_was_lost_with_the_master_and_stays_away_ends_the_job_in_time() -> None:
+    state, actions = play(host("algo-1"), [ev.Prepared(), runs_on("algo-2")])
+    assert ev.Arm(ev.Deadline.REJOIN, REJOIN_S) in actions
+    late, _ = play(state, [ev.Expired(ev.Deadline.REJOIN, 180.0)])
+    assert late.cause is not None
+    assert (late.cause.host, code(late)) == ("algo-3", 84)
+    busy, _ = play(state, [back("algo-3", phase=Phase.PREPARING)])
+    busy, actions = play(busy, [ev.Expired(ev.Deadline.REJOIN, 180.0)])
+    assert busy.cause is None, "it fetches"
+    assert ev.Arm(ev.Deadline.REJOIN, WAITING.prepare_s) in actions
+    fewer = initial(
+        replace(state.setup, cluster=HOSTS, world=HOSTS, min_hosts=2), (Process("worker", False),)
+    )
+    fewer, _ = play(fewer, [ev.Prepared(), runs_on("algo-2")])
+    fewer, actions = play(fewer, [ev.Expired(ev.Deadline.REJOIN, 180.0)])
+    assert order_of(actions).world == (0, 1)
+
+
+def test_a_host_that_was_given_up_may_still_come() -> None:
+    state = host("algo-1", "none", tolerated=1)
+    state, _ = play(state, [*ALL_JOINED, LOST, ev.Expired(ev.Deadline.REJOIN, 160.0)])
+    state, actions = play(state, [back("algo-3")])
+    order = order_of(actions)
+    assert order.named == (("algo-3", EVERY),)
+    assert order.cause is not None
