@@ -63,6 +63,8 @@ class Keeping:
         """What publishing left behind."""
         self._handing: asyncio.Task[str] | None = None
         """What was saved is being sent, for the other hosts to begin the next attempt with."""
+        self._fenced = False
+        """Another run has the place of the checkpoints."""
         self._newest = ""
         """The newest manifest of checkpoints, by processes that are over."""
 
@@ -159,6 +161,11 @@ class Keeping:
         return self._agent
 
     def _on_failed(self, notice: Failed) -> None:
+        if notice.fenced:
+            text = self._masker.text(notice.message)
+            self._fenced = True
+            self._post(ev.TransferFailed(text, time.time(), fenced=True))
+            return
         text = f"{notice.transfer}: {notice.message}"
         if self._policies[notice.transfer] == "fail":
             self._post(ev.TransferFailed(self._masker.text(text), time.time()))
@@ -192,10 +199,12 @@ class Keeping:
             self._unsent = await agent.publish(self._budget_s(), results=results)
             for unsent in self._unsent:
                 text = _unsent_text(unsent)
-                level = "warning" if self._policies.get(unsent.transfer) == "warn" else "error"
+                fenced = self._fenced and unsent.transfer == "checkpoints"
+                warns = self._policies.get(unsent.transfer) == "warn" and not fenced
+                level = "warning" if warns else "error"
                 self._say(level, "storage.unsent", text=text)
                 errors.append(text if level == "error" else None)
-        self._post(ev.Published("; ".join(filter(None, errors)) or None))
+        self._post(ev.Published("; ".join(filter(None, errors)) or None, fenced=self._fenced))
 
     async def _check_model(self) -> str | None:
         """What serving will not take, on the host that saves; an error where that is the policy."""

@@ -50,6 +50,7 @@ class Present:
             state.script_status,
             left=state.left,
             publish_error=state.publish_error,
+            fenced=state.fenced,
             stopped_code=self.plan.stopped_code,
             restartable_code=self.plan.contract.settings.restartable_exit_code,
         )

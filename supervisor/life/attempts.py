@@ -375,6 +375,8 @@ def restartable(cause: Cause) -> bool:
             return False
         case CauseKind.PREPARE_FAILED | CauseKind.REFUSED:
             return False
+        case CauseKind.FENCED:
+            return False  # the other run would be the older one then, and so on in turns
         case kind if kind in RESTARTED:
             return not _certain(cause, cause.exit.code if cause.exit else None)
         case _:

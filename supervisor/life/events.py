@@ -76,6 +76,8 @@ class TransferFailed(Frozen):
 
     message: str
     at: float
+    fenced: bool = False
+    """Another run writes at the place of the checkpoints, and this one is the older."""
 
 
 class PrepareFailed(Frozen):
@@ -253,6 +255,8 @@ class MasterEnded(Frozen):
 
 class Published(Frozen):
     error: str | None
+    fenced: bool = False
+    """See ``TransferFailed``."""
 
 
 class Broke(Frozen):

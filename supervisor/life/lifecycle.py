@@ -128,8 +128,9 @@ def _react(state: State, event: ev.Event, actions: list[ev.Action]) -> State:
 
                 return restore(state, names, actions)
             return state
-        case ev.TransferFailed(message, at):
-            return end(state, own_cause(state, CauseKind.TRANSFER_FAILED, message, at), actions)
+        case ev.TransferFailed(message, at, fenced):
+            kind = CauseKind.FENCED if fenced else CauseKind.TRANSFER_FAILED
+            return end(state, own_cause(state, kind, message, at), actions)
         case ev.Started():
             return state  # alive since its start was ordered
         case ev.StartFailed(process, code, message, at):
@@ -196,7 +197,8 @@ def _react(state: State, event: ev.Event, actions: list[ev.Action]) -> State:
             return _job_changed(
                 state, JobState.ENDED, Verdict(Outcome.SUCCEEDED, cause, 0), actions
             )
-        case ev.Published(error):
+        case ev.Published(error, fenced):
+            state = replace(state, fenced=fenced)
             return _publishing_over(disarm(state, actions, ev.Deadline.PUBLISH), error)
         case ev.Broke(message, at):
             return _broke(state, message, at, actions)

@@ -18,6 +18,7 @@ EXIT_ESSENTIAL: Final = 85
 EXIT_UNKILLABLE: Final = 86
 EXIT_PUBLISHING: Final = 87
 EXIT_HUNG: Final = 88
+EXIT_FENCED: Final = 89
 EXIT_INTERNAL: Final = 90
 
 EXIT_CODES: Final = {
@@ -30,9 +31,13 @@ EXIT_CODES: Final = {
     EXIT_UNKILLABLE: "a process could not be killed and was left",
     EXIT_PUBLISHING: "the job ended well, or could have, and its results could not be sent",
     EXIT_HUNG: "the script hung: no sign of life for SUPERVISOR_HANG_TIMEOUT_S",
+    EXIT_FENCED: "another run writes at the place of the checkpoints: this one is the older",
     EXIT_INTERNAL: "internal error of the supervisor",
 }
 """Our own codes. They keep clear of 64 to 78 (sysexits) and of 126 to 165 (shells)."""
+
+_EVERYWHERE: Final = frozenset({CauseKind.JOIN_TIMEOUT, CauseKind.MASTER_LOST, CauseKind.FENCED})
+"""Causes that are true of every host of a job, wherever they were seen."""
 
 _TERMINATED: Final = ExitStatus(signum=signal.SIGTERM)
 
@@ -82,6 +87,8 @@ def _failure_code(cause: Cause) -> int:
             return EXIT_MASTER_LOST
         case CauseKind.HANG:
             return EXIT_HUNG
+        case CauseKind.FENCED:
+            return EXIT_FENCED
         case CauseKind.INTERNAL:
             return EXIT_INTERNAL
         case _:
@@ -95,12 +102,14 @@ def host_exit_code(
     *,
     left: bool,
     publish_error: str | None,
+    fenced: bool = False,
     stopped_code: int = 0,
     restartable_code: int | None = None,
 ) -> int:
     """The exit code of this host's supervisor.
 
-    ``script`` is how its own script ended; ``left`` that a process of it could not be killed.
+    ``script`` is how its own script ended; ``left`` that a process of it could not be killed;
+    ``fenced`` that what could not be sent was refused for another run.
     ``stopped_code`` stands for 0 after a stop that was asked for: a scheduler takes 0 for a job
     that is done, and it was preempted. ``restartable_code`` stands, on every host, for the code of
     a failure after which starting the whole job again makes sense.
@@ -108,21 +117,22 @@ def host_exit_code(
     if left:
         return EXIT_UNKILLABLE
     cause = verdict.cause
+    unsent = EXIT_FENCED if fenced else EXIT_PUBLISHING
     match verdict.outcome:
         case Outcome.SUCCEEDED:
-            return EXIT_PUBLISHING if publish_error else 0
+            return unsent if publish_error else 0
         case Outcome.STOPPED:
             # A member's worker that only our signal ended says nothing; the chief's exit does.
             code = verdict.exit_code
             code = code if code is not None else job_exit_code(cause, script)
             if code == 0 and publish_error:
-                return EXIT_PUBLISHING
+                return unsent
             asked = cause.kind is CauseKind.STOP_REQUESTED
             return stopped_code if code == 0 and asked else code
         case Outcome.FAILED:
             if restartable_code is not None and is_restartable(verdict):
                 return restartable_code
-            everywhere = cause.kind in {CauseKind.JOIN_TIMEOUT, CauseKind.MASTER_LOST}
+            everywhere = cause.kind in _EVERYWHERE
             if cause.host == host or everywhere:
                 return _failure_code(cause)
             return EXIT_ELSEWHERE

@@ -160,6 +160,8 @@ class State:
     suspended: bool = False
     publishing_settled: bool = False
     publish_error: str | None = None
+    fenced: bool = False
+    """Of checkpoints, by another run that has their place; see ``CauseKind.FENCED``."""
     join_extended: bool = False
     master_heard: bool = False
     """On a member: the master has said where the job stands."""

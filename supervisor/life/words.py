@@ -180,6 +180,8 @@ class CauseKind(enum.StrEnum):
     PREPARE_FAILED = "prepare_failed"
     TRANSFER_FAILED = "transfer_failed"
     """What must be kept elsewhere cannot be sent there."""
+    FENCED = "fenced"
+    """Another run writes at the place of the checkpoints, and this one is the older."""
     JOIN_TIMEOUT = "join_timeout"
     REFUSED = "refused"
     """The master does not take this host for one of its job."""

@@ -17,6 +17,8 @@ from supervisor.life.words import OOM_RAISE_OF_HELPERS, ProcessSpec, Role
 from supervisor.plan.environment import inherited
 from supervisor.storage.job import (
     VARIABLE,
+    Claiming,
+    Fetched,
     FetchJob,
     Kind,
     Options,
@@ -26,6 +28,7 @@ from supervisor.storage.job import (
     SyncJob,
     Transfer,
     Tree,
+    Writer,
     encode,
 )
 from supervisor.storage.location import Location, Scheme
@@ -81,9 +84,12 @@ def fetch_job(contract: Contract, paths: Paths) -> FetchJob | None:
         restore = Restore(
             _checkpoints(contract), paths.checkpoints, settings.restore, compared=several
         )
+    claim = None
+    if _writes_checkpoints(contract):
+        claim = Claiming(_checkpoints(contract), contract.current_host, contract.job_name)
     bucket = contract.model_dir_bucket
     region_of = Location.parse(bucket) if bucket else None
-    if not (source or trees or restore or region_of):
+    if not (source or trees or restore or claim or region_of):
         return None
     return FetchJob(
         result=paths.fetched,
@@ -92,6 +98,7 @@ def fetch_job(contract: Contract, paths: Paths) -> FetchJob | None:
         source=source,
         trees=tuple(trees),
         restore=restore,
+        claim=claim,
         region_of=region_of,
     )
 
@@ -115,7 +122,7 @@ def sync_job(contract: Contract, paths: Paths) -> SyncJob | None:
         location = Location.parse(place)
         return location.child(contract.current_host) if len(contract.hosts) > 1 else location
 
-    if settings.checkpoint_s3_uri and (master or settings.checkpoint_hosts == "all"):
+    if _writes_checkpoints(contract):
         target, number = _checkpoints(contract), settings.checkpoint_keep
         keep("checkpoints", Kind.CHECKPOINTS, paths.checkpoints, target, number)
     if contract.model_dir_uri:
@@ -141,7 +148,14 @@ def sync_job(contract: Contract, paths: Paths) -> SyncJob | None:
         raise ContractError(faults)
     if not found:
         return None
+    fetched = contract.fetched or Fetched()
     return SyncJob(
+        writer=Writer(
+            fetched.writer,
+            fetched.epoch,
+            fetched.conditional,
+            again=bool(fetched.writer and not fetched.epoch),
+        ),
         transfers=tuple(found[name] for name in TRANSFERS if name in found),
         host=contract.current_host,
         job=contract.job_name,
@@ -190,6 +204,12 @@ def process(contract: Contract, paths: Paths, work: FetchJob | SyncJob) -> Proce
         cwd=contract.base_dir,
         oom_raise=OOM_RAISE_OF_HELPERS,
     )
+
+
+def _writes_checkpoints(contract: Contract) -> bool:
+    settings = contract.settings
+    writes = contract.current_host == contract.master or settings.checkpoint_hosts == "all"
+    return bool(settings.checkpoint_s3_uri) and writes
 
 
 def _checkpoints(contract: Contract) -> Location:

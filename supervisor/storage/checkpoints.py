@@ -8,7 +8,9 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from supervisor.storage import manifest, snapshot, watch
+from supervisor.storage import epochs, fencing, manifest, snapshot, watch
+from supervisor.storage.epochs import Claim, FencedError
+from supervisor.storage.fencing import Fence
 from supervisor.storage.flights import ChangedError
 from supervisor.storage.flow import in_thread
 from supervisor.storage.job import SyncJob, Transfer
@@ -24,8 +26,19 @@ RELIST_S: Final = 60.0
 class Checkpoints(Sender):
     def __init__(self, transfer: Transfer, job: SyncJob, store: Store, beside: Beside) -> None:
         super().__init__(transfer, job, store, beside)
+        self._fence = Fence(
+            store,
+            job.writer if job.writer.token else fencing.new_writer(),
+            host=job.host,
+            job=job.job,
+        )
+        self._refused: FencedError | None = None
+        """Another run has the place: nothing is sent there any more."""
         self._generations: set[str] = set()
-        """Manifests at the target, as far as we know."""
+        """Manifests at the target, as far as we know; claims of lives before ours may be among
+        them that were not read yet."""
+        self._claims: set[str] = set()
+        """Names that are known to be claims."""
         self._listed_at_s: float | None = None
         self._own: set[str] = set()
         """Names that we took; their manifests need not have been written."""
@@ -43,7 +56,29 @@ class Checkpoints(Sender):
         self._swept = False
         self._alone = True
 
+    async def run(self) -> None:
+        try:
+            await super().run()
+        except FencedError as error:
+            self._refuse(error)
+
+    async def finish(self) -> None:
+        try:
+            await super().finish()
+        except FencedError as error:
+            self._refuse(error)
+            raise
+
+    def _refuse(self, error: FencedError) -> None:
+        if self._refused is None:
+            self._refused = error
+            self.ledger.failing = str(error)
+            self.ledger.changed()
+            self._voice.fail(str(error), fenced=True)
+
     async def _round(self) -> bool:
+        if self._refused is not None:
+            raise self._refused
         if not await self._look():
             self._expect(())
             return False
@@ -98,9 +133,8 @@ class Checkpoints(Sender):
             text = f"{self.transfer.source}: a checkpoint has at most {manifest.MOST_FILES} files"
             raise StorageError(Reason.LOCAL, f"{text}, and here are {len(facts)}")
         await self._relist()
-        generation = manifest.generation_name(
-            manifest.next_sequence(self._generations | self._own), secrets.randbits(32)
-        )
+        number = manifest.sequence_of(self._fence.name(self._generations, self._own))
+        generation = manifest.generation_name(number, secrets.randbits(32))
         missing = [fact for fact in facts if not fact.link and self._there(fact) is None]
         wanted = {fact.path: fact for fact in missing}
         for path, (fact, file) in list(self._sent.items()):
@@ -118,29 +152,29 @@ class Checkpoints(Sender):
         plain = [fact for fact in facts if not fact.link]
         files = [self._there(fact) or self._sent[fact.path][1] for fact in plain]
         links = tuple(Link(fact.path, fact.link) for fact in facts if fact.link)
-        await self._conclude(generation, plain, files, links)
+        await self._conclude(plain, files, links)
         for fact in facts:
             if fact.hollow == watch.DANGLING:
                 self._voice.name("dangling", fact.path, f"{watch.DANGLING}; it is kept as one")
 
     async def _conclude(
-        self,
-        generation: str,
-        facts: Sequence[Fact],
-        files: Sequence[File],
-        links: tuple[Link, ...],
+        self, facts: Sequence[Fact], files: Sequence[File], links: tuple[Link, ...]
     ) -> None:
-        whole = Manifest(generation, time.time(), self.job.host, self.job.job, tuple(files), links)
-        try:
-            content = await in_thread(manifest.encode, whole)
-        except ManifestError as error:
-            text = f"{self.transfer.source}: its manifest is too large: {error}"
-            raise StorageError(Reason.LOCAL, text) from None
         if self.transfer.keep:
             await self._relist(now=True)  # another writer may have cleared away what we build on
-        # Before: should this be cancelled it may yet be written, and its number is taken.
-        self._own.add(generation)
-        await self.store.write(manifest.manifest_key(generation), content)
+        while True:
+            whole = self._whole(self._fence.name(self._generations, self._own), files, links)
+            generation = whole.generation
+            try:
+                content = await in_thread(manifest.encode, whole)
+            except ManifestError as error:
+                text = f"{self.transfer.source}: its manifest is too large: {error}"
+                raise StorageError(Reason.LOCAL, text) from None
+            # Before: should this be cancelled it may yet be written, and the name is taken.
+            self._own.add(generation)
+            if await self._fence.commit(generation, content):
+                break
+            self._generations.add(generation)  # of a process before this one
         self._generations.add(generation)
         self._published = {fact.path: (fact, file) for fact, file in zip(facts, files, strict=True)}
         self._known, self._sent = {}, {}
@@ -154,18 +188,35 @@ class Checkpoints(Sender):
         if not self.final:
             await self._clear_away()
 
+    def _whole(self, generation: str, files: Sequence[File], links: tuple[Link, ...]) -> Manifest:
+        job, writer = self.job, self._fence.writer
+        now_s = time.time()
+        return Manifest(generation, now_s, job.host, job.job, tuple(files), links, writer.token)
+
     # ------------------------------------------------------------------ what is at the target
 
     async def _begin(self) -> None:
         """What a predecessor has left there."""
-        self._generations = await self._list()
-        for generation in manifest.newest_first(self._generations)[:1]:
+        if not self._fence.writer.epoch:
+            await self._fence.claim()
+        names = await fencing.listed(self.store)
+        await self._fence.look(names)
+        self._sort({*names})
+        left = manifest.newest_first(self._generations)
+        while left:
+            generation = left[0]
             try:
-                newest = await self._read(generation)
+                newest = await fencing.read(self.store, generation)
             except ManifestError:
+                break
+            if isinstance(newest, Claim):
+                self._claims.add(generation)
+                left = epochs.without(left, generation, newest)
                 continue
             self._known = await self._still_there(manifest.reusable(newest))
             self._links = {link.path: link.target for link in newest.links}
+            break
+        self._sort({*names})
         self._listed_at_s = time.monotonic()
 
     async def _still_there(
@@ -178,54 +229,48 @@ class Checkpoints(Sender):
                 sizes[entry.key] = entry.size
         return {name: file for name, file in files.items() if sizes.get(file.key) == file.size}
 
-    async def _list(self) -> set[str]:
-        found = set()
-        async for entry in self.store.entries(manifest.FOLDER):
-            generation = manifest.generation_of_manifest(entry.key)
-            if generation is not None:
-                found.add(generation)
-        return found
+    def _sort(self, names: set[str]) -> None:
+        """Remember what is at the target."""
+        self._claims |= {name for name in names if epochs.is_claim(name)}
+        self._generations = names - self._claims
 
     async def _relist(self, *, now: bool = False) -> None:
         """Notice other writers: an attempt that was given up, but lives."""
         assert self._listed_at_s is not None
         if not now and time.monotonic() - self._listed_at_s < RELIST_S:
             return
-        listed = await self._list()
+        listed = await fencing.listed(self.store)
         self._listed_at_s = time.monotonic()
-        others = listed - self._generations - self._own
+        await self._fence.look(listed, self._generations)
+        before = self._generations
+        self._sort(listed)
+        # What a writer before us was about to write when we claimed the place is no news.
+        others = [
+            name
+            for name in self._generations - before - self._own
+            if epochs.epoch_of(name) >= self._fence.writer.epoch and not epochs.is_of_chain(name)
+        ]
         if self._alone and others:
             self._alone = False
             other = manifest.newest_first(others)[0]
             why = "another process writes checkpoints to the same place; nothing is removed there"
             self._voice.say("checkpoint.shared", "warning", manifest=other, why=why)
-        lost = self._generations - listed
-        self._generations = listed
+        lost = before - listed
         if lost:
             self._known, self._published, self._sent, self._links = {}, {}, {}, {}
             raise ChangedError("manifests that this process built upon are gone")
 
-    async def _read(self, generation: str) -> Manifest:
-        """Raises ManifestError, also where it is not there any more."""
-        key = manifest.manifest_key(generation)
-        try:
-            content = await self.store.read(key, limit=manifest.SIZE_LIMIT)
-        except StorageError as error:
-            if error.reason in {Reason.NOT_FOUND, Reason.CORRUPT}:
-                raise ManifestError(str(error)) from None
-            raise
-        return await in_thread(manifest.decode, content)
-
     async def tidy(self) -> None:
-        if self._published:
+        if self._published and self._refused is None:
             await self._clear_away()
 
     async def _clear_away(self) -> None:
         """Keep the newest complete checkpoints; manifests go first, then what only they named."""
-        if not self.transfer.keep:
+        if not self.transfer.keep or not self._alone:
             return
+        await self._tell_claims()
         going = manifest.retired(self._generations, self.transfer.keep)
-        if not self._alone or not (going or not self._swept):
+        if not going and self._swept:
             return
         try:
             staying = [
@@ -259,7 +304,19 @@ class Checkpoints(Sender):
         self._orphans = {key for key in keys - used if manifest.generation_of_object(key)}
         self._orphans.difference_update(needless)
 
+    async def _tell_claims(self) -> None:
+        """Claims stay for good, and are no checkpoints that are counted."""
+        for generation in sorted(self._generations):
+            if epochs.is_of_chain(generation):
+                with contextlib.suppress(ManifestError):
+                    await self._content(generation)
+        self._generations -= self._claims
+
     async def _content(self, generation: str) -> Manifest:
         if generation not in self._contents:
-            self._contents[generation] = await self._read(generation)
+            found = await fencing.read(self.store, generation)
+            if isinstance(found, Claim):
+                self._claims.add(generation)
+                raise ManifestError("a claim")
+            self._contents[generation] = found
         return self._contents[generation]

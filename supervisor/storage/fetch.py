@@ -20,7 +20,7 @@ import threading
 import traceback
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, BinaryIO, Final, TypeVar, cast
 
 from supervisor import regular
@@ -30,11 +30,20 @@ from supervisor.storage import job as jobs
 from supervisor.storage import progress
 from supervisor.storage.files import PARTIAL, FileStore
 from supervisor.storage.flow import in_thread, run, together
-from supervisor.storage.job import Fetched, FetchJob, Options, Restore, Source, Tree
+from supervisor.storage.job import (
+    Claiming,
+    Fetched,
+    FetchJob,
+    Options,
+    Restore,
+    Source,
+    Tree,
+    Writer,
+)
 from supervisor.storage.location import Location, Scheme
 from supervisor.storage.places import open_store
 from supervisor.storage.progress import Progress, amount
-from supervisor.storage.store import Entry, Moved, StorageError, Store
+from supervisor.storage.store import Entry, Moved, Reason, StorageError, Store
 from supervisor.storage.trees import Incoming, fetch_files
 from supervisor.streams.masking import Masker
 
@@ -147,6 +156,7 @@ class Count:
     bucket_region: str = ""
     holds: str = ""
     aside: str = ""
+    writer: Writer = field(default_factory=Writer)
 
 
 class Fetch:
@@ -165,8 +175,8 @@ class Fetch:
         ]
         if self._job.source is not None:
             work.append(self._source(self._job.source))
-        if self._job.restore is not None:
-            work.append(self._restore(self._job.restore))
+        if self._job.claim is not None or self._job.restore is not None:
+            work.append(self._checkpoints(self._job.claim, self._job.restore))
         if self._job.region_of is not None:
             work.append(self._region(self._job.region_of))
         counts = await together(work)
@@ -175,6 +185,9 @@ class Fetch:
             bucket_region="".join(count.bucket_region for count in counts),
             holds="".join(count.holds for count in counts),
             aside="".join(count.aside for count in counts),
+            writer="".join(count.writer.token for count in counts),
+            epoch=sum(count.writer.epoch for count in counts),
+            conditional=any(count.writer.conditional for count in counts),
             files=sum(count.files for count in counts),
             bytes=sum(count.bytes for count in counts),
             seconds=asyncio.get_running_loop().time() - began,
@@ -360,14 +373,43 @@ class Fetch:
 
     # ----------------------------------------------------------------------- restore
 
-    async def _restore(self, request: Restore) -> Count:
+    async def _checkpoints(self, claim: Claiming | None, request: Restore | None) -> Count:
+        """Claim the place, if this host is to write there, and restore."""
+        places = [claim.place] if claim else [request.origin] if request else []
+        with _said_of("checkpoints"):
+            async with open_store(places[0], self._job.options) as store:
+                writer, names = Writer(), None
+                if claim is not None:
+                    writer, names = await self._claimed(store, claim, restores=bool(request))
+                if request is None:
+                    return Count(writer=writer)
+                count = await self._restored(store, request, names)
+        return replace(count, writer=writer)
+
+    async def _claimed(
+        self, store: Store, claim: Claiming, *, restores: bool
+    ) -> tuple[Writer, list[str] | None]:
+        """Where that is not permitted it is said, and what is there may yet be restored: whether
+        the job is to go on without being kept is decided where it is kept."""
+        from supervisor.storage.fencing import Fence, new_writer  # noqa: PLC0415
+
+        writer = new_writer()
+        fence = Fence(store, writer, host=claim.host, job=claim.job)
+        try:
+            names = await fence.claim()
+        except StorageError as error:
+            if restores and error.reason not in {Reason.DENIED, Reason.LOCAL}:
+                raise  # it would fail as well, after as long a time
+            progress.say(f"checkpoints: {claim.place} is not claimed: {error}")
+            return replace(writer, again=True), None
+        return fence.writer, names
+
+    async def _restored(self, store: Store, request: Restore, names: list[str] | None) -> Count:
         from supervisor.storage.restore import restore  # noqa: PLC0415
 
-        with _said_of("checkpoints"):
-            async with open_store(request.origin, self._job.options) as store:
-                with self._progress("checkpoint restored", None, None) as moving:
-                    done = await restore(store, request, moved=moving.moved, said=progress.say)
-                    moving.files = done.files
+        with self._progress("checkpoint restored", None, None) as moving:
+            done = await restore(store, request, moved=moving.moved, said=progress.say, names=names)
+            moving.files = done.files
         return Count(done.files, moving.bytes, done.place, holds=done.holds, aside=done.aside)
 
     @contextmanager

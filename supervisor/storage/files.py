@@ -88,6 +88,15 @@ class FileStore:
         async with self._partial(key) as partial_fd:
             await self._in_thread("write", key, _write_all, partial_fd, content, 0)
 
+    async def write_new(self, key: str, content: bytes) -> bool:
+        await self._flow.bandwidth.take(len(content))
+        try:
+            async with self._partial(key, _linked) as partial_fd:
+                await self._in_thread("write", key, _write_all, partial_fd, content, 0)
+        except FileExistsError:
+            return False
+        return True
+
     async def upload(
         self, key: str, fd: int, size: int, *, moved: Moved, check: Check = unchecked
     ) -> Sums:
@@ -228,8 +237,13 @@ class FileStore:
                 os.close(fd)
 
     @contextlib.asynccontextmanager
-    async def _partial(self, key: str) -> AsyncIterator[int]:
-        """A file beside that of ``key``, which takes its place when the block succeeds."""
+    async def _partial(
+        self, key: str, appear: Callable[[str, str], None] = os.replace
+    ) -> AsyncIterator[int]:
+        """A file beside that of ``key``, which takes its place when the block succeeds.
+
+        ``appear``: by which call. What it raises as FileExistsError is left so.
+        """
         fd, partial = -1, ""
 
         def opened() -> None:
@@ -245,7 +259,7 @@ class FileStore:
 
         def finish() -> None:
             os.fsync(fd)
-            os.replace(partial, self._path(key))
+            appear(partial, self._path(key))
 
         try:
             await self._in_thread("write", key, opened)
@@ -291,8 +305,28 @@ class FileStore:
     ) -> T:
         try:
             return await in_thread(call, *args, **kwargs)
+        except FileExistsError:
+            raise  # for ``write_new``; nothing else here minds what is there
         except OSError as error:
             raise_local(f"{verb} {self._name(key)}", error)
+
+
+def _linked(partial: str, path: str) -> None:
+    """A second name for a file that is whole, if nothing has it: at once, over NFS too, where
+    O_EXCL alone would show the file before its content (link(2), open(2))."""
+    try:
+        os.link(partial, path, follow_symlinks=False)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        text = f"write {path}: the file system has no hard links"
+        raise StorageError(Reason.UNCONDITIONAL, text) from None
+
+
+_NO_LINKS: Final = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL}
+"""Of FAT (link(2)), of object stores that are mounted, and of some network file systems."""
 
 
 def preallocate(doing: str, fd: int, size: int) -> None:

@@ -98,6 +98,32 @@ class Restore:
 
 
 @dataclass(frozen=True, slots=True)
+class Writer:
+    """Who writes checkpoints, as places know him; see ``epochs``."""
+
+    token: str = ""
+    """16 hexadecimal digits of chance, the same for all processes of one life of a supervisor."""
+    epoch: int = 0
+    """0: none is claimed yet."""
+    conditional: bool = False
+    """The place writes what is not there yet and nothing else, if it is asked to."""
+    again: bool = False
+    """A process of this life may have claimed one, and is gone."""
+
+    def of(self, epoch: int, *, conditional: bool) -> Writer:
+        return Writer(self.token, epoch, conditional)
+
+
+@dataclass(frozen=True, slots=True)
+class Claiming:
+    """A place of checkpoints where this host is going to write: no older writer does from now."""
+
+    place: Location
+    host: str
+    job: str
+
+
+@dataclass(frozen=True, slots=True)
 class FetchJob:
     """Before the barrier. All at once; any failure fails the job."""
 
@@ -109,6 +135,8 @@ class FetchJob:
     source: Source | None = None
     trees: tuple[Tree, ...] = ()
     restore: Restore | None = None
+    claim: Claiming | None = None
+    """Before anything is restored: what is restored does not get old by another one's next."""
     region_of: Location | None = None
     """The bucket that is asked where it is."""
 
@@ -125,6 +153,10 @@ class Fetched:
     """What the checkpoint directory holds now, see ``agreement.Held``."""
     aside: str = ""
     """Where that is which it held before, and which the next restore between attempts removes."""
+    writer: str = ""
+    """As which this host writes checkpoints, see ``Writer.token``; empty: it writes none."""
+    epoch: int = 0
+    conditional: bool = False
     files: int = 0
     bytes: int = 0
     seconds: float = 0.0
@@ -168,6 +200,8 @@ class SyncJob:
     host: str = ""
     job: str = ""
     """Host and job are named in manifests, for people."""
+    writer: Writer = field(default_factory=Writer)
+    """Of checkpoints."""
     options: Options = field(default_factory=Options)
     live: bool = False
     settle_s: float = 2.0
@@ -193,6 +227,7 @@ def decode_fetch(text: str) -> FetchJob:
     """Raises ValueError where ``text`` is no job of ours."""
     raw = _object(text)
     source, restore, region_of = raw["source"], raw["restore"], raw["region_of"]
+    claim = raw["claim"]
     return FetchJob(
         **raw
         | {
@@ -200,6 +235,7 @@ def decode_fetch(text: str) -> FetchJob:
             "source": Source(**_placed(source, "origin")) if source else None,
             "trees": tuple(Tree(**_placed(tree, "origin")) for tree in raw["trees"]),
             "restore": Restore(**_placed(restore, "origin")) if restore else None,
+            "claim": Claiming(**_placed(claim, "place")) if claim else None,
             "region_of": _location(region_of) if region_of else None,
         }
     )
@@ -215,6 +251,7 @@ def decode_sync(text: str) -> SyncJob:
         **raw
         | {
             "options": Options(**raw["options"]),
+            "writer": Writer(**raw["writer"]),
             "transfers": tuple(Transfer(**each) for each in transfers),
         }
     )

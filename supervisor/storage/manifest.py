@@ -5,8 +5,8 @@ last: who reads manifests sees whole checkpoints only. A file that has not chang
 again; the manifest names the object of the earlier generation. No object is ever overwritten.
 
 A generation is ``%06d-%08x``: one more than the highest number that was seen, and chance, so that
-two writers that know nothing of each other (an attempt that was given up but lives, and the next)
-never write to one key.
+two writers (an attempt that was given up but lives, and the next) never write to one key; see
+``epochs`` for which of them is refused, and for manifests whose number only one can take.
 """
 
 from __future__ import annotations
@@ -77,6 +77,8 @@ class Manifest:
     """By path."""
     links: tuple[Link, ...] = ()
     """By path. A reader that knows of none restores the files alone, so the version is the same."""
+    writer: str = ""
+    """Whose it is, see ``epochs.Claim``; empty: of a version that had none."""
 
     @property
     def size(self) -> int:
@@ -200,6 +202,8 @@ def encode(manifest: Manifest) -> bytes:
     }
     if manifest.links:
         body["links"] = [{"path": link.path, "target": link.target} for link in manifest.links]
+    if manifest.writer:
+        body["writer"] = manifest.writer
     content = json.dumps(body, separators=(",", ":")).encode()
     if len(content) > SIZE_LIMIT:
         raise ManifestError(f"{len(content)} bytes; a manifest has at most {SIZE_LIMIT}")
@@ -234,6 +238,7 @@ def decode(content: bytes) -> Manifest:
         job=_typed(body, "job", str),
         files=files,
         links=links,
+        writer=_typed(body, "writer", str) if "writer" in body else "",
     )
 
 

@@ -58,6 +58,8 @@ class Failed:
 
     transfer: str
     message: str
+    fenced: bool = False
+    """Another run has the place: this one is over."""
 
 
 @dataclass(frozen=True, slots=True)

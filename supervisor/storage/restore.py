@@ -13,7 +13,8 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 
 from supervisor.life.agreement import Held, Kind
-from supervisor.storage import manifest, snapshot, watch
+from supervisor.storage import epochs, fencing, manifest, snapshot, watch
+from supervisor.storage.epochs import Claim
 from supervisor.storage.files import raise_local
 from supervisor.storage.flow import in_thread, taken_back
 from supervisor.storage.job import Restore
@@ -48,9 +49,17 @@ class Restored(NamedTuple):
     """See ``Fetched.aside``."""
 
 
-async def restore(store: Store, request: Restore, *, moved: Moved, said: Say) -> Restored:
+async def restore(
+    store: Store,
+    request: Restore,
+    *,
+    moved: Moved,
+    said: Say,
+    names: Sequence[str] | None = None,
+) -> Restored:
     """The newest checkpoint that is whole, into an empty directory or in place of what is there.
 
+    ``names``: the generations that are there, the newest first, where they were just listed.
     Raises StorageError. The target is then as it was, or has its marker.
     """
     try:
@@ -62,22 +71,18 @@ async def restore(store: Store, request: Restore, *, moved: Moved, said: Say) ->
     if request.mode == "auto" and place.holds_files:
         said(f"{request.target} holds files already: nothing is restored")
         return Restored(holds=str(await _held(store, request)) if request.compared else "")
-    names = await _generations(store)
-    if not names:
-        items = await _plain(store, said)
-        if not items:
-            there = await _held(store, request) if place.holds_files else Held(Kind.NOTHING)
-            return Restored(holds=str(there))
-        await _fetch(store, place, items, moved)
-        said(f"restored {len(items)} files from {store.location}, without a manifest")
-        digest = _digest((item.path, item.entry.size) for item in items)
-        return Restored(str(store.location), len(items), str(Held(Kind.OBJECTS, digest)))
+    left = await _in_order(store, set(names)) if names is not None else await _generations(store)
     tried: dict[str, str] = {}
-    while untried := [name for name in names if name not in tried]:
-        generation = untried[0]
+    claims: set[str] = set()
+    while left:
+        generation = left[0]
         where = str(store.location.child(manifest.manifest_key(generation)))
         try:
-            content = await _read(store, generation)
+            content = await fencing.read(store, generation)
+            if isinstance(content, Claim):
+                claims.add(generation)
+                left = epochs.without(left, generation, content)
+                continue
             items = [_item(file) for file in content.files]
             await _fetch(store, place, items, moved, content.links)
         except (ManifestError, StorageError) as error:
@@ -86,17 +91,34 @@ async def restore(store: Store, request: Restore, *, moved: Moved, said: Say) ->
             tried[generation] = str(error)
             said(f"{where} cannot be restored: {error}")
             # Its writer may have made a newer one, and cleared this one away, meanwhile.
-            names = await _generations(store)
+            known = {*tried, *claims}
+            left = [name for name in await _generations(store) if name not in known]
         else:
             links = f" and {len(content.links)} links" if content.links else ""
             said(f"restored {len(items)} files{links} from {where}")
             return Restored(where, len(items), str(Held(Kind.GENERATION, generation)))
+    if not tried:
+        return await _restore_plain(store, request, place, moved=moved, said=said)
     first = next(iter(tried.values()), "they were removed")
     raise StorageError(
         Reason.CORRUPT,
         f"restore {store.location}: none of {len(tried)} checkpoints can be restored ({first}); "
         "repair or remove them, or set SUPERVISOR_RESTORE=never",
     )
+
+
+async def _restore_plain(
+    store: Store, request: Restore, place: Staging, *, moved: Moved, said: Say
+) -> Restored:
+    """What lies there without a manifest, if anything does."""
+    items = await _plain(store, said)
+    if not items:
+        there = await _held(store, request) if place.holds_files else Held(Kind.NOTHING)
+        return Restored(holds=str(there))
+    await _fetch(store, place, items, moved)
+    said(f"restored {len(items)} files from {store.location}, without a manifest")
+    digest = _digest((item.path, item.entry.size) for item in items)
+    return Restored(str(store.location), len(items), str(Held(Kind.OBJECTS, digest)))
 
 
 async def _restore_exactly(
@@ -107,9 +129,11 @@ async def _restore_exactly(
     generation = request.generation
     where = str(store.location.child(manifest.manifest_key(generation)))
     try:
-        content = await _read(store, generation)
+        content = await fencing.read(store, generation)
     except ManifestError as error:
         raise StorageError(Reason.CORRUPT, f"restore {where}: {error}") from None
+    if isinstance(content, Claim):
+        raise StorageError(Reason.CORRUPT, f"restore {where}: a claim, and no checkpoint")
     holds = str(Held(Kind.GENERATION, generation))
     if not place.incomplete and await _is_at(request.target, content):
         return Restored(holds=holds, aside=request.superseded)
@@ -147,13 +171,22 @@ async def _held(store: Store, request: Restore) -> Held:
     newest = ""
     with suppress(StorageError, TimeoutError):
         async with asyncio.timeout(LOOK_S):
-            for generation in await _generations(store):
-                newest = newest or generation
-                with suppress(ManifestError):
-                    if await _is_at(request.target, await _read(store, generation)):
-                        return Held(Kind.GENERATION, generation)
-                    newest = generation
-                    break
+            left = await _generations(store)
+            while left:
+                generation, *rest = left
+                left = rest
+                try:
+                    found = await fencing.read(store, generation)
+                except ManifestError:
+                    newest = newest or generation
+                    continue
+                if isinstance(found, Claim):
+                    left = epochs.without(left, generation, found)
+                    continue
+                if await _is_at(request.target, found):
+                    return Held(Kind.GENERATION, generation)
+                newest = generation
+                break
     try:
         facts = await in_thread(_facts, request.target)
     except OSError as error:
@@ -189,28 +222,23 @@ def _digest(rows: Iterable[tuple[str | int, ...]]) -> str:
 
 
 async def _generations(store: Store) -> list[str]:
-    """Newest first. Manifests are opened only where two writers took the same number."""
+    """Newest first; claims may be among them, those apart that are one by their name."""
+    return await _in_order(store, await fencing.listed(store))
+
+
+async def _in_order(store: Store, names: set[str]) -> list[str]:
+    """Manifests are opened only where two writers took the same number."""
     found: dict[int, list[str]] = {}
-    async for entry in store.entries(manifest.FOLDER):
-        name = manifest.generation_of_manifest(entry.key)
-        if name is not None:
+    for name in names:
+        if not epochs.is_claim(name):
             found.setdefault(manifest.sequence_of(name), []).append(name)
     times: dict[str, float] = {}
     for several in found.values():
         for name in several if len(several) > 1 else ():
             with suppress(ManifestError):
-                times[name] = (await _read(store, name)).saved_at
+                content = await fencing.read(store, name)
+                times[name] = content.saved_at if isinstance(content, Manifest) else 0.0
     return manifest.newest_first((name for several in found.values() for name in several), times)
-
-
-async def _read(store: Store, generation: str) -> Manifest:
-    try:
-        content = await store.read(manifest.manifest_key(generation), limit=manifest.SIZE_LIMIT)
-    except StorageError as error:
-        if error.reason in _OLDER_HELPS:
-            raise ManifestError(str(error)) from None
-        raise
-    return await in_thread(manifest.decode, content)
 
 
 def _item(file: manifest.File) -> Incoming:

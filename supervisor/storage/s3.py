@@ -88,6 +88,17 @@ class S3Store:
         piece = self._puts.piece_of(content)
         await self._puts.put(self._place.doing("PutObject", key), key, piece, {}, _unmoved)
 
+    async def write_new(self, key: str, content: bytes) -> bool:
+        piece = self._puts.piece_of(content)
+        doing = self._place.doing("PutObject", key)
+        try:
+            await self._puts.put(doing, key, piece, {}, _unmoved, only_new=True)
+        except StorageError as error:
+            if error.reason is Reason.CHANGED:
+                return False
+            raise
+        return True
+
     async def upload(
         self, key: str, fd: int, size: int, *, moved: Moved, check: Check = unchecked
     ) -> Sums:

@@ -9,9 +9,11 @@ import hashlib
 import mmap
 import os
 import zlib
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+
+from botocore.exceptions import ClientError
 
 from supervisor.storage.flow import Flow, taken_back, together
 from supervisor.storage.job import Options
@@ -53,12 +55,22 @@ class Puts:
         self._flow = flow
 
     async def put(
-        self, doing: Doing, key: str, piece: Piece, query: dict[str, str], moved: Moved
+        self,
+        doing: Doing,
+        key: str,
+        piece: Piece,
+        query: dict[str, str],
+        moved: Moved,
+        *,
+        only_new: bool = False,
     ) -> str:
-        """Send one object or one part; its entity tag."""
+        """Send one object or one part; its entity tag. ``only_new``: ``CHANGED`` where there is
+        one (Amazon S3 User Guide, "How to prevent object overwrites with conditional writes")."""
         headers = {"x-amz-checksum-crc32": _base64_crc(piece.crc)}
         if not query:
             headers |= _kept_as_headers(self.place.options)
+        if only_new:
+            headers["If-None-Match"] = "*"
         counted = 0
 
         async def before_slice(offset: int, size: int) -> None:
@@ -69,11 +81,17 @@ class Puts:
 
         async def attempt(patience: Patience) -> str:
             with Content(piece.view, patience, before_slice) as content:
-                async with self.place.send(
-                    patience, "PUT", key, query=query, headers=headers, body=content,
-                    sha256=piece.sha256,
-                ) as answer:  # fmt: skip
-                    return answer.headers.get("ETag", "")
+                try:
+                    async with self.place.send(
+                        patience, "PUT", key, query=query, headers=headers, body=content,
+                        sha256=piece.sha256,
+                    ) as answer:  # fmt: skip
+                        return answer.headers.get("ETag", "")
+                except ClientError as error:
+                    if only_new and _knows_no_conditions(error.response):
+                        text = f"{doing}: the server takes no If-None-Match"
+                        raise StorageError(Reason.UNCONDITIONAL, text) from None
+                    raise
 
         async with self._client.slots:
             return await self._client.tried(doing, attempt)
@@ -210,6 +228,19 @@ class Multipart:
     async def _completed(self, begun_at: float) -> bool:
         found = await self._place.head(self._key)
         return found is not None and found.size == self._size and found.modified_at >= begun_at
+
+
+def _knows_no_conditions(answer: Mapping[str, Any]) -> bool:
+    """What servers say that do not have them. Had it another reason, the same without a condition
+    fails as well, and says why."""
+    status = answer["ResponseMetadata"].get("HTTPStatusCode", 0)
+    code = answer.get("Error", {}).get("Code", "")
+    return status == 501 or (status == 400 and code in _UNKNOWN_HEADER)
+
+
+_UNKNOWN_HEADER: Final = {
+    "NotImplemented", "InvalidArgument", "InvalidRequest", "InvalidHeader", "BadRequest",
+}  # fmt: skip
 
 
 def _kept_as(options: Options) -> dict[str, str]:

@@ -48,6 +48,10 @@ class Reason(enum.StrEnum):
     """The server says that it failed, or says what we do not understand."""
     LOCAL = "local"
     """The local disk: full, read-only, not permitted."""
+    FENCED = "fenced"
+    """Another writer has claimed the place, see ``epochs``."""
+    UNCONDITIONAL = "unconditional"
+    """The place cannot write only what is not there yet."""
 
 
 class StorageError(Exception):
@@ -109,6 +113,15 @@ class Store(Protocol):
 
     async def write(self, key: str, content: bytes) -> None:
         """A small object, replaced if it is there."""
+        ...
+
+    async def write_new(self, key: str, content: bytes) -> bool:
+        """A small object, unless there is one already: whether it was written.
+
+        Of several that do this at once one succeeds. ``UNCONDITIONAL`` where the place says that
+        it cannot do that; some servers do not say so, and replace what is there. False may also
+        mean that a first attempt, whose answer was lost, has written it.
+        """
         ...
 
     async def upload(

@@ -42,7 +42,8 @@ class Tries:
     async def patiently(self, work: Callable[[], Awaitable[bool]]) -> bool:
         """A round, tried again after growing pauses until it succeeds: what it returned.
 
-        Raises StorageError when the job is over and waiting would change nothing.
+        Raises StorageError when the job is over and waiting would change nothing, and for a place
+        that another run has claimed.
         """
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(StorageError),
@@ -70,6 +71,8 @@ class Tries:
     def _is_hopeless(self, state: RetryCallState) -> bool:
         """At the end nobody waits for what waiting does not change. Once more is for a race."""
         error = state.outcome.exception() if state.outcome else None
+        if isinstance(error, StorageError) and error.reason is Reason.FENCED:
+            return True
         permanent = isinstance(error, StorageError) and error.reason in PERMANENT
         return self.final and permanent and state.attempt_number > 1
 

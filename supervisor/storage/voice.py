@@ -30,6 +30,6 @@ class Voice:
         shown = path if len(named) <= _NAMED_AT_ONCE else "others"
         self.say(f"transfer.{event}", "warning", path=shown, why=why)
 
-    def fail(self, message: str) -> None:
+    def fail(self, message: str, *, fenced: bool = False) -> None:
         """The transfer cannot be done, for a reason that waiting does not change."""
-        self._tell(Failed(self._transfer, message))
+        self._tell(Failed(self._transfer, message, fenced))
