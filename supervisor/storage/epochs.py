@@ -1,8 +1,8 @@
 """Who may write checkpoints at a place: epochs, and the claims by which they begin. Pure.
 
 Each writer (one life of one supervisor) claims the place before it restores and has an *epoch* of
-its own from then on, one more than any before. The number of a generation holds it: that of epoch 7
-begins with 7,000,001, and 1 to 999,999 are what versions without epochs have written. So the order
+its own from then on, one more than any before. The number of a generation holds it: the first one
+of epoch 7 is 000007000001, and those of six digits are of versions without epochs. So the order
 of numbers is that of epochs, also for a program that knows nothing of them.
 
 Where a place can write what is not there yet and nothing else (``Store.write_new``), each number is
@@ -25,11 +25,15 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
 from supervisor.storage import manifest
-from supervisor.storage.manifest import Manifest, ManifestError, generation_name, sequence_of
+from supervisor.storage.manifest import (
+    PER_EPOCH,
+    Manifest,
+    ManifestError,
+    generation_name,
+    sequence_of,
+)
 from supervisor.storage.store import Reason, StorageError
 
-PER_EPOCH: Final = 1_000_000
-"""Numbers of an epoch: with a checkpoint a second enough for eleven days."""
 MARK: Final = "claim"
 """The version of a claim, which manifests count."""
 _SHOWN: Final = 200
@@ -48,8 +52,8 @@ class Claim:
     at: float
     """Seconds since the epoch, by the writer's clock: for people, nothing is decided by it."""
     after: str = ""
-    """The generation of the manifest before it in the chain: all between are claims. Empty: not
-    known."""
+    """The newest generation that its writer has seen. In the chain: that of the manifest before
+    it, and all between are claims. Empty: not known, or none."""
 
     @property
     def order(self) -> tuple[int, str]:

@@ -6,13 +6,14 @@ import secrets
 import time
 from collections.abc import Collection, Iterable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 
 from supervisor.storage import epochs, manifest
 from supervisor.storage.epochs import Claim, FencedError
 from supervisor.storage.flow import in_thread
 from supervisor.storage.job import Writer
-from supervisor.storage.manifest import Manifest, ManifestError
+from supervisor.storage.manifest import Manifest, ManifestError, sequence_of
 from supervisor.storage.store import Reason, StorageError, Store
 
 MOST_STEPS: Final = 10_000
@@ -56,7 +57,8 @@ class Fence:
         self._job = job
         self._writer = writer
         self._doubtful: set[str] = set()
-        """Manifests of ours of which it is not known yet whether they were written in time."""
+        """Manifests of ours of which it is not known yet whether they were written in time: on a
+        place without conditions."""
 
     @property
     def writer(self) -> Writer:
@@ -83,9 +85,9 @@ class Fence:
             except StorageError as error:
                 if error.reason is not Reason.UNCONDITIONAL:
                     raise
-                return manifest.newest_first({*names, await self._claim_freely(wanted)})
+                return manifest.newest_first({*names, await self._claim_freely(wanted, names)})
             if not conditional:
-                name = await self._claim_freely(wanted)
+                name = await self._claim_freely(wanted, names)
                 with suppress(StorageError):  # it says what the other one says
                     await self._store.delete([manifest.manifest_key(taken)])
                 return manifest.newest_first({*names, name})
@@ -158,8 +160,10 @@ class Fence:
         there, in silence. So the claim is written again, to be refused."""
         return not await self._store.write_new(manifest.manifest_key(taken), epochs.encode(claim))
 
-    async def _claim_freely(self, claim: Claim) -> str:
+    async def _claim_freely(self, claim: Claim, names: Collection[str]) -> str:
         """Where each number cannot be had once: a claim of a name of its own, which is returned."""
+        seen = manifest.newest_first(name for name in names if not epochs.is_claim(name))
+        claim = replace(claim, after=seen[0] if seen else "")
         name = epochs.claim_name(claim.epoch, claim.writer)
         await self._store.write(manifest.manifest_key(name), epochs.encode(claim))
         self._writer = self._writer.of(claim.epoch, conditional=False)
@@ -176,7 +180,7 @@ class Fence:
             number = epochs.last_of_chain(generations, epoch) + 1
         else:
             number = epochs.last_number((*generations, *tried), epoch) + 1
-        if number >= epochs.PER_EPOCH:
+        if number >= manifest.PER_EPOCH:
             raise StorageError(
                 Reason.LOCAL,
                 f"{self._store.location}: {number - 1} checkpoints of one run; start it anew",
@@ -227,6 +231,9 @@ class Fence:
                 await self._refuse(found)
 
     async def _refuse(self, by: Claim | None) -> None:
+        """What the other one has seen stays: it may have been restored from that."""
+        seen = sequence_of(by.after) if by is not None and by.after else 0
+        late = [name for name in self._doubtful if by is not None and sequence_of(name) > seen]
         with suppress(StorageError):
-            await self._store.delete([manifest.manifest_key(name) for name in self._doubtful])
+            await self._store.delete([manifest.manifest_key(name) for name in late])
         raise FencedError(str(self._store.location), self._writer.epoch, by)

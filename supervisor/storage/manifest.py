@@ -29,6 +29,8 @@ PATH_LIMIT: Final = 900
 """Bytes of a path: a key may have 1,024, and the target's prefix comes first (Amazon S3 User
 Guide, "Naming Amazon S3 objects")."""
 FOLDER: Final = "manifests/"
+PER_EPOCH: Final = 1_000_000
+"""Numbers of an epoch, see ``epochs``: with a checkpoint a second enough for eleven days."""
 
 _GENERATION: Final = re.compile(r"(\d{6,15})-[0-9a-f]{8}")
 _SUFFIX: Final = ".json"
@@ -89,8 +91,10 @@ class Manifest:
 
 
 def generation_name(sequence: int, chance: int) -> str:
-    """``chance``: 32 random bits."""
-    return f"{sequence:06d}-{chance & 0xFFFFFFFF:08x}"
+    """``chance``: 32 random bits. From the first epoch on, six digits each for epoch and number, so
+    that names stand in order where they are listed."""
+    width = 6 if sequence < PER_EPOCH else 12
+    return f"{sequence:0{width}d}-{chance & 0xFFFFFFFF:08x}"
 
 
 def sequence_of(generation: str) -> int:

@@ -15,9 +15,10 @@ from typing import Any, Self, TypeVar
 
 from supervisor.storage import job as jobs
 from supervisor.storage import notices, restore
+from supervisor.storage.epochs import decode
 from supervisor.storage.job import Kind, Options, Restore, SyncJob, Transfer
 from supervisor.storage.location import Location
-from supervisor.storage.manifest import Manifest, decode, generation_of_manifest, newest_first
+from supervisor.storage.manifest import Manifest, generation_of_manifest, newest_first
 from supervisor.storage.notices import Notice, PublishedAll, PublishNow, Said, Standing, State
 from supervisor.storage.places import open_store
 from tests.helpers.job import environment
@@ -159,11 +160,12 @@ def restore_now(
 
 
 def manifests(place: pathlib.Path) -> list[Manifest]:
-    """Of a local target, newest first."""
+    """Of a local target, newest first; claims are none."""
     folder = place / "manifests"
     names = [
         name
         for entry in (os.listdir(folder) if folder.exists() else ())
         if (name := generation_of_manifest(f"manifests/{entry}"))
     ]
-    return [decode((folder / f"{name}.json").read_bytes()) for name in newest_first(names)]
+    found = [decode((folder / f"{name}.json").read_bytes()) for name in newest_first(names)]
+    return [each for each in found if isinstance(each, Manifest)]

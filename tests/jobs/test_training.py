@@ -251,7 +251,7 @@ def test_the_example_goes_on_from_its_checkpoints_in_s3(tmp_path: pathlib.Path) 
         )
         manifests = server.root / place.bucket / place.key / "manifests"
         with Job(tmp_path / "first", *arguments, *LONG, **env) as job:
-            job.wait_for(r"checkpoint\.saved: .* \S+/000002-", 150)
+            job.wait_for(r"checkpoint\.saved: .* \S+/000001000002-", 150)
         newest = json.loads(max(manifests.iterdir()).read_bytes())
         # The one that TensorFlow's own file names: the bundle of the next may lie there already.
         keys = {file["path"]: file["key"] for file in newest["files"]}

@@ -47,6 +47,9 @@ from tests.helpers.waiting import wait_until
 pytestmark = pytest.mark.twice
 
 
+BUNDLE = ("data-00000-of-00002", "data-00001-of-00002", "index")
+
+
 class Place:
     """A directory that is trained in, and a local target."""
 
@@ -619,7 +622,8 @@ def test_it_ends_at_once_and_leaves_nothing_torn(place: Place, how: str) -> None
         assert time.monotonic() - began < 5.0
         assert sync.heard(PublishedAll) == []
         assert sync.errors == b""
-    assert files_of(place.target) == {}
+    assert not [key for key in files_of(place.target) if not key.startswith("manifests/")]
+    assert manifests(place.target) == []
 
 
 def test_a_stop_while_publishing_says_what_is_left(place: Place) -> None:
@@ -785,8 +789,8 @@ def test_a_file_that_may_not_be_read_is_left_out(
     assert place.restored_step() == 1
 
 
-def test_two_attempts_that_write_at_once_make_only_whole_checkpoints(place: Place) -> None:
-    """One was given up but lives; both keep only two, and neither breaks what the other made."""
+def test_of_two_that_write_at_once_the_older_is_refused(place: Place) -> None:
+    """It was given up but lives; both keep only two, and neither breaks what the other made."""
     other = place.base / "other"
     jobs = [
         sync_job(checkpoints(source, str(place.target), keep=2)) for source in (place.source, other)
@@ -795,18 +799,22 @@ def test_two_attempts_that_write_at_once_make_only_whole_checkpoints(place: Plac
         place.save(1)
         old.wait_for(old.is_idle)
         with Syncing(jobs[1]) as new:
-            for step in range(2, 6):
-                place.save(step)
-                writer.save(other, 100 + step, keep=2, size=20_000, fixed=False)
-                old.wait_for(lambda: old.saved() >= step)  # noqa: B023
-                new.wait_for(lambda: new.saved() >= step - 1)  # noqa: B023
-            assert old.publish() == PublishedAll(())
-            place.save(50)
+            writer.save(other, 101, keep=2, size=20_000, fixed=False)
+            new.wait_for(new.saved)
+            place.save(2)
+            (failed,) = old.wait_for(lambda: old.heard(Failed))
+            assert failed.fenced
+            for step in range(102, 105):
+                writer.save(other, step, keep=2, size=20_000, fixed=False)
+                new.wait_for(lambda: new.saved() >= step - 100)  # noqa: B023
+            (left,) = old.publish().unsent
+            assert left.reason == failed.message
+            assert left.names == ("checkpoint", *(f"ckpt-2.{each}" for each in BUNDLE))
             assert new.publish() == PublishedAll(())
-            assert len(old.said("checkpoint.shared")) + len(new.said("checkpoint.shared")) >= 1
-    steps = check_every_manifest(place)
-    assert {5, 105} <= set(steps)
-    assert place.restored_step() in (5, 105)
+            assert old.heard(Failed) == [failed], "it is said once"
+            assert not new.said("checkpoint.shared")
+    assert check_every_manifest(place) == [103, 104]
+    assert place.restored_step() == 104
 
 
 # --------------------------------------------------------------------------- killed
