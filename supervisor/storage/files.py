@@ -93,7 +93,7 @@ class FileStore:
         try:
             async with self._partial(key, _linked) as partial_fd:
                 await self._in_thread("write", key, _write_all, partial_fd, content, 0)
-        except FileExistsError:
+        except _TakenError:
             return False
         return True
 
@@ -240,10 +240,8 @@ class FileStore:
     async def _partial(
         self, key: str, appear: Callable[[str, str], None] = os.replace
     ) -> AsyncIterator[int]:
-        """A file beside that of ``key``, which takes its place when the block succeeds.
-
-        ``appear``: by which call. What it raises as FileExistsError is left so.
-        """
+        """A file beside that of ``key``, which takes its place when the block succeeds. ``appear``:
+        by which call."""
         fd, partial = -1, ""
 
         def opened() -> None:
@@ -305,10 +303,12 @@ class FileStore:
     ) -> T:
         try:
             return await in_thread(call, *args, **kwargs)
-        except FileExistsError:
-            raise  # for ``write_new``; nothing else here minds what is there
         except OSError as error:
             raise_local(f"{verb} {self._name(key)}", error)
+
+
+class _TakenError(Exception):
+    """Something has the name already."""
 
 
 def _linked(partial: str, path: str) -> None:
@@ -317,7 +317,7 @@ def _linked(partial: str, path: str) -> None:
     try:
         os.link(partial, path, follow_symlinks=False)
     except FileExistsError:
-        raise
+        raise _TakenError from None
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise

@@ -124,6 +124,123 @@ def test_a_killed_supervisor_leaves_a_whole_checkpoint(tmp_path: pathlib.Path) -
     assert int(newest(place)["step"]) in {1, 2, 3}
 
 
+SAVING = Script(
+    "train.py",
+    """
+import os, pathlib, time
+place = pathlib.Path(os.environ["SUPERVISOR_CHECKPOINT_DIR"])
+step = int((place / "step").read_text()) if (place / "step").exists() else 0
+print("from", step, flush=True)
+while True:
+    step += 1
+    (place / "step.tmp").write_text(str(step))
+    (place / "step.tmp").rename(place / "step")
+    time.sleep(0.3)
+""",
+)
+
+
+def test_of_two_runs_at_one_place_the_older_ends_and_the_newer_goes_on(
+    tmp_path: pathlib.Path,
+) -> None:
+    place = tmp_path / "kept"
+    bases = tmp_path / "older", tmp_path / "newer"
+    for base in bases:
+        base.mkdir()
+        lay_out(base, SAVING, hyper={"sagemaker_job_name": base.name})
+    env: dict[str, Any] = {
+        **QUICK,
+        "SUPERVISOR_CHECKPOINT_S3_URI": str(place),
+        "SUPERVISOR_RESTARTS": "3",
+        "SUPERVISOR_RESTARTABLE_EXIT_CODE": "75",
+    }
+    with Train(bases[0], **env) as older:
+        wait_until(lambda: len(manifests(place)) > 1, 40)
+        with Train(bases[1], **env) as newer:
+            began = int(newer.wait_for(r"from (\d+)")[1])
+            assert began > 0
+            assert older.wait() == 89
+            before = len(manifests(place))
+            assert all(name.startswith("000001") for name in manifests(place)[: before // 2])
+            wait_until(lambda: len(manifests(place)) > before + 2, 40)
+            assert newer.stop() == 143
+    whose = f"fenced: the checkpoints at file://{place} belong to another run now (algo-1"
+    assert f"{whose} of job newer, since 20" in older.failure
+    assert "epoch 2; this one has epoch 1): what this one saves there would" in older.failure
+    report = older.report
+    assert (report["outcome"], report["cause"]["kind"]) == ("failed", "fenced")
+    assert (report["exit_code"], report["restartable"], report["restarts"]) == (89, False, 0)
+    assert newer.report["cause"]["kind"] == "stop_requested"
+    assert rows(newer, "unsent") == []
+    assert int(newest(place)["step"]) > began
+    epochs = [name[:6] for name in manifests(place)]
+    assert epochs == sorted(epochs)
+    assert set(epochs) == {"000001", "000002"}
+
+
+@pytest.mark.parametrize("policy", ["end", "warn"])
+def test_a_run_that_is_refused_at_its_last_checkpoint_says_so(
+    tmp_path: pathlib.Path, policy: str
+) -> None:
+    """Results are sent as they are; the code is that of the older one."""
+    place, kept = tmp_path / "kept", tmp_path / "model"
+    bases = tmp_path / "older", tmp_path / "newer"
+    for base in bases:
+        base.mkdir()
+        lay_out(base, shell("while [ ! -e go ]; do sleep 0.02; done; "
+                            'echo 1 >"$SUPERVISOR_CHECKPOINT_DIR/step"; '
+                            'echo m >"$SM_MODEL_DIR/m"'))  # fmt: skip
+    env: dict[str, Any] = {
+        **QUICK,
+        "SUPERVISOR_CHECKPOINT_S3_URI": str(place),
+        "SUPERVISOR_STORAGE_POLICY": f"checkpoints={policy}",
+        "SUPERVISOR_MODEL_S3_URI": str(kept),
+    }
+    with Train(bases[0], **env) as older:
+        older.wait_for("storage.started")
+        with Train(bases[1], **env) as newer:
+            newer.wait_for("storage.started")
+            (bases[0] / "code" / "go").touch()
+            assert older.wait() == 89
+            (bases[1] / "code" / "go").touch()
+            assert newer.wait() == 0
+    assert "fenced: the checkpoints at" in older.failure
+    assert older.report["outcome"] == "succeeded"
+    (left,) = rows(older, "unsent")
+    assert (left["transfer"], left["names"]) == ("checkpoints", ["step"])
+    assert (kept / "m").exists()
+    assert len(manifests(place)) == 1
+
+
+def test_a_supervisor_started_anew_takes_over_at_once(tmp_path: pathlib.Path) -> None:
+    place = tmp_path / "kept"
+    env: dict[str, Any] = {**QUICK, "SUPERVISOR_CHECKPOINT_S3_URI": f"file://{place}"}
+    base = tmp_path / "a"
+    base.mkdir()
+    lay_out(base, SAVING)
+    with Train(base, **env) as train:
+        wait_until(lambda: manifests(place), 40)
+        os.kill(train.supervisor(), signal.SIGKILL)
+        wait_until(lambda: not train.survivors(), 10, "something outlived the supervisor")
+    with Train(base, **env) as train:
+        wait_until(lambda: manifests(place)[-1].startswith("000002"), 40)
+        assert train.stop() == 143
+    assert rows(train, "unsent") == []
+
+
+def test_a_place_that_cannot_be_written_is_restored_from_and_said(tmp_path: pathlib.Path) -> None:
+    base, place = tmp_path / "a", tmp_path / "place"
+    base.mkdir()
+    place.mkdir()
+    (place / "weights.h5").write_text("w")
+    (place / "manifests").write_text("in the way")
+    lay_out(base, shell('cat "$SUPERVISOR_CHECKPOINT_DIR/weights.h5"'))
+    with Train(base, **QUICK, SUPERVISOR_CHECKPOINT_S3_URI=str(place)) as train:
+        code = train.wait()
+    assert code == 87, "the policy of checkpoints"
+    assert len(re.findall(r"checkpoints: file://\S+ is not claimed: ", train.err)) == 1
+
+
 def test_code_channels_and_model_come_from_and_go_to_places(tmp_path: pathlib.Path) -> None:
     """The source brings its own requirements: the plan is made again when it is here."""
     base, data, kept = tmp_path / "base", tmp_path / "data", tmp_path / "kept"

@@ -10,21 +10,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import errno
 import os
 import pathlib
 import random
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import pytest
 
-from supervisor.storage import manifest, sender
+from supervisor.storage import epochs, manifest, sender
 from supervisor.storage.checkpoints import Checkpoints
 from supervisor.storage.epochs import Claim, FencedError
 from supervisor.storage.fencing import Fence, listed, new_writer, read
 from supervisor.storage.job import Options, Restore, SyncJob, Writer
 from supervisor.storage.location import Location
-from supervisor.storage.manifest import Manifest
+from supervisor.storage.manifest import File, Manifest, manifest_key
 from supervisor.storage.notices import Failed, Notice
 from supervisor.storage.places import open_store
 from supervisor.storage.restore import restore
@@ -33,11 +35,14 @@ from supervisor.storage.store import (
     Check,
     Entry,
     Moved,
+    Reason,
+    StorageError,
     Store,
     Sums,
     unchecked,
 )
 from tests.helpers import writer as training
+from tests.helpers.faults import Request, fault_proxy, s3_error
 from tests.helpers.s3 import BUCKET, KEY, SECRET, Server, moto, rclone
 from tests.helpers.syncing import checkpoints
 
@@ -397,3 +402,387 @@ def test_no_manifest_of_the_older_comes_after_the_newer_ones_claim(
     )
     assert all(each.refused for each in runs)
     assert all(not each.late for each in runs if not each.deaths)
+
+
+# --------------------------------------------------------------------------- claims
+
+
+async def claimed(store: Store, host: str = "algo-1", writer: Writer | None = None) -> Fence:
+    fence = Fence(store, writer or new_writer(), host=host, job="j")
+    await fence.claim()
+    return fence
+
+
+@pytest.mark.twice
+@pytest.mark.parametrize("kind", PLACES)
+def test_each_claim_is_newer_than_those_before_it(site: Site) -> None:
+    async def scenario() -> None:
+        async with site.open() as store:
+            fences = [await claimed(store, f"algo-{number}") for number in (1, 2, 3)]
+            assert [each.writer.epoch for each in fences] == [1, 2, 3]
+            assert {each.writer.conditional for each in fences} == {HONEST[site.kind]}
+            assert [each.host for each in await claims_of(store)] == ["algo-1", "algo-2", "algo-3"]
+            names = await listed(store)
+            for fence in fences[:2]:
+                with pytest.raises(FencedError) as refused:
+                    await fence.look(names)
+                assert refused.value.reason is Reason.FENCED
+                said = str(refused.value)
+                assert f"fenced: the checkpoints at {site.location} belong to another run" in said
+                assert f"this one has epoch {fence.writer.epoch}" in said
+            assert re.search(r"\(algo-[23] of job j, since 20", await _refusal(fences[0], names))
+            await fences[2].look(names)
+
+    asyncio.run(scenario())
+
+
+async def _refusal(fence: Fence, names: set[str]) -> str:
+    try:
+        await fence.look(names)
+    except FencedError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.twice
+@pytest.mark.parametrize("kind", PLACES)
+def test_of_claims_at_the_same_moment_one_holds(site: Site) -> None:
+    """Where numbers are taken once they come one after another. Elsewhere they may be one epoch's:
+    then it is the one with the greater token."""
+
+    async def scenario() -> None:
+        async with site.open() as store:
+            for _ in range(5):
+                fences = await asyncio.gather(*(claimed(store) for _ in range(4)))
+                names = await listed(store)
+                held = [each for each in fences if not await _refusal(each, names)]
+                assert len(held) == 1
+                newest = max((each.writer.epoch, each.writer.token) for each in fences)
+                assert (held[0].writer.epoch, held[0].writer.token) == newest
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.twice
+@pytest.mark.parametrize("kind", PLACES)
+def test_a_process_that_does_not_know_its_epoch_finds_it_and_no_newer_one(site: Site) -> None:
+    """The one before it had claimed the place only beside the job, and died."""
+
+    async def scenario() -> None:
+        async with site.open() as store:
+            await claimed(store)
+            mine = await claimed(store)
+            again = dataclasses.replace(Writer(mine.writer.token), again=True)
+            assert (await claimed(store, writer=again)).writer == mine.writer
+            await claimed(store, "algo-2")
+            after = await claimed(store, writer=again)
+            assert after.writer == mine.writer
+            assert "algo-2" in await _refusal(after, await listed(store))
+            assert len(await claims_of(store)) == 3
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.twice
+@pytest.mark.parametrize("kind", ["directory"])
+def test_a_number_is_not_left_out(site: Site, tmp_path: pathlib.Path) -> None:
+    """A write that was given up may have come to nothing: its number is tried again, else whoever
+    claims the place would take it, and not be in the way of the next."""
+
+    class Lost:
+        """The first manifest does not arrive."""
+
+        def __init__(self, store: Store) -> None:
+            self._store = store
+            self.left = 1
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._store, name)
+
+        async def write_new(self, key: str, content: bytes) -> bool:
+            if self.left:
+                self.left = 0
+                raise StorageError(Reason.SERVER, "lost")
+            return await self._store.write_new(key, content)
+
+    async def scenario() -> None:
+        async with site.open() as store:
+            older = Run("older", store, tmp_path, keep=0)
+            await older.begin()
+            older.store = lost = Lost(store)
+            process = older.process()
+            training.save(older.source, 1, keep=2, size=2000, fixed=False)
+            with pytest.raises(StorageError, match="lost"):
+                await process._round()
+            assert not lost.left
+            await claimed(store, "algo-2")
+            with pytest.raises(FencedError):
+                await process._round()
+            assert not await manifests_of(store)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.twice
+@pytest.mark.parametrize("kind", ["directory", "moto"])
+def test_an_answer_that_is_lost_is_no_refusal(site: Site, tmp_path: pathlib.Path) -> None:
+    """The server has what was written and refuses the second attempt; or a file server's answer to
+    link(2) does not come."""
+
+    class Repeating:
+        """Every request is sent twice, and the second answer is all that arrives."""
+
+        def __init__(self, store: Store) -> None:
+            self._store = store
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._store, name)
+
+        async def write_new(self, key: str, content: bytes) -> bool:
+            await self._store.write_new(key, content)
+            return await self._store.write_new(key, content)
+
+    async def scenario() -> None:
+        async with site.open() as store:
+            run = Run("algo-1", Repeating(store), tmp_path, keep=0)
+            await run.begin()
+            assert (run.writer.epoch, run.writer.conditional) == (1, True)
+            await run.train(1, 2)
+            assert sorted(await manifests_of(store)) == [
+                "000001000001-00000000",
+                "000001000002-00000000",
+            ]
+            assert len(await claims_of(store)) == 1
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.twice
+@pytest.mark.parametrize("kind", ["directory"])
+@pytest.mark.parametrize("code", ["EPERM", "EOPNOTSUPP"])
+def test_a_file_system_without_links_has_no_conditions(
+    site: Site, tmp_path: pathlib.Path, code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def link(*_: object, **__: object) -> None:
+        raise OSError(getattr(errno, code), "no")
+
+    async def scenario() -> None:
+        monkeypatch.setattr(os, "link", link)
+        async with site.open() as store:
+            older, newer = (Run(name, store, tmp_path, keep=1) for name in ("older", "newer"))
+            await older.begin()
+            assert (older.writer.epoch, older.writer.conditional) == (1, False)
+            await older.train(1, 2)
+            await newer.begin()
+            await newer.train(101, 2)
+            with pytest.raises(FencedError):
+                await older.train(3, 1)
+            (left,) = await manifests_of(store)
+            assert epochs.epoch_of(left) == 2
+            assert [each.epoch for each in await claims_of(store)] == [1, 2]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.twice
+@pytest.mark.parametrize("status", [501, 400])
+def test_a_server_that_refuses_conditions_is_asked_without(
+    tmp_path: pathlib.Path, servers: dict[str, Server], status: int
+) -> None:
+    server = servers["rclone"]
+
+    def answer(request: Request) -> bytes | None:
+        if request.header("if-none-match"):
+            return s3_error(status, "NotImplemented", "A header you provided is not implemented")
+        return None
+
+    async def scenario() -> None:
+        with fault_proxy(server.port) as proxy:
+            proxy.faults.answer = answer
+            options = dataclasses.replace(server.options, endpoint=f"http://127.0.0.1:{proxy.port}")
+            async with Site("rclone", server.place(), options).open() as store:
+                older, newer = (Run(name, store, tmp_path, keep=0) for name in ("older", "newer"))
+                await older.begin()
+                await older.train(1, 1)
+                await newer.begin()
+                assert (newer.writer.epoch, newer.writer.conditional) == (2, False)
+                with pytest.raises(FencedError):
+                    await older.train(2, 1)
+                assert list(map(epochs.epoch_of, await manifests_of(store))) == [1]
+                others = await listed(store) - {*await manifests_of(store)}
+                assert all(map(epochs.is_claim, others))
+
+    asyncio.run(scenario())
+
+
+# --------------------------------------------------------------------------- what is there already
+
+
+async def put_old(store: Store, base: pathlib.Path, number: int, step: int) -> str:
+    """A checkpoint as versions without epochs have written them."""
+    generation = manifest.generation_name(number, 0xABCD0000 + step)
+    training.save(base, step, keep=1, size=2000, fixed=False)
+    files = []
+    for name in sorted(os.listdir(base)):
+        path = base / name
+        key = f"{generation}/{path.name}"
+        with path.open("rb") as file:
+            status = path.stat()
+            sums = await store.upload(key, file.fileno(), status.st_size, moved=lambda _: None)
+        files.append(
+            File(path.name, status.st_size, status.st_mtime_ns, status.st_mode & 0o777, key, sums)
+        )
+    content = manifest.encode(Manifest(generation, float(step), "algo-1", "j", tuple(files)))
+    assert b"writer" not in content
+    await store.write(manifest_key(generation), content)
+    return generation
+
+
+@pytest.mark.twice
+@pytest.mark.parametrize("kind", PLACES)
+def test_checkpoints_of_versions_without_epochs_are_gone_on_from(
+    site: Site, tmp_path: pathlib.Path
+) -> None:
+    async def scenario() -> None:
+        async with site.open() as store:
+            for number in (11, 12):
+                last = await put_old(store, tmp_path / "old", number, number)
+            run = Run("algo-1", store, tmp_path, keep=2)
+            await run.begin()
+            assert run.restored.endswith(f"{last}.json")
+            assert training.step_of(run.source) == 12
+            await run.train(20, 1)
+            left = sorted(await manifests_of(store), key=manifest.sequence_of)
+            assert [epochs.epoch_of(name) for name in left] == [0, 1], "claims are not counted"
+            # Somebody goes back to the old version, which counts on from the highest number.
+            number = manifest.next_sequence(left)
+            last = await put_old(store, tmp_path / "back", number, 21)
+            after = Run("algo-2", store, tmp_path, keep=2)
+            await after.begin()
+            assert after.restored.endswith(f"{last}.json")
+            assert after.writer.epoch == 2
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.twice
+@pytest.mark.parametrize("kind", ["directory", "rclone"])
+def test_lives_that_saved_nothing_cost_nothing(site: Site, tmp_path: pathlib.Path) -> None:
+    class Counting:
+        def __init__(self, store: Store) -> None:
+            self._store = store
+            self.reads: list[str] = []
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._store, name)
+
+        async def read(self, key: str, *, limit: int) -> bytes:
+            self.reads.append(key)
+            return await self._store.read(key, limit=limit)
+
+    async def scenario() -> None:
+        async with site.open() as store:
+            first = Run("algo-1", store, tmp_path, keep=0)
+            await first.begin()
+            assert first.restored == "", "there is nothing but the claim"
+            await first.train(1, 1)
+            for _ in range(20):
+                await claimed(store)
+            counting = Counting(store)
+            last = Run("algo-2", counting, tmp_path, keep=0)
+            await last.begin()
+            assert training.step_of(last.source) == 1
+            assert last.writer.epoch == 22
+            assert len(counting.reads) <= 3
+            await last.train(2, 1)
+            # Whoever only restores reads no more.
+            counting.reads.clear()
+            assert await restored_step(counting, tmp_path / "member") == 2
+            assert len(counting.reads) <= 2
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.twice
+@pytest.mark.parametrize("kind", ["directory"])
+def test_objects_without_a_manifest_are_restored_beside_a_claim(
+    site: Site, tmp_path: pathlib.Path
+) -> None:
+    async def scenario() -> None:
+        async with site.open() as store:
+            await store.write("weights.h5", b"w")
+            run = Run("algo-1", store, tmp_path, keep=0)
+            await run.begin()
+            assert run.restored == str(site.location)
+            assert (run.source / "weights.h5").read_bytes() == b"w"
+            (tmp_path / "later").mkdir()
+            request = Restore(site.location, str(tmp_path / "later"))
+            done = await restore(store, request, moved=lambda _: None, said=lambda _: None)
+            assert done.place == str(site.location)
+
+    asyncio.run(scenario())
+
+
+# --------------------------------------------------------------------------- names and content
+
+
+CLAIM = Claim(7, "00c0ffee00c0ffee", "algo-1", "j", 1795981618.9, "000006000012-00000000")
+
+
+def test_a_claim_is_read_as_it_was_written() -> None:
+    assert epochs.decode(epochs.encode(CLAIM)) == CLAIM
+    assert str(CLAIM) == "algo-1 of job j, since 2026-11-29 19:46:58 UTC, epoch 7"
+    assert str(dataclasses.replace(CLAIM, job="")).startswith("algo-1, since ")
+
+
+def test_a_version_without_epochs_takes_a_claim_for_no_manifest() -> None:
+    with pytest.raises(manifest.ManifestError, match="version 'claim'; version 1 is understood"):
+        manifest.decode(epochs.encode(CLAIM))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"version":"claim"',
+        b'{"version":"claim","epoch":"7"}',
+        b'{"version":"claim","epoch":true,"writer":"","host":"","job":"","at":1.0,"after":""}',
+        b'{"version":"claim","epoch":7,"writer":"","host":"","job":"","at":1.0,"after":"../x"}',
+    ],
+)
+def test_what_is_no_claim_is_refused(content: bytes) -> None:
+    with pytest.raises(manifest.ManifestError):
+        epochs.decode(content)
+
+
+def test_names_stand_in_the_order_of_their_epochs() -> None:
+    names = ["000012-abcd0001", epochs.claim_name(2, CLAIM.writer)]
+    names += [epochs.chain_name(*each) for each in ((1, 1), (1, 12), (2, 1), (11, 3))]
+    names.append(epochs.free_name(2, 2, 0))
+    assert names[-1] == "000002000002-00000001", "no name of the chain"
+    assert manifest.newest_first(names) == [
+        "000011000003-00000000",
+        "000002000002-00000001",
+        "000002000001-00000000",
+        "000002000000-00c0ffee",
+        "000001000012-00000000",
+        "000001000001-00000000",
+        "000012-abcd0001",
+    ]
+    assert sorted(names[1:]) == manifest.newest_first(names[1:])[::-1]
+    assert [epochs.newest_epoch(names), epochs.newest_epoch(())] == [11, 0]
+    assert [epochs.last_of_chain(names, each) for each in (0, 1, 2, 3, 11)] == [0, 12, 1, 0, 3]
+    assert epochs.last_number(names, 2) == 2
+    assert [name for name in names if epochs.is_claim(name)] == ["000002000000-00c0ffee"]
+
+
+def test_a_run_has_no_more_than_the_numbers_of_an_epoch() -> None:
+    store = open_store(Location.parse("/nowhere"), Options())
+
+    async def scenario() -> None:
+        async with store as there:
+            fence = Fence(there, Writer("00c0ffee00c0ffee", 3, conditional=True), host="a", job="")
+            last = epochs.chain_name(3, manifest.PER_EPOCH - 1)
+            with pytest.raises(StorageError, match="999999 checkpoints of one run"):
+                fence.name([last])
+
+    asyncio.run(scenario())
