@@ -232,6 +232,8 @@ class Checkpoints(Sender):
     def _sort(self, names: set[str]) -> None:
         """Remember what is at the target."""
         self._claims |= {name for name in names if epochs.is_claim(name)}
+        if own := self._fence.own_claim(names):
+            self._claims.add(own)
         self._generations = names - self._claims
 
     async def _relist(self, *, now: bool = False) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from supervisor.storage import epochs, manifest
 from supervisor.storage.epochs import Claim, FencedError
@@ -48,6 +48,15 @@ async def read(store: Store, generation: str) -> Manifest | Claim:
     return await in_thread(epochs.decode, content)
 
 
+class There(NamedTuple):
+    """What was at a place when it was claimed."""
+
+    names: list[str]
+    """Generations, the newest first; claims of others are among them."""
+    newest: Manifest | None
+    """That of the chain, where it was read."""
+
+
 class Fence:
     """One writer's right to write at a place. Its methods raise StorageError."""
 
@@ -56,6 +65,7 @@ class Fence:
         self._host = host
         self._job = job
         self._writer = writer
+        self._newest: Manifest | None = None
         self._doubtful: set[str] = set()
         """Manifests of ours of which it is not known yet whether they were written in time: on a
         place without conditions."""
@@ -66,16 +76,15 @@ class Fence:
 
     # ------------------------------------------------------------------ claiming
 
-    async def claim(self) -> list[str]:
-        """Have an epoch that is newer than all others, once; what is there without it, the newest
-        first, claims of others among them.
+    async def claim(self) -> There:
+        """Have an epoch that is newer than all others, once; what is there without it.
 
         A writer that has claimed before and does not know its epoch (its process died) finds it.
         """
         names = await listed(self._store)
         epoch, number, after = await self._end_of_chain(names)
         if self._writer.epoch:
-            return manifest.newest_first(names)
+            return self._there(names)
         for _ in range(MOST_STEPS):
             wanted = self._claim(epoch + 1, after)
             taken = epochs.chain_name(epoch, number + 1)
@@ -85,19 +94,22 @@ class Fence:
             except StorageError as error:
                 if error.reason is not Reason.UNCONDITIONAL:
                     raise
-                return manifest.newest_first({*names, await self._claim_freely(wanted, names)})
+                return self._there({*names, await self._claim_freely(wanted, names)})
             if not conditional:
                 name = await self._claim_freely(wanted, names)
                 with suppress(StorageError):  # it says what the other one says
                     await self._store.delete([manifest.manifest_key(taken)])
-                return manifest.newest_first({*names, name})
+                return self._there({*names, name})
             if written:
                 self._writer = self._writer.of(wanted.epoch, conditional=True)
-                return manifest.newest_first(names)
+                return self._there(names)
             names.add(taken)
             epoch, number, after = await self._after(names, taken, after)
         text = f"claim {self._store.location}: others take one number after another"
         raise StorageError(Reason.SERVER, text)
+
+    def _there(self, names: Iterable[str]) -> There:
+        return There(manifest.newest_first(names), self._newest)
 
     def _claim(self, epoch: int, after: str) -> Claim:
         return Claim(epoch, self._writer.token, self._host, self._job, time.time(), after)
@@ -132,6 +144,7 @@ class Fence:
         except ManifestError:
             return False, ""
         if isinstance(found, Manifest):
+            self._newest = found
             return False, name
         if found.writer == self._writer.token:
             self._writer = self._writer.of(found.epoch, conditional=True)
@@ -168,6 +181,13 @@ class Fence:
         await self._store.write(manifest.manifest_key(name), epochs.encode(claim))
         self._writer = self._writer.of(claim.epoch, conditional=False)
         return name
+
+    def own_claim(self, names: Collection[str]) -> str:
+        """Where this writer has claimed the place, if it is in the chain: as the last of the epoch
+        before its own."""
+        before = self._writer.epoch - 1
+        number = epochs.last_of_chain(names, before) if self._writer.conditional else 0
+        return epochs.chain_name(before, number) if number else ""
 
     # ------------------------------------------------------------------ writing
 

@@ -49,6 +49,7 @@ from supervisor.streams.masking import Masker
 
 if TYPE_CHECKING:
     from supervisor.storage.archive import Unpacked
+    from supervisor.storage.fencing import There
 
 T = TypeVar("T")
 
@@ -378,17 +379,17 @@ class Fetch:
         places = [claim.place] if claim else [request.origin] if request else []
         with _said_of("checkpoints"):
             async with open_store(places[0], self._job.options) as store:
-                writer, names = Writer(), None
+                writer, there = Writer(), None
                 if claim is not None:
-                    writer, names = await self._claimed(store, claim, restores=bool(request))
+                    writer, there = await self._claimed(store, claim, restores=bool(request))
                 if request is None:
                     return Count(writer=writer)
-                count = await self._restored(store, request, names)
+                count = await self._restored(store, request, there)
         return replace(count, writer=writer)
 
     async def _claimed(
         self, store: Store, claim: Claiming, *, restores: bool
-    ) -> tuple[Writer, list[str] | None]:
+    ) -> tuple[Writer, There | None]:
         """Where that is not permitted it is said, and what is there may yet be restored: whether
         the job is to go on without being kept is decided where it is kept."""
         from supervisor.storage.fencing import Fence, new_writer  # noqa: PLC0415
@@ -396,19 +397,19 @@ class Fetch:
         writer = new_writer()
         fence = Fence(store, writer, host=claim.host, job=claim.job)
         try:
-            names = await fence.claim()
+            there = await fence.claim()
         except StorageError as error:
             if restores and error.reason not in {Reason.DENIED, Reason.LOCAL}:
                 raise  # it would fail as well, after as long a time
             progress.say(f"checkpoints: {claim.place} is not claimed: {error}")
             return replace(writer, again=True), None
-        return fence.writer, names
+        return fence.writer, there
 
-    async def _restored(self, store: Store, request: Restore, names: list[str] | None) -> Count:
+    async def _restored(self, store: Store, request: Restore, there: There | None) -> Count:
         from supervisor.storage.restore import restore  # noqa: PLC0415
 
         with self._progress("checkpoint restored", None, None) as moving:
-            done = await restore(store, request, moved=moving.moved, said=progress.say, names=names)
+            done = await restore(store, request, moved=moving.moved, said=progress.say, there=there)
             moving.files = done.files
         return Count(done.files, moving.bytes, done.place, holds=done.holds, aside=done.aside)
 

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 from supervisor.life.agreement import Held, Kind
 from supervisor.storage import epochs, fencing, manifest, snapshot, watch
 from supervisor.storage.epochs import Claim
+from supervisor.storage.fencing import There
 from supervisor.storage.files import raise_local
 from supervisor.storage.flow import in_thread, taken_back
 from supervisor.storage.job import Restore
@@ -55,11 +56,11 @@ async def restore(
     *,
     moved: Moved,
     said: Say,
-    names: Sequence[str] | None = None,
+    there: There | None = None,
 ) -> Restored:
     """The newest checkpoint that is whole, into an empty directory or in place of what is there.
 
-    ``names``: the generations that are there, the newest first, where they were just listed.
+    ``there``: what is at the place, where that was just looked at.
     Raises StorageError. The target is then as it was, or has its marker.
     """
     try:
@@ -71,14 +72,18 @@ async def restore(
     if request.mode == "auto" and place.holds_files:
         said(f"{request.target} holds files already: nothing is restored")
         return Restored(holds=str(await _held(store, request)) if request.compared else "")
-    left = await _in_order(store, set(names)) if names is not None else await _generations(store)
+    left = await _in_order(store, set(there.names)) if there else await _generations(store)
+    newest = there.newest if there else None
     tried: dict[str, str] = {}
     claims: set[str] = set()
     while left:
         generation = left[0]
         where = str(store.location.child(manifest.manifest_key(generation)))
         try:
-            content = await fencing.read(store, generation)
+            if newest is not None and newest.generation == generation:
+                content: Manifest | Claim = newest
+            else:
+                content = await fencing.read(store, generation)
             if isinstance(content, Claim):
                 claims.add(generation)
                 left = epochs.without(left, generation, content)

@@ -240,11 +240,11 @@ class Run:
 
     async def begin(self) -> None:
         fence = Fence(self.store, new_writer(), host=self._name, job="j")
-        names = await fence.claim()
+        there = await fence.claim()
         self.writer = fence.writer
         request = Restore(self.store.location, str(self.source))
         done = await restore(
-            self.store, request, moved=lambda _: None, said=lambda _: None, names=names
+            self.store, request, moved=lambda _: None, said=lambda _: None, there=there
         )
         self.restored = done.place
 
