@@ -325,7 +325,9 @@ def _linked(partial: str, path: str) -> None:
         raise StorageError(Reason.UNCONDITIONAL, text) from None
 
 
-_NO_LINKS: Final = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL}
+_NO_LINKS: Final = {
+    errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL, errno.EXDEV,
+}  # fmt: skip
 """Of FAT (link(2)), of object stores that are mounted, and of some network file systems."""
 
 
