@@ -6,8 +6,8 @@ millisecond of CPU a request, creating a client a tenth of a second, and neither
 signal, a probe or a line of the log. It also keeps the client's memory out of the supervisor, and
 a defect of it away from the training.
 
-Pure: ``location``, ``job``, ``manifest``, ``epochs``, ``snapshot``. Shell: all others; ``store`` is the one
-interface to places, ``s3`` and ``files`` implement it.
+Pure: ``location``, ``job``, ``manifest``, ``epochs``, ``snapshot``. Shell: all others; ``store`` is
+the one interface to places, ``s3`` and ``files`` implement it.
 """
 
 __all__ = [

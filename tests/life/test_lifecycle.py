@@ -923,6 +923,15 @@ def test_a_transfer_that_the_job_needs_ends_it() -> None:
     assert (state.phase, _code(state)) == (Phase.DONE, 87)
 
 
+def test_a_run_whose_checkpoints_another_one_has_claimed_ends() -> None:
+    fenced = ev.TransferFailed("fenced: …", 1.0, fenced=True)
+    state, actions = play(replace(alone(), restarts=True), [*RUNNING_ALONE, fenced])
+    assert essentials(actions) == [ev.Send("chief", signal.SIGTERM)]
+    state, _ = play(state, [ev.Exited("chief", TERMED, 2.0), ev.Published("unsent", fenced=True)])
+    assert state.cause is not None
+    assert (state.phase, state.cause.kind, _code(state)) == (Phase.DONE, CauseKind.FENCED, 89)
+
+
 def test_what_was_fetched_may_bring_further_steps() -> None:
     fetching = initial(alone().setup, (Process("fetch", False, step=True), Process("chief", False)))
     state, _ = play(fetching, [ev.Prepared(), ev.Replanned(("requirements",))])
@@ -1188,6 +1197,7 @@ _free = st.one_of(
     st.just(ev.Prepared()),
     st.just(ev.PrepareFailed("no space", 1.0)),
     st.just(ev.TransferFailed("checkpoints: denied", 1.0)),
+    st.just(ev.TransferFailed("fenced: …", 1.0, fenced=True)),
     st.just(ev.Replanned(("requirements", "package"))),
     st.just(ev.Replanned(("restore",))),
     st.builds(ev.Replanned, st.just(()), _holds),

@@ -47,6 +47,7 @@ def test_the_scripts_code_is_the_hosts_code(code: int) -> None:
         (CauseKind.PREPARE_FAILED, None, 81, 84),
         (CauseKind.JOIN_TIMEOUT, None, 82, 82),
         (CauseKind.MASTER_LOST, None, 83, 83),
+        (CauseKind.FENCED, None, 89, 89),
         (CauseKind.MEMBER_LOST, None, 84, 84),
         (CauseKind.INTERNAL, None, 90, 84),
     ],
@@ -74,6 +75,10 @@ def test_exit_codes_of_stops_and_successes() -> None:
     success = Verdict(Outcome.SUCCEEDED, cause(CauseKind.FINISHED, saved), 0)
     assert host_exit_code("algo-3", success, died, left=False, publish_error=None) == 0
     assert host_exit_code("algo-3", success, died, left=False, publish_error="403") == 87
+    late = host_exit_code(
+        "algo-3", success, died, left=False, publish_error="fenced: …", fenced=True
+    )
+    assert late == 89
     assert host_exit_code("algo-3", success, died, left=True, publish_error=None) == 86
 
 
@@ -121,6 +126,7 @@ CERTAIN = dataclasses.replace(
         (Verdict(Outcome.FAILED, cause(CauseKind.MASTER_LOST)), 99, 99),
         (Verdict(Outcome.FAILED, CERTAIN), 1, 84),
         (Verdict(Outcome.FAILED, cause(CauseKind.PREPARE_FAILED)), 81, 84),
+        (Verdict(Outcome.FAILED, cause(CauseKind.FENCED)), 89, 89),
         # As the master has judged, who knows what was before.
         (Verdict(Outcome.FAILED, CERTAIN, restartable=True), 99, 99),
         (
