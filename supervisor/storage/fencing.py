@@ -83,9 +83,9 @@ class Fence:
         """
         names = await listed(self._store)
         epoch, number, after = await self._end_of_chain(names)
-        if self._writer.epoch:
-            return self._there(names)
         for _ in range(MOST_STEPS):
+            if self._writer.epoch:
+                return self._there(names)
             wanted = self._claim(epoch + 1, after)
             taken = epochs.chain_name(epoch, number + 1)
             try:
@@ -94,19 +94,37 @@ class Fence:
             except StorageError as error:
                 if error.reason is not Reason.UNCONDITIONAL:
                     raise
-                return self._there({*names, await self._claim_freely(wanted, names)})
-            if not conditional:
-                name = await self._claim_freely(wanted, names)
-                with suppress(StorageError):  # it says what the other one says
-                    await self._store.delete([manifest.manifest_key(taken)])
-                return self._there({*names, name})
-            if written:
-                self._writer = self._writer.of(wanted.epoch, conditional=True)
-                return self._there(names)
-            names.add(taken)
-            epoch, number, after = await self._after(names, taken, after)
+                written, conditional = False, False
+            if conditional and not written:
+                names.add(taken)
+                epoch, number, after = await self._after(names, taken, after)
+                continue
+            own = taken if conditional else await self._claim_freely(wanted, names)
+            # It was looked some time ago: meanwhile another one may have claimed the place, saved,
+            # and cleared away the number that was taken here, which then bars nobody from the next.
+            names = await listed(self._store)
+            held = self._holds(own, names)
+            names -= {own, taken}
+            if held:
+                self._writer = self._writer.of(wanted.epoch, conditional=conditional)
+            else:
+                epoch, number, after = await self._end_of_chain(names)
+            needless = set() if held else {own}
+            if written and not conditional:
+                needless.add(taken)  # says the same as the other one
+            with suppress(StorageError):
+                await self._store.delete([manifest.manifest_key(each) for each in needless])
         text = f"claim {self._store.location}: others take one number after another"
         raise StorageError(Reason.SERVER, text)
+
+    def _holds(self, own: str, names: Collection[str]) -> bool:
+        """Whether a claim is the last that there is, where nobody has saved anything since."""
+        epoch = epochs.epoch_of(own)
+        if not epochs.is_claim(own):
+            last = epochs.chain_name(epoch, epochs.last_of_chain(names, epoch))
+            return last == own and epochs.newest_epoch(names) == epoch
+        newer = [name for name in names if epochs.epoch_of(name) >= epoch and name > own]
+        return not newer
 
     def _there(self, names: Iterable[str]) -> There:
         return There(manifest.newest_first(names), self._newest)
@@ -163,10 +181,12 @@ class Fence:
         key = manifest.manifest_key(generation)
         if await self._store.write_new(key, content):
             return True, False
-        ours = False
-        with suppress(StorageError):
-            ours = await self._store.read(key, limit=manifest.SIZE_LIMIT) == content
-        return ours, True
+        try:
+            return await self._store.read(key, limit=manifest.SIZE_LIMIT) == content, True
+        except StorageError as error:
+            if error.reason is not Reason.CORRUPT:
+                raise
+            return False, True
 
     async def _keeps(self, taken: str, claim: Claim) -> bool:
         """Whether the place minds the condition: some servers do not know it and replace what is
@@ -179,7 +199,6 @@ class Fence:
         claim = replace(claim, after=seen[0] if seen else "")
         name = epochs.claim_name(claim.epoch, claim.writer)
         await self._store.write(manifest.manifest_key(name), epochs.encode(claim))
-        self._writer = self._writer.of(claim.epoch, conditional=False)
         return name
 
     def own_claim(self, names: Collection[str]) -> str:

@@ -96,8 +96,12 @@ async def restore(
             tried[generation] = str(error)
             said(f"{where} cannot be restored: {error}")
             # Its writer may have made a newer one, and cleared this one away, meanwhile.
-            known = {*tried, *claims}
-            left = [name for name in await _generations(store) if name not in known]
+            # And what another one has claimed is told twice for a moment, see ``fencing``.
+            names = await _generations(store)
+            for name in [name for name in tried if epochs.is_of_chain(name)]:
+                if name not in names:
+                    del tried[name]
+            left = [name for name in names if name not in {*tried, *claims}]
         else:
             links = f" and {len(content.links)} links" if content.links else ""
             said(f"restored {len(items)} files{links} from {where}")

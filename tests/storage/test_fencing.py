@@ -524,6 +524,53 @@ def test_a_number_is_not_left_out(site: Site, tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.twice
+@pytest.mark.parametrize("kind", PLACES)
+def test_a_claim_by_an_old_listing_is_none(site: Site, tmp_path: pathlib.Path) -> None:
+    """Whoever was suspended between his look and his claim finds a number free that others have
+    taken and cleared away meanwhile: it would not bar the newest of them from the next."""
+
+    class Suspended:
+        """For so long that another run claims the place and saves, after the first listing."""
+
+        def __init__(self, store: Store, meanwhile: Callable[[], Awaitable[None]]) -> None:
+            self._store = store
+            self._meanwhile: Callable[[], Awaitable[None]] | None = meanwhile
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._store, name)
+
+        async def entries(self, prefix: str = "") -> AsyncIterator[Entry]:
+            for entry in [each async for each in self._store.entries(prefix)]:
+                yield entry
+            if self._meanwhile is not None:
+                meanwhile, self._meanwhile = self._meanwhile, None
+                await meanwhile()
+
+    async def scenario() -> None:
+        async with site.open() as store:
+            runs = [Run(name, store, tmp_path, keep=1) for name in ("first", "other")]
+            await runs[0].begin()
+            await runs[0].train(1, 2)
+
+            async def saves() -> None:
+                await runs[0].train(3, 3)
+                await runs[1].begin()
+                await runs[1].train(10, 3)
+
+            last = Run("last", Suspended(store, saves), tmp_path, keep=1)
+            await last.begin()
+            assert training.step_of(last.source) == 12
+            assert last.writer.epoch == 3
+            for run in runs:
+                with pytest.raises(FencedError):
+                    await run.train(50, 1)
+            await last.train(20, 1)
+            assert await restored_step(store, tmp_path / "newest") == 20
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.twice
 @pytest.mark.parametrize("kind", ["directory", "moto"])
 def test_an_answer_that_is_lost_is_no_refusal(site: Site, tmp_path: pathlib.Path) -> None:
     """The server has what was written and refuses the second attempt; or a file server's answer to
