@@ -102,11 +102,13 @@ class Fence:
             own = taken if conditional else await self._claim_freely(wanted, names)
             # It was looked some time ago: meanwhile another one may have claimed the place, saved,
             # and cleared away the number that was taken here, which then bars nobody from the next.
-            names = await listed(self._store)
+            seen, names = names, await listed(self._store)
             held = self._holds(own, names)
             names -= {own, taken}
             if held:
                 self._writer = self._writer.of(wanted.epoch, conditional=conditional)
+                if not conditional:  # what has come since may be taken away again
+                    names = names & seen or names
             else:
                 epoch, number, after = await self._end_of_chain(names)
             needless = set() if held else {own}

@@ -95,12 +95,10 @@ async def restore(
                 raise
             tried[generation] = str(error)
             said(f"{where} cannot be restored: {error}")
-            # Its writer may have made a newer one, and cleared this one away, meanwhile.
-            # And what another one has claimed is told twice for a moment, see ``fencing``.
+            # Its writer may have made a newer one, and cleared this one away, meanwhile; or it came
+            # too late and was taken away again, see ``fencing``: then it was none.
             names = await _generations(store)
-            for name in [name for name in tried if epochs.is_of_chain(name)]:
-                if name not in names:
-                    del tried[name]
+            tried = {name: why for name, why in tried.items() if name in names}
             left = [name for name in names if name not in {*tried, *claims}]
         else:
             links = f" and {len(content.links)} links" if content.links else ""
