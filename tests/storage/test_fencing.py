@@ -623,6 +623,44 @@ def test_an_answer_that_is_lost_is_no_refusal(site: Site, tmp_path: pathlib.Path
 
 
 @pytest.mark.twice
+@pytest.mark.parametrize("kind", ["rclone"])
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_without_conditions_what_came_too_late_is_taken_away(
+    site: Site, tmp_path: pathlib.Path, *, after: bool
+) -> None:
+    """The claim comes between the older one's look and its write. One that the newer has seen stays
+    for it to be restored, though it was written in the same moment."""
+
+    class Overtaken:
+        """Somebody claims the place before or after a manifest is written."""
+
+        def __init__(self, store: Store) -> None:
+            self._store = store
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._store, name)
+
+        async def write(self, key: str, content: bytes) -> None:
+            if not after:
+                await claimed(self._store, "algo-2")
+            await self._store.write(key, content)
+            if after:
+                await claimed(self._store, "algo-2")
+
+    async def scenario() -> None:
+        async with site.open() as store:
+            older = Run("older", store, tmp_path, keep=0)
+            await older.begin()
+            await older.train(1, 1)
+            older.store = Overtaken(store)
+            with pytest.raises(FencedError):
+                await older.train(2, 1)
+            assert len(await manifests_of(store)) == (2 if after else 1)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.twice
 @pytest.mark.parametrize("kind", ["directory"])
 @pytest.mark.parametrize("code", ["EPERM", "EOPNOTSUPP"])
 def test_a_file_system_without_links_has_no_conditions(
