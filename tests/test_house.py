@@ -75,7 +75,7 @@ PURE: Final = {
     *("engines.world", "engines.slurm", "engines.tf_config", "engines.kubernetes"),
     *("engines.hosts",),
     *("plan.arguments", "plan.proxies", "plan.given_config", "plan.environment", "plan.mpi"),
-    *("plan.storage", "plan.plan", "verbs.injection"),
+    *("plan.storage", "plan.early", "plan.plan", "verbs.injection"),
 }
 """Modules that decide and touch no world."""
 WORLD: Final = {

@@ -3,4 +3,4 @@
 Which children there are is planned in ``plan/``; when one has to end is decided in ``life/``.
 """
 
-__all__ = ["attribution", "child", "ending", "execution", "guardian", "stacks", "watchdog"]
+__all__ = ["attribution", "child", "ending", "execution", "guardian", "stacks", "warm", "watchdog"]

@@ -13,7 +13,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -70,23 +70,30 @@ class ChildEnd:
     """What pumps raised; it must not cost the exit status."""
 
 
-def spawn(spec: ProcessSpec, *, stdin: int = subprocess.DEVNULL, one_pipe: bool = False) -> Child:
+def spawn(
+    spec: ProcessSpec,
+    *,
+    stdin: int = subprocess.DEVNULL,
+    one_pipe: bool = False,
+    also: Mapping[str, str] | None = None,
+    fds: Sequence[int] = (),
+) -> Child:
     """Execute ``spec`` in a session of its own, stdout and stderr piped, stdin ``/dev/null`` or the
     descriptor ``stdin``, which stays the caller's to close.
 
     ``one_pipe`` for both streams, as a shell's ``2>&1``: what is written to them comes in order.
+    ``also`` is added to its environment, and ``fds`` it inherits, of the same numbers.
 
-    The child starts with default dispositions and an empty signal mask, no descriptor of ours,
-    and ``SUPERVISOR_PROCESS_MARK`` added to its environment. Blocks until the exec has succeeded
-    or failed (a millisecond). On the event loop's thread.
+    The child starts with default dispositions and an empty signal mask, no other descriptor of
+    ours, and ``SUPERVISOR_PROCESS_MARK`` added to its environment. Blocks until the exec has
+    succeeded or failed (a millisecond). On the event loop's thread.
 
     Raises:
         SpawnError: it could not be executed; ``code`` 126 or 127, ``message`` says why.
 
     """
     mark = new_mark()
-    environ = {MARK_VARIABLE: mark_value(mark, os.environ.get(MARK_VARIABLE)), **spec.env}
-    environ[MARK_VARIABLE] = mark_value(mark, os.environ.get(MARK_VARIABLE))
+    environ = environment(spec, mark) | dict(also or {})
     ends: list[int] = []
     try:
         for _ in range(1 if one_pipe else 2):
@@ -106,6 +113,7 @@ def spawn(spec: ProcessSpec, *, stdin: int = subprocess.DEVNULL, one_pipe: bool 
                     cwd=spec.cwd,
                     env=environ,
                     close_fds=True,
+                    pass_fds=fds,
                     start_new_session=True,
                     restore_signals=True,
                 )
@@ -122,6 +130,12 @@ def spawn(spec: ProcessSpec, *, stdin: int = subprocess.DEVNULL, one_pipe: bool 
     return Child(spec, leader, mark, reads, started_at)
 
 
+def environment(spec: ProcessSpec, mark: str) -> dict[str, str]:
+    """A child's whole environment, with the mark that its tree is found by."""
+    value = mark_value(mark, os.environ.get(MARK_VARIABLE))
+    return {MARK_VARIABLE: value} | {**spec.env, MARK_VARIABLE: value}
+
+
 class Child:
     """One child, from ``spawn`` to ``reap``. Belongs to the event loop's thread."""
 
@@ -135,6 +149,9 @@ class Child:
     ) -> None:
         self.spec = spec
         self.pid = leader.pid
+        self.mark = mark
+        self.told: dict[str, object] = {}
+        """What else is to be said of its start."""
         self.started_at = started_at
         self.stdout_fd, self.stderr_fd = pipes[0], pipes[-1]
         self._pipes = pipes
@@ -208,6 +225,10 @@ class Child:
     def exited(self) -> bool:
         """Whether the leader is dead (all its threads), reaped or not."""
         return self._leader.exited()
+
+    async def exit(self) -> None:
+        """Return when the leader is dead. Reaps nothing; may be cancelled."""
+        await self._leader.exit()
 
     def death(self) -> ExitStatus | None:
         """How the leader died, before it is reaped; None while it lives or where it is unknown."""

@@ -3,4 +3,4 @@
 It reads nothing but the contract, and starts nothing: ``host/`` does.
 """
 
-__all__ = ["installation", "plan", "requirements", "storage"]
+__all__ = ["early", "installation", "plan", "requirements", "storage"]

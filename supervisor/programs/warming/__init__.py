@@ -1,0 +1,1 @@
+"""A directory at the head of a warm interpreter's search path; see ``sitecustomize.py``."""
