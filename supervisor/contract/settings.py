@@ -448,6 +448,13 @@ class Attempts:
         "a death by signal N) and regular expressions, looked for in the sentence of the failure "
         "and the last words",
     )
+    warm_start: bool = setting(
+        values.switch,
+        "false",
+        "",
+        "a process with TensorFlow imported waits on every host to become the script, while hosts "
+        "join, files are fetched, or an attempt runs: seconds sooner, for about 550 MB of memory",
+    )
     restartable_exit_code: int | None = setting(
         values.failure_code,
         "",

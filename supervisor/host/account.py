@@ -17,6 +17,7 @@ from supervisor.host.present import Present
 from supervisor.host.records import left, process_record
 from supervisor.host.running import Running
 from supervisor.host.timeline import Timeline
+from supervisor.host.warming import Warming
 from supervisor.host.watches import Watches
 from supervisor.life.state import Process
 from supervisor.life.words import Life, Outcome, Phase
@@ -38,6 +39,7 @@ class Account:
         keeping: Keeping,
         watches: Watches,
         attempts: Attempts,
+        warming: Warming,
         outputs: Outputs,
         masker: Masker,
     ) -> None:
@@ -48,6 +50,7 @@ class Account:
         self._keeping = keeping
         self._watches = watches
         self._attempts = attempts
+        self._warming = warming
         self._outputs = outputs
         self._masker = masker
 
@@ -84,6 +87,7 @@ class Account:
             "restarts": self._attempts.history.restarts,
             "attempts": self._attempts.history.newest(),
             "processes": [self._process_row(process) for process in state.processes],
+            "warm": self._warming.row(),
             "hosts": [self._own_row(), *self._coordination.rows()],
             "budget": {
                 "limit_s": None if left_s is None else plan.budgets.stop_limit_s,
@@ -124,6 +128,7 @@ class Account:
             "seconds": self._timeline.seconds,
             "processes": [self._record(process) for process in state.processes],
             **self._attempts.history.report(),
+            "warm": mask(self._warming.report()),
             "members": self._coordination.rows(),
             "publish_error": mask(state.publish_error),
             "resumed_from": self._watches.resumed_from,

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Final
 
 from supervisor.children import stacks
-from supervisor.children.child import Child, ChildEnd, spawn
+from supervisor.children.child import Child, ChildEnd
 from supervisor.children.ending import DYING_S, Patience, kill_everything
 from supervisor.children.execution import SpawnError
 from supervisor.children.guardian import Guardian
@@ -29,6 +29,7 @@ from supervisor.host.running import Running
 from supervisor.host.tasks import Tasks
 from supervisor.host.timeline import Say
 from supervisor.host.timers import Timers
+from supervisor.host.warming import Warming
 from supervisor.life import events as ev
 from supervisor.life.ladder import respite
 from supervisor.life.words import ProcessSpec, Respite, Role, Rung, signal_name
@@ -63,6 +64,7 @@ class Processes:
         outputs: Outputs,
         masker: Masker,
         guardian: Guardian | None,
+        warming: Warming,
         fetched: Callable[[], Awaitable[None]],
     ) -> None:
         """``fetched`` is awaited when a step that fetches has ended well, before that is posted."""
@@ -75,14 +77,14 @@ class Processes:
         self._outputs = outputs
         self._masker = masker
         self._guardian = guardian
+        self._warming = warming
         self._fetched = fetched
         self._by_name: dict[str, Running] = {}
         self._group: asyncio.TaskGroup
         self._owners: set[asyncio.Task[None]] = set()
         self._kill_since: float | None = None
         """When the time to die was over, ``loop.time()``."""
-        plan = present.plan
-        self.expect((*plan.steps, *plan.processes))
+        self.expect((*present.plan.steps, *present.plan.processes))
 
     @property
     def by_name(self) -> Mapping[str, Running]:
@@ -124,8 +126,8 @@ class Processes:
         running.child, running.started_at = child, time.time()
         running.memory_before = cgroup.read_memory_cgroup()
         running.pumps, running.log_file = self._outputs.attach(spec, child.take_pipes(), attempt)
-        argv = shlex.join(self._masker.argv(spec.argv))
-        self._say("info", "process.started", process=name, pid=child.pid, argv=argv)
+        told = {"argv": shlex.join(self._masker.argv(spec.argv)), **child.told}
+        self._say("info", "process.started", process=name, pid=child.pid, **told)
         self._post(ev.Started(name, child.pid))
         owner = self._group.create_task(
             self._tasks.guard(f"process {name}", self._own(running, child))
@@ -140,14 +142,14 @@ class Processes:
         """A script that cannot be executed as it stands is started as its error suggests."""
         spec = self._outputs.for_this_terminal(running.spec)
         try:
-            return spawn(spec, one_pipe=one_pipe)
+            return self._warming.launch(spec, one_pipe=one_pipe)
         except SpawnError as error:
             if error.instead is None or spec.essential or spec.role is Role.PREPARE:
                 return error
             self._say("warning", "process.interpreted", text=error.instead.why)
             running.spec = spec = replace(spec, argv=error.instead.argv)
             with contextlib.suppress(SpawnError):
-                return spawn(spec, one_pipe=one_pipe)
+                return self._warming.launch(spec, one_pipe=one_pipe)
             return error
 
     async def _own(self, running: Running, child: Child) -> None:
@@ -210,8 +212,8 @@ class Processes:
         return explanation.Explanation(str(end.status))
 
     def _has_failed(self, spec: ProcessSpec, end: ChildEnd) -> bool:
-        ended_well = end.status.ok and not spec.essential
-        return not ended_well and not self._present.stopped_by_us(spec.name)
+        failed = spec.essential or not end.status.ok
+        return failed and not self._present.stopped_by_us(spec.name)
 
     def _patience(self, running: Running, child: Child) -> Patience:
         """What the descendants that outlive a leader have; and say that they do."""

@@ -34,6 +34,7 @@ from supervisor.host.signals import Signals
 from supervisor.host.tasks import Tasks
 from supervisor.host.timeline import Timeline
 from supervisor.host.timers import Timers
+from supervisor.host.warming import Warming
 from supervisor.host.watches import Watches
 from supervisor.life import events as ev
 from supervisor.life.lifecycle import is_anothers_stop, passes_on, step
@@ -128,6 +129,7 @@ class _Host:
         self._preparing = Preparing(
             present, replan, self._adopt, post=post, say=say, files=files, masker=masker
         )
+        self._warming = Warming(present, say=say, tasks=self.tasks, guardian=guardian)
         self.processes = Processes(
             present,
             post=post,
@@ -138,6 +140,7 @@ class _Host:
             outputs=outputs,
             masker=masker,
             guardian=guardian,
+            warming=self._warming,
             fetched=self._preparing.plan_again,
         )
         self.coordination = Coordination(
@@ -146,7 +149,9 @@ class _Host:
             say=say,
             tasks=self.tasks,
             snapshot=self._snapshot,
-            samples=lambda: chain(outputs.samples(), self._attempts.history.samples()),
+            samples=lambda: chain(
+                outputs.samples(), self._attempts.history.samples(), self._warming.samples()
+            ),
             recent=outputs.recent,
             masker=masker,
         )
@@ -179,6 +184,7 @@ class _Host:
             keeping=self._keeping,
             watches=self._watches,
             attempts=self._attempts,
+            warming=self._warming,
             outputs=outputs,
             masker=masker,
         )
@@ -213,6 +219,7 @@ class _Host:
         if others := plan.contract.variables_of_others:
             say("debug", "settings.of_others", ignored=", ".join(others[:20]))
         self.tasks.serve("prepare", self._prepare())
+        self._warming.begin()
         self._watches.begin(AFTER_START_S)
 
     async def _prepare(self) -> None:
@@ -291,6 +298,7 @@ class _Host:
         """However the life ended: nothing of ours survives. Synchronous."""
         self._timers.close()
         self.processes.close()
+        self._warming.close()
         self._collector.stop()
         self._signals.close()
 
@@ -318,6 +326,7 @@ class _Host:
         if begins:
             self._watches.begin_with_script(AFTER_START_S)
         self._attempts.seen(before, present.state)
+        self._warming.seen(before.phase, present.state.phase)
         for action in actions:
             self._perform(action)
         if present.state.phase is not before.phase:

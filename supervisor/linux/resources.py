@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from supervisor.linux import cgroup
+from supervisor.linux import cgroup, procfs
 from supervisor.linux.memory import format_bytes
 
 EVERY_S: Final = 60.0
@@ -57,3 +57,19 @@ class Watch:
 def disk_is_nearly_full(free: int, total: int) -> bool:
     """Less than a twentieth is free, and less than 10 GiB."""
     return free < min(_DISK_SHARE * total, _DISK_BYTES)
+
+
+def memory_left() -> int | None:
+    """Bytes that may still be used here: by our cgroup's limit and by the machine. None where
+    nobody tells."""
+    left: list[int] = []
+    found = cgroup.find_memory_cgroup()
+    reading = None if found is None else found.read()
+    if found is not None and reading is not None and reading.limit_bytes:
+        used = (reading.usage_bytes or 0) - found.reclaimable_bytes()
+        left.append(reading.limit_bytes - used)
+    for line in (procfs.read("/proc/meminfo") or b"").splitlines():
+        name, _, value = line.partition(b":")
+        if name == b"MemAvailable":  # proc_meminfo(5): an estimate, in KiB
+            left.append(int(value.split()[0]) * 1024)
+    return min(left, default=None)

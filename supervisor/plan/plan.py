@@ -731,4 +731,15 @@ def _notes(contract: Contract) -> tuple[str, ...]:
         if settings.restarts:
             why = "a parameter server that is lost takes its part of the variables with it"
         notes.append(f"SUPERVISOR_MIN_HOSTS is ignored: {why}")
+    if settings.warm_start and (refusal := warm_start_refusal(contract)):
+        notes.append(f"SUPERVISOR_WARM_START is ignored: {refusal}")
     return tuple(notes)
+
+
+def warm_start_refusal(contract: Contract) -> str:
+    """Why no script of this job can be started warm; empty: it can."""
+    if contract.strategy is Strategy.MPI:
+        return "mpirun starts the script"
+    if contract.entry_kind in {EntryKind.COMMAND, EntryKind.TEMPLATE}:
+        return "the script is not run by Python alone"
+    return ""

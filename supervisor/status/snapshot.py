@@ -85,6 +85,17 @@ class AttemptRow(TypedDict):
     """Whether training had moved, where this host judges."""
 
 
+class WarmRow(TypedDict):
+    """The warm interpreter of this host."""
+
+    pid: int
+    state: str
+    """``importing`` or ``ready``."""
+    since_s: float
+    """How long it has been there."""
+    rss_bytes: int | None
+
+
 class Snapshot(TypedDict):
     """The JSON of ``/status``."""
 
@@ -104,6 +115,8 @@ class Snapshot(TypedDict):
     attempts: NotRequired[list[AttemptRow]]
     """The newest few, the oldest of them first."""
     processes: list[ProcessRow]
+    warm: NotRequired[WarmRow | None]
+    """What waits to become the script; None where there is none."""
     hosts: list[HostRow]
     budget: BudgetRow
     cause: dict[str, object] | None

@@ -55,7 +55,9 @@ def brief(event: str, fields: Fields, host: str) -> str:
     if event == "process.exited":
         return sentence(event, {key: value for key, value in fields.items() if key != "message"})
     if event == "process.started":
-        return "{process} runs, pid {pid}".format_map(fields)
+        return "{process} runs, pid {pid}".format_map(fields) + (
+            f", warm for {fields['warm_s']} s" if "warm_s" in fields else ""
+        )
     return sentence(event, fields)
 
 
@@ -77,7 +79,8 @@ def _listed(value: object) -> str:
 def _started(fields: Fields) -> str:
     argv = str(fields["argv"])
     shown = argv if len(argv) <= _ARGV else argv[: _ARGV - 1] + "…"
-    return f"{fields['process']} runs, pid {fields['pid']}: {shown}"
+    warm = f", warm for {fields['warm_s']} s" if "warm_s" in fields else ""
+    return f"{fields['process']} runs, pid {fields['pid']}{warm}: {shown}"
 
 
 def _exited(fields: Fields) -> str:
@@ -238,6 +241,12 @@ def _changed(fields: Fields) -> str:
     return f"{fields['hosts']} of {counted(_number(fields['of']), 'host')} train: {how}"
 
 
+def _warm_ended(fields: Fields) -> str:
+    again = fields["again_in_s"]
+    then = "there is none any more" if again is None else f"another one in {again} s"
+    return f"the warm interpreter ended ({fields['exit']}), {then}"
+
+
 def _refused_in_brief(fields: Fields) -> str:
     """The cause is told next: it ends the job, or is tolerated."""
     return f"not restarted: {fields.get('reason', '')}"
@@ -318,6 +327,9 @@ _SENTENCES: Final[Mapping[str, str | Callable[[Fields], str]]] = {
     "transfer.no_events": "{directory}: looked through every {rescan_s} s: {why}",
     "transfer.not_cleared": "{transfer}: path={path} could not be cleared: {why}",
     "transfer.recovered": "{transfer}: sending works again",
+    "warm.ended": _warm_ended,
+    "warm.ready": "a warm interpreter waits, pid {pid}, after {seconds} s, with {memory}",
+    "warm.unused": "no warm start: {reason}",
 }
 """A template over the fields, or what makes the sentence of them."""
 

@@ -21,9 +21,9 @@ from tests.helpers.tree import SCRIPTS
 pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
 
 HOSTS = ("algo-1", "algo-2", "algo-3")
-EXAMPLE = str(
-    pathlib.Path(supervisor.__file__).parent / "examples" / "parameter_server_strategy.py"
-)
+_EXAMPLES = pathlib.Path(supervisor.__file__).parent / "examples"
+EXAMPLE = str(_EXAMPLES / "parameter_server_strategy.py")
+EXAMPLES = {"ps": EXAMPLE, "mwms": str(_EXAMPLES / "multi_worker_mirrored_strategy.py")}
 FAULTY = str(SCRIPTS / "faulty_example.py")
 LONG = ("--steps", "100000")
 """More steps than anybody waits for."""
@@ -69,6 +69,21 @@ def test_the_first_command_of_the_readme(tmp_path: pathlib.Path) -> None:
             check=True,
         )
         assert "prediction (2, 3)" in loaded.stdout
+
+
+@pytest.mark.parametrize("strategy", ["ps", "mwms"])
+def test_the_bundled_examples_start_warm(tmp_path: pathlib.Path, strategy: str) -> None:
+    """On hosts that join at once the interpreter is still importing when it becomes the script."""
+    words = ("--hosts", "2", "--strategy", strategy, EXAMPLES[strategy], "--steps", "60")
+    with Job(tmp_path / "run", *words, SUPERVISOR_WARM_START="true") as job:
+        job.wait_for(r"algo-1 chief │ saved model|algo-1 worker │ saved model", 120)
+        assert job.wait(60) == 0
+        assert job.exit_codes("algo-1", "algo-2") == [0, 0]
+        for host in ("algo-1", "algo-2"):
+            told = job.report(host)["warm"]
+            assert told == {"started": 1, "used": 1, "unused": []}, "TF_CPP_MIN_LOG_LEVEL is known"
+            assert job.succeeded(host)
+        assert losses(job.output)
 
 
 def test_worker_servers_of_ours_and_a_master_without_a_parameter_server(
