@@ -57,12 +57,9 @@ def read_request(
     wanted: Wanted | None = None,
 ) -> Request:
     """Check the command line; raises ``ContractError`` with all faults."""
-    if wanted and "restarts" not in flags and not environ.get("SUPERVISOR_RESTARTS"):
-        environ = {**environ, "SUPERVISOR_RESTARTS": RESTARTS}  # else the first one is the last
     settings, faults = parse_settings(flags, environ, {})
-    if "stop_grace_s" not in flags and not environ.get("SUPERVISOR_STOP_GRACE_S") and not faults:
-        grace_s = min(settings.stop_grace_s, GRACE_S)
-        environ = {**environ, "SUPERVISOR_STOP_GRACE_S": f"{grace_s:g}"}
+    if not faults:
+        environ = _with_our_own(flags, environ, min(settings.stop_grace_s, GRACE_S), wanted)
         settings, faults = parse_settings(flags, environ, {})
 
     def fault(key: str, found: object, expected: str) -> None:
@@ -121,6 +118,20 @@ def read_request(
         continued=os.path.isdir(os.path.join(directory, "algo-1")),
         faults=planned,
     )
+
+
+def _with_our_own(
+    flags: Mapping[str, str], environ: Mapping[str, str], grace_s: float, wanted: Wanted | None
+) -> Mapping[str, str]:
+    """What holds here where nobody says otherwise."""
+    ours = {"stop_grace_s": f"{grace_s:g}"}
+    if wanted:
+        ours["restarts"] = RESTARTS  # else the first one is the last
+    else:
+        ours["rejoin_timeout_s"] = "0"  # nobody starts a host anew whose supervisor was killed
+    named = {name: f"SUPERVISOR_{name.upper()}" for name in ours}
+    unsaid = [name for name in ours if name not in flags and not environ.get(named[name])]
+    return {**environ, **{named[name]: ours[name] for name in unsaid}}
 
 
 def run(request: Request) -> int:

@@ -19,6 +19,7 @@ from supervisor.verbs.injection import (
     read,
     schedule,
 )
+from supervisor.verbs.local import read_request
 
 HOSTS = ("algo-1", "algo-2", "algo-3")
 EVERYTHING = (
@@ -174,3 +175,24 @@ def test_the_victim_does_not_hang_on_the_order_of_the_candidates() -> None:
     names = ["algo-3/worker", "algo-1/chief", "algo-2/worker"]
     assert [each.pick(names) for each in moments] == [each.pick(names[::-1]) for each in moments]
     assert {each.pick(names) for each in moments} == set(names)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "environ", "found"),
+    [
+        (None, {}, (0, 0.0)),
+        (Wanted("kill"), {}, (3, 120.0)),
+        (Wanted("kill"), {"SUPERVISOR_RESTARTS": "0"}, (0, 120.0)),
+        (None, {"SUPERVISOR_REJOIN_TIMEOUT_S": "7"}, (0, 7.0)),
+    ],
+)
+def test_restarts_and_waiting_for_hosts_are_on_where_hosts_come_back(
+    wanted: Wanted | None, environ: dict[str, str], found: tuple[int, float]
+) -> None:
+    """Without faults nobody starts a host anew, and to wait for one would be in vain."""
+    request = read_request(
+        hosts="2", strategy="none", run_dir=None, parameters=(), script=None, arguments=(),
+        flags={}, environ=environ, wanted=wanted,
+    )  # fmt: skip
+    settings = request.settings
+    assert (settings.restarts, settings.rejoin_timeout_s) == found
