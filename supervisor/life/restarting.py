@@ -140,10 +140,13 @@ def _order(state: State, cause: Cause, decision: Restart, actions: list[ev.Actio
         if scope is not Scope.ALONE or _waits_for(state, order, host):
             return give(state, order.widened(scope, host, process), actions)
         return state
-    if away and scope is Scope.ALONE:
-        return replace(state, moved=False)  # its order comes when it is back
-    turn, attempt = turn_of(state) + 1, state.attempt + 1
     named = tuple(dict.fromkeys((*state.fallen, (host, process))))
+    if away and scope is Scope.ALONE:  # its order comes when it is back
+        named = tuple(each for each in named if each[0] != host)
+        if not named:
+            return replace(state, moved=False)
+        scope = max((_scope_at(state, *each) for each in named), key=lambda each: each.width)
+    turn, attempt = turn_of(state) + 1, state.attempt + 1
     order = Order(turn, attempt, scope, named, cause).bounded()
     state = give(state, order, actions)
     if after_s:
@@ -155,14 +158,18 @@ def _order(state: State, cause: Cause, decision: Restart, actions: list[ev.Actio
 
 def _scope_of(state: State, cause: Cause) -> Scope:
     setup, host = state.setup, cause.host
-    evaluator = host == setup.evaluator
     if cause.kind not in LOST:
-        return scope_of(setup.strategy, cause.process, evaluator=evaluator)
+        return _scope_at(state, host, cause.process)
+    evaluator = host == setup.evaluator
     master, server = host == setup.master, host in setup.servers
     scope = scope_of_host(setup.strategy, evaluator=evaluator, master=master, server=server)
     if scope is Scope.CHIEF and state.world != next_world(state.world, setup, present_in(state)):
         return Scope.ALL  # another host takes its place, and is told to all
     return scope
+
+
+def _scope_at(state: State, host: str, process: str | None) -> Scope:
+    return scope_of(state.setup.strategy, process, evaluator=host == state.setup.evaluator)
 
 
 def _concerns(state: State, order: Order, host: str, process: str) -> bool:

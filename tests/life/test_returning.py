@@ -13,7 +13,7 @@ from supervisor.life.ending import verdict_of
 from supervisor.life.outcome import host_exit_code
 from supervisor.life.state import Process, Setup, State, initial, process_of
 from supervisor.life.words import Cause, CauseKind, JobState, Life, Phase, SuccessPolicy
-from tests.life.test_lifecycle import BUDGETS, KILLED, OK, joined, play, said
+from tests.life.test_lifecycle import BUDGETS, KILLED, OK, VICTIM, joined, play, said
 from tests.life.test_restarting import HEARD, failure, order_of, starts, told
 
 REJOIN_S = 60.0
@@ -134,6 +134,20 @@ def test_a_worker_that_is_lost_while_the_chief_starts_anew_is_not_waited_for_by_
     state, _ = play(state, [ev.Exited("ps", KILLED, 90.5), told("algo-2", turn=1), LOST])
     state, actions = play(state, [ev.Readied(1)])
     assert (state.phase, starts(actions)) == (Phase.RUNNING, ["ps", "chief"])
+    state, actions = play(state, [back("algo-3")])
+    assert order_of(actions).named == (("algo-3", EVERY),)
+
+
+def test_what_died_of_a_lost_host_starts_anew_without_waiting_for_it() -> None:
+    victim = failure("algo-2", at=99.0, message=VICTIM)
+    state, _ = play(chief(), [*ALL_JOINED, told("algo-2", victim)])
+    assert state.suspect == victim, "what it may have died of is looked for"
+    state, actions = play(state, [LOST])
+    order = order_of(actions)
+    assert (order.scope, order.named) == (Scope.ALONE, (("algo-2", "worker"),))
+    assert [each.kind for each in state.past] == [Kind.LOST], "the victim is not charged"
+    state, _ = play(state, [told("algo-2", turn=1)])
+    assert state.job is JobState.RUNNING
     state, actions = play(state, [back("algo-3")])
     assert order_of(actions).named == (("algo-3", EVERY),)
 
