@@ -30,7 +30,7 @@ from supervisor.life.words import Cause, Phase, ProcessSpec
 from supervisor.plan.plan import processes_in
 from supervisor.streams.masking import Masker
 
-LOOK_S: Final = 1.0
+LOOK_S: Final = 2.0
 """A failure is judged without an answer after so long: nothing else is heard meanwhile. It takes a
 few milliseconds, and more where processors are short."""
 HANDOVER_S: Final = 55.0

@@ -496,11 +496,14 @@ class _Seen:
 
     def checkpoints(self) -> None:
         for host, paths in self._paths.items():
-            path, stamp = resumed.newest_with_time(paths.checkpoints, _YOUNGEST)
-            known = max(self._newest.get(host, 0), self._spoilt.get(path, 0))
-            if path and stamp > known:
-                self._newest[host] = stamp
-                self.by_host[host].saved.append(Saved(stamp / 1e9, os.path.basename(path)))
+            self._note(host, *resumed.newest_with_time(paths.checkpoints, _YOUNGEST))
+
+    def _note(self, host: str, path: str, stamp: int) -> None:
+        """A host's newest checkpoint, with its time in nanoseconds."""
+        known = max(self._newest.get(host, 0), self._spoilt.get(path, 0))
+        if path and stamp > known:
+            self._newest[host] = stamp
+            self.by_host[host].saved.append(Saved(stamp / 1e9, os.path.basename(path)))
 
     def furthest(self) -> int:
         """The step that was told last, of any host; -1: none yet."""
@@ -525,9 +528,13 @@ class _Seen:
     def spoil(self, host: str, *, zeros: bool) -> str:
         """Damage the newest checkpoint, of one host or of any; what was done, empty: none lies
         there. Raises OSError."""
-        chosen = [self._paths[host]] if host else self._paths.values()
-        found = [resumed.newest_with_time(paths.checkpoints, _YOUNGEST) for paths in chosen]
-        path, _ = max(found, key=lambda each: each[1])
+        found = {
+            each: resumed.newest_with_time(self._paths[each].checkpoints, _YOUNGEST)
+            for each in ([host] if host else self._paths)
+        }
+        host = max(found, key=lambda each: found[each][1])
+        path, stamp = found[host]
+        self._note(host, path, stamp)  # it was whole, and may not have been looked at yet
         files = [path] if os.path.isfile(path) else glob.glob(f"{glob.escape(path)}.*")
         if not path or not files:
             return ""

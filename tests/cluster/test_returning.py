@@ -141,7 +141,7 @@ def test_a_supervisor_of_an_earlier_life_gives_way_to_one_that_was_started_in_it
         port = free_port()
         async with (
             master(port=port, run="run-2", rejoins=True) as it,
-            link(port, instance="old", rejoins=True) as old,
+            link(port, instance="old", rejoins=True, lease_s=4.0) as old,
         ):
             old.link._document = _of_run("run-1")
             old.link._liveness.bound = True
@@ -178,7 +178,7 @@ def test_a_host_comes_back_to_a_running_job_where_it_may() -> None:
     async def scenario() -> None:
         port = free_port()
         async with master(port=port, rejoins=True) as it:
-            async with link(port, instance="first", rejoins=True) as member:
+            async with link(port, instance="first", rejoins=True, lease_s=4.0) as member:
                 member.link.report(ev.Report(Phase.JOINING, script_ended=False, cause=None))
                 await until(lambda: it.reports)
                 begin(it)

@@ -191,7 +191,7 @@ class Host:
             *(self.name, "unshare", "-u", "sh", "-c", enter, self.name, str(self._names)),
             *(*COMMAND, "train", *words),
         )
-        with open(self._log, "ab") as log:  # of all its containers
+        with open(self._log, "wb") as log:
             self.process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,

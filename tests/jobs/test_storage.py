@@ -191,7 +191,7 @@ def test_a_run_that_is_refused_at_its_last_checkpoint_says_so(
                             'echo 1 >"$SUPERVISOR_CHECKPOINT_DIR/step"; '
                             'echo m >"$SM_MODEL_DIR/m"'))  # fmt: skip
     env: dict[str, Any] = {
-        **QUICK,
+        "SUPERVISOR_CHECKPOINT_SETTLE_S": "60",  # not before the script is over
         "SUPERVISOR_CHECKPOINT_S3_URI": str(place),
         "SUPERVISOR_STORAGE_POLICY": f"checkpoints={policy}",
         "SUPERVISOR_MODEL_S3_URI": str(kept),

@@ -73,9 +73,12 @@ def test_the_first_command_of_the_readme(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("strategy", ["ps", "mwms"])
 def test_the_bundled_examples_start_warm(tmp_path: pathlib.Path, strategy: str) -> None:
-    """On hosts that join at once the interpreter is still importing when it becomes the script."""
+    """On hosts that join soon the interpreter is still importing when it becomes the script."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "part").write_text("to be fetched, which takes a moment")
     words = ("--hosts", "2", "--strategy", strategy, EXAMPLES[strategy], "--steps", "60")
-    with Job(tmp_path / "run", *words, SUPERVISOR_WARM_START="true") as job:
+    env = {"SUPERVISOR_WARM_START": "true", "SUPERVISOR_CHANNEL_PART": str(tmp_path / "data")}
+    with Job(tmp_path / "run", *words, **env) as job:
         job.wait_for(r"algo-1 chief │ saved model|algo-1 worker │ saved model", 120)
         assert job.wait(60) == 0
         assert job.exit_codes("algo-1", "algo-2") == [0, 0]
