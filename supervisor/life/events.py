@@ -33,7 +33,8 @@ class Deadline(enum.StrEnum):
     DECISION = "decision"
     """On a member: its failure is told, and the master's word on what starts anew is awaited."""
     BACKOFF = "backoff"
-    """On the master: the pause before another attempt."""
+    """On the master: the pause before another attempt; on a member: before a checkpoint that could
+    not be restored is tried once more."""
     RESTART = "restart"
     """All that starts anew must be down and ready, on every host that it concerns."""
     REJOIN = "rejoin"

@@ -223,6 +223,11 @@ def _exited(state: State, event: ev.Exited, actions: list[ev.Action]) -> State:
         return state
     state = replace(state, moved=state.moved or event.progressed)
     if process.step:
+        if state.phase is Phase.RESTARTING and not event.left:
+            from supervisor.life.restarting import restore_again  # noqa: PLC0415
+
+            if (again := restore_again(state, event, actions)) is not None:
+                return again
         kind = CauseKind.PREPARE_FAILED
     elif process.server:
         kind = CauseKind.ESSENTIAL_DIED

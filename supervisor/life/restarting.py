@@ -71,6 +71,8 @@ MOST_TOLD: Final = 16
 """Ends of attempts that the other hosts are told of, for a master that comes after this one."""
 MOST_PAST: Final = 1000
 """Ends of attempts that are remembered; budgets look no further back."""
+AGAIN_S: Final = (5.0, 15.0)
+"""Pauses before a checkpoint that could not be restored is tried once more."""
 HANDOVER_S: Final = 60.0
 """What the master's script saved is sent in so much time, where other hosts are to have it."""
 AS_IT_IS: Final = "-"
@@ -224,7 +226,7 @@ def _bound_s(state: State) -> float:
     budgets = state.setup.budgets
     shares = (budgets.end_grace_s, budgets.group_s, budgets.server_grace_s, budgets.end_grace_s)
     agreed = state.order is not None and state.order.agreed
-    files_s = HANDOVER_S + budgets.prepare_s if agreed else 0.0
+    files_s = HANDOVER_S + sum(AGAIN_S) + budgets.prepare_s if agreed else 0.0
     if any(not member.joined for member in state.members.values()):
         files_s += budgets.prepare_s  # of a host that comes back
     return sum(shares) + budgets.kill_s + MARGIN_S + files_s
@@ -288,6 +290,8 @@ def _begin(state: State, order: Order, actions: list[ev.Action]) -> State:
     if state.asked is not None and state.asked != order.cause:
         state = note(state, state.asked, actions)
     state = replace(state, asked=None, suspect=None, moved=False, fallen=())
+    if state.setup.is_member:
+        state = disarm(replace(state, tried=0), actions, ev.Deadline.BACKOFF)
     if state.suspended:
         state = resume(state, actions)
     for name in names:
@@ -335,7 +339,8 @@ def _come_down(state: State, order: Order, actions: list[ev.Action]) -> State:
 def _restore_as_agreed(state: State, order: Order, actions: list[ev.Action]) -> State:
     """On a member: what its directory holds may be older than what the master's script saved."""
     turn, generation = state.agreed
-    if turn < order.turn or state.restoring == order.turn:
+    waits = ev.Deadline.BACKOFF in state.armed
+    if turn < order.turn or state.restoring == order.turn or waits:
         return state
     if generation == AS_IT_IS:
         return _come_down(replace(state, restored=order.turn), order, actions)
@@ -349,6 +354,18 @@ def restore(state: State, steps: tuple[str, ...], actions: list[ev.Action]) -> S
         actions.append(ev.Start(name))
         state = _started(state, name, state.attempt)
     return state
+
+
+def restore_again(state: State, event: ev.Exited, actions: list[ev.Action]) -> State | None:
+    """On a member: what all go on from could not be restored here, for a disk was full perhaps.
+    Tried once more after a pause; None: it was tried often enough."""
+    if state.tried >= len(AGAIN_S):
+        return None
+    after_s = AGAIN_S[state.tried]
+    fields = (("error", event.message or str(event.status)), ("again_in_s", after_s))
+    actions.append(ev.Say("restore.failed", fields, "warning"))
+    state = replace(state, restoring=0, tried=state.tried + 1)
+    return arm(state, ev.Deadline.BACKOFF, after_s, actions)
 
 
 def readied(state: State, turn: int, generation: str, actions: list[ev.Action]) -> State:

@@ -195,6 +195,8 @@ class State:
     """The order for which that is being restored …"""
     restored: int = 0
     """… and the one for which it is."""
+    tried: int = 0
+    """How often that has failed for this order."""
     moved: bool = False
     """Training has moved since the last order, as far as it was looked."""
     asked: Cause | None = None

@@ -305,6 +305,7 @@ _SENTENCES: Final[Mapping[str, str | Callable[[Fields], str]]] = {
     "process.started": _started,
     "process.suspended": lambda fields: f"{fields['process']} is held, {_processes(fields)}",
     "record.failed": "{error}",
+    "restore.failed": "not restored: {error}; once more in {again_in_s:g} s",
     "resource.low": "{text}",
     "servers.unused": "{text}",
     "servers.used": "the servers are in use",

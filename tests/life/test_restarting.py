@@ -10,6 +10,7 @@ import pytest
 
 from supervisor.life import events as ev
 from supervisor.life.attempts import Kind, Order, Past, Policy, Scope
+from supervisor.life.restarting import AGAIN_S
 from supervisor.life.state import Process, Setup, State, initial, process_of
 from supervisor.life.words import Cause, CauseKind, ExitStatus, JobState, Life, Phase, SuccessPolicy
 from tests.life.test_lifecycle import (
@@ -484,7 +485,7 @@ def test_the_master_has_what_it_saved_sent_and_says_which_checkpoint_it_is() -> 
     order = order_of(actions)
     assert order.agreed
     assert next(a for a in actions if isinstance(a, ev.MakeReady)).agreed
-    assert ev.Arm(ev.Deadline.RESTART, 10 + 3 + 5 + 10 + 3 + 10 + 60 + 600) in actions
+    assert ev.Arm(ev.Deadline.RESTART, 10 + 3 + 5 + 10 + 3 + 10 + 60 + 20 + 600) in actions
     _, actions = play(state, [ev.Readied(1, "000002-0badcafe")])
     told_so = ev.Announce(JobState.RESTARTING, restore="000002-0badcafe", order=order)
     assert essentials(actions) == [told_so]
@@ -519,7 +520,17 @@ def test_a_member_restores_what_the_master_names_before_it_is_ready() -> None:
     assert starts(actions) == ["restore"]
     state, actions = play(state, [ev.Replanned((), "generation 000002-0badcafe -")])
     assert not starts(actions)
-    failed, _ = play(state, [ev.Exited("restore", ONE, 3.0, "gone")])
+    failed = state
+    for pause_s in AGAIN_S:
+        failed, actions = play(failed, [ev.Exited("restore", ONE, 3.0, "the disk is full")])
+        assert (failed.cause, failed.phase) == (None, Phase.RESTARTING)
+        assert ev.Arm(ev.Deadline.BACKOFF, pause_s) in actions
+        assert not [a for a in actions if isinstance(a, ev.Restore)]
+        failed, actions = play(failed, [ev.Expired(ev.Deadline.BACKOFF, 9.0)])
+        assert [a.generation for a in actions if isinstance(a, ev.Restore)] == ["000002-0badcafe"]
+        failed, actions = play(failed, [ev.Replanned(("restore",))])
+        assert starts(actions) == ["restore"]
+    failed, _ = play(failed, [ev.Exited("restore", ONE, 3.0, "gone")])
     assert failed.cause is not None
     assert failed.cause.kind is CauseKind.PREPARE_FAILED
     state, actions = play(state, [ev.Exited("restore", OK, 3.0)])
