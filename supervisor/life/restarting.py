@@ -47,10 +47,11 @@ from supervisor.life.state import (
     with_process,
 )
 from supervisor.life.words import Cause, CauseKind, JobState, Life, Phase, Rung
-from supervisor.life.world import next_world, numbers, present_in, stands_by, world_of
+from supervisor.life.world import is_beside, next_world, numbers, present_in, stands_by, world_of
 
 __all__ = [
     "RESTARTED",
+    "concerned",
     "failed",
     "follow",
     "give",
@@ -67,8 +68,6 @@ __all__ = [
 
 MARGIN_S: Final = 10.0
 """Beyond what coming down takes on one host, for the words to travel and the files to answer."""
-MOST_TOLD: Final = 16
-"""Ends of attempts that the other hosts are told of, for a master that comes after this one."""
 MOST_PAST: Final = 1000
 """Ends of attempts that are remembered; budgets look no further back."""
 AGAIN_S: Final = (5.0, 15.0)
@@ -202,7 +201,7 @@ def give(state: State, order: Order, actions: list[ev.Action]) -> State:
     state = replace(state, members=members, fallen=(), moved=False)
     state = advance(state, Trigger.RESTART)
     if state.members:
-        actions.append(ev.Announce(state.job, order=order, past=state.past[-MOST_TOLD:]))
+        actions.append(ev.Announce(state.job, order=order, past=state.past))
     state = _begin(state, order, actions)
     return arm(state, ev.Deadline.RESTART, _bound_s(state), actions)
 
@@ -242,7 +241,7 @@ def follow(
         state = _begin(state, order, actions)
         # It may have missed that an earlier one is over, for which it is down.
         waits = any(process.again for process in state.processes)
-        missed = waits and state.turn == order.turn and not _concerned(state, order)
+        missed = waits and state.turn == order.turn and not concerned(state, order)
         return go(state, actions) if missed and not stands_by(state, order) else state
     ready = state.phase is Phase.RESTARTING and state.turn == order.turn
     if job is JobState.RUNNING and ready and not stands_by(state, order):
@@ -258,14 +257,14 @@ def run_late(
     if job is JobState.RESTARTING:
         if generation:
             state = replace(state, agreed=(order.turn, generation))
-        state = hear(run(state, actions, but=_concerned(state, order)), job)
+        state = hear(run(state, actions, but=concerned(state, order)), job)
         return _begin(state, order, actions) if state.under_way else state
     for process in state.processes:
         state = with_process(state, process.name, attempt=order.attempt)
     return run(replace(state, order=order, turn=order.turn), actions)
 
 
-def _concerned(state: State, order: Order) -> tuple[str, ...]:
+def concerned(state: State, order: Order) -> tuple[str, ...]:
     """The processes of this host that start anew by it: with one of them also those that have
     fallen here at the same time, of which the master may have heard of one alone."""
     host = state.setup.host
@@ -282,7 +281,7 @@ def _concerned(state: State, order: Order) -> tuple[str, ...]:
 def _begin(state: State, order: Order, actions: list[ev.Action]) -> State:
     """Bring down what the order concerns here."""
     state = replace(state, order=order)
-    names = _concerned(state, order)
+    names = concerned(state, order)
     if not names:
         down = not state.coming_down or state.phase is not Phase.RESTARTING
         return replace(state, turn=order.turn) if down else state
@@ -331,7 +330,7 @@ def _come_down(state: State, order: Order, actions: list[ev.Action]) -> State:
     assert order.cause is not None
     names = tuple(process.name for process in again if not process.step)
     asked = order.agreed and state.setup.is_master
-    world = world_of(state.setup, order) if order.world else ()
+    world = world_of(state.setup, order.world) if order.world else ()
     actions.append(ev.MakeReady(names, order.turn, order.attempt, order.cause, asked, world))
     return replace(state, making=order.turn)
 
@@ -400,7 +399,7 @@ def waited_for(state: State) -> tuple[str, ...]:
 def _waits_for(state: State, order: Order, host: str) -> bool:
     """Whether something is to be down and ready there. A lost host's processes are down; where
     they start anew by another order, this one goes on without it."""
-    if host in state.setup.cluster and host not in state.world:
+    if is_beside(state.setup, host, state.world):
         return False
     if any(host == named for named, _ in order.named):
         return True

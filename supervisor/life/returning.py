@@ -18,10 +18,10 @@ from supervisor.life import events as ev
 from supervisor.life.attempts import EVERY, NONE, Kind, Order, Refused, Scope
 from supervisor.life.ending import end, tolerable, tolerate
 from supervisor.life.joining import run
-from supervisor.life.restarting import give, into, judge, run_late, turn_of, waited_for
+from supervisor.life.restarting import concerned, give, into, judge, run_late, turn_of, waited_for
 from supervisor.life.state import Member, State, arm, disarm, hear, own_cause
 from supervisor.life.words import Cause, CauseKind, JobState
-from supervisor.life.world import next_world, present_in, stands_by, world_of
+from supervisor.life.world import is_beside, next_world, present_in, stands_by, world_of
 
 __all__ = [
     "begin_late",
@@ -59,7 +59,7 @@ def lost(state: State, cause: Cause, actions: list[ev.Action]) -> State:
         return state
     if cause in state.tolerated:
         return replace(state, members={**state.members, host: Member(down=True)})
-    if host in state.setup.cluster and host not in state.world:
+    if is_beside(state.setup, host, state.world):
         return state  # the others go on without it
     fields = (("host", host), ("seconds", rejoin_s), ("evidence", cause.message))
     actions.append(ev.Say("member.away", fields, "warning"))
@@ -76,7 +76,9 @@ def not_back(state: State, at: float, actions: list[ev.Action]) -> State:
     away = {
         host: member.lost
         for host, member in state.members.items()
-        if member.lost is not None and not member.heard and not _stands_by(state, host)
+        if member.lost is not None
+        and not member.heard
+        and not is_beside(state.setup, host, state.world)
     }
     left_s = {host: cause.at + rejoin_s - at for host, cause in away.items()}
     for host in [host for host, seconds in left_s.items() if seconds <= SOON_S]:
@@ -112,10 +114,6 @@ def _not_back_with_us(state: State, at: float, actions: list[ev.Action]) -> Stat
     return end(state, Cause(CauseKind.MEMBER_LOST, host, message, at=at), actions)
 
 
-def _stands_by(state: State, host: str) -> bool:
-    return host in state.setup.cluster and host not in state.world
-
-
 def _without(state: State, host: str, cause: Cause, actions: list[ev.Action]) -> State | None:
     """On the master: a host that has not come back is replaced, or done without; None: it can be
     neither."""
@@ -124,23 +122,20 @@ def _without(state: State, host: str, cause: Cause, actions: list[ev.Action]) ->
         return None
     if state.setup.strategy == NONE:  # each host is a job of its own, and nobody else starts anew
         came = tuple(each for each in world if each not in state.world)
-        return _begin_alone(into(state, world, actions), came, cause, actions)
-    order = Order(turn_of(state) + 1, state.attempt + 1, Scope.ALL, ((host, EVERY),), cause)
+        state = into(state, world, actions)
+        for each in came:
+            state = _start(state, Scope.ALONE, each, cause, actions)
+        return state
+    return _start(state, Scope.ALL, host, cause, actions)
+
+
+def _start(state: State, scope: Scope, host: str, cause: Cause, actions: list[ev.Action]) -> State:
+    """On the master: what a host runs starts anew, with the attempt that is being prepared or by
+    an order of its own."""
+    order = Order(turn_of(state) + 1, state.attempt + 1, scope, ((host, EVERY),), cause)
     if state.job is JobState.RESTARTING and state.order is not None:
-        order = state.order.widened(Scope.ALL, host, EVERY)
+        order = state.order.widened(scope, host, EVERY)
     return give(state, order, actions)
-
-
-def _begin_alone(
-    state: State, hosts: tuple[str, ...], cause: Cause, actions: list[ev.Action]
-) -> State:
-    """On the master: what these hosts run starts, beside all that goes on."""
-    for host in hosts:
-        order = Order(turn_of(state) + 1, state.attempt + 1, Scope.ALONE, ((host, EVERY),), cause)
-        if state.job is JobState.RESTARTING and state.order is not None:
-            order = state.order.widened(Scope.ALONE, host, EVERY)
-        state = give(state, order, actions)
-    return state
 
 
 def begin_without(state: State, at: float, actions: list[ev.Action]) -> State | None:
@@ -165,18 +160,14 @@ def _given_up(cause: Cause, rejoin_s: float) -> Cause:
 def returned(state: State, host: str, cause: Cause | None, actions: list[ev.Action]) -> State:
     """On the master: a host is back, ready to begin; or it was silent, and runs on."""
     order = state.order
-    if _stands_by(state, host):
+    if is_beside(state.setup, host, state.world):
         return _came(state, host, cause, actions)
     actions.append(ev.Say("member.returned", (("host", host),)))
     cause = cause or _why(state, host)
-    if state.job is JobState.RESTARTING and order is not None:
-        if order.concerns(host, EVERY, evaluator=host == state.setup.evaluator):
-            return state  # waited for
-        return give(state, order.widened(Scope.ALONE, host, EVERY), actions)
-    named = ((host, EVERY),)
-    return give(
-        state, Order(turn_of(state) + 1, state.attempt + 1, Scope.ALONE, named, cause), actions
-    )
+    evaluator, restarting = host == state.setup.evaluator, state.job is JobState.RESTARTING
+    if restarting and order is not None and order.concerns(host, EVERY, evaluator=evaluator):
+        return state  # waited for
+    return _start(state, Scope.ALONE, host, cause, actions)
 
 
 def _came(state: State, host: str, cause: Cause | None, actions: list[ev.Action]) -> State:
@@ -186,7 +177,7 @@ def _came(state: State, host: str, cause: Cause | None, actions: list[ev.Action]
     order = state.order
     if host in world and state.setup.strategy == NONE:
         why = cause or _why(state, host)
-        return _begin_alone(into(state, world, actions), (host,), why, actions)
+        return _start(into(state, world, actions), Scope.ALONE, host, why, actions)
     restarting = state.job is JobState.RESTARTING and order is not None
     if host in world and restarting and order is not None and order.scope is Scope.ALL:
         return give(state, order.widened(Scope.ALL, host, EVERY), actions)
@@ -217,10 +208,7 @@ def begin_late(state: State, actions: list[ev.Action]) -> State:
         state = disarm(state, actions, ev.Deadline.JOIN)
         if order is None or state.job is not JobState.RESTARTING:
             return state
-        here, evaluator = state.setup.host, state.setup.host == state.setup.evaluator
-        if not any(
-            order.concerns(here, each.name, evaluator=evaluator) for each in state.processes
-        ):
+        if not concerned(state, order):
             return state
     assert order is not None, "begun without an order, and not late: see _begin_as_told"
     return run_late(state, order, state.job, actions, generation)
@@ -275,8 +263,7 @@ def learn(state: State, actions: list[ev.Action], *, moved: bool) -> State:
         return state
     lives = [each.earlier for each in state.members.values() if each.earlier is not None]
     latest = max(lives, key=lambda life: life.turn)
-    order = Order(latest.turn, latest.attempt, Scope.ALONE, world=latest.world)
-    return replace(state, world=world_of(state.setup, order))
+    return replace(state, world=world_of(state.setup, latest.world))
 
 
 def take_over(state: State, actions: list[ev.Action]) -> State:
@@ -289,7 +276,7 @@ def take_over(state: State, actions: list[ev.Action]) -> State:
     at = max(member.seen_at for member in members.values())
     fallen = []
     for host, member in members.items():
-        if _stands_by(state, host):
+        if is_beside(state.setup, host, state.world):
             continue
         if member.earlier is None or member.restarting:
             fallen.append((host, EVERY))

@@ -58,15 +58,20 @@ def numbers(setup: Setup, world: tuple[str, ...]) -> tuple[int, ...]:
     return tuple(places[host] for host in world)
 
 
-def world_of(setup: Setup, order: Order | None) -> tuple[str, ...]:
-    """The names of an order's world; those of the plan where it names none."""
-    if order is None or not order.world:
+def world_of(setup: Setup, named: tuple[int, ...]) -> tuple[str, ...]:
+    """The hosts that an order names by ``numbers``; those of the plan where it names none."""
+    if not named:
         return setup.world
     # A number that is too great would be another cluster's; hosts of one have the same.
-    return tuple(setup.cluster[number] for number in order.world if number < len(setup.cluster))
+    return tuple(setup.cluster[number] for number in named if number < len(setup.cluster))
 
 
 def stands_by(state: State, order: Order | None) -> bool:
-    """Whether this host is none of those that train."""
-    setup = state.setup
-    return setup.host in setup.cluster and setup.host not in world_of(setup, order)
+    """Whether this host is none of those that train by an order, or at first."""
+    world = world_of(state.setup, order.world if order else ())
+    return is_beside(state.setup, state.setup.host, world)
+
+
+def is_beside(setup: Setup, host: str, world: tuple[str, ...]) -> bool:
+    """Whether a host is of the cluster, and none of those that train."""
+    return host in setup.cluster and host not in world

@@ -270,4 +270,4 @@ def test_a_master_that_was_started_anew_learns_who_trains() -> None:
     ]
     state, actions = play(host(spares=1), [ev.Prepared(), *late])
     assert order_of(actions).world == (0, 3, 2), "algo-2 is not waited for"
-    assert world_of(state.setup, order_of(actions)) == names("143")
+    assert world_of(state.setup, order_of(actions).world) == names("143")
