@@ -10,6 +10,7 @@ import contextlib
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -68,6 +69,7 @@ else:
 LONG = "1000000"
 AGAIN = ("--requeue", f"--signal-s={KILL_WAIT_S}", "--strategy=none", "--output=merged")
 
+CRASHES = (128 + signal.SIGSEGV, 128 + signal.SIGABRT)
 ONE = pytest.mark.parametrize("place", ["linuxproc"], indirect=True)
 """For what signals have no part in."""
 Start = Callable[..., Job]
@@ -333,12 +335,17 @@ def test_parameter_servers_outlive_the_last_checkpoint(start: Start) -> None:
 @ONE
 @pytest.mark.tensorflow
 def test_an_example_of_which_a_worker_fails(start: Start, place: Place) -> None:
+    """Now and then TensorFlow's threads crash an interpreter that ends beside them, after the
+    traceback: as in ``test_training.py``, the cause that is told is the exception either way."""
     second = place.cluster.nodes[1]
     faults = f"--fault-host {second} --fault-after 'worker 0 serves'"
     job = start(f"exec srun {SUPERVISOR} train -- {SCRIPTS / 'faulty_example.py'} {faults}")
-    assert job.wait(180) == ("FAILED", "84:0")
+    state, code = job.wait(180)
+    exit_codes = [report["exit_code"] for report in job.reports()]
+    assert exit_codes[1] in (1, *CRASHES)
+    assert exit_codes == [84, exit_codes[1], 84]
+    assert (state, code) == ("FAILED", f"{max(exit_codes)}:0")
     for index in range(NODES):
         first_line = job.failure(index).splitlines()[0]
         assert second in first_line or index == 1
         assert "RuntimeError: made to fail" in first_line
-    assert [report["exit_code"] for report in job.reports()] == [84, 1, 84]
