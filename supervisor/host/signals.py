@@ -34,8 +34,9 @@ NOT_FORWARDED: Final = frozenset(
 AFTER_S: Final = 0.02
 """Whoever signals all walks over the processes, one after the other: the witness may have its own
 so long after us. A signal to us alone is passed on that much later."""
-BEFORE_S: Final = 0.1
-"""Or so long before: then it costs nobody any time."""
+BEFORE_S: Final = 1.0
+"""Or so long before: then it costs nobody any time. Whoever walks over the processes waits for a
+processor in between, where they are short."""
 _MOST: Final = 4096
 
 

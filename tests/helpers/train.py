@@ -123,6 +123,7 @@ class Train:
         self, kind: object = None, error: BaseException | None = None, trace: object = None
     ) -> None:
         if error is not None and self._err_path.exists():
+            error.add_note(f"what its script wrote last:\n{self.out[-LAST_WORDS:]}")
             error.add_note(f"the host's last words:\n{self.err[-LAST_WORDS:]}")
         if self.process.poll() is None:
             self.process.kill()
