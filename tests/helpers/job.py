@@ -17,6 +17,9 @@ from tests.helpers.tree import ROOT
 from tests.helpers.waiting import wait_until
 
 COMMAND = (sys.executable, "-P", "-m", "supervisor")
+CRASHES = (128 + signal.SIGSEGV, 128 + signal.SIGABRT)
+"""How a script may end that raised beside the threads of its TensorFlow server: once in some
+hundred runs they crash the interpreter's end, after the traceback."""
 LAST_WORDS = 8000
 """Characters of the output that are shown where a test fails: how each process ended, and why."""
 

@@ -10,7 +10,6 @@ import contextlib
 import os
 import pathlib
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ import pytest
 
 import supervisor
 from tests.helpers import slurm
-from tests.helpers.job import COMMAND, environment
+from tests.helpers.job import COMMAND, CRASHES, environment
 from tests.helpers.slurm import NODES, SUPERVISOR, Cluster, Job
 from tests.helpers.tree import SCRIPTS
 
@@ -69,7 +68,6 @@ else:
 LONG = "1000000"
 AGAIN = ("--requeue", f"--signal-s={KILL_WAIT_S}", "--strategy=none", "--output=merged")
 
-CRASHES = (128 + signal.SIGSEGV, 128 + signal.SIGABRT)
 ONE = pytest.mark.parametrize("place", ["linuxproc"], indirect=True)
 """For what signals have no part in."""
 Start = Callable[..., Job]
@@ -335,8 +333,7 @@ def test_parameter_servers_outlive_the_last_checkpoint(start: Start) -> None:
 @ONE
 @pytest.mark.tensorflow
 def test_an_example_of_which_a_worker_fails(start: Start, place: Place) -> None:
-    """Now and then TensorFlow's threads crash an interpreter that ends beside them, after the
-    traceback: as in ``test_training.py``, the cause that is told is the exception either way."""
+    """The cause that is told is the exception, however the worker ends: see ``CRASHES``."""
     second = place.cluster.nodes[1]
     faults = f"--fault-host {second} --fault-after 'worker 0 serves'"
     job = start(f"exec srun {SUPERVISOR} train -- {SCRIPTS / 'faulty_example.py'} {faults}")

@@ -15,7 +15,7 @@ import pytest
 
 import supervisor
 from tests.helpers import s3
-from tests.helpers.job import Job, environment
+from tests.helpers.job import CRASHES, Job, environment
 from tests.helpers.tree import SCRIPTS
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
@@ -27,7 +27,6 @@ EXAMPLES = {"ps": EXAMPLE, "mwms": str(_EXAMPLES / "multi_worker_mirrored_strate
 FAULTY = str(SCRIPTS / "faulty_example.py")
 LONG = ("--steps", "100000")
 """More steps than anybody waits for."""
-CRASHES = (128 + signal.SIGSEGV, 128 + signal.SIGABRT)
 BOUND_S = 40.0
 """From the fault to the prompt: two shares of 10 s, their SIGKILLs, and a loaded machine."""
 
