@@ -22,7 +22,7 @@ MOST_LINES: Final = 300
 
 FLOORS: Final[tuple[tuple[str, ...], ...]] = (
     ("faults", "regular", "aside"),
-    ("life", "streams", "mpi"),
+    ("life", "streams", "mpi", "training"),
     ("cluster",),
     ("linux",),
     ("children", "status", "programs"),
@@ -44,6 +44,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "life": "faults",
         "streams": "faults regular",
         "mpi": "faults",
+        "training": "regular",
         "cluster": "aside faults life",
         "linux": "cluster",
         "children": "aside life linux regular",
@@ -54,7 +55,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "plan": "contract faults life regular storage streams",
         "engines": "contract faults linux regular storage",
         "host": "aside children cluster contract engines faults life linux mpi plan regular status"
-        " storage streams",
+        " storage streams training",
         "verbs": "aside children cluster contract engines faults host life linux plan regular"
         " storage streams",
         "__main__": "contract host verbs",
@@ -75,6 +76,8 @@ PURE: Final = {
     *("engines.world", "engines.slurm", "engines.tf_config", "engines.kubernetes"),
     *("engines.hosts",),
     *("plan.arguments", "plan.proxies", "plan.given_config", "plan.environment", "plan.mpi"),
+    *("training.reading", "training.framing", "training.events", "training.bundle"),
+    *("training.words", "training.course", "training.ledger"),
     *("plan.storage", "plan.early", "plan.plan", "verbs.injection"),
 }
 """Modules that decide and touch no world."""

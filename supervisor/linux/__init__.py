@@ -4,6 +4,7 @@ Nothing here knows of jobs, roles or hosts.
 """
 
 __all__ = [
+    "births",
     "cgroup",
     "contacts",
     "hardware",

@@ -1,0 +1,155 @@
+"""How far one attempt's training is and how fast, by all that says something of it. Pure.
+
+Each counter (an origin, a unit, a place) is followed for itself, for they count different things:
+steps and epochs, training and what two models of one script do. What is told is the best of them;
+what counts as a sign of life is that any of them moves.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Final
+
+from supervisor.training.reading import Origin, Reading, Unit
+
+MARKS: Final = 33
+"""Of a counter, from which its rate is told."""
+GAPS: Final = 65
+"""Between two movements, from which their median is told."""
+RATE_S: Final = 60.0
+"""The rate is that of the last minute, or of the last few readings where they are rarer."""
+_FEW: Final = 4
+MOST_TRACKS: Final = 32
+STALE_S: Final = 60.0
+STALE_GAPS: Final = 10
+"""A counter that has not moved for so long, and for so many times its usual gap, is not told while
+another one moves."""
+_UNITS: Final = tuple(Unit)
+_ORIGINS: Final = tuple(Origin)
+_APART: Final = ("val", "eval", "test")
+"""Where readings of an evaluation lie, by the last part of the place."""
+
+Key = tuple[Origin, Unit, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """One counter in one attempt."""
+
+    first: Reading
+    last: Reading
+    """That has moved it …"""
+    seen_at: float
+    """… and when that was seen, by a steady clock."""
+    moves: int = 0
+    """How often it has moved since the first."""
+    gap_s: float = 0.0
+    """Between the last two movements that were seen."""
+    marks: tuple[tuple[float, int], ...] = ()
+    """Times and steps of the last few readings, by the clock of who says them."""
+
+    @classmethod
+    def begin(cls, reading: Reading, now: float) -> Track:
+        return cls(reading, reading, now, marks=((reading.at, reading.step),))
+
+    def take(self, reading: Reading, now: float) -> Track:
+        last = self.last
+        kept = reading._replace(
+            total=reading.total if reading.total is not None else last.total,
+            loss=reading.loss if reading.loss is not None else last.loss,
+        )
+        if reading.step == last.step:
+            return replace(self, last=kept._replace(at=last.at))
+        marks = self.marks if reading.step > last.step else ()  # it has begun anew
+        marks = (*marks, (reading.at, reading.step))[-MARKS:]
+        return replace(
+            self,
+            last=kept,
+            seen_at=now,
+            moves=self.moves + 1,
+            gap_s=now - self.seen_at or self.gap_s,  # several are seen at one look
+            marks=marks,
+        )
+
+    @property
+    def rate(self) -> float | None:
+        """Steps a second; None where it is not known yet."""
+        if len(self.marks) < 2:
+            return None
+        end, last = self.marks[-1]
+        recent = [mark for mark in self.marks if end - mark[0] <= RATE_S]
+        begin, first = min(recent, self.marks[-_FEW:], key=lambda each: -len(each))[0]
+        return (last - first) / (end - begin) if end > begin else None
+
+    @property
+    def left_s(self) -> float | None:
+        """Until the total at this rate; None where either is not known."""
+        rate, total = self.rate, self.last.total
+        if not rate or total is None:
+            return None
+        return max(0, total - self.last.step) / rate
+
+    def stale(self, now: float) -> bool:
+        return now - self.seen_at > max(STALE_S, STALE_GAPS * self.gap_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """Of one attempt on one host."""
+
+    tracks: Mapping[Key, Track] = field(default_factory=lambda: MappingProxyType({}))
+    moved_at: float | None = None
+    """When anything moved last, by a steady clock; None: nothing was read yet."""
+    moves: int = 0
+    """At how many looks something had moved; the first reading is none."""
+    gaps: tuple[float, ...] = ()
+    """Seconds between the last few of them."""
+
+    def take(self, readings: Iterable[Reading], now: float) -> Course:
+        """After a look. ``now`` is a steady clock's, of the look."""
+        tracks = dict(self.tracks)
+        moved = begun = False
+        for reading in readings:
+            key = (reading.origin, reading.unit, reading.where)
+            track = tracks.get(key)
+            if track is None:
+                if len(tracks) < MOST_TRACKS:
+                    tracks[key] = Track.begin(reading, now)
+                    begun = True
+                continue
+            tracks[key] = track.take(reading, now)
+            moved |= tracks[key].moves > track.moves
+        course = replace(self, tracks=MappingProxyType(tracks))
+        if moved and self.moved_at is not None:
+            gaps = (*self.gaps, now - self.moved_at)[-GAPS:]
+            return replace(course, moved_at=now, moves=self.moves + 1, gaps=gaps)
+        return replace(course, moved_at=now) if moved or begun else course
+
+    @property
+    def gap_s(self) -> float | None:
+        """The median time between two movements, as seen; None before there are two."""
+        return statistics.median(self.gaps) if self.gaps else None
+
+    def best(self, now: float) -> Track | None:
+        """What is told: steps before epochs, what a script says on purpose before what is found."""
+        if not self.tracks:
+            return None
+
+        def rank(track: Track) -> tuple[object, ...]:
+            last = track.last
+            apart = last.where.rpartition("/")[2].lower().startswith(_APART)
+            return (
+                track.stale(now),
+                _UNITS.index(last.unit),
+                _ORIGINS.index(last.origin),
+                apart,
+                -last.step,
+            )
+
+        tracks = list(self.tracks.values())
+        if all(track.stale(now) for track in tracks):  # then that is no difference
+            now = min(track.seen_at for track in tracks)
+        return min(tracks, key=rank)

@@ -1,0 +1,70 @@
+"""What is known of training at one moment, whoever says it. Pure."""
+
+from __future__ import annotations
+
+import enum
+import math
+from typing import Final, NamedTuple
+
+MOST_STEPS: Final = 2**63
+"""No step is as great: what says so says nothing."""
+
+
+class Origin(enum.StrEnum):
+    """Who says it; what a script says of itself on purpose comes first."""
+
+    FILE = "progress file"
+    """``SUPERVISOR_PROGRESS_FILE``, written by the script or by ``supervisor.progress``."""
+    NOTICE = "notification"
+    """``STATUS=`` at the socket of systemd's protocol."""
+    EVENTS = "event files"
+    """TensorBoard's."""
+    OUTPUT = "output"
+    CHECKPOINT = "checkpoints"
+
+
+class Unit(enum.StrEnum):
+    """What is counted."""
+
+    STEP = "step"
+    EPOCH = "epoch"
+    """That are over."""
+    SAVE = "checkpoint"
+    """A number in a checkpoint's name, of which nobody says what it counts."""
+
+
+class Reading(NamedTuple):
+    """Something said how far training is."""
+
+    origin: Origin
+    unit: Unit
+    step: int
+    at: float
+    """When it was so, seconds since the epoch, by the clock of who says it."""
+    total: int | None = None
+    """Where it ends, in the same unit."""
+    loss: float | None = None
+    """May be NaN or infinite."""
+    where: str = ""
+    """The file or the stream, for people: ``logs/train``, ``stderr``. Readings of one origin, unit
+    and place are one counter's."""
+
+
+def whole(number: object) -> int | None:
+    """A step or a total that somebody wrote; None where it is none.
+
+    bool is an int of Python, 1e999 is infinite, and Python's integers have no end.
+    """
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        return None
+    return int(number) if 0 <= number < MOST_STEPS else None
+
+
+def real(number: object) -> float | None:
+    """A loss that somebody wrote, which may be NaN; None where it is no number."""
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        return None
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf
