@@ -51,7 +51,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "status": "cluster faults life linux streams",
         "programs": "faults linux",
         "storage": "aside children faults life linux regular streams",
-        "contract": "faults life regular storage streams",
+        "contract": "faults life regular storage streams training",
         "plan": "contract faults life regular storage streams",
         "engines": "contract faults linux regular storage",
         "host": "aside children cluster contract engines faults life linux mpi plan regular status"

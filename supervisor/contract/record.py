@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from supervisor import regular
 from supervisor.contract.paths import Paths
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 _WORDS_LIMIT = 64 * 1024
 _MOST_FILES = 5000
-_MOST_STEPS = 1 << 63
+_NO_JSON = frozenset({"NaN", "Infinity", "-Infinity"})
 _CLOCK_S = 0.01
 """File systems stamp with the kernel's tick, which is behind the clock by up to one."""
 
@@ -102,19 +103,48 @@ def heartbeat(paths: Paths) -> int | None:
     return found.st_mtime_ns if stat.S_ISREG(found.st_mode) else None
 
 
-def progress(paths: Paths) -> int | None:
-    """The step that the script says it has come to, in its progress file; None where it says none.
+class Progress(NamedTuple):
+    """How far training is, by what the script says of itself."""
 
-    JSON with a ``step``, a number that is not negative, of which the whole part counts. A file that
-    is being written as it is read says nothing: the next look finds it whole.
+    step: int
+    total: int | None = None
+    """The step that it ends with."""
+    loss: float | None = None
+    """May be NaN or infinite."""
+    at: float | None = None
+    """When it was so, seconds since the epoch, by the script's clock."""
+
+
+def reading(paths: Paths) -> Progress | None:
+    """What the progress file says; None where it says nothing.
+
+    JSON with a ``step``, a number that is not negative, of which the whole part counts, and where
+    they are known ``total``, ``loss`` and ``at``; one that is no number is as if it were not there.
+    A loss that is none in JSON (RFC 8259, 6) stands as Python's `json` writes it, ``NaN`` or
+    ``-Infinity``, or as the same in quotes, which is how protocol buffers write it. A file that is
+    being written as it is read says nothing: the next look finds it whole.
     """
+    from supervisor.training.reading import real, whole  # noqa: PLC0415  # not to start a script
+
     try:
-        step = json.loads(_start_of(paths.progress))["step"]
-        # bool is an int, 1e999 is infinite, and numbers of Python have no end.
-        known = isinstance(step, int | float) and not isinstance(step, bool)
-        return int(step) if known and 0 <= step < _MOST_STEPS else None
-    except (ValueError, KeyError, TypeError, RecursionError):
+        said = json.loads(_start_of(paths.progress))
+        step = whole(said["step"])
+        loss = said.get("loss")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+    if step is None:
+        return None
+    if isinstance(loss, str) and loss in _NO_JSON:
+        loss = float(loss)
+    at = real(said.get("at"))
+    known = at is not None and math.isfinite(at)
+    return Progress(step, whole(said.get("total")), real(loss), at if known else None)
+
+
+def progress(paths: Paths) -> int | None:
+    """The step alone of what the progress file says."""
+    said = reading(paths)
+    return None if said is None else said.step
 
 
 def job(paths: Paths) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import stat
@@ -227,6 +228,41 @@ def test_the_progress_file_says_a_step_or_nothing(
     assert record.progress(where) == step
     record.clear(where)
     assert not os.path.exists(where.progress)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"step": 3}', record.Progress(3)),
+        ('{"step": 3, "total": 9, "loss": 0.5, "at": 12}', record.Progress(3, 9, 0.5, 12.0)),
+        ('{"step": 3, "loss": Infinity}', record.Progress(3, loss=math.inf)),
+        ('{"step": 3, "loss": "-Infinity"}', record.Progress(3, loss=-math.inf)),
+        ('{"step": 3, "loss": 1%s}' % ("0" * 400), record.Progress(3, loss=math.inf)),
+        ('{"step": 3, "loss": "nine", "total": "9", "at": "now"}', record.Progress(3)),
+        ('{"step": 3, "loss": true, "total": -1, "at": NaN}', record.Progress(3)),
+        ('{"step": 3, "loss": [], "total": 1e99, "at": {}}', record.Progress(3)),
+        ('"step"', None),
+        ("[]", None),
+    ],
+)
+def test_what_else_the_progress_file_says_is_read_where_it_can_be(
+    tmp_path: pathlib.Path, text: str, expected: record.Progress | None
+) -> None:
+    where = paths(tmp_path)
+    os.makedirs(os.path.dirname(where.progress))
+    pathlib.Path(where.progress).write_text(text)
+    assert record.reading(where) == expected
+
+
+@pytest.mark.parametrize("written", ["NaN", '"NaN"'])
+def test_a_loss_that_is_no_number_is_known_as_such(tmp_path: pathlib.Path, written: str) -> None:
+    where = paths(tmp_path)
+    os.makedirs(os.path.dirname(where.progress))
+    pathlib.Path(where.progress).write_text(f'{{"step": 3, "loss": {written}}}')
+    said = record.reading(where)
+    assert said is not None
+    assert said.loss is not None
+    assert math.isnan(said.loss)
 
 
 @pytest.mark.parametrize("kind", ["link", "pipe", "directory", "device"])
