@@ -383,13 +383,30 @@ class Ending:
         "s",
         "stop the job after this long; 0: never",
     )
-    hang_timeout_s: float = setting(
-        values.seconds,
+    hang_timeout_s: float | None = setting(
+        values.share,
         "0",
         "s",
         "stop the job when the script shows no output, CPU time or heartbeat for so long, or, once "
-        "it has touched its heartbeat file, no heartbeat; 0: never",
+        "steps of it were seen or it has touched its heartbeat file, no step and no heartbeat; "
+        "auto: for ten times the usual time between two steps, at least 120 s, and not before the "
+        "third; 0: never",
         common=True,
+    )
+    progress_pattern: str = setting(
+        values.progress_pattern,
+        "",
+        "",
+        "a regular expression that finds the training's progress in a line of the script's output, "
+        "by its groups step, epoch, total and loss: ^it (?P<step>\\d+); no other words of the "
+        "output count then",
+    )
+    end_on_nan: bool = setting(
+        values.switch,
+        "false",
+        "",
+        "end the job when the loss that the script tells is not a number any more; it is not "
+        "started anew then",
     )
     stacks: bool = setting(
         values.switch,

@@ -36,6 +36,29 @@ def share(text: str) -> Any:
         raise ValueError("a number of seconds, 0 or more, or auto") from None
 
 
+_PATTERN_LENGTH: Final = 500
+_PATTERN_GROUPS: Final = frozenset({"step", "epoch", "total", "loss"})
+
+
+def progress_pattern(text: str) -> str:
+    if not text:
+        return text
+    import re  # noqa: PLC0415
+
+    try:
+        groups = set(re.compile(text).groupindex)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(f"a regular expression: {error}") from None
+    if len(text) > _PATTERN_LENGTH:
+        raise ValueError(f"at most {_PATTERN_LENGTH} characters")
+    if not groups & {"step", "epoch"} or groups - _PATTERN_GROUPS:
+        raise ValueError(
+            "a regular expression with a group (?P<step>…) or (?P<epoch>…), and of other named "
+            "groups total and loss alone"
+        )
+    return text
+
+
 def lease(text: str) -> float:
     value = seconds(text)
     if value < 1:

@@ -17,6 +17,7 @@ from supervisor.host.present import Present
 from supervisor.host.records import left, process_record
 from supervisor.host.running import Running
 from supervisor.host.timeline import Timeline
+from supervisor.host.training import Training
 from supervisor.host.warming import Warming
 from supervisor.host.watches import Watches
 from supervisor.life.state import Process
@@ -40,6 +41,7 @@ class Account:
         watches: Watches,
         attempts: Attempts,
         warming: Warming,
+        training: Training,
         outputs: Outputs,
         masker: Masker,
     ) -> None:
@@ -51,6 +53,7 @@ class Account:
         self._watches = watches
         self._attempts = attempts
         self._warming = warming
+        self._training = training
         self._outputs = outputs
         self._masker = masker
 
@@ -87,6 +90,7 @@ class Account:
             "restarts": self._attempts.history.restarts,
             "attempts": self._attempts.history.newest(),
             "processes": [self._process_row(process) for process in state.processes],
+            "progress": mask(self._training.row()),
             "warm": self._warming.row(),
             "hosts": [self._own_row(), *self._coordination.rows()],
             "budget": {
@@ -128,6 +132,7 @@ class Account:
             "seconds": self._timeline.seconds,
             "processes": [self._record(process) for process in state.processes],
             **self._attempts.history.report(),
+            "progress": mask(self._training.row()),
             "warm": mask(self._warming.report()),
             "members": self._coordination.rows(),
             "publish_error": mask(state.publish_error),

@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
+from typing import Final
 
 from supervisor.aside import Aside
 from supervisor.children import attribution, stacks
-from supervisor.children.watchdog import HangDetector, Signs
+from supervisor.children.watchdog import LATE, HangDetector, Signs, Steps
 from supervisor.contract import record
 from supervisor.contract.paths import Paths
 from supervisor.faults import safe_lines
@@ -20,36 +21,41 @@ from supervisor.life import events as ev
 from supervisor.linux import procfs
 from supervisor.streams.masking import Masker
 
-_LOOK_S = 5.0
+LOOK_S: Final = 5.0
 """Longest pause between two looks."""
 
 
 async def watch(
     running: Running,
-    timeout_s: float,
+    timeout_s: float | None,
     *,
     paths: Paths,
     files: Files,
     masker: Masker,
     say: Say,
+    steps: Callable[[], Steps | None],
+    last_step: Callable[[], str],
     dump_stacks: Callable[[], int],
     post: Callable[[ev.Event], None],
 ) -> None:
     """Look now and then until the process has ended, or nothing of it has moved for ``timeout_s``
-    seconds: then say so, with where it is, and post ``Hung``.
+    seconds (None: ``auto``): then say so, with where it is, and post ``Hung``.
 
+    ``steps``: what is seen of its training; ``last_step``: how far that came, for people.
     ``dump_stacks`` asks the tree for its stacks; how many of it can answer.
     """
-    signs = await _signs_of_life(running, paths, files)
+    signs = await _signs_of_life(running, paths, files, steps)
     detector = HangDetector.begin(signs, running.heartbeat_before)
-    while detector.idle_s < timeout_s:
+    pause_s = LOOK_S if timeout_s is None else min(LOOK_S, timeout_s / 10)
+    while not _is_over(detector, timeout_s):
         if running.end is not None:
             return
-        await asyncio.sleep(min(_LOOK_S, timeout_s / 10))
+        await asyncio.sleep(pause_s)
+        late = time.monotonic() - detector.last.at > LATE * pause_s + 1.0
         # A script that waits for a stalled reader of its output is held, and does not hang.
         held = running.suspended or any(pump.held for pump in running.pumps)
-        signs = await _signs_of_life(running, paths, files)
-        detector = detector.excuse(signs) if held else detector.look(signs)
+        signs = await _signs_of_life(running, paths, files, steps)
+        detector = detector.excuse(signs) if held or late else detector.look(signs)
     name = running.spec.name
     say("warning", "process.hung", process=name, idle_s=round(detector.idle_s, 1))
     words = ""
@@ -61,10 +67,22 @@ async def watch(
         say("info", "process.seen", process=name, stacks=words)
     words = masker.text(words) or running.tails(masker)[-1].decode("utf-8", "replace")
     detail = safe_lines(words)[-attribution.DETAIL_LIMIT :]
-    post(ev.Hung(name, detector.idle_s, time.time(), detail, detector.beats))
+    lacking = ""
+    if detector.last.steps is not None:
+        lacking = f"no step after {last_step()}"
+    elif detector.beats:
+        lacking = "its heartbeat file was not touched"
+    post(ev.Hung(name, detector.idle_s, time.time(), detail, lacking))
 
 
-async def _signs_of_life(running: Running, paths: Paths, files: Files) -> Signs:
+def _is_over(detector: HangDetector, timeout_s: float | None) -> bool:
+    limit_s = detector.limit_s(timeout_s)
+    return limit_s is not None and detector.idle_s >= limit_s
+
+
+async def _signs_of_life(
+    running: Running, paths: Paths, files: Files, steps: Callable[[], Steps | None]
+) -> Signs:
     child = running.child
     assert child is not None
     pids = (child.pid, *child.descendants())
@@ -73,4 +91,5 @@ async def _signs_of_life(running: Running, paths: Paths, files: Files) -> Signs:
         output_bytes=running.output_bytes,
         cpu_s=sum(procfs.usage(pid)[0] or 0.0 for pid in pids),
         heartbeat=await files.look(lambda: record.heartbeat(paths), None),
+        steps=steps(),
     )

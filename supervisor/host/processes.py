@@ -10,18 +10,18 @@ import asyncio
 import contextlib
 import shlex
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
 from supervisor.children import stacks
 from supervisor.children.child import Child, ChildEnd
-from supervisor.children.ending import DYING_S, Patience, kill_everything
+from supervisor.children.ending import DYING_S, kill_everything
 from supervisor.children.execution import SpawnError
 from supervisor.children.guardian import Guardian
 from supervisor.contract import record
 from supervisor.faults import safe, safe_lines
-from supervisor.host import explanation
+from supervisor.host import explanation, outliving
 from supervisor.host.console import Outputs
 from supervisor.host.files import Files
 from supervisor.host.present import Present
@@ -29,18 +29,14 @@ from supervisor.host.running import Running
 from supervisor.host.tasks import Tasks
 from supervisor.host.timeline import Say
 from supervisor.host.timers import Timers
+from supervisor.host.training import Training
 from supervisor.host.warming import Warming
 from supervisor.life import events as ev
-from supervisor.life.ladder import respite
-from supervisor.life.words import ProcessSpec, Respite, Role, Rung, signal_name
-from supervisor.linux import procfs
+from supervisor.life.words import ProcessSpec, Role, signal_name
 from supervisor.plan.plan import FETCH, RESTORE
 from supervisor.streams.masking import Masker
 
 SWEEP_KILL_S: Final = 2.0
-OUTLIVED_AFTER_S: Final = 0.25
-"""Descendants that are still there so long after their leader's end are worth a message: helpers
-of Python's multiprocessing take a moment to notice."""
 SERVER_AGAIN_S: Final = 0.5
 """A server of ours that is still there has its signal a second time. It leaves strangers' signals
 without effect, and ours merges with one of theirs of the same number that it has yet to look at
@@ -65,6 +61,7 @@ class Processes:
         masker: Masker,
         guardian: Guardian | None,
         warming: Warming,
+        training: Training,
         fetched: Callable[[], Awaitable[None]],
     ) -> None:
         """``fetched`` is awaited when a step that fetches has ended well, before that is posted."""
@@ -78,6 +75,7 @@ class Processes:
         self._masker = masker
         self._guardian = guardian
         self._warming = warming
+        self._training = training
         self._fetched = fetched
         self._by_name: dict[str, Running] = {}
         self._group: asyncio.TaskGroup
@@ -111,7 +109,7 @@ class Processes:
     def start(self, name: str) -> None:
         running = self._by_name[name]
         settings = self._present.plan.contract.settings
-        if settings.hang_timeout_s:  # else nobody asks for it
+        if settings.hang_timeout_s != 0:  # else nobody asks for it
             running.heartbeat_before = record.heartbeat(self._present.plan.paths)
         spawned = self._spawn(running, one_pipe=settings.log_streams == "merge")
         if isinstance(spawned, SpawnError):
@@ -129,12 +127,14 @@ class Processes:
         told = {"argv": shlex.join(self._masker.argv(spec.argv)), **child.told}
         self._say("info", "process.started", process=name, pid=child.pid, **told)
         self._post(ev.Started(name, child.pid))
+        self._training.started(running)
         owner = self._group.create_task(
             self._tasks.guard(f"process {name}", self._own(running, child))
         )
         self._owners.add(owner)
         owner.add_done_callback(self._owners.discard)
-        if settings.hang_timeout_s and spec.role is not Role.PREPARE and not spec.essential:
+        watched = spec.role is not Role.PREPARE and not spec.essential
+        if settings.hang_timeout_s != 0 and watched:
             watch = self._watch_for_hang(running, settings.hang_timeout_s)
             self._tasks.serve("watchdog", watch, vital=False)
 
@@ -157,7 +157,14 @@ class Processes:
         explanation.load()
         end = await child.run_to_end(
             running.pumps,
-            term_s=self._patience(running, child),
+            term_s=outliving.patience(
+                running,
+                child,
+                present=self._present,
+                timers=self._timers,
+                masker=self._masker,
+                say=self._say,
+            ),
             kill_s=SWEEP_KILL_S,
             drain_s=DRAIN_S,
         )
@@ -165,6 +172,7 @@ class Processes:
             self._guardian.forget(child.pid)
         running.end, running.ended_at, running.outlived_by = end, time.time(), 0
         name = running.spec.name
+        self._training.ended(name)
         if end.killed:
             self._say(
                 "warning",
@@ -215,46 +223,7 @@ class Processes:
         failed = spec.essential or not end.status.ok
         return failed and not self._present.stopped_by_us(spec.name)
 
-    def _patience(self, running: Running, child: Child) -> Patience:
-        """What the descendants that outlive a leader have; and say that they do."""
-        began: float | None = None
-        said = False
-
-        def ask(alive: Sequence[procfs.Process]) -> Respite:
-            nonlocal began, said
-            now = time.monotonic()
-            began = began or now
-            name = running.spec.name
-            given = respite(self._present.state, name, child.death(), asked=running.asked)
-            running.outlived_by = len(alive)
-            if said or now - began < OUTLIVED_AFTER_S:
-                return given
-            if staying := [each.pid for each in alive if not procfs.ending(each.pid)]:
-                said = True
-                words = ((pid, procfs.arguments(pid)) for pid in staying)
-                left_s = max(0.0, min(began + given.seconds - now, self._until_kill_s()))
-                self._say(
-                    "info",
-                    "process.outlived",
-                    process=name,
-                    exit=str(child.death() or "unknown"),
-                    count=len(staying),
-                    who=explanation.named(words, self._masker),
-                    signal=signal_name(given.signum),
-                    left_s=round(left_s, 1),
-                )
-            return given
-
-        return ask
-
-    def _until_kill_s(self) -> float:
-        """On the way down: until SIGKILL ends what is alive now."""
-        left_s, present = self._timers.left_s, self._present
-        servers = present.state.rung is Rung.SERVERS
-        grace_s = left_s(ev.Deadline.GRACE) + (0.0 if servers else present.plan.budgets.group_s)
-        return max(0.0, min(grace_s, left_s(ev.Deadline.GROUP), left_s(ev.Deadline.LIMIT)))
-
-    async def _watch_for_hang(self, running: Running, timeout_s: float) -> None:
+    async def _watch_for_hang(self, running: Running, timeout_s: float | None) -> None:
         from supervisor.host import hanging  # noqa: PLC0415  # for those that ask for it
 
         await hanging.watch(
@@ -264,6 +233,8 @@ class Processes:
             files=self._files,
             masker=self._masker,
             say=self._say,
+            steps=lambda: self._training.steps(running.spec.name),
+            last_step=self._training.last_step,
             dump_stacks=lambda: self.dump_stacks(running.spec.name),
             post=self._post,
         )

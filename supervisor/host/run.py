@@ -34,6 +34,7 @@ from supervisor.host.signals import Signals
 from supervisor.host.tasks import Tasks
 from supervisor.host.timeline import Timeline
 from supervisor.host.timers import Timers
+from supervisor.host.training import Training
 from supervisor.host.warming import Warming
 from supervisor.host.watches import Watches
 from supervisor.life import events as ev
@@ -94,6 +95,7 @@ async def run_host(
                 host.begin(services, children)
                 await host.supervise()
                 host.processes.leave()
+            await host.training.settle()
             await host.results.record()
             await host.results.settle_output()
             await host.results.report()
@@ -130,6 +132,7 @@ class _Host:
             present, replan, self._adopt, post=post, say=say, files=files, masker=masker
         )
         self._warming = Warming(present, say=say, tasks=self.tasks, guardian=guardian)
+        self.training = Training(present, post=post, say=say, tasks=self.tasks, outputs=outputs)
         self.processes = Processes(
             present,
             post=post,
@@ -141,6 +144,7 @@ class _Host:
             masker=masker,
             guardian=guardian,
             warming=self._warming,
+            training=self.training,
             fetched=self._preparing.plan_again,
         )
         self.coordination = Coordination(
@@ -185,6 +189,7 @@ class _Host:
             watches=self._watches,
             attempts=self._attempts,
             warming=self._warming,
+            training=self.training,
             outputs=outputs,
             masker=masker,
         )
@@ -327,6 +332,7 @@ class _Host:
             self._watches.begin_with_script(AFTER_START_S)
         self._attempts.seen(before, present.state)
         self._warming.seen(before.phase, present.state.phase)
+        self.training.seen(present.state)
         for action in actions:
             self._perform(action)
         if present.state.phase is not before.phase:

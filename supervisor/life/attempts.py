@@ -375,6 +375,8 @@ def restartable(cause: Cause) -> bool:
             return False
         case CauseKind.PREPARE_FAILED | CauseKind.REFUSED:
             return False
+        case CauseKind.DIVERGED:
+            return False  # from the same checkpoint it would diverge again
         case CauseKind.FENCED:
             return False  # the other run would be the older one then, and so on in turns
         case kind if kind in RESTARTED:

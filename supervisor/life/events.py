@@ -136,10 +136,18 @@ class Hung(Frozen):
     at: float
     detail: str = ""
     """The end of its output, stacks included."""
-    beats: bool = False
-    """It uses its heartbeat file, and that alone counted."""
+    lacking: str = ""
+    """What it had shown before, where that alone counted: ``no step after step 50 (output)``."""
     progressed: bool = False
     """As of ``Exited``."""
+
+
+class Diverged(Frozen):
+    """The loss that a script tells is not a number any more, and the job is to end for it."""
+
+    process: str
+    message: str
+    at: float
 
 
 class Readied(Frozen):
@@ -277,6 +285,7 @@ Event = (
     | Exited
     | Signalled
     | Hung
+    | Diverged
     | Readied
     | NotReady
     | Expired

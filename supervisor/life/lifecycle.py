@@ -144,15 +144,18 @@ def _react(state: State, event: ev.Event, actions: list[ev.Action]) -> State:
             return _exited(state, event, actions)
         case ev.Signalled():
             return _signalled(state, event, actions)
-        case ev.Hung(process, idle_s, at, detail, beats, progressed):
+        case ev.Hung(process, idle_s, at, detail, lacking, progressed):
             if not state.under_way or process_of(state, process).again:
                 return state
-            what = "its heartbeat file was not touched" if beats else _NO_SIGN
-            message = f"hung: {what} for {idle_s:.0f} s"
+            message = f"hung: {lacking or _NO_SIGN} for {idle_s:.0f} s"
             cause = own_cause(state, CauseKind.HANG, message, at, process, detail=detail)
             if not state.restarts:
                 return end(state, cause, actions)
             return _failed(replace(state, moved=state.moved or progressed), cause, actions)
+        case ev.Diverged(process, message, at):
+            if not state.under_way or process_of(state, process).again:
+                return state
+            return end(state, own_cause(state, CauseKind.DIVERGED, message, at, process), actions)
         case ev.Readied(turn, generation):
             from supervisor.life.restarting import readied  # noqa: PLC0415
 

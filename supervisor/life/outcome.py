@@ -20,6 +20,7 @@ EXIT_PUBLISHING: Final = 87
 EXIT_HUNG: Final = 88
 EXIT_FENCED: Final = 89
 EXIT_INTERNAL: Final = 90
+EXIT_DIVERGED: Final = 91
 
 EXIT_CODES: Final = {
     EXIT_CONTRACT: "bad contract or settings: nothing was started",
@@ -33,6 +34,7 @@ EXIT_CODES: Final = {
     EXIT_HUNG: "the script hung: no sign of life for SUPERVISOR_HANG_TIMEOUT_S",
     EXIT_FENCED: "another run writes at the place of the checkpoints: this one is the older",
     EXIT_INTERNAL: "internal error of the supervisor",
+    EXIT_DIVERGED: "the loss is not a number any more, and SUPERVISOR_END_ON_NAN is set",
 }
 """Our own codes. They keep clear of 64 to 78 (sysexits) and of 126 to 165 (shells)."""
 
@@ -89,6 +91,8 @@ def _failure_code(cause: Cause) -> int:
             return EXIT_HUNG
         case CauseKind.FENCED:
             return EXIT_FENCED
+        case CauseKind.DIVERGED:
+            return EXIT_DIVERGED
         case CauseKind.INTERNAL:
             return EXIT_INTERNAL
         case _:

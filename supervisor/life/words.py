@@ -177,6 +177,8 @@ class CauseKind(enum.StrEnum):
     """A stop signal: the platform, a person, a scheduler."""
     MAX_RUNTIME = "max_runtime"
     HANG = "hang"
+    DIVERGED = "diverged"
+    """The loss is not a number any more, and the job is to end for it."""
     PREPARE_FAILED = "prepare_failed"
     TRANSFER_FAILED = "transfer_failed"
     """What must be kept elsewhere cannot be sent there."""

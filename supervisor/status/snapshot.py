@@ -96,6 +96,28 @@ class WarmRow(TypedDict):
     rss_bytes: int | None
 
 
+class ProgressRow(TypedDict):
+    """How far the script's training is, as last seen."""
+
+    unit: str
+    """``step``, ``epoch`` (that are over) or ``checkpoint``."""
+    step: int
+    total: int | None
+    """Where it ends, in the same unit."""
+    rate: float | None
+    """Of that unit, a second."""
+    left_s: float | None
+    """Until the total, at this rate."""
+    loss: float | str | None
+    """``nan`` and the like as a text."""
+    source: str
+    """What said it: a `reading.Origin`."""
+    where: str
+    """Its file or stream; empty where it has one place alone."""
+    at: float
+    """When it was so, seconds since the epoch."""
+
+
 class Snapshot(TypedDict):
     """The JSON of ``/status``."""
 
@@ -115,6 +137,8 @@ class Snapshot(TypedDict):
     attempts: NotRequired[list[AttemptRow]]
     """The newest few, the oldest of them first."""
     processes: list[ProcessRow]
+    progress: NotRequired[ProgressRow | None]
+    """Of this host's script; None where nothing was seen."""
     warm: NotRequired[WarmRow | None]
     """What waits to become the script; None where there is none."""
     hosts: list[HostRow]

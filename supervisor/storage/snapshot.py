@@ -55,6 +55,7 @@ _ZIP_END: Final = b"PK\x05\x06"
 _ZIP_END_BYTES: Final = 22
 _HDF5_NAMES: Final = (".h5", ".hdf5")
 _ZIP_NAMES: Final = (".keras", ".npz", ".zip")
+_MODEL_NAMES: Final = (*_HDF5_NAMES, *_ZIP_NAMES, ".pb", ".ckpt", ".safetensors", ".npy")
 _LAST_NAMES: Final = frozenset({"saved_model.pb", "saved_model.pbtxt"})
 _STATE_NAME: Final = "checkpoint"
 _STATE_ROW: Final = re.compile(
@@ -175,6 +176,13 @@ def temporary(path: str) -> bool:
 def interesting(path: str) -> bool:
     """Whether the ends of the file tell something; see ``whole``."""
     return path.endswith((".index", *_HDF5_NAMES, *_ZIP_NAMES))
+
+
+def is_written_by_a_save(path: str) -> bool:
+    """Whether it is a checkpoint's or a model's, or a part of one that is being written."""
+    return bool(
+        temporary(path) or _SHARD.fullmatch(path) or path.endswith((".index", *_MODEL_NAMES))
+    )
 
 
 def is_state(path: str) -> bool:

@@ -319,6 +319,19 @@ _SENTENCES: Final[Mapping[str, str | Callable[[Fields], str]]] = {
     "storage.started": "the process for transfers runs, pid {pid}",
     "storage.unintelligible": "the process for transfers said what is no message: {line}",
     "storage.unsent": "{text}",
+    "training.began": "{unit} {step} after {after_s} s ({source})",
+    "training.diverged": "the loss is {loss} at {unit} {step} ({source})",
+    "training.not_resumed": (
+        "began at {unit} {step} ({source}), though a checkpoint of {unit} {saved} lies in {path}"
+    ),
+    "training.save_interval": (
+        "a save takes {save_s} s, and it saves every {every_s} s; with a failure as often as so "
+        "far ({failures}), every {best_s} s would lose the least time"
+    ),
+    "training.save_too_long": (
+        "saving took {save_s} s, and a stop leaves {grace_s} s: what it saves then is lost; see "
+        "SUPERVISOR_STOP_LIMIT_S"
+    ),
     "transfer.caught_up": "{transfer}: everything is sent",
     # A path stands as path=NAME: it may be any text, and people search logs for it.
     "transfer.dangling": "{transfer}: path={path}: {why}",

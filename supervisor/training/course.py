@@ -8,7 +8,7 @@ what counts as a sign of life is that any of them moves.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
@@ -23,14 +23,13 @@ RATE_S: Final = 60.0
 """The rate is that of the last minute, or of the last few readings where they are rarer."""
 _FEW: Final = 4
 MOST_TRACKS: Final = 32
+STRIDE: Final = 3
 STALE_S: Final = 60.0
 STALE_GAPS: Final = 10
 """A counter that has not moved for so long, and for so many times its usual gap, is not told while
 another one moves."""
 _UNITS: Final = tuple(Unit)
 _ORIGINS: Final = tuple(Origin)
-_APART: Final = ("val", "eval", "test")
-"""Where readings of an evaluation lie, by the last part of the place."""
 
 Key = tuple[Origin, Unit, str]
 
@@ -133,6 +132,20 @@ class Course:
         """The median time between two movements, as seen; None before there are two."""
         return statistics.median(self.gaps) if self.gaps else None
 
+    @property
+    def in_stride(self) -> bool:
+        """The third step is behind it: what came before may have taken any time."""
+        return self.moves >= STRIDE or any(
+            track.last.unit is Unit.STEP and track.last.step - track.first.step >= STRIDE
+            for track in self.tracks.values()
+        )
+
+    def firsts(self) -> Iterator[Reading]:
+        """The first reading of each counter that tells what the script does, not what it saved."""
+        for track in self.tracks.values():
+            if track.first.origin is not Origin.CHECKPOINT and not track.first.is_apart:
+                yield track.first
+
     def best(self, now: float) -> Track | None:
         """What is told: steps before epochs, what a script says on purpose before what is found."""
         if not self.tracks:
@@ -140,12 +153,11 @@ class Course:
 
         def rank(track: Track) -> tuple[object, ...]:
             last = track.last
-            apart = last.where.rpartition("/")[2].lower().startswith(_APART)
             return (
                 track.stale(now),
                 _UNITS.index(last.unit),
                 _ORIGINS.index(last.origin),
-                apart,
+                last.is_apart,
                 -last.step,
             )
 

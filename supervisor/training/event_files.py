@@ -52,11 +52,15 @@ class EventFiles:
         """By device and inode: a file that is renamed goes on."""
         self._checksum: Callable[[bytes], int] | None = None
 
-    def begin(self) -> None:
-        """An attempt begins: what lies there now is none of its doing."""
+    def begin(self, before_ns: int) -> None:
+        """An attempt has begun: what was written before that is none of its doing.
+
+        ``before_ns``: nanoseconds since the epoch, by the clock of files.
+        """
         self._followed.clear()
         for path, status in self._below():
-            self._follow(path, status, status.st_size)
+            if status.st_mtime_ns < before_ns:
+                self._follow(path, status, status.st_size)
 
     def look(self, pids: Iterable[int] = ()) -> list[Reading]:
         """What has come since the last look, the oldest of each file first.
@@ -97,7 +101,7 @@ class EventFiles:
         readings: list[Reading],
     ) -> int:
         """Read what is new of one file; how many bytes that were."""
-        checksum = self._checksum = self._checksum or _crc32c()
+        checksum = self._checksum = self._checksum or crc32c()
         fd = regular.open_file(path, os.O_RDONLY, follow=path.startswith("/proc/"))
         try:
             status = os.fstat(fd)
@@ -169,7 +173,7 @@ def _reading(record: bytes, where: str) -> Reading | None:
     return Reading(Origin.EVENTS, told.unit, told.step, told.at, None, told.loss, where)
 
 
-def _crc32c() -> Callable[[bytes], int]:
+def crc32c() -> Callable[[bytes], int]:
     import google_crc32c  # noqa: PLC0415  # not before there is something to read
 
     value: Callable[[bytes], int] = google_crc32c.value

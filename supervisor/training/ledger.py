@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
@@ -54,7 +54,7 @@ class Ledger:
     """That of the present moment."""
     since: float
     """Up to where the book is written."""
-    spent: Spent = MappingProxyType({})
+    spent: Spent = field(default_factory=lambda: MappingProxyType({}))
     """What is written."""
     mark: float = -1.0
     """The greatest step that the job has come to."""
@@ -71,15 +71,27 @@ class Ledger:
         """A run begins. ``mark``: how far the runs before it have come."""
         return cls(Account.FETCHING, now, mark=mark)
 
-    def enter(self, account: Account, now: float) -> Ledger:
-        """Something else goes on from now. A clock that two look at may be a little behind."""
-        seconds = max(0.0, now - self.since)
-        spent = _moved(self.spent, None, self.account, seconds)
+    def enter(self, account: Account, now: float, *, lost: bool = False) -> Ledger:
+        """Something else goes on from now.
+
+        ``lost``: training has failed, and what it did since its last step was for nothing.
+        """
+        seconds = max(0.0, now - self.since)  # a clock that two look at may be a little behind
+        ended = account if lost and self.account in _TRAINING else self.account
+        spent = _moved(self.spent, None, ended, seconds)
         return replace(self, account=account, since=max(self.since, now), spent=spent)
 
-    def start(self, now: float, begun: float | None = None) -> Ledger:
-        """The script starts now, with the step ``begun``, where that is known."""
-        return replace(self.enter(Account.STARTING, now), step=None, first=None, begun=begun)
+    def start(self, now: float) -> Ledger:
+        """The script starts now."""
+        return replace(self.enter(Account.STARTING, now), step=None, first=None, begun=None)
+
+    def begins_with(self, step: float) -> Ledger:
+        """The script has started with this step: that of a checkpoint, or 0."""
+        return replace(self, begun=step)
+
+    def counts_anew(self, mark: float) -> Ledger:
+        """What is counted from now on is something else."""
+        return replace(self, mark=mark, step=None, first=None)
 
     def reached(self, step: float, now: float) -> Ledger:
         """The script has come to ``step``, now."""

@@ -10,6 +10,9 @@ MOST_STEPS: Final = 2**63
 """No step is as great: what says so says nothing."""
 
 
+_APART: Final = ("val", "eval", "test")
+
+
 class Origin(enum.StrEnum):
     """Who says it; what a script says of itself on purpose comes first."""
 
@@ -48,6 +51,11 @@ class Reading(NamedTuple):
     where: str = ""
     """The file or the stream, for people: ``logs/train``, ``stderr``. Readings of one origin, unit
     and place are one counter's."""
+
+    @property
+    def is_apart(self) -> bool:
+        """It lies where evaluations are told: ``logs/validation``."""
+        return self.where.rpartition("/")[2].lower().startswith(_APART)
 
 
 def whole(number: object) -> int | None:

@@ -27,9 +27,11 @@ from supervisor.status.snapshot import (
     BudgetRow,
     HostRow,
     ProcessRow,
+    ProgressRow,
     Snapshot,
     TransferRow,
 )
+from supervisor.training.reading import Origin, Unit
 from supervisor.verbs import schema
 from tests.contract.test_contract import facts
 from tests.helpers import schemas
@@ -49,6 +51,8 @@ ENUMS: Mapping[str, Mapping[str, set[str | None]]] = {
         "/$defs/host/state": _STATES,
         "/$defs/phase/phase": {*Phase},
         "/$defs/process/role": {*Role},
+        "/$defs/progress/unit": {*Unit},
+        "/$defs/progress/source": {*Origin},
     },
     "status": {
         "/phase": {*Phase},
@@ -57,6 +61,8 @@ ENUMS: Mapping[str, Mapping[str, set[str | None]]] = {
         "/$defs/host/phase": {*Phase, None},
         "/$defs/host/state": _STATES,
         "/$defs/process/role": {*Role},
+        "/$defs/progress/unit": {*Unit},
+        "/$defs/progress/source": {*Origin},
         "/$defs/verdict/outcome": {*Outcome},
     },
     "supervisorconfig": {},
@@ -104,7 +110,7 @@ def test_both_documents_tell_of_the_same_things_in_the_same_way() -> None:
     report, status = document("report")["$defs"], document("status")["$defs"]
     # A report tells of the end of a process, and of those that ended with an attempt.
     shared = (report.keys() & status.keys()) - {"process", "attempt"}
-    assert shared == {"cause", "exit", "host", "transfer", "entry"}
+    assert shared == {"cause", "exit", "host", "transfer", "entry", "progress"}
     assert all(report[name] == status[name] for name in shared)
     told, shown = (part["attempt"]["properties"] for part in (report, status))
     assert told == shown | {"processes": told["processes"]}
@@ -116,6 +122,7 @@ def test_what_status_says_is_its_types() -> None:
         "process": ProcessRow,
         "attempt": AttemptRow,
         "host": HostRow,
+        "progress": ProgressRow,
         "transfer": TransferRow,
     }
     parts = {name: status["$defs"][name] for name in rows}

@@ -1,0 +1,346 @@
+"""What this host's script does, seen from outside: looked at once a second for the status, the hang
+detector and the ledger, and said where people should hear of it.
+
+Nothing of this is loaded before the script runs, and nothing of it stands in the streams' way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Final
+
+from supervisor.aside import Aside
+from supervisor.host.book import Book
+from supervisor.host.console import Outputs
+from supervisor.host.files import FILES_CLOCK
+from supervisor.host.present import Present
+from supervisor.host.running import Running
+from supervisor.host.tasks import Tasks
+from supervisor.host.timeline import Say
+from supervisor.life import events as ev
+from supervisor.life.state import State
+from supervisor.life.words import Role
+from supervisor.plan.plan import Plan
+
+if TYPE_CHECKING:  # not needed before the script's start
+    from supervisor.children.watchdog import Steps
+    from supervisor.host.listening import Listening
+    from supervisor.host.traces import TraceFiles, Traces
+    from supervisor.status.snapshot import ProgressRow
+    from supervisor.training.course import Course, Track
+    from supervisor.training.reading import Reading
+    from supervisor.training.saves import Saved
+
+FIRST_S: Final = 0.3
+"""A script that has ended by then has trained nothing, and its end waits for no look."""
+LOOK_S: Final = 1.0
+"""Between two looks, and more where they take long: …"""
+SHARE: Final = 20
+"""… a look takes no more than this part of the time."""
+FILES_S: Final = 2.0
+"""For the files, which may not answer."""
+SETTLE_S: Final = 2.5
+"""For the last look, after the script's end."""
+SAVING_S: Final = 10.0
+"""A save goes on for so long after a file of it has changed."""
+_MOST_SAVES: Final = 33
+_OFTEN: Final = 2.0
+"""Saving so many times more or less often than is best is worth a word."""
+
+
+class Training:
+    """Belongs to the event loop's thread. Of each host one script is looked at: the one that
+    trains."""
+
+    def __init__(
+        self,
+        present: Present,
+        *,
+        post: Callable[[ev.Event], None],
+        say: Say,
+        tasks: Tasks,
+        outputs: Outputs,
+    ) -> None:
+        self.process = _script_of(present.plan)
+        """Its name; empty: this host trains nothing."""
+        self.book = Book(present, self.process)
+        self.saved: Saved | None = None
+        """The newest checkpoint of this attempt …"""
+        self.save_s: float | None = None
+        """… and how long a save takes, as last measured."""
+        self._present = present
+        self._post = post
+        self._say = say
+        self._tasks = tasks
+        self._outputs = outputs
+        self._aside = Aside("training")
+        self._files: TraceFiles | None = None
+        self._listening: Listening | None = None
+        self._course: Course | None = None
+        self._began_with: Saved | None = None
+        self._told: list[Reading] = []
+        """By notification, since the last look."""
+        self._saving_at: float | None = None
+        self._saves: list[float] = []
+        self._said: set[str] = set()
+        """In this attempt."""
+        self._started_at = 0.0
+        self._over = asyncio.Event()
+        """The script has ended."""
+        self._done = asyncio.Event()
+        """The last look was taken."""
+        self._done.set()
+
+    # ------------------------------------------------------------------ the life of an attempt
+
+    def seen(self, state: State) -> None:
+        """The host's life has moved on."""
+        self.book.seen(state)
+
+    def started(self, running: Running) -> None:
+        """A process was started. Called on its way, so nothing is loaded yet."""
+        if running.spec.name != self.process:
+            return
+        self.book.started()
+        before, self._over, self._done = self._done, asyncio.Event(), asyncio.Event()
+        self._started_at = time.monotonic()
+        watch = self._watch(running, before, self._outputs.recent.end)
+        self._tasks.serve("training", watch, vital=False)
+
+    def ended(self, process: str) -> None:
+        """A process has ended, and its output is read."""
+        if process == self.process:
+            self._over.set()
+
+    async def settle(self) -> None:
+        """The last look was taken, or takes too long."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._done.wait(), SETTLE_S)
+
+    async def _watch(self, running: Running, before: asyncio.Event, position: int) -> None:
+        """From the script's start to its end, and once more then."""
+        over, done, began_ns = self._over, self._done, time.clock_gettime_ns(FILES_CLOCK)
+        try:
+            if await _within(FIRST_S, over):
+                return
+            await _within(SETTLE_S, before)
+            await self._begin(began_ns, position)
+            while not over.is_set():
+                began = time.monotonic()
+                await self._look(running)
+                await _within(max(LOOK_S, SHARE * (time.monotonic() - began)), over)
+            await self._look(running)
+        finally:
+            done.set()
+
+    async def _begin(self, began_ns: int, position: int) -> None:
+        from supervisor.host.listening import Listening  # noqa: PLC0415
+        from supervisor.host.traces import TraceFiles  # noqa: PLC0415
+        from supervisor.training.course import Course  # noqa: PLC0415
+
+        plan = self._present.plan
+        pattern = plan.contract.settings.progress_pattern
+        self._listening = Listening(self._outputs.recent, self.process, pattern, position)
+        self._course, self._began_with, self.saved = Course(), None, None
+        self._saving_at, self._saves = None, []
+        self._said.clear()
+        self._told.clear()
+        files = self._files = self._files or TraceFiles(plan.paths)
+        with contextlib.suppress(TimeoutError):
+            self._began_with = await self._aside(FILES_S, files.begin, began_ns)
+        step = self._began_with.step if self._began_with else 0
+        if step is not None:
+            self.book.begins_with(step)
+
+    # ------------------------------------------------------------------ one look
+
+    async def _look(self, running: Running) -> None:
+        assert self._listening is not None
+        assert self._course is not None
+        assert self._files is not None
+        child = running.child
+        pids = (child.pid, *child.descendants()) if child and running.end is None else ()
+        readings = [*self._told, *self._listening.read()]
+        self._told.clear()
+        with contextlib.suppress(TimeoutError):
+            traces = await self._aside(FILES_S, self._files.look, pids)
+            readings += traces.readings
+            self._see_saves(traces)
+        now = time.monotonic()
+        self._course = self._course.take(readings, now)
+        if (best := self._course.best(now)) is None:
+            return
+        at = now - max(0.0, time.time() - best.last.at)
+        self.book.reached(best.last.unit, best.last.step, max(at, self._started_at))
+        self._say_begun(best)
+        self._say_not_resumed()
+        self._say_diverged(readings)
+
+    def told(self, reading: Reading) -> None:
+        """The script has said how far it is, by a notification."""
+        if self._course is not None:
+            self._told.append(reading)
+
+    def _see_saves(self, traces: Traces) -> None:
+        now = time.monotonic()
+        if traces.saving:
+            self._saving_at = now
+        if traces.saved is None:
+            return
+        self.saved = traces.saved
+        self._saves = [*self._saves, traces.saved.written_ns / 1e9][-_MOST_SAVES:]
+        if traces.saved.save_s is not None:
+            self.save_s = traces.saved.save_s
+            self._say_save(traces.saved.save_s)
+
+    # ------------------------------------------------------------------ what is said
+
+    def _once(self, what: str) -> bool:
+        new = what not in self._said
+        self._said.add(what)
+        return new
+
+    def _say_begun(self, best: Track) -> None:
+        if self._once("began"):
+            reading = best.first
+            after_s = max(0.0, time.monotonic() - self._started_at - (time.time() - reading.at))
+            self._say(
+                "info",
+                "training.began",
+                unit=reading.unit.value,
+                step=reading.step,
+                source=_source(reading),
+                after_s=round(after_s, 1),
+            )
+
+    def _say_not_resumed(self) -> None:
+        """Where something was there to go on from."""
+        began_with, course = self._began_with, self._course
+        if began_with is None or began_with.unit is None or course is None:
+            return
+        firsts = [first for first in course.firsts() if first.unit is began_with.unit]
+        if not firsts or not self._once("resumed"):
+            return
+        first = max(firsts, key=lambda reading: reading.step)
+        if first.step < began_with.number:
+            self._say(
+                "warning",
+                "training.not_resumed",
+                unit=first.unit.value,
+                step=first.step,
+                source=_source(first),
+                saved=began_with.number,
+                path=began_with.path,
+            )
+
+    def _say_diverged(self, readings: Iterable[Reading]) -> None:
+        for reading in readings:
+            if reading.loss is None or math.isfinite(reading.loss) or reading.is_apart:
+                continue
+            if not self._once("diverged"):
+                return
+            where = {"unit": reading.unit.value, "step": reading.step, "source": _source(reading)}
+            self._say("warning", "training.diverged", loss=str(reading.loss), **where)
+            if self._present.plan.contract.settings.end_on_nan:
+                message = (
+                    f"the loss is {reading.loss} at {reading.unit} {reading.step} "
+                    f"({_source(reading)}), and SUPERVISOR_END_ON_NAN is set"
+                )
+                self._post(ev.Diverged(self.process, message, time.time()))
+
+    def _say_save(self, save_s: float) -> None:
+        """Whether a save fits what a stop leaves for it, and how often to save."""
+        grace_s = self._present.plan.budgets.stop_grace_s
+        if save_s > grace_s and self._once("grace"):
+            rounded = {"save_s": round(save_s, 1), "grace_s": round(grace_s, 1)}
+            self._say("warning", "training.save_too_long", **rounded)
+        if (advice := self.save_advice()) is None or not self._once("interval"):
+            return
+        every_s, best_s = advice
+        if not 1 / _OFTEN <= every_s / best_s <= _OFTEN:
+            self._say(
+                "info",
+                "training.save_interval",
+                save_s=round(save_s, 1),
+                every_s=round(every_s, 1),
+                best_s=round(best_s, 1),
+                failures=self._present.state.attempt - 1,
+            )
+
+    def save_advice(self) -> tuple[float, float] | None:
+        """How often it saves and how often it should, in seconds; None where that is not known:
+        before a failure, and before the second checkpoint of an attempt."""
+        from supervisor.training.saves import best_interval_s  # noqa: PLC0415
+
+        failures = self._present.state.attempt - 1
+        if failures < 1 or len(self._saves) < 2 or not self.save_s:
+            return None
+        every_s = (self._saves[-1] - self._saves[0]) / (len(self._saves) - 1)
+        between_s = self.book.seconds / failures
+        return (every_s, best_interval_s(self.save_s, between_s)) if every_s > 0 else None
+
+    # ------------------------------------------------------------------ what others ask
+
+    def steps(self, process: str) -> Steps | None:
+        """For the hang detector."""
+        course = self._course
+        if process != self.process or course is None or course.moved_at is None:
+            return None
+        from supervisor.children.watchdog import Steps  # noqa: PLC0415
+
+        saving = self._saving_at is not None and time.monotonic() - self._saving_at < SAVING_S
+        apart = saving or (self._listening is not None and self._listening.evaluating)
+        return Steps(course.moves, course.gap_s, course.in_stride, apart)
+
+    def last_step(self) -> str:
+        """``step 50 (output, stdout)``; empty where nothing was said."""
+        best = self._course and self._course.best(time.monotonic())
+        return f"{best.last.unit} {best.last.step} ({_source(best.last)})" if best else ""
+
+    def row(self) -> ProgressRow | None:
+        """For ``/status`` and the report; None where nothing was said."""
+        best = self._course and self._course.best(time.monotonic())
+        if not best:
+            return None
+        last = best.last
+        return {
+            "unit": last.unit.value,
+            "step": last.step,
+            "total": last.total,
+            "rate": best.rate,
+            "left_s": best.left_s,
+            "loss": None if last.loss is None else _finite(last.loss),
+            "source": last.origin.value,
+            "where": last.where,
+            "at": last.at,
+        }
+
+
+def _script_of(plan: Plan) -> str:
+    """The script of this host that trains; an evaluator's where there is no other."""
+    scripts = [
+        spec.name
+        for spec in sorted(plan.processes, key=lambda spec: spec.role is Role.EVALUATOR)
+        if not spec.essential and spec.role is not Role.PREPARE
+    ]
+    return scripts[0] if scripts else ""
+
+
+def _source(reading: Reading) -> str:
+    return f"{reading.origin}, {reading.where}" if reading.where else str(reading.origin)
+
+
+def _finite(number: float) -> float | str:
+    """JSON has no other numbers."""
+    return number if math.isfinite(number) else str(number)
+
+
+async def _within(seconds: float, event: asyncio.Event) -> bool:
+    """Whether it happens in this time."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
+    return event.is_set()
