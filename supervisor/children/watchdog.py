@@ -2,9 +2,10 @@
 
 Output, CPU time and a touched heartbeat file are signs of life. CPU time counts only at a rate: a
 process that waits for ever still wakes up a few times a second. Once the script has touched its
-heartbeat file, or its training was seen to move, that alone counts: neither the CPU time of a loop
-that spins nor the output of one that fails and tries again says so. While it saves or evaluates, no
-step is to be expected, and the other signs count, for a while.
+heartbeat file, or its training was seen to come past its third step, that alone counts: neither the
+CPU time of a loop that spins nor the output of one that fails and tries again says so. While it
+evaluates no step is to be expected, and the other signs count, for a while; and a checkpoint that
+grows is a sign of its own.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ LEAST_S: Final = 120.0
 GAPS: Final = 10
 """Under ``auto``: so many times the usual time between two steps, and at least `LEAST_S`."""
 APART_S: Final = 3600.0
-"""So long a save or an evaluation may go on by its CPU time or output alone."""
+"""So long an evaluation may go on by its CPU time or output alone."""
 LATE: Final = 3.0
 """A look that comes after so many times its pause: we were stopped, or the machine was."""
 
@@ -33,8 +34,10 @@ class Steps:
     """The usual time between two movements; None: not known yet."""
     in_stride: bool = False
     """The third step is behind it."""
-    apart: bool = False
-    """It is seen to save or to evaluate."""
+    evaluates: bool = False
+    """As far as it is seen."""
+    saves: bool = False
+    """Files of a checkpoint or a model have just changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +85,11 @@ class HangDetector:
         )
         beats = self.beats or touched
         told_at = signs.at if told else self.told_at
-        apart = signs.steps is not None and signs.steps.apart and signs.at - told_at < APART_S
-        others = apart or not (beats or signs.steps)
-        moved = told or (others and (busy or signs.output_bytes != self.last.output_bytes))
+        steps = signs.steps
+        apart = steps is not None and steps.evaluates and signs.at - told_at < APART_S
+        others = apart or not (beats or _in_stride(signs))
+        saves = steps is not None and steps.saves
+        moved = told or saves or (others and (busy or signs.output_bytes != self.last.output_bytes))
         gaps = (*self.gaps, signs.at - self.told_at)[-_KEPT:] if touched and self.beats else ()
         return HangDetector(
             signs,
@@ -102,6 +107,10 @@ class HangDetector:
         return HangDetector(signs, signs.at, looked.beats, looked.beaten, self.gaps, signs.at)
 
     @property
+    def goes_by_steps(self) -> bool:
+        return _in_stride(self.last)
+
+    @property
     def idle_s(self) -> float:
         return self.last.at - self.moved_at
 
@@ -111,13 +120,17 @@ class HangDetector:
         gap_s = max((steps.gap_s if steps else None) or 0.0, _median(self.gaps))
         if setting_s is not None:
             return max(setting_s, GAPS * gap_s)
-        if (steps and steps.in_stride) or self.beaten > _THIRD:
+        if _in_stride(self.last) or self.beaten > _THIRD:
             return max(LEAST_S, GAPS * gap_s)
         return None
 
 
 _KEPT: Final = 65
 _THIRD: Final = 3
+
+
+def _in_stride(signs: Signs) -> bool:
+    return signs.steps is not None and signs.steps.in_stride
 
 
 def _touched(before: int | None, now: int | None) -> bool:

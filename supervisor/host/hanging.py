@@ -68,7 +68,7 @@ async def watch(
     words = masker.text(words) or running.tails(masker)[-1].decode("utf-8", "replace")
     detail = safe_lines(words)[-attribution.DETAIL_LIMIT :]
     lacking = ""
-    if detector.last.steps is not None:
+    if detector.goes_by_steps:
         lacking = f"no step after {last_step()}"
     elif detector.beats:
         lacking = "its heartbeat file was not touched"

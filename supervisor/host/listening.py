@@ -9,11 +9,11 @@ from typing import Final
 
 from supervisor.streams.recent import Piece, Recent
 from supervisor.training.reading import Origin, Reading
-from supervisor.training.words import END_BYTES, Words
+from supervisor.training.words import END_BYTES, Found, Words
 
 HEAD_BYTES: Final = 1 << 10
-"""The beginning is read for itself: a script that comes from step 0 to 50 between two looks, and
-stops there, has moved."""
+"""The first line that says something is read for itself, if it comes so soon: a script that comes
+from step 1 to 50 between two looks, and stops there, has moved."""
 _HEADER: Final = b"Epoch "
 """Keras writes it once an epoch; the bars after it count from there."""
 _LINE_BYTES: Final = 200
@@ -52,18 +52,37 @@ class Listening:
 
     def _read(self, stream: str, pieces: list[Piece], *, lost: bool) -> Iterator[Reading]:
         data = b"".join(piece.data for piece in pieces)
-        words = self._streams.get(stream) or Words(pattern=self._pattern)
+        words = before = self._streams.get(stream) or Words(pattern=self._pattern)
         cut = lost or len(data) > END_BYTES
-        begin, end = pieces[0].at, pieces[-1].at
-        parts = [(_cut(data), end)] if cut else _halved(data, begin, end)
-        for part, at in parts:
-            before = words.found
-            words = words.read(part.decode("utf-8", "replace"), cut=cut)
-            if (found := words.found) is not None and found is not before:
-                yield Reading(
-                    Origin.OUTPUT, found.unit, found.step, at, found.total, found.loss, stream
-                )
+        at = pieces[-1].at
+        if cut:
+            data = _cut(data)
+        else:
+            words, data = _first(words, data)
+            if words.found is not before.found:
+                yield _reading(words.found, pieces[0].at, stream)
+        last = words.found
+        words = words.read(data.decode("utf-8", "replace"), cut=cut)
+        if words.found is not last:
+            yield _reading(words.found, at, stream)
         self._streams[stream] = words
+
+
+def _reading(found: Found | None, at: float, stream: str) -> Reading:
+    assert found is not None
+    return Reading(Origin.OUTPUT, found.unit, found.step, at, found.total, found.loss, stream)
+
+
+def _first(words: Words, data: bytes) -> tuple[Words, bytes]:
+    """After the first line that says something, if it is one of the first few; and the rest."""
+    before, begin = words.found, 0
+    while words.found is before and begin < HEAD_BYTES:
+        end = data.find(b"\n", begin) + 1
+        if not end:
+            break
+        words = words.read(data[begin:end].decode("utf-8", "replace"))
+        begin = end
+    return words, data[begin:]
 
 
 def _cut(data: bytes) -> bytes:
@@ -72,10 +91,3 @@ def _cut(data: bytes) -> bytes:
     at = data.rfind(_HEADER, 0, len(data) - len(kept))
     header = data[at : at + _LINE_BYTES].partition(b"\n")[0] if at >= 0 else b""
     return b"\n" + header + b"\n" + kept.partition(b"\n")[2]
-
-
-def _halved(data: bytes, begin: float, end: float) -> list[tuple[bytes, float]]:
-    """The first lines and the others, and when they came."""
-    middle = data.find(b"\n", HEAD_BYTES) + 1
-    parts = [(data[:middle], begin), (data[middle:], end)]
-    return [part for part in parts if part[0]]

@@ -37,8 +37,10 @@ if TYPE_CHECKING:  # not needed before the script's start
 
 FIRST_S: Final = 0.3
 """A script that has ended by then has trained nothing, and its end waits for no look."""
+FIRST_LOOKS: Final = 10
+"""The first looks come as soon one after the other: scripts may be short …"""
 LOOK_S: Final = 1.0
-"""Between two looks, and more where they take long: …"""
+"""… and later there is so long between two, and more where they take long: …"""
 SHARE: Final = 20
 """… a look takes no more than this part of the time."""
 FILES_S: Final = 2.0
@@ -129,10 +131,12 @@ class Training:
                 return
             await _within(SETTLE_S, before)
             await self._begin(began_ns, position)
+            looks = 0
             while not over.is_set():
-                began = time.monotonic()
+                began, looks = time.monotonic(), looks + 1
                 await self._look(running)
-                await _within(max(LOOK_S, SHARE * (time.monotonic() - began)), over)
+                pause_s = FIRST_S if looks < FIRST_LOOKS else LOOK_S
+                await _within(max(pause_s, SHARE * (time.monotonic() - began)), over)
             await self._look(running)
         finally:
             done.set()
@@ -145,7 +149,7 @@ class Training:
         plan = self._present.plan
         pattern = plan.contract.settings.progress_pattern
         self._listening = Listening(self._outputs.recent, self.process, pattern, position)
-        self._course, self._began_with, self.saved = Course(), None, None
+        self._began_with, self.saved = None, None
         self._saving_at, self._saves = None, []
         self._said.clear()
         self._told.clear()
@@ -153,6 +157,7 @@ class Training:
         with contextlib.suppress(TimeoutError):
             self._began_with = await self._aside(FILES_S, files.begin, began_ns)
         step = self._began_with.step if self._began_with else 0
+        self._course = Course(begun=step)
         if step is not None:
             self.book.begins_with(step)
 
@@ -293,8 +298,8 @@ class Training:
         from supervisor.children.watchdog import Steps  # noqa: PLC0415
 
         saving = self._saving_at is not None and time.monotonic() - self._saving_at < SAVING_S
-        apart = saving or (self._listening is not None and self._listening.evaluating)
-        return Steps(course.moves, course.gap_s, course.in_stride, apart)
+        evaluates = self._listening is not None and self._listening.evaluating
+        return Steps(course.moves, course.gap_s, course.in_stride, evaluates, saving)
 
     def last_step(self) -> str:
         """``step 50 (output, stdout)``; empty where nothing was said."""

@@ -106,6 +106,8 @@ class Course:
     """At how many looks something had moved; the first reading is none."""
     gaps: tuple[float, ...] = ()
     """Seconds between the last few of them."""
+    begun: int | None = None
+    """The step with which the attempt began, that of a checkpoint or 0; None: not known."""
 
     def take(self, readings: Iterable[Reading], now: float) -> Course:
         """After a look. ``now`` is a steady clock's, of the look."""
@@ -134,9 +136,19 @@ class Course:
 
     @property
     def in_stride(self) -> bool:
-        """The third step is behind it: what came before may have taken any time."""
+        """The third step is behind it: what came before may have taken any time.
+
+        A first reading of a greater step says so too, where it is known with which one it began. A
+        line of the output does not: it may speak of the checkpoint that is restored.
+        """
+
+        def since(track: Track) -> int:
+            told = track.last.origin not in {Origin.OUTPUT, Origin.CHECKPOINT}
+            known = told and self.begun is not None
+            return track.last.step - (self.begun or 0 if known else track.first.step)
+
         return self.moves >= STRIDE or any(
-            track.last.unit is Unit.STEP and track.last.step - track.first.step >= STRIDE
+            track.last.unit is Unit.STEP and since(track) >= STRIDE
             for track in self.tracks.values()
         )
 
