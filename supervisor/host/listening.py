@@ -51,20 +51,18 @@ class Listening:
         ]
 
     def _read(self, stream: str, pieces: list[Piece], *, lost: bool) -> Iterator[Reading]:
-        data = b"".join(piece.data for piece in pieces)
         words = before = self._streams.get(stream) or Words(pattern=self._pattern)
-        cut = lost or len(data) > END_BYTES
-        at = pieces[-1].at
-        if cut:
-            data = _cut(data)
-        else:
-            words, data = _first(words, data)
+        cut = lost or sum(len(piece.data) for piece in pieces) > END_BYTES
+        begin = 0
+        if not cut:
+            words, begin = _first(words, pieces)
             if words.found is not before.found:
-                yield _reading(words.found, pieces[0].at, stream)
+                yield _reading(words.found, pieces[begin - 1].at, stream)
         last = words.found
-        words = words.read(data.decode("utf-8", "replace"), cut=cut)
+        data = b"".join(piece.data for piece in pieces[begin:])
+        words = words.read((_cut(data) if cut else data).decode("utf-8", "replace"), cut=cut)
         if words.found is not last:
-            yield _reading(words.found, at, stream)
+            yield _reading(words.found, pieces[-1].at, stream)
         self._streams[stream] = words
 
 
@@ -73,16 +71,19 @@ def _reading(found: Found | None, at: float, stream: str) -> Reading:
     return Reading(Origin.OUTPUT, found.unit, found.step, at, found.total, found.loss, stream)
 
 
-def _first(words: Words, data: bytes) -> tuple[Words, bytes]:
-    """After the first line that says something, if it is one of the first few; and the rest."""
-    before, begin = words.found, 0
-    while words.found is before and begin < HEAD_BYTES:
-        end = data.find(b"\n", begin) + 1
-        if not end:
+def _first(words: Words, pieces: list[Piece]) -> tuple[Words, int]:
+    """After the first piece that says something, if it is one of the first few; how many these
+    are."""
+    before, read, count = words.found, 0, 0
+    for piece in pieces:
+        read += len(piece.data)
+        if read > HEAD_BYTES:
             break
-        words = words.read(data[begin:end].decode("utf-8", "replace"))
-        begin = end
-    return words, data[begin:]
+        words = words.read(piece.data.decode("utf-8", "replace"))
+        count += 1
+        if words.found is not before:
+            break
+    return words, count
 
 
 def _cut(data: bytes) -> bytes:

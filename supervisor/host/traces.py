@@ -3,9 +3,10 @@ are looked at off the event loop, for a disk may not answer."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final, NamedTuple
 
 from supervisor import regular
@@ -40,6 +41,7 @@ class TraceFiles:
         self._events = event_files.EventFiles((paths.checkpoints, paths.model, paths.output))
         self._scans: dict[str, Scan] = {}
         self._newest: tuple[str, int] | None = None
+        self._held: frozenset[tuple[str, int, int]] = frozenset()
         self._progress: record.Progress | None = None
         self._whole: dict[str, int] = {}
         """Inodes of files that belonged to a complete checkpoint before: what is written anew into
@@ -60,11 +62,14 @@ class TraceFiles:
         self._newest = saved and (saved.path, saved.written_ns)
         return saved
 
-    def look(self, pids: Iterable[int]) -> Traces:
+    def look(self, pids: Collection[int]) -> Traces:
         """``pids``: the script's processes."""
         readings = [*self._from_file(), *self._events.look(pids)]
         directories = dict.fromkeys((self._paths.checkpoints, self._paths.model))
         changed = [self._scan(directory) for directory in directories]
+        held = _held(pids)
+        changed.append(bool(held - self._held))
+        self._held = held
         saved = self._saved(_YOUNGEST, old=False)
         if saved is None or (saved.path, saved.written_ns) == self._newest:
             return Traces(tuple(readings), None, any(changed))
@@ -116,6 +121,25 @@ class TraceFiles:
         if len(self._whole) < resumed.MOST_FILES:
             self._whole |= {part.path: part.inode for part in last.parts}
         return Saved(last.path, last.written_ns, unit, number, save_s)
+
+
+_FEW: Final = 1024
+"""Descriptors of a process that are looked at."""
+
+
+def _held(pids: Collection[int]) -> frozenset[tuple[str, int, int]]:
+    """Files of a save that these processes hold open, wherever they are, as they stand now."""
+    found = set()
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            place = f"/proc/{pid}/fd"
+            for number in os.listdir(place)[:_FEW]:
+                with contextlib.suppress(OSError):
+                    target = os.readlink(f"{place}/{number}")
+                    if target.startswith("/") and snapshot.is_written_by_a_save(target):
+                        status = os.stat(f"{place}/{number}")
+                        found.add((target, status.st_size, status.st_mtime_ns))
+    return frozenset(found)
 
 
 def _step_of(last: resumed.Newest) -> tuple[Unit, int] | None:

@@ -53,6 +53,11 @@ class Reading(NamedTuple):
     and place are one counter's."""
 
     @property
+    def is_trained(self) -> bool:
+        """Something was trained by then: no epoch is over as the first one begins."""
+        return self.unit is Unit.STEP or self.step > 0
+
+    @property
     def is_apart(self) -> bool:
         """It lies where evaluations are told: ``logs/validation``."""
         return self.where.rpartition("/")[2].lower().startswith(_APART)

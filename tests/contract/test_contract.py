@@ -535,6 +535,29 @@ def test_restart_rules_that_are_none(text: str, expected: str) -> None:
     assert expected in said
 
 
+def test_how_long_nothing_may_move() -> None:
+    for text, value in (("auto", None), ("0", 0.0), ("30", 30.0)):
+        assert parse_settings({"hang_timeout_s": text}, {}, {})[0].hang_timeout_s == value
+    said = refusal(environ={"PATH": "/bin", "SUPERVISOR_HANG_TIMEOUT_S": "soon"})
+    assert "a number of seconds, 0 or more, or auto" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("(", "a regular expression: missing ), "),
+        ("step", "a group (?P<step>…) or (?P<epoch>…)"),
+        ("(?P<loss>.)", "a group (?P<step>…) or (?P<epoch>…)"),
+        (r"(?P<step>\d)(?P<rate>\d)", "of other named groups total and loss alone"),
+        (r"(?P<step>\d)" + "x" * 500, "at most 500 characters"),
+    ],
+)
+def test_patterns_that_find_no_progress(text: str, expected: str) -> None:
+    said = refusal(environ={"PATH": "/bin", "SUPERVISOR_PROGRESS_PATTERN": text})
+    assert said.startswith("environment: SUPERVISOR_PROGRESS_PATTERN: found ")
+    assert expected in said
+
+
 @pytest.mark.parametrize(
     ("name", "text", "value"),
     [

@@ -136,16 +136,20 @@ def test_a_script_that_makes_no_more_steps_is_found(tmp_path: pathlib.Path, stay
     assert "in stay" in cause["detail"]
 
 
-def test_a_save_that_goes_on_is_no_hang(tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("place", ["checkpoints", "pathlib.Path(os.environ['HOME'])"])
+def test_a_save_that_goes_on_is_no_hang(tmp_path: pathlib.Path, place: str) -> None:
+    """In the directory for it, or wherever the script holds a file of that kind open."""
+    (home := tmp_path / "home").mkdir()
     report = run(
         tmp_path,
         "for step in range(1, 41):\n"
         "    print('step', step, flush=True)\n"
         "    time.sleep(0.02)\n"
-        "with open(checkpoints / 'model.h5', 'wb', buffering=0) as file:\n"
+        f"with open({place} / 'model.h5', 'wb', buffering=0) as file:\n"
         "    for _ in range(40):\n"
         "        file.write(b'x'); time.sleep(0.1)\n",
         SUPERVISOR_HANG_TIMEOUT_S="1",
+        HOME=str(home),
     )
     assert report["progress"]["step"] == 40
 

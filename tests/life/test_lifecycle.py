@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from supervisor.cluster.liveness import How
 from supervisor.life import events as ev
-from supervisor.life.attempts import KINDS, Kind, Order, Past, Policy, Scope
+from supervisor.life.attempts import KINDS, Kind, Order, Past, Policy, Scope, restartable
 from supervisor.life.automaton import JOB, LIVES, PHASES, Trigger
 from supervisor.life.ladder import SWEEP_S, respite
 from supervisor.life.lifecycle import LATE_S, WORD_S, is_anothers_stop, passes_on, step
@@ -932,6 +932,16 @@ def test_a_run_whose_checkpoints_another_one_has_claimed_ends() -> None:
     assert (state.phase, state.cause.kind, _code(state)) == (Phase.DONE, CauseKind.FENCED, 89)
 
 
+def test_a_loss_that_is_no_number_ends_the_job_and_is_not_tried_again() -> None:
+    diverged = ev.Diverged("chief", "the loss is nan at step 12", 1.0)
+    state, actions = play(replace(alone(), restarts=True), [*RUNNING_ALONE, diverged])
+    assert essentials(actions) == [ev.Send("chief", signal.SIGTERM)]
+    state, _ = play(state, [diverged, ev.Exited("chief", TERMED, 2.0), ev.Published(None)])
+    assert state.cause is not None
+    assert (state.phase, state.cause.kind, _code(state)) == (Phase.DONE, CauseKind.DIVERGED, 91)
+    assert not restartable(state.cause)
+
+
 def test_what_was_fetched_may_bring_further_steps() -> None:
     fetching = initial(alone().setup, (Process("fetch", False, step=True), Process("chief", False)))
     state, _ = play(fetching, [ev.Prepared(), ev.Replanned(("requirements",))])
@@ -1198,6 +1208,7 @@ _free = st.one_of(
     st.just(ev.PrepareFailed("no space", 1.0)),
     st.just(ev.TransferFailed("checkpoints: denied", 1.0)),
     st.just(ev.TransferFailed("fenced: …", 1.0, fenced=True)),
+    st.just(ev.Diverged("chief", "the loss is nan", 1.0)),
     st.just(ev.Replanned(("requirements", "package"))),
     st.just(ev.Replanned(("restore",))),
     st.builds(ev.Replanned, st.just(()), _holds),
