@@ -53,14 +53,16 @@ class Listening:
     def _read(self, stream: str, pieces: list[Piece], *, lost: bool) -> Iterator[Reading]:
         words = before = self._streams.get(stream) or Words(pattern=self._pattern)
         cut = lost or sum(len(piece.data) for piece in pieces) > END_BYTES
-        begin = 0
-        if not cut:
-            words, begin = _first(words, pieces)
+        data = b"".join(piece.data for piece in pieces)
+        if cut:
+            data = _cut(data)
+        else:
+            words, read, at = _first(words, pieces)
+            data = data[read:]
             if words.found is not before.found:
-                yield _reading(words.found, pieces[begin - 1].at, stream)
+                yield _reading(words.found, at, stream)
         last = words.found
-        data = b"".join(piece.data for piece in pieces[begin:])
-        words = words.read((_cut(data) if cut else data).decode("utf-8", "replace"), cut=cut)
+        words = words.read(data.decode("utf-8", "replace"), cut=cut)
         if words.found is not last:
             yield _reading(words.found, pieces[-1].at, stream)
         self._streams[stream] = words
@@ -71,19 +73,19 @@ def _reading(found: Found | None, at: float, stream: str) -> Reading:
     return Reading(Origin.OUTPUT, found.unit, found.step, at, found.total, found.loss, stream)
 
 
-def _first(words: Words, pieces: list[Piece]) -> tuple[Words, int]:
-    """After the first piece that says something, if it is one of the first few; how many these
-    are."""
-    before, read, count = words.found, 0, 0
+def _first(words: Words, pieces: list[Piece]) -> tuple[Words, int, float]:
+    """After the first line that says something, if it is one of the first few; how many bytes that
+    were, and when they came."""
+    before, read = words.found, 0
     for piece in pieces:
-        read += len(piece.data)
-        if read > HEAD_BYTES:
-            break
-        words = words.read(piece.data.decode("utf-8", "replace"))
-        count += 1
+        for line in piece.data.splitlines(keepends=True):
+            if words.found is not before or read > HEAD_BYTES:
+                return words, read, piece.at
+            words = words.read(line.decode("utf-8", "replace"))
+            read += len(line)
         if words.found is not before:
-            break
-    return words, count
+            return words, read, piece.at
+    return words, read, pieces[-1].at
 
 
 def _cut(data: bytes) -> bytes:

@@ -54,7 +54,10 @@ class TraceFiles:
         """
         self._events.begin(before_ns)
         self._scans.clear()
-        self._progress = record.reading(self._paths)
+        self._progress = None
+        with contextlib.suppress(OSError):
+            if os.lstat(self._paths.progress).st_mtime_ns < before_ns:
+                self._progress = record.reading(self._paths)
         self._scan(self._paths.checkpoints)
         found = self._scans.get(self._paths.checkpoints)
         self._whole = {fact.path: fact.inode for fact in found.facts} if found else {}

@@ -110,7 +110,8 @@ class Training:
         self.book.started()
         before, self._over, self._done = self._done, asyncio.Event(), asyncio.Event()
         self._started_at = time.monotonic()
-        watch = self._watch(running, before, self._outputs.recent.end)
+        began_ns, position = time.clock_gettime_ns(FILES_CLOCK), self._outputs.recent.end
+        watch = self._watch(running, before, began_ns, position)
         self._tasks.serve("training", watch, vital=False)
 
     def ended(self, process: str) -> None:
@@ -123,9 +124,11 @@ class Training:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._done.wait(), SETTLE_S)
 
-    async def _watch(self, running: Running, before: asyncio.Event, position: int) -> None:
+    async def _watch(
+        self, running: Running, before: asyncio.Event, began_ns: int, position: int
+    ) -> None:
         """From the script's start to its end, and once more then."""
-        over, done, began_ns = self._over, self._done, time.clock_gettime_ns(FILES_CLOCK)
+        over, done = self._over, self._done
         try:
             if await _within(FIRST_S, over):
                 return

@@ -48,7 +48,7 @@ def test_a_script_that_prints(tmp_path: pathlib.Path) -> None:
     seen = report["progress"]
     assert (seen["unit"], seen["step"], seen["total"]) == ("step", 30, 40)
     assert (seen["source"], seen["where"], seen["loss"]) == ("output", "stdout", 0.0333)
-    assert 15 < seen["rate"] < 21
+    assert 10 < seen["rate"] < 30
     assert seen["left_s"] == pytest.approx(10 / seen["rate"])
     [began] = said(report, "training.began")
     assert (began["unit"], began["step"], began["source"]) == ("step", 1, "output, stdout")
@@ -223,19 +223,25 @@ def test_a_save_that_is_longer_than_what_a_stop_leaves(tmp_path: pathlib.Path) -
 
 
 def test_how_often_to_save_is_said_once_something_has_failed(tmp_path: pathlib.Path) -> None:
-    report = run(
+    enough = tmp_path / "enough"
+    lay_out(
         tmp_path,
-        SAVES
+        HEAD
+        + SAVES
         + "again = os.environ['SUPERVISOR_ATTEMPT'] != '1'\n"
-        + "for step in range(1, 6):\n"
-        + "    save(step + 10 * again, 0.02)\n"
+        + "step = 100 * again\n"
+        + f"while not pathlib.Path({str(enough)!r}).exists():\n"
+        + "    step += 1; save(step, 0.02)\n"
         + "    time.sleep(1.1 if again else 0.1)\n"
-        + "if not again: os.kill(os.getpid(), signal.SIGKILL)\n",
-        SUPERVISOR_RESTARTS="2",
+        + "    if step == 5: os.kill(os.getpid(), signal.SIGKILL)\n",
     )
-    [advice] = said(report, "training.save_interval")
+    with Train(tmp_path, SUPERVISOR_RESTARTS="2") as train:
+        train.wait_for("training.save_interval")
+        enough.touch()
+        assert train.wait() == 0
+        [advice] = said(train.report, "training.save_interval")
     assert advice["failures"] == 1
-    assert advice["every_s"] == pytest.approx(1.1, abs=0.3)
+    assert advice["every_s"] >= 1.1
     assert 0.1 < advice["best_s"] < advice["every_s"]
 
 
