@@ -109,7 +109,7 @@ class Training:
             return
         self.book.started()
         before, self._over, self._done = self._done, asyncio.Event(), asyncio.Event()
-        self._started_at = time.monotonic()
+        self._started_at, self._course = time.monotonic(), None
         began_ns, position = time.clock_gettime_ns(FILES_CLOCK), self._outputs.recent.end
         watch = self._watch(running, before, began_ns, position)
         self._tasks.serve("training", watch, vital=False)
