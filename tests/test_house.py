@@ -21,7 +21,7 @@ MOST_LINES: Final = 300
 """Of a class."""
 
 FLOORS: Final[tuple[tuple[str, ...], ...]] = (
-    ("faults", "regular", "aside"),
+    ("faults", "regular", "aside", "progress"),
     ("life", "streams", "mpi", "training"),
     ("cluster",),
     ("linux",),
@@ -41,6 +41,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "faults": "",
         "regular": "",
         "aside": "",
+        "progress": "",
         "life": "faults",
         "streams": "faults regular",
         "mpi": "faults",
