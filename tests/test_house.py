@@ -79,6 +79,7 @@ PURE: Final = {
     *("plan.arguments", "plan.proxies", "plan.given_config", "plan.environment", "plan.mpi"),
     *("training.reading", "training.framing", "training.events", "training.bundle"),
     *("training.words", "training.course", "training.ledger", "training.saves"),
+    *("training.notices",),
     *("plan.storage", "plan.early", "plan.plan", "verbs.injection"),
 }
 """Modules that decide and touch no world."""

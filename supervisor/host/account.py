@@ -13,6 +13,7 @@ from supervisor.host.attempts import Attempts
 from supervisor.host.console import Outputs
 from supervisor.host.coordination import Coordination
 from supervisor.host.keeping import Keeping
+from supervisor.host.notices import status_text
 from supervisor.host.present import Present
 from supervisor.host.records import left, process_record
 from supervisor.host.running import Running
@@ -173,4 +174,6 @@ class Account:
             "cpu_s": cpu_s,
             "rss_bytes": rss_bytes,
             "output_bytes": running.output_bytes,
+            "ready": running.ready,
+            "status_text": status_text(running, self._masker),
         }

@@ -24,6 +24,7 @@ from supervisor.faults import safe, safe_lines
 from supervisor.host import explanation, outliving
 from supervisor.host.console import Outputs
 from supervisor.host.files import Files
+from supervisor.host.notices import Notices
 from supervisor.host.present import Present
 from supervisor.host.running import Running
 from supervisor.host.tasks import Tasks
@@ -62,6 +63,7 @@ class Processes:
         guardian: Guardian | None,
         warming: Warming,
         training: Training,
+        notices: Notices,
         fetched: Callable[[], Awaitable[None]],
     ) -> None:
         """``fetched`` is awaited when a step that fetches has ended well, before that is posted."""
@@ -76,6 +78,7 @@ class Processes:
         self._guardian = guardian
         self._warming = warming
         self._training = training
+        self._notices = notices
         self._fetched = fetched
         self._by_name: dict[str, Running] = {}
         self._group: asyncio.TaskGroup
@@ -127,6 +130,7 @@ class Processes:
         told = {"argv": shlex.join(self._masker.argv(spec.argv)), **child.told}
         self._say("info", "process.started", process=name, pid=child.pid, **told)
         self._post(ev.Started(name, child.pid))
+        self._notices.follow(running)
         self._training.started(running)
         owner = self._group.create_task(
             self._tasks.guard(f"process {name}", self._own(running, child))
@@ -140,14 +144,15 @@ class Processes:
 
     def _spawn(self, running: Running, *, one_pipe: bool) -> Child | SpawnError:
         """A script that cannot be executed as it stands is started as its error suggests."""
-        spec = self._outputs.for_this_terminal(running.spec)
+        spec = self._notices.told_to(self._outputs.for_this_terminal(running.spec))
         try:
             return self._warming.launch(spec, one_pipe=one_pipe)
         except SpawnError as error:
             if error.instead is None or spec.essential or spec.role is Role.PREPARE:
                 return error
             self._say("warning", "process.interpreted", text=error.instead.why)
-            running.spec = spec = replace(spec, argv=error.instead.argv)
+            spec = replace(spec, argv=error.instead.argv)
+            running.spec = replace(running.spec, argv=spec.argv)
             with contextlib.suppress(SpawnError):
                 return self._warming.launch(spec, one_pipe=one_pipe)
             return error
@@ -268,6 +273,16 @@ class Processes:
     def _say_signalled(self, name: str, child: Child, signum: int, to: str) -> None:
         word = signal_name(signum)
         self._say("info", "process.signalled", process=name, pid=child.pid, signal=word, to=to)
+
+    def extend(self, asked: ev.Extend) -> None:
+        """A script that comes down has asked for more time."""
+        bounds = {"reserve_s": asked.reserve_s, "most_s": asked.most_s}
+        left_s = self._timers.extend(asked.deadline, asked.seconds, **bounds)
+        running = self._by_name[asked.process]
+        if left_s is not None and not running.extended:  # said once: it may ask every second
+            running.extended = True
+            seconds = {"asked_s": round(asked.seconds, 1), "left_s": round(left_s, 1)}
+            self._say("info", "process.extended", process=asked.process, **seconds)
 
     def suspend(self, name: str) -> None:
         running = self._by_name[name]

@@ -26,6 +26,7 @@ from supervisor.host.console import Outputs
 from supervisor.host.coordination import Coordination
 from supervisor.host.files import Files
 from supervisor.host.keeping import Keeping
+from supervisor.host.notices import Notices
 from supervisor.host.preparing import Preparing
 from supervisor.host.present import Present
 from supervisor.host.processes import Processes
@@ -49,6 +50,7 @@ from supervisor.streams.masking import Masker
 if TYPE_CHECKING:  # not needed before the script's start
     from supervisor.status.snapshot import Snapshot
     from supervisor.storage.job import Fetched
+    from supervisor.training.notices import Notice
 
 AFTER_START_S: Final = 0.2
 """What the job can do without begins this long after its script's start. The status port of a host
@@ -133,6 +135,9 @@ class _Host:
         )
         self._warming = Warming(present, say=say, tasks=self.tasks, guardian=guardian)
         self.training = Training(present, post=post, say=say, tasks=self.tasks, outputs=outputs)
+        self._notices = Notices(
+            present, post=post, say=say, log=log, masker=masker, heard=self._hear
+        )
         self.processes = Processes(
             present,
             post=post,
@@ -145,6 +150,7 @@ class _Host:
             guardian=guardian,
             warming=self._warming,
             training=self.training,
+            notices=self._notices,
             fetched=self._preparing.plan_again,
         )
         self.coordination = Coordination(
@@ -304,6 +310,7 @@ class _Host:
         self._timers.close()
         self.processes.close()
         self._warming.close()
+        self._notices.close()
         self._collector.stop()
         self._signals.close()
 
@@ -311,6 +318,13 @@ class _Host:
 
     def _post(self, event: ev.Event) -> None:
         self._inbox.put_nowait(event)
+
+    def _hear(self, process: str, notice: Notice) -> None:
+        """A script has said something of itself."""
+        from supervisor.training import notices  # noqa: PLC0415  # for those that do
+
+        if process == self.training.process and (said := notices.reading(notice, time.time())):
+            self.training.told(said)
 
     def _expired(self, deadline: ev.Deadline) -> None:
         if deadline is ev.Deadline.KILL and self.processes.dying():
@@ -359,6 +373,8 @@ class _Host:
                 self.processes.kill(process)
             case ev.Arm(deadline, seconds):
                 self._timers.arm(deadline, jittered(deadline, seconds))
+            case ev.Extend():
+                self.processes.extend(action)
             case ev.Disarm(deadline):
                 self._timers.disarm(deadline)
             case ev.Announce():

@@ -36,6 +36,18 @@ class Running:
     memory_before: MemoryReading | None = None
     starts: int = 1
     """Which start of the process in this run it is."""
+    ready: bool = False
+    """It has said so by a notification, as all of these; see ``notices.py``."""
+    status: str = ""
+    """What it last said for people, as it came; see ``notices.status_text``."""
+    extended: bool = False
+    """It has had more time than its share on its way down."""
+    watchdog_beats: int = 0
+    """How often it has said that it is alive."""
+    watchdog_triggered: bool = False
+    """It has said that it is not."""
+    imported_s: float | None = None
+    """How long after its start TensorFlow was imported; 0 where the interpreter was warm."""
 
     def stop_sent(self, *, reached: bool) -> None:
         self.stop_sent_at = self.stop_sent_at or time.time()

@@ -150,6 +150,14 @@ class Diverged(Frozen):
     at: float
 
 
+class MoreTime(Frozen):
+    """A script asks that its time is not over for ``seconds`` from now."""
+
+    process: str
+    seconds: float
+    at: float
+
+
 class Readied(Frozen):
     """What starts anew here is down, and all is made ready for its start by an order."""
 
@@ -286,6 +294,7 @@ Event = (
     | Signalled
     | Hung
     | Diverged
+    | MoreTime
     | Readied
     | NotReady
     | Expired
@@ -350,6 +359,18 @@ class KillTree(Frozen):
 class Arm(Frozen):
     deadline: Deadline
     seconds: float
+
+
+class Extend(Frozen):
+    """Let a deadline that is armed expire in ``seconds`` if that is later than it would: but
+    ``reserve_s`` before ``Deadline.LIMIT`` at the latest, where that is armed, and ``most_s`` after
+    the deadline itself was armed. For ``process``, which has asked for it."""
+
+    process: str
+    deadline: Deadline
+    seconds: float
+    reserve_s: float
+    most_s: float
 
 
 class Disarm(Frozen):
@@ -440,6 +461,7 @@ Action = (
     | DumpStacks
     | KillTree
     | Arm
+    | Extend
     | Disarm
     | Announce
     | MakeReady

@@ -180,6 +180,29 @@ def kill(state: State, actions: list[ev.Action]) -> State:
     return state
 
 
+def more_time(state: State, name: str, seconds: float, actions: list[ev.Action]) -> State:
+    """A script that comes down asks for more of the rung's time than its share.
+
+    It may have what is left of the time that bounds all rungs, less what the rungs to come need:
+    ``Deadline.LIMIT``, which is the platform's limit after a stop signal, and is as long at the end
+    of a job that nobody stopped. Where it starts anew there is none, and the other hosts wait for
+    it (``restarting.py``): there it may have its share twice.
+    """
+    measure = LADDER[state.rung]
+    if measure.whom is not Whom.SCRIPTS or measure.deadline not in state.armed:
+        return state
+    targets = _alive(state, measure.whom)
+    if not any(process.name == name and process.stopped_by_us for process in targets):
+        return state
+    groups_s = _group_s(state) if state.rung is Rung.SCRIPTS else 0.0
+    servers_s = _server_grace_s(state) if any(each.server for each in state.coming_down) else 0.0
+    most_s = math.inf
+    if state.phase is Phase.RESTARTING:
+        most_s = 2 * measure.share_s(state) if state.rung is Rung.SCRIPTS else 0.0
+    actions.append(ev.Extend(name, measure.deadline, seconds, groups_s + servers_s, most_s))
+    return state
+
+
 def _alive(state: State, whom: Whom) -> tuple[Process, ...]:
     if whom is Whom.EVERYBODY:
         return state.coming_down

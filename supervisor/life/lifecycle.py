@@ -39,7 +39,7 @@ from supervisor.life.joining import (
     waiting,
     who_is_missing,
 )
-from supervisor.life.ladder import evaluates_on, kill, rung_done, rung_over
+from supervisor.life.ladder import evaluates_on, kill, more_time, rung_done, rung_over
 from supervisor.life.outcome import job_exit_code
 from supervisor.life.state import (
     Member,
@@ -156,6 +156,8 @@ def _react(state: State, event: ev.Event, actions: list[ev.Action]) -> State:
             if not state.under_way or process_of(state, process).again:
                 return state
             return end(state, own_cause(state, CauseKind.DIVERGED, message, at, process), actions)
+        case ev.MoreTime(process, seconds):
+            return more_time(state, process, seconds, actions)
         case ev.Readied(turn, generation):
             from supervisor.life.restarting import readied  # noqa: PLC0415
 

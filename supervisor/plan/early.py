@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
 _LATE: Final = re.compile(
-    r"TF_CONFIG|CURRENT_HOST|S3_REGION|NO_PROXY|no_proxy|(SUPERVISOR|SM|SAGEMAKER)_.*"
+    r"TF_CONFIG|NOTIFY_SOCKET|WATCHDOG_USEC|CURRENT_HOST|S3_REGION|NO_PROXY|no_proxy|(SUPERVISOR|SM|SAGEMAKER)_.*"
 )
 """What the plan may give a script otherwise than it was foreseen: no import reads it."""
 _EARLY: Final = re.compile(

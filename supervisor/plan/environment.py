@@ -27,6 +27,10 @@ STACKS_DIRECTORY: Final = posixpath.join(
 
 _LOG_LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
+_OF_SYSTEMD: Final = frozenset({"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"})
+"""Where a supervisor runs under systemd they are its own: a script that wrote to that socket would
+speak for it. Scripts are told of ours when they start (``host/notices.py``)."""
+
 _DISTRIBUTIONS: Final = (*SWITCHES, *UNSUPPORTED)
 """Any of them makes the current group one of the distribution, where none is named."""
 
@@ -70,7 +74,8 @@ def inherited(contract: Contract) -> dict[str, str]:
     env = {
         key: value
         for key, value in contract.environ.items()
-        if not key.startswith(PREFIX) or key in others or not is_ours(key)
+        if key not in _OF_SYSTEMD
+        and (not key.startswith(PREFIX) or key in others or not is_ours(key))
     }
     addresses = (overlay.address for overlay in contract.overlays.values())
     env.update(exceptions(env, (*contract.hosts, *addresses)))

@@ -67,9 +67,10 @@ function show(s) {
     ["tolerated", "also"].flatMap(w => (s[w] || []).map(c => w + ": " + told(c))));
   $("others").hidden = !others.length; $("others").textContent = plain(others.join("\\n"));
   $("verdict").textContent = s.verdict ? s.verdict.outcome : "";
-  fill("processes", s.processes.map(p => [p.name, p.role, p.pid, p.exit || p.state,
+  fill("processes", s.processes.map(p => [p.name, p.role, p.pid,
+    p.exit || p.state + (p.ready ? ", ready" : ""),
     clock(p.started_at), p.cpu_s == null ? "" : secs(p.cpu_s), size(p.rss_bytes),
-    size(p.output_bytes)]));
+    size(p.output_bytes), p.status_text]));
   const kept = s.transfers || []; $("kept").hidden = !kept.length;
   fill("transfers", kept.map(t => [t.name, size(t.sent_bytes), size(t.rate_bytes_s) + "/s",
     t.pending_files ? t.pending_files + " files, " + size(t.pending_bytes) : "",
@@ -122,7 +123,7 @@ HTML = f"""<!doctype html>
 <section id="cause" hidden><h2>Cause</h2><p id="message"></p><pre id="detail"></pre></section>
 <pre id="others" hidden></pre>
 <h2>Processes</h2><table><thead><tr><th>name<th>role<th>pid<th>state<th>started<th>CPU<th>memory
-<th>output</thead><tbody id="processes"></tbody></table>
+<th>output<th>says</thead><tbody id="processes"></tbody></table>
 <section id="kept" hidden><h2>Kept elsewhere</h2><table><thead><tr><th>name<th>sent<th>rate
 <th>to be sent<th>behind<th>newest, or what is wrong</thead><tbody id="transfers"></tbody></table>
 </section><section id="again" hidden><h2>Attempts</h2><table><thead><tr><th>attempt<th>began

@@ -26,6 +26,10 @@ class ProcessRow(TypedDict):
     rss_bytes: int | None
     output_bytes: int
     """Bytes read from stdout and stderr so far."""
+    ready: NotRequired[bool]
+    """It has said so: ``READY=1`` at ``NOTIFY_SOCKET``."""
+    status_text: NotRequired[str]
+    """What it has last said for people, ``STATUS=``; empty: nothing."""
 
 
 class HostRow(TypedDict):

@@ -237,6 +237,26 @@ def _attempt(status: Mapping[str, Any]) -> str:
     return f"attempt {plain(status.get('attempt'))}" if number(status.get("restarts")) else ""
 
 
+def _processes(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """What they say of themselves stands last, where any of them says something."""
+    says = any(row.get("status_text") for row in rows)
+    columns = ("name", "role", "pid", "state", "CPU", "memory", "output", *(("says",) * says))
+    cells = [
+        (
+            row.get("name"),
+            row.get("role"),
+            row.get("pid"),
+            row.get("exit") or plain(row.get("state")) + ", ready" * (row.get("ready") is True),
+            duration(row.get("cpu_s")),
+            size(row.get("rss_bytes")),
+            size(row.get("output_bytes")),
+            *((row.get("status_text"),) * says),
+        )
+        for row in rows
+    ]
+    return _grid(columns, cells, "processes")
+
+
 def table(status: Mapping[str, Any]) -> RenderableType:
     """Lay a snapshot out for people. Whatever the server says is shown as text, not as markup."""
     from rich.console import Group  # noqa: PLC0415
@@ -270,22 +290,7 @@ def table(status: Mapping[str, Any]) -> RenderableType:
     ]
     parts += [
         Text(""),
-        _grid(
-            ("name", "role", "pid", "state", "CPU", "memory", "output"),
-            [
-                (
-                    row.get("name"),
-                    row.get("role"),
-                    row.get("pid"),
-                    row.get("exit") or row.get("state"),
-                    duration(row.get("cpu_s")),
-                    size(row.get("rss_bytes")),
-                    size(row.get("output_bytes")),
-                )
-                for row in mappings(status.get("processes"))
-            ],
-            "processes",
-        ),
+        _processes(mappings(status.get("processes"))),
         Text(""),
         _grid(
             ("name", "phase", "state", "last seen"),

@@ -56,6 +56,8 @@ def snapshot() -> Snapshot:
                 "cpu_s": 12.5,
                 "rss_bytes": 500 << 20,
                 "output_bytes": 12_345,
+                "ready": True,
+                "status_text": "fetching <b>data</b>",
             },
             {
                 "name": "ps",
@@ -68,6 +70,8 @@ def snapshot() -> Snapshot:
                 "cpu_s": None,
                 "rss_bytes": None,
                 "output_bytes": 0,
+                "ready": False,
+                "status_text": "",
             },
         ],
         "hosts": [

@@ -1315,6 +1315,22 @@ def _no_attempt_beside_another(state: State, actions: Iterable[ev.Action]) -> No
         assert all(lines.count(line) <= policy.restarts for line in lines), "a budget is kept"
 
 
+def _no_more_than_there_is(state: State, action: ev.Extend) -> None:
+    """More time is for a script that was asked to stop, and what comes after it has its share."""
+    process, budgets = process_of(state, action.process), state.setup.budgets
+    assert process.stopped_by_us
+    assert not process.server
+    assert process in state.coming_down
+    assert action.deadline in state.armed & {ev.Deadline.GRACE, ev.Deadline.GROUP}
+    if state.phase is Phase.DRAINING:
+        assert ev.Deadline.LIMIT in state.armed, "the platform's limit bounds it"
+        rest_s = budgets.group_s if state.rung is Rung.SCRIPTS else 0.0
+        servers = any(each.server for each in state.alive)
+        assert action.reserve_s >= rest_s + (budgets.server_grace_s if servers else 0.0)
+    else:
+        assert action.most_s <= 2 * budgets.end_grace_s
+
+
 def _possible(state: State, draw: st.DataObject) -> ev.Event:
     """An event that the world could send now: only what lives can exit, only what is armed can
     expire, only what is being published can be published."""
@@ -1324,6 +1340,7 @@ def _possible(state: State, draw: st.DataObject) -> ev.Event:
         left = st.sampled_from([(), (), (4711,)])
         words = st.sampled_from(["", VICTIM])
         choices.append(st.builds(ev.Exited, names, _statuses, st.just(2.0), words, left=left))
+        choices.append(st.builds(ev.MoreTime, names, st.floats(0.0, 1e9), st.just(2.0)))
     if state.armed:
         choices.append(st.builds(ev.Expired, st.sampled_from(sorted(state.armed)), st.just(3.0)))
     if state.phase is Phase.PUBLISHING:
@@ -1411,6 +1428,8 @@ def test_what_holds_whatever_comes(state: State, draw: st.DataObject) -> None:
             if isinstance(action, ev.Arm):
                 armed.add(action.deadline)
                 assert action.seconds >= 0
+            elif isinstance(action, ev.Extend):
+                _no_more_than_there_is(state, action)
             elif isinstance(action, ev.Disarm):
                 assert action.deadline in armed
                 armed.discard(action.deadline)
@@ -1433,6 +1452,75 @@ def test_once_draining_the_timers_alone_lead_to_the_end(state: State, draw: st.D
         assert state.armed, f"stuck in {state.phase}"
         state, _ = step(state, ev.Expired(draw.draw(st.sampled_from(sorted(state.armed))), 9.0))
     pytest.fail(f"still {state.phase} after 20 expired deadlines")
+
+
+# --------------------------------------------------------------------------- more time
+
+ASKS = ev.MoreTime("chief", 60.0, 101.0)
+TERM_AT_100 = ev.Signalled(signal.SIGTERM, 100.0)
+
+
+def extended(state: State, events: Iterable[ev.Event]) -> list[ev.Action]:
+    """What follows when the chief asks for more time after ``events``."""
+    return list(step(play(state, events)[0], ASKS)[1])
+
+
+def test_a_script_that_saves_may_have_the_time_that_is_left() -> None:
+    """The last of what the platform leaves is for the rungs to come: process groups, servers."""
+    stopped = [*RUNNING_ALONE, ev.Signalled(signal.SIGTERM, 100.0)]
+    wanted = ev.Extend("chief", ev.Deadline.GRACE, 60.0, BUDGETS.group_s, math.inf)
+    assert extended(alone(), stopped) == [wanted]
+    groups = [*stopped, ev.Expired(ev.Deadline.GRACE, 190.0)]
+    assert extended(alone(), groups) == [ev.Extend("chief", ev.Deadline.GROUP, 60.0, 0.0, math.inf)]
+    servers = [*RUNNING_MASTER, ev.Signalled(signal.SIGTERM, 100.0)]
+    reserve_s = BUDGETS.group_s + BUDGETS.server_grace_s
+    assert extended(master(), servers) == [
+        ev.Extend("chief", ev.Deadline.GRACE, 60.0, reserve_s, math.inf)
+    ]
+
+
+def test_so_may_one_that_is_stopped_because_the_job_ended_elsewhere() -> None:
+    ended = ev.MemberReported(
+        "algo-2",
+        Phase.RUNNING,
+        False,
+        Cause(CauseKind.STOP_REQUESTED, "algo-2", "received SIGTERM"),
+    )
+    assert extended(master(), [*RUNNING_MASTER, ended]) == [
+        ev.Extend(
+            "chief",
+            ev.Deadline.GRACE,
+            60.0,
+            BUDGETS.group_s + BUDGETS.server_grace_s,
+            math.inf,
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("host", "events", "why"),
+    [
+        (alone, (), "it runs"),
+        (alone, (TERM_AT_100, ev.Signalled(signal.SIGTERM, 101.0)), "SIGKILL was sent"),
+        (alone, (TERM_AT_100, ev.Exited("chief", OK, 101.0)), "it is gone"),
+    ],
+)
+def test_nobody_else_has_more_time(
+    host: Callable[[], State], events: tuple[ev.Event, ...], why: str
+) -> None:
+    state, _ = play(host(), [*RUNNING_ALONE, *events])
+    after, actions = step(state, ASKS)
+    assert (after, actions) == (state, ()), why
+
+
+def test_servers_and_those_that_hold_have_no_more_time() -> None:
+    state, _ = play(member(), [*RUNNING_MEMBER, ev.Signalled(signal.SIGTERM, 100.0)])
+    assert state.rung is Rung.HOLD
+    for name in ("worker", "ps"):
+        assert step(state, ev.MoreTime(name, 60.0, 101.0)) == (state, ())
+    state, _ = play(master(), [*RUNNING_MASTER, TERM_AT_100, ev.Exited("chief", TERMED, 101.0)])
+    assert state.rung is Rung.SERVERS
+    assert step(state, ev.MoreTime("ps", 60.0, 101.0)) == (state, ())
 
 
 # --------------------------------------------------------------------------- what outlives a leader

@@ -195,6 +195,19 @@ def test_a_stop_while_it_comes_down_leaves_it_the_time_of_a_stop_and_signals_it_
     assert state.phase is Phase.PUBLISHING
 
 
+def test_a_script_that_comes_down_to_start_anew_may_have_its_share_twice() -> None:
+    """The other hosts wait for it, and have counted so much. No limit of the platform's runs."""
+    hung = ev.Hung("chief", 600.0, 1.0)
+    state, _ = play(going_on(alone(), "none"), [*RUNNING_ALONE, hung])
+    assert (state.phase, ev.Deadline.LIMIT in state.armed) == (Phase.RESTARTING, False)
+    asks = ev.MoreTime("chief", 60.0, 2.0)
+    group_s, share_s = BUDGETS.group_s, BUDGETS.end_grace_s
+    _, actions = play(state, [asks])
+    assert actions == [ev.Extend("chief", ev.Deadline.GRACE, 60.0, group_s, 2 * share_s)]
+    _, actions = play(state, [ev.Expired(ev.Deadline.GRACE, 20.0), asks])
+    assert actions == [ev.Extend("chief", ev.Deadline.GROUP, 60.0, 0.0, 0.0)]
+
+
 def test_a_stop_while_it_is_being_killed_gives_up_nothing_else() -> None:
     state, _ = play(going_on(master(), "ps"), [*RUNNING_MASTER, ev.Hung("chief", 60, 9.0)])
     state, _ = play(state, [ev.Expired(ev.Deadline.GRACE, 19.0)])
