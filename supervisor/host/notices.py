@@ -157,17 +157,21 @@ class Notices:
         """What has come. There is room for the sender's credentials alone: descriptors that come
         along (``FDSTORE=1``, ``BARRIER=1``) are closed by the kernel and never ours. That is all a
         barrier waits for, and it comes after what was sent before it."""
+        from supervisor.training.notices import NOTHING, parse  # noqa: PLC0415  # for those who tell
+
         assert self._socket is not None
         for _ in range(MOST_AT_ONCE):
             try:
                 data, ancillary, flags, _ = self._socket.recvmsg(_BYTES, _ANCILLARY)
             except OSError:  # nothing more
                 return
-            if flags & socket.MSG_TRUNC:
+            # A barrier says nothing, and whoever waited for it may be gone by now.
+            notice = NOTHING if flags & socket.MSG_TRUNC else parse(data)
+            if notice == NOTHING:
                 continue
             running = self._sender(_pid_of(ancillary))
             if running is not None:
-                self._take(running, data)
+                self._take(running, notice)
         self._loop.remove_reader(self._socket)
         self._pause = self._loop.call_later(PAUSE_S, self._go_on)
 
@@ -227,12 +231,8 @@ class Notices:
 
     # ------------------------------------------------------------------ what follows
 
-    def _take(self, running: Running, data: bytes) -> None:
-        from supervisor.training.notices import NOTHING, parse  # noqa: PLC0415  # loaded when used
-
-        notice, name = parse(data), running.spec.name
-        if notice == NOTHING:
-            return
+    def _take(self, running: Running, notice: Notice) -> None:
+        name = running.spec.name
         running.watchdog_beats += notice.watchdog
         running.watchdog_triggered |= notice.watchdog_trigger
         assert running.child is not None

@@ -16,7 +16,7 @@ MOST_BYTES: Final = 4096
 IMPORTED: Final = "X_SUPERVISOR_IMPORTED"
 """Our own, which ``programs/injected/sitecustomize.py`` sends."""
 _EXTEND: Final = "EXTEND_TIMEOUT_USEC"
-_USEC: Final = re.compile(r"\d{1,20}")
+_USEC: Final = re.compile(r"[0-9]{1,20}")
 
 
 class Notice(NamedTuple):
@@ -60,7 +60,7 @@ def parse(datagram: bytes) -> Notice:
         status=said.get("STATUS"),
         watchdog=said.get("WATCHDOG") == "1",
         watchdog_trigger=said.get("WATCHDOG") == "trigger",
-        extend_s=int(extend) / 1e6 if _USEC.fullmatch(extend, re.ASCII) else None,
+        extend_s=int(extend) / 1e6 if _USEC.fullmatch(extend) else None,
         imported=said.get(IMPORTED) == "1",
     )
 
