@@ -487,6 +487,13 @@ def test_the_script_is_told_its_attempt_and_where_to_say_its_progress() -> None:
     assert not outer.keys() & server.env.keys()
 
 
+def test_what_systemd_tells_a_supervisor_is_for_no_process_of_the_job() -> None:
+    """A script would speak for the supervisor at its socket."""
+    outer = {"NOTIFY_SOCKET": "/run/notify", "WATCHDOG_USEC": "9", "WATCHDOG_PID": "1"}
+    for process in plan(PS, 2, environ={"PATH": "/bin", **outer}).processes:
+        assert not outer.keys() & process.env.keys()
+
+
 @pytest.mark.parametrize(("restarts", "loaded"), [("0", "False"), ("1", "True")])
 def test_a_plan_without_restarts_does_not_load_what_judges_failures(
     restarts: str, loaded: str
