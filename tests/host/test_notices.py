@@ -428,8 +428,9 @@ def test_an_import_that_fails_fails_as_ever_and_is_not_told(tmp_path: pathlib.Pa
 
 
 def test_a_script_without_tensorflow_goes_on_without(tmp_path: pathlib.Path) -> None:
-    script = "import sys, tomllib\nsys.path.remove(sys.argv[1])\nimport tensorflow\n"
+    script = (
+        "import sys\nsys.path.clear()\ntry: import tensorflow\nexcept ImportError as e: print(e)\n"
+    )
     printed, told = imported(tmp_path, "", script)
-    assert printed.splitlines()[-1] == "ModuleNotFoundError: No module named 'tensorflow'"
-    assert "sitecustomize" not in printed
+    assert printed == "No module named 'tensorflow'\n"
     assert told == []
