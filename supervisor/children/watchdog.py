@@ -51,6 +51,8 @@ class Signs:
     heartbeat: int | None
     """The file's modification time as it stands there; None where there is none. Whether it has
     changed counts and not what it says: clocks jump, and those of a file server are others."""
+    watchdog: int = 0
+    """How often it has said ``WATCHDOG=1``, which is another heartbeat."""
     steps: Steps | None = None
     """None: nothing has said how far training is."""
 
@@ -73,12 +75,13 @@ class HangDetector:
     @classmethod
     def begin(cls, signs: Signs, heartbeat_before: int | None = None) -> HangDetector:
         """``heartbeat_before``: what stood there before the script was started."""
-        beats = _touched(heartbeat_before, signs.heartbeat)
+        beats = _touched(heartbeat_before, signs.heartbeat) or signs.watchdog > 0
         return cls(signs, signs.at, beats, int(beats), told_at=signs.at)
 
     def look(self, signs: Signs) -> HangDetector:
         elapsed_s = max(signs.at - self.last.at, 1e-9)
         touched = _touched(self.last.heartbeat, signs.heartbeat)
+        touched = touched or signs.watchdog != self.last.watchdog
         told = touched or _moved(self.last.steps, signs.steps)
         busy = signs.cpu_s < self.last.cpu_s or (
             (signs.cpu_s - self.last.cpu_s) / elapsed_s >= BUSY

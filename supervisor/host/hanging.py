@@ -47,7 +47,7 @@ async def watch(
     signs = await _signs_of_life(running, paths, files, steps)
     detector = HangDetector.begin(signs, running.heartbeat_before)
     pause_s = LOOK_S if timeout_s is None else min(LOOK_S, timeout_s / 10)
-    while not _is_over(detector, timeout_s):
+    while not (running.watchdog_triggered or _is_over(detector, timeout_s)):
         if running.end is not None:
             return
         await asyncio.sleep(pause_s)
@@ -68,10 +68,12 @@ async def watch(
     words = masker.text(words) or running.tails(masker)[-1].decode("utf-8", "replace")
     detail = safe_lines(words)[-attribution.DETAIL_LIMIT :]
     lacking = ""
-    if detector.goes_by_steps:
+    if running.watchdog_triggered:
+        lacking = "by its own word (WATCHDOG=trigger), no sign of life"
+    elif detector.goes_by_steps:
         lacking = f"no step after {last_step()}"
     elif detector.beats:
-        lacking = "its heartbeat file was not touched"
+        lacking = "no heartbeat came" if signs.watchdog else "its heartbeat file was not touched"
     post(ev.Hung(name, detector.idle_s, time.time(), detail, lacking))
 
 
@@ -91,5 +93,6 @@ async def _signs_of_life(
         output_bytes=running.output_bytes,
         cpu_s=sum(procfs.usage(pid)[0] or 0.0 for pid in pids),
         heartbeat=await files.look(lambda: record.heartbeat(paths), None),
+        watchdog=running.watchdog_beats,
         steps=steps(),
     )

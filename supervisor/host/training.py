@@ -180,7 +180,8 @@ class Training:
             self._see_saves(traces)
         now = time.monotonic()
         self._course = self._course.take(readings, now)
-        if (best := self._course.best(now)) is None or not best.last.is_trained:
+        best = self._course.best(now)
+        if best is None or not best.last.has_trained(self._course.begun):
             return
         at = now - max(0.0, time.time() - best.last.at)
         self.book.reached(best.last.unit, best.last.step, max(at, self._started_at))

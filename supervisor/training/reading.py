@@ -52,9 +52,14 @@ class Reading(NamedTuple):
     """The file or the stream, for people: ``logs/train``, ``stderr``. Readings of one origin, unit
     and place are one counter's."""
 
-    @property
-    def is_trained(self) -> bool:
-        """Something was trained by then: no epoch is over as the first one begins."""
+    def has_trained(self, begun: int | None) -> bool:
+        """Whether something was trained by then: no epoch is over as the first one begins, and who
+        counts steps that are done may say at the start how many that are. Others count from 0.
+
+        ``begun``: the step with which the attempt began, where that is known.
+        """
+        if self.origin in {Origin.FILE, Origin.NOTICE}:
+            return self.step > (begun or 0)
         return self.unit is Unit.STEP or self.step > 0
 
     @property

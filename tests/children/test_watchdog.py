@@ -69,7 +69,7 @@ class Watched:
         course = self.course
         seen = Steps(course.moves, course.gap_s, course.in_stride, evaluates, saves)
         steps = seen if course.moved_at is not None else None
-        return Signs(self.now, self.output, self.cpu_s, None, steps)
+        return Signs(self.now, self.output, self.cpu_s, None, steps=steps)
 
     def goes_on(
         self,
@@ -185,3 +185,12 @@ def test_a_heartbeat_alone_is_judged_by_its_own_gaps() -> None:
     assert detector.limit_s(None) == 120.0
     assert detector.limit_s(20.0) == 100.0
     assert watched(*rows[:3]).limit_s(None) is None
+
+
+def test_what_it_says_at_its_socket_is_a_heartbeat_too() -> None:
+    detector = HangDetector.begin(Signs(0.0, 0, 0.0, None))
+    for n in range(1, 9):
+        detector = detector.look(Signs(10.0 * n, n, float(n), None, watchdog=n))
+    assert (detector.beats, detector.idle_s, detector.limit_s(20.0)) == (True, 0.0, 100.0)
+    detector = detector.look(Signs(100.0, 99, 99.0, None, watchdog=8))
+    assert detector.idle_s == 20.0

@@ -136,6 +136,19 @@ def test_a_script_that_makes_no_more_steps_is_found(tmp_path: pathlib.Path, stay
     assert "in stay" in cause["detail"]
 
 
+def test_a_script_that_says_so_itself_is_hung(tmp_path: pathlib.Path) -> None:
+    report = run(
+        tmp_path,
+        "import socket\n"
+        "with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as link:\n"
+        "    link.sendto(b'WATCHDOG=trigger', os.environ['NOTIFY_SOCKET'].replace('@', '\\0', 1))\n"
+        "time.sleep(1000)\n",
+        88,
+        SUPERVISOR_HANG_TIMEOUT_S="30",
+    )
+    assert report["cause"]["message"].startswith("hung: by its own word (WATCHDOG=trigger), no ")
+
+
 @pytest.mark.parametrize("place", ["checkpoints", "pathlib.Path(os.environ['HOME'])"])
 def test_a_save_that_goes_on_is_no_hang(tmp_path: pathlib.Path, place: str) -> None:
     """In the directory for it, or wherever the script holds a file of that kind open."""
