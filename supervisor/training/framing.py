@@ -17,6 +17,8 @@ _LENGTH: Final = struct.Struct("<QI")
 _CHECKSUM: Final = struct.Struct("<I")
 HEAD_BYTES: Final = _LENGTH.size
 TAIL_BYTES: Final = _CHECKSUM.size
+PIECE_BYTES: Final = HEAD_BYTES + MOST_RECORD + TAIL_BYTES
+"""A piece of so many bytes that begins with a record's head is always got on with."""
 _DELTA: Final = 0xA282EAD8
 _ZEROS: Final = re.compile(rb"\0{5,}")
 
@@ -30,8 +32,6 @@ class Records(NamedTuple):
     """So many bytes of the piece are done with; the next piece begins there."""
     skip: int = 0
     """And so many bytes after it: the rest of a record that is passed over."""
-    torn: bool = False
-    """Something in it was no record."""
 
 
 def mask(checksum: int) -> int:
@@ -48,16 +48,15 @@ def records(piece: bytes, checksum: Callable[[bytes], int]) -> Records:
     one by its own checksum.
     """
     found: list[bytes] = []
-    at, torn = 0, False
+    at = 0
     while len(piece) - at >= HEAD_BYTES:
         length = _length(piece, at, checksum)
         if length is None:
-            torn = True
             at = _next(piece, at + 1, checksum)
             continue
         end = at + HEAD_BYTES + length + TAIL_BYTES
         if length > MOST_RECORD:
-            return Records(tuple(found), min(end, len(piece)), max(0, end - len(piece)), torn)
+            return Records(tuple(found), min(end, len(piece)), max(0, end - len(piece)))
         if end > len(piece):
             break
         data = piece[at + HEAD_BYTES : end - TAIL_BYTES]
@@ -65,9 +64,8 @@ def records(piece: bytes, checksum: Callable[[bytes], int]) -> Records:
             found.append(data)
             at = end
         else:
-            torn = True
             at = _next(piece, at + 1, checksum)
-    return Records(tuple(found), at, 0, torn)
+    return Records(tuple(found), at)
 
 
 def _length(piece: bytes, at: int, checksum: Callable[[bytes], int]) -> int | None:

@@ -8,9 +8,8 @@ from typing import Final, NamedTuple
 
 MOST_STEPS: Final = 2**63
 """No step is as great: what says so says nothing."""
-
-
-_APART: Final = ("val", "eval", "test")
+APART: Final = ("val", "eval", "test")
+"""How names begin of what tells of an evaluation: directories of event files, tags, metrics."""
 
 
 class Origin(enum.StrEnum):
@@ -65,7 +64,7 @@ class Reading(NamedTuple):
     @property
     def is_apart(self) -> bool:
         """It lies where evaluations are told: ``logs/validation``."""
-        return self.where.rpartition("/")[2].lower().startswith(_APART)
+        return self.where.rpartition("/")[2].lower().startswith(APART)
 
 
 def whole(number: object) -> int | None:
