@@ -78,7 +78,7 @@ PURE: Final = {
     *("engines.hosts",),
     *("plan.arguments", "plan.proxies", "plan.given_config", "plan.environment", "plan.mpi"),
     *("training.reading", "training.framing", "training.events", "training.bundle"),
-    *("training.words", "training.course", "training.ledger", "training.saves"),
+    *("training.lines", "training.words", "training.course", "training.ledger", "training.saves"),
     *("training.notices",),
     *("plan.storage", "plan.early", "plan.plan", "verbs.injection"),
 }

@@ -7,54 +7,22 @@ and a script that floods its output costs no more than another.
 
 from __future__ import annotations
 
-import json
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
-from supervisor.training.reading import MOST_STEPS, Unit, real, whole
+from supervisor.training import lines
+from supervisor.training.lines import Kind, Line
+from supervisor.training.reading import Unit
 
 END_BYTES: Final = 16 << 10
 """Of what is new at a look, so much of its end is read."""
 MOST_LINES: Final = 200
-_LINE: Final = 1024
-"""Characters of a line that are looked at."""
-_JSON_LINE: Final = 4096
-_NUMBER: Final = r"(?:nan|-?inf(?:inity)?|[-+]?(?:\d[\d_,]*)?\.?\d+(?:e[-+]?\d+)?)"
-
 _BREAKS: Final = re.compile(r"[\r\n\b]+")
-_ESCAPES: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-_EPOCH: Final = re.compile(
-    r"(?<![\w/.-])epochs?\s*[:=#]?\s*\[?\s*(?P<epoch>\d{1,9})(?![\d.]*\d*s\b)"
-    r"(?:\s*(?:/|of)\s*(?P<total>\d{1,9}))?(?!\.\d|\d)",
-    re.IGNORECASE,
-)
-_HEADER: Final = re.compile(r"^\s*Epoch (?P<epoch>\d{1,9})/(?P<total>\d{1,9})\s*$")
-"""Keras' line before the bar of an epoch."""
-_BAR: Final = re.compile(
-    r"^\s*(?P<step>\d{1,12})/(?P<total>\d{1,12}|Unknown)\s*(?:\[[=>.]*\]|[━╸╺\s]*)\s*"
-    r"(?:-\s)?.*?(?:ETA|step|loss|\d+s\b)"
-)
-"""Keras' bar, of version 2 and 3, and its one line with ``verbose=2``."""
-_TQDM: Final = re.compile(r"\d{1,3}%\|[^|]*\|\s*(?P<step>\d{1,12})/(?P<total>\d{1,12})\s+\[\d+:")
-_STEP: Final = re.compile(
-    r"(?<![\w/.-])(?:global[_ -]?step|train(?:ing)?[_ -]?step|step|iter(?:ation)?)\b"
-    r"\s*[:=#]?\s*[\[(]?\s*(?P<step>\d[\d,_]{0,15})(?!\.\d|\d|\s*(?:ms|us|s|sec|seconds)\b)"
-    r"(?:\s*(?:/|of)\s*(?P<total>\d[\d,_]{0,15}))?",
-    re.IGNORECASE,
-)
-_LOSS: Final = re.compile(
-    rf"(?<![\w.-])(?P<name>(?:train(?:ing)?[_ ])?loss)\b\s*(?:[:=]|is)?\s*(?P<loss>{_NUMBER})\b",
-    re.IGNORECASE,
-)
-_EVALUATION: Final = re.compile(r"\b(?:evaluat|validat|testing\b|eval\b)", re.IGNORECASE)
-_KEYS: Final = {
-    "step": ("step", "global_step", "train_step", "iteration", "iter"),
-    "total": ("total", "total_steps", "max_steps", "num_steps", "steps_total"),
-    "epoch": ("epoch",),
-    "epochs": ("epochs", "num_epochs", "total_epochs"),
-    "loss": ("loss", "train_loss", "training_loss"),
-}
+_ESCAPES: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])")
+"""ECMA-48: colours and cursors, and a terminal's titles."""
+_OTHERS: Final = 20
+"""When so many lines of another kind have come, the kind that counts comes no more."""
 
 
 class Found(NamedTuple):
@@ -66,16 +34,11 @@ class Found(NamedTuple):
     loss: float | None = None
 
 
-class _Line(NamedTuple):
-    """What one line says."""
+class _Place(NamedTuple):
+    """Where in an epoch a step was said."""
 
-    step: int | None = None
-    total: int | None = None
-    epoch: int | None = None
-    epochs: int | None = None
-    loss: float | None = None
-    header: bool = False
-    bar: bool = False
+    epoch: int | None
+    step: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,179 +55,189 @@ class Words:
     evaluating: bool = False
     """The last line that says anything speaks of an evaluation, or an epoch has come to its end."""
     _epoch: int | None = None
-    """That goes on, from 1, by Keras' header."""
+    """That goes on, as was said last."""
     _epochs: int | None = None
+    _from_0: bool = False
+    """Epochs are counted from there."""
+    _from_first: bool = False
+    """The first one was seen."""
+    _headed: bool = False
+    """Keras said that an epoch begins, once."""
     _bar_done: bool = False
     """The bar has come to its end: the next one without a header is no training."""
-    _base: int = 0
-    """Steps of the epochs before, where steps begin anew in each."""
-    _seen_epoch: int | None = None
-    _in_epoch: int = -1
-    """The last step by a line that says nothing of Keras'."""
+    _kind: Kind | None = None
+    """Of the lines whose steps count: others may count something else."""
+    _others: int = 0
+    """So many lines of other kinds have come since."""
+    _within: bool | None = None
+    """Steps begin anew with each epoch; None: nobody knows."""
+    _last: _Place | None = None
 
     def read(self, new: str, *, cut: bool = False) -> Words:
         """After ``new`` more of the output. ``cut``: something before it was left out."""
         text = new if cut else self.rest + new
-        lines = _BREAKS.split(_ESCAPES.sub("", text))
-        rest = lines.pop()[-_LINE:]
+        parts = _BREAKS.split(_ESCAPES.sub("", text))
+        rest = parts.pop()[: lines.MOST_JSON + 1]  # of a longer line its beginning is looked at
         words = self
-        for line in lines[1 if cut else 0 :][-MOST_LINES:]:
+        for line in parts[1 if cut else 0 :][-MOST_LINES:]:
             if line and not line.isspace():
                 words = words.take(line)
-        if rest and _is_bar(rest):  # drawn in place: its end comes with the next one
-            words = words.take(rest)
+        if rest and not self.pattern and (said := lines.drawn_by(rest)):
+            words = words.say(said)
         return replace(words, rest=rest)
 
     def take(self, line: str) -> Words:
         """After one line, without its end."""
-        said = _own(self.pattern, line) if self.pattern else _of(line)
-        if said is None:
-            if not self.pattern and _EVALUATION.search(line[:_LINE]):
-                return replace(self, evaluating=True)
-            return self
-        if said.header:
-            done = (said.epoch or 1) - 1
-            words = replace(
-                self, _epoch=said.epoch, _epochs=said.epochs, _bar_done=False, evaluating=False
-            )
-            if self.found is None or self.found.unit is Unit.EPOCH:
-                return replace(words, found=Found(Unit.EPOCH, done, said.epochs))
-            return words
-        if said.bar:
-            return self._bar(said)
-        return self._plain(said)
+        said = lines.found_by(self.pattern, line) if self.pattern else lines.said_by(line)
+        return self if said is None else self.say(said)
 
-    def _bar(self, said: _Line) -> Words:
-        """Keras': it counts within an epoch."""
-        assert said.step is not None
-        if self._bar_done and not (said.step == said.total and self.found):
-            return replace(self, evaluating=True)  # of evaluate() or predict()
-        if self._bar_done:
-            return self
-        if said.total is None:  # nobody knows yet how long an epoch is
-            first = self._epoch in {None, 1}
-            if not first:
-                return self
-            found = Found(Unit.STEP, said.step, None, said.loss)
-            return replace(self, found=found, evaluating=False)
-        before = ((self._epoch or 1) - 1) * said.total
-        total = said.total * (self._epochs or 1)
-        loss = said.loss if said.loss is not None else self.found and self.found.loss
-        found = Found(Unit.STEP, before + said.step, total, loss)
-        done = said.step >= said.total
-        return replace(self, found=found, _bar_done=done, evaluating=done)
+    def say(self, said: Line) -> Words:
+        if said.kind is Kind.EVALUATION:
+            return replace(self, evaluating=True)
+        if said.kind is Kind.LOSS or not self._counts(said.kind):
+            words = self.with_loss(said.loss)
+            return words if said.kind is Kind.LOSS else replace(words, _others=self._others + 1)
+        words = self._in_epoch(said)
+        if said.kind is Kind.BAR:
+            return words.with_bar(said)
+        if said.step is not None:
+            return words.with_step(said)
+        return words.with_epoch(said)
 
-    def _plain(self, said: _Line) -> Words:
-        if said.step is None and said.epoch is None:  # a line with a loss alone
-            if self.found is None or said.loss is None:
-                return self
-            return replace(self, found=self.found._replace(loss=said.loss))
-        if said.step is None:
-            assert said.epoch is not None
-            words = replace(self, _seen_epoch=said.epoch, evaluating=False)
-            if self.found is not None and self.found.unit is Unit.STEP:
-                if said.loss is not None:
-                    return replace(words, found=self.found._replace(loss=said.loss))
-                return words
-            return replace(words, found=Found(Unit.EPOCH, said.epoch, said.epochs, said.loss))
-        epoch = said.epoch if said.epoch is not None else self._seen_epoch
-        base = self._base
-        anew = said.step < self._in_epoch and epoch is not None and epoch != self._of_epoch
-        if anew:  # each epoch counts from the beginning
-            base += said.total if said.total is not None else self._in_epoch
-        total = said.total
-        if base and total is not None:
-            epochs = said.epochs or self._epochs
-            total = total * epochs if epochs else None
-        loss = said.loss if said.loss is not None else self.found and self.found.loss
-        return replace(
-            self,
-            found=Found(Unit.STEP, base + said.step, total, loss),
-            _base=base,
-            _in_epoch=said.step,
-            _seen_epoch=epoch,
-            _of_epoch=epoch,
-            _epochs=said.epochs or self._epochs,
-            evaluating=False,
+    def _counts(self, kind: Kind) -> bool:
+        """Whether steps of such lines do: one kind does, until it comes no more."""
+        return (
+            self._kind in {None, kind}
+            or kind in {Kind.HEADER, Kind.EPOCH}
+            or self._others >= _OTHERS
         )
 
-    _of_epoch: int | None = field(default=None)
-    """In which ``_in_epoch`` was said."""
+    def with_loss(self, loss: float | None) -> Words:
+        if self.found is None or loss is None:
+            return self
+        return replace(self, found=self.found._replace(loss=loss))
 
+    def _in_epoch(self, said: Line) -> Words:
+        if said.epoch is None:
+            # A bar of its own has nothing to do with those of epochs.
+            return replace(self, _epoch=None, _within=None) if said.kind is Kind.TQDM else self
+        return replace(
+            self,
+            _epoch=said.epoch,
+            _epochs=said.epochs or self._epochs,
+            _from_0=self._from_0 or said.epoch == 0,
+            _from_first=self._from_first or said.epoch <= 1,
+        )
 
-def _is_bar(line: str) -> bool:
-    return bool(_BAR.match(line[:_LINE]) or _TQDM.search(line[:_LINE]))
+    @property
+    def _before(self) -> int:
+        """Epochs before this one."""
+        return max(0, (self._epoch or 0) - (not self._from_0))
 
+    # ------------------------------------------------------------------ epochs
 
-def _of(line: str) -> _Line | None:
-    """What a line says; None where it says nothing of training."""
-    if line.lstrip().startswith("{") and len(line) <= _JSON_LINE:
-        return _json(line)
-    line = line[:_LINE]
-    if header := _HEADER.match(line):
-        return _Line(epoch=int(header["epoch"]), epochs=int(header["total"]), header=True)
-    loss = _number(found["loss"]) if (found := _LOSS.search(line)) else None
-    if bar := _BAR.match(line):
-        total = None if bar["total"] == "Unknown" else int(bar["total"])
-        return _Line(int(bar["step"]), total or None, loss=loss, bar=True)
-    if bar := _TQDM.search(line):
-        return _Line(int(bar["step"]), int(bar["total"]), loss=loss)
-    step, epoch = _STEP.search(line), _EPOCH.search(line)
-    if step is None and epoch is None and loss is None:
-        return None
-    return _Line(
-        step and _count(step["step"]),
-        step and _count(step["total"]),
-        epoch and _count(epoch["epoch"]),
-        epoch and _count(epoch["total"]),
-        loss,
-    )
+    def with_epoch(self, said: Line) -> Words:
+        words = replace(self, evaluating=False)
+        if said.kind is Kind.HEADER:
+            words = replace(words, _headed=True, _bar_done=False)
+        if words.found is not None and words.found.unit is Unit.STEP:
+            return words.with_loss(said.loss)
+        return words.in_epochs(said.loss, over=said.over)
 
+    def in_epochs(self, loss: float | None, *, over: bool = False) -> Words:
+        """Epochs are all that is known. One that is over counts by its own number, for which one
+        is the first is not always known."""
+        assert self._epoch is not None
+        done = self._epoch if over else self._before
+        total = None if self._from_0 else self._epochs
+        loss = loss if loss is not None else self.found and self.found.loss
+        return replace(self, found=Found(Unit.EPOCH, done, total, loss), evaluating=False)
 
-def _json(line: str) -> _Line | None:
-    try:
-        told = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(told, dict):
-        return None
+    # ------------------------------------------------------------------ Keras' bars
 
-    def first(name: str) -> object:
-        return next((told[key] for key in _KEYS[name] if key in told), None)
+    def with_bar(self, said: Line) -> Words:
+        """It counts within an epoch. The first epoch of one has no header; a bar without a loss is
+        that of a prediction."""
+        assert said.step is not None
+        if self._bar_done:  # it is drawn once more, with what was validated; or it is another one
+            if self._last is not None and said.step == said.total == self._last.step:
+                return self.with_loss(said.loss)
+            return replace(self, _last=None, evaluating=True)
+        if not self._headed and said.loss is None:
+            return self
+        before, epochs = (self._before, self._epochs or 1) if self._headed else (0, 1)
+        words = replace(self, _kind=Kind.BAR, _others=0, evaluating=False)
+        if said.total is None:  # nobody knows yet how long an epoch is
+            if before:
+                return words
+            return replace(words, found=Found(Unit.STEP, said.step, None, said.loss))
+        loss = said.loss if said.loss is not None else self.found and self.found.loss
+        total = said.total * epochs if not self._from_0 else None
+        done = said.step >= said.total
+        return replace(
+            words,
+            found=Found(Unit.STEP, before * said.total + said.step, total, loss),
+            _bar_done=done,
+            evaluating=done,
+            _last=_Place(self._epoch, said.step),
+        )
 
-    step, epoch = whole(first("step")), whole(first("epoch"))
-    if step is None and epoch is None:
-        return None
-    total, epochs = whole(first("total")), whole(first("epochs"))
-    return _Line(step, total, epoch, epochs, real(first("loss")))
+    # ------------------------------------------------------------------ steps
 
+    def with_step(self, said: Line) -> Words:
+        assert said.step is not None
+        within = self._is_within(said)
+        words = replace(
+            self,
+            _kind=said.kind,
+            _others=0,
+            _within=within,
+            _last=_Place(self._epoch, said.step),
+            evaluating=False,
+        )
+        placed = words.placed(said)
+        if placed is None:
+            return words.in_epochs(said.loss)
+        step, total = placed
+        loss = said.loss if said.loss is not None else self.found and self.found.loss
+        return replace(words, found=Found(Unit.STEP, step, total, loss))
 
-def _own(pattern: re.Pattern[str], line: str) -> _Line | None:
-    """What the user's own pattern finds."""
-    found = pattern.search(line[:_LINE])
-    if found is None:
-        return None
-    groups = {name: text for name, text in found.groupdict().items() if text}
-    step = _count(groups.get("step"))
-    epoch, total = _count(groups.get("epoch")), _count(groups.get("total"))
-    loss = _number(groups["loss"]) if "loss" in groups else None
-    if step is None and epoch is None and loss is None:
-        return None
-    return _Line(step, total if step is not None else None, epoch, None if step else total, loss)
+    def _is_within(self, said: Line) -> bool | None:
+        """Whether this step is one within an epoch."""
+        assert said.step is not None
+        if said.kind is Kind.OWN or self._epoch is None:
+            return False if said.kind is Kind.OWN else None
+        if self._within is not None:
+            return self._within
+        if (said.kind is Kind.TQDM and said.epoch is not None) or said.kind is Kind.BATCH:
+            return True
+        apace = None
+        if said.total and self._epochs:  # as far in all steps as in all epochs
+            share = said.step * self._epochs / said.total
+            apace = self._before <= share <= self._before + 1
+            if not apace:
+                return True
+        last = self._last
+        if last is None or last.epoch is None or self._epoch <= last.epoch:
+            return None
+        if said.step <= last.step:
+            return True
+        return False if apace or said.total is None else None
 
-
-def _count(text: str | None) -> int | None:
-    if not text:
-        return None
-    try:
-        number = int(text.replace(",", "").replace("_", ""))
-    except ValueError:
-        return None
-    return number if number < MOST_STEPS else None
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text.replace(",", "").replace("_", ""))
-    except ValueError:
-        return None
+    def placed(self, said: Line) -> tuple[int, int | None] | None:
+        """The step in the whole training, and where that ends; None where it cannot be known."""
+        assert said.step is not None
+        if self._epoch is None or self._within is False:
+            return (said.step, said.total) if said.kind is not Kind.BATCH else None
+        if self._within:
+            if not self._before:
+                pass
+            elif said.total is None or not (self._epochs or self._from_first):
+                return None
+            total = said.total * self._epochs if said.total and self._epochs else None
+            return self._before * (said.total or 0) + said.step, None if self._from_0 else total
+        if not self._before:  # in the first epoch it makes no difference, but for the end
+            return said.step, said.total if self._epochs == 1 else None
+        if said.total is None:
+            return (said.step, None) if said.kind is not Kind.ITERATION else None
+        return (said.step, said.total) if self._epochs else None
