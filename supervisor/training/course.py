@@ -56,21 +56,20 @@ class Track:
 
     def take(self, reading: Reading, now: float) -> Track:
         last = self.last
+        anew = reading.step < last.step
         kept = reading._replace(
-            total=reading.total if reading.total is not None else last.total,
-            loss=reading.loss if reading.loss is not None else last.loss,
+            total=last.total if reading.total is None and not anew else reading.total,
+            loss=last.loss if reading.loss is None and not anew else reading.loss,
         )
         if reading.step == last.step:
             return replace(self, last=kept._replace(at=last.at))
-        marks = self.marks if reading.step > last.step else ()  # it has begun anew
-        marks = (*marks, (reading.at, reading.step))[-MARKS:]
         return replace(
             self,
             last=kept,
             seen_at=now,
             moves=self.moves + 1,
             gap_s=now - self.seen_at or self.gap_s,  # several are seen at one look
-            marks=marks,
+            marks=_marked(() if anew else self.marks, reading),
         )
 
     @property
@@ -79,8 +78,8 @@ class Track:
         if len(self.marks) < 2:
             return None
         end, last = self.marks[-1]
-        recent = [mark for mark in self.marks if end - mark[0] <= RATE_S]
-        begin, first = min(recent, self.marks[-_FEW:], key=lambda each: -len(each))[0]
+        recent = sum(end - at <= RATE_S for at, _ in self.marks)
+        begin, first = self.marks[-max(recent, min(_FEW, len(self.marks)))]
         return (last - first) / (end - begin) if end > begin else None
 
     @property
@@ -93,6 +92,27 @@ class Track:
 
     def stale(self, now: float) -> bool:
         return now - self.seen_at > max(STALE_S, STALE_GAPS * self.gap_s)
+
+
+def _marked(
+    marks: tuple[tuple[float, int], ...], reading: Reading
+) -> tuple[tuple[float, int], ...]:
+    """With one more: so far apart that they last for `RATE_S`, however fast they come."""
+    if marks and reading.at < marks[-1][0]:  # the clock was set
+        marks = ()
+    if len(marks) > 1 and marks[-1][0] - marks[-2][0] < RATE_S / (MARKS - 2):
+        marks = marks[:-1]
+    return (*marks, (reading.at, reading.step))[-MARKS:]
+
+
+def _has_room(tracks: dict[Key, Track], now: float) -> bool:
+    """For one more; the one that has moved least lately makes it, if it moves no more."""
+    if len(tracks) >= MOST_TRACKS:
+        oldest = min(tracks, key=lambda key: tracks[key].seen_at)
+        if not tracks[oldest].stale(now):
+            return False
+        del tracks[oldest]
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +137,7 @@ class Course:
             key = (reading.origin, reading.unit, reading.where)
             track = tracks.get(key)
             if track is None:
-                if len(tracks) < MOST_TRACKS:
+                if _has_room(tracks, now):
                     tracks[key] = Track.begin(reading, now)
                     begun = True
                 continue

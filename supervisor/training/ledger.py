@@ -95,12 +95,13 @@ class Ledger:
 
     def reached(self, step: float, now: float) -> Ledger:
         """The script has come to ``step``, now."""
-        if self.account not in {Account.STARTING, *_TRAINING}:
+        if self.account not in {Account.STARTING, *_TRAINING} or step == self.step:
             return self
+        now = max(now, self.since)
         before, mark = self.step, self.mark
         if self.account is Account.STARTING:
             ledger = replace(self, first=_First(step, now - self.since, mark))
-        elif before is None or step <= before:  # it has begun anew, in its own life
+        elif before is None or step < before:  # it has begun anew, in its own life
             ledger = replace(self, first=None)
         else:
             ledger = self._shared_out((now - self.since) / (step - before))

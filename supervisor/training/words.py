@@ -57,6 +57,8 @@ class Words:
     _epoch: int | None = None
     """That goes on, as was said last."""
     _epochs: int | None = None
+    _begun: int | None = None
+    """The first one that was seen."""
     _from_0: bool = False
     """Epochs are counted from there."""
     _from_first: bool = False
@@ -124,6 +126,7 @@ class Words:
         return replace(
             self,
             _epoch=said.epoch,
+            _begun=said.epoch if self._begun is None else self._begun,
             _epochs=said.epochs or self._epochs,
             _from_0=self._from_0 or said.epoch == 0,
             _from_first=self._from_first or said.epoch <= 1,
@@ -140,18 +143,21 @@ class Words:
         words = replace(self, evaluating=False)
         if said.kind is Kind.HEADER:
             words = replace(words, _headed=True, _bar_done=False)
-        if words.found is not None and words.found.unit is Unit.STEP:
-            return words.with_loss(said.loss)
         return words.in_epochs(said.loss, over=said.over)
 
     def in_epochs(self, loss: float | None, *, over: bool = False) -> Words:
         """Epochs are all that is known. One that is over counts by its own number, for which one
-        is the first is not always known."""
+        is the first is not always known; when the first one that is seen begins, none is over."""
         assert self._epoch is not None
+        words = replace(self, evaluating=False)
+        if self.found is not None and self.found.unit is Unit.STEP:
+            return words.with_loss(loss)
+        if not over and self._begun == self._epoch:
+            return words.with_loss(loss)
         done = self._epoch if over else self._before
         total = None if self._from_0 else self._epochs
         loss = loss if loss is not None else self.found and self.found.loss
-        return replace(self, found=Found(Unit.EPOCH, done, total, loss), evaluating=False)
+        return replace(words, found=Found(Unit.EPOCH, done, total, loss))
 
     # ------------------------------------------------------------------ Keras' bars
 
@@ -197,7 +203,8 @@ class Words:
         )
         placed = words.placed(said)
         if placed is None:
-            return words.in_epochs(said.loss)
+            found = self.found if self.found and self.found.unit is Unit.EPOCH else None
+            return replace(words, found=found).in_epochs(said.loss)
         step, total = placed
         loss = said.loss if said.loss is not None else self.found and self.found.loss
         return replace(words, found=Found(Unit.STEP, step, total, loss))
