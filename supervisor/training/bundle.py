@@ -16,6 +16,10 @@ from supervisor.training.reading import MOST_STEPS
 
 MOST_INDEX: Final = 8 << 20
 """Bytes of an index; a greater one is of more variables than are looked through."""
+_MOST_ENTRIES: Final = 50_000
+_MOST_KEY: Final = 4096
+"""Bytes of a name. What has more of either may be made to be looked through without end."""
+_MOST_SHARDS: Final = 99_999
 _MAGIC: Final = (0xDB4775248B80FB57).to_bytes(8, "little")
 _FOOTER: Final = 48
 _NAMES: Final = ("global_step", "step", "iterations", "_iterations", "iter")
@@ -53,16 +57,18 @@ def step_of(index: bytes) -> Variable | None:
     shards = 1
     try:
         for key, value in _entries(index):
-            if not key:
-                header = {number: content for number, _, content in fields(value)}
-                shards = as_int(header.get(1, 1))
+            if not key:  # BundleHeaderProto
+                header = {(number, kind): content for number, kind, content in fields(value)}
+                shards = as_int(header.get((1, 0), 0))
+                if header.get((2, 0)):  # big endian
+                    return None
                 continue
             path = key.decode("utf-8", "replace").removesuffix(_SUFFIX)
             name = path.rpartition("/")[2]
             if name in _NAMES and (found := _variable(path, value, shards)):
                 rank = (_NAMES.index(name), path.count("/"), path)
                 best = min(best or (rank, found), (rank, found))
-    except (ValueError, IndexError, struct.error):
+    except (ValueError, struct.error):
         return None
     return best and best[1]
 
@@ -85,7 +91,9 @@ def _variable(path: str, entry: bytes, shards: int) -> Variable | None:
             case 6, 5:
                 (checksum,) = struct.unpack("<I", as_bytes(value))
     form = _FORMATS.get(dtype)
-    if form is None or size != struct.calcsize(form) or not 0 <= shard < shards or offset < 0:
+    if form is None or size != struct.calcsize(form):
+        return None
+    if not (0 <= shard < shards <= _MOST_SHARDS and 0 <= offset < MOST_STEPS - size):
         return None
     return Variable(path, shard, shards, offset, form, checksum)
 
@@ -97,7 +105,7 @@ def _entries(table: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Keys and values in their order.
 
     Raises:
-        ValueError, IndexError: it is no table, or one whose blocks are compressed.
+        ValueError, struct.error: it is no table, or one whose blocks are compressed.
 
     """
     if len(table) < _FOOTER or table[-8:] != _MAGIC:
@@ -105,8 +113,12 @@ def _entries(table: bytes) -> Iterator[tuple[bytes, bytes]]:
     at = len(table) - _FOOTER
     for _ in range(2):  # the handle of the index of metadata, which says nothing to us
         _, at = varint(table, at)
+    room = _MOST_ENTRIES
     for _, handle in _block(table, *_handle(table[at : len(table) - 8])):
-        yield from _block(table, *_handle(handle))
+        for entry in _block(table, *_handle(handle)):
+            yield entry
+            if (room := room - 1) < 0:
+                raise ValueError("too many entries")
 
 
 def _handle(encoded: bytes) -> tuple[int, int]:
@@ -127,6 +139,8 @@ def _block(table: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]
         length, at = varint(block, at)
         if not (0 <= shared <= len(key) and own >= 0 and length >= 0 and at + own + length <= end):
             raise ValueError("no entry")
+        if shared + own > _MOST_KEY:
+            raise ValueError("no name")
         key = key[:shared] + block[at : at + own]
         yield key, block[at + own : at + own + length]
         at += own + length

@@ -81,11 +81,11 @@ def test_the_users_own_pattern_counts_alone(tmp_path: pathlib.Path) -> None:
 
 
 def event(step: int, loss: float) -> bytes:
-    """A record of an event file: the scalar ``loss`` at a step."""
+    """A record of an event file: the scalar ``loss`` at a step, written after the attempt began."""
     tag, value = b"\n\x04loss", b"\x15" + struct.pack("<f", loss)
     scalar = tag + value
     summary = b"\n" + bytes([len(scalar)]) + scalar
-    data = b"\t" + struct.pack("<d", 1e9 + step) + b"\x10" + bytes([step])
+    data = b"\t" + struct.pack("<d", 2e9 + step) + b"\x10" + bytes([step])
     data += b"*" + bytes([len(summary)]) + summary
     length = struct.pack("<Q", len(data))
     return b"".join(
