@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from supervisor.training import bundle, framing
 from supervisor.training.bundle import step_of
 from tests.helpers.eventfiles import checksum, field, varint
+from tests.helpers.many import MANY
 
 RECORDED = pathlib.Path(__file__).parents[1] / "recorded" / "training" / "bundles"
 MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
@@ -202,6 +203,7 @@ def test_an_index_cannot_be_made_to_be_looked_through_without_end() -> None:
     assert time.process_time() - began < 5
 
 
+@MANY
 @given(st.binary(max_size=400))
 def test_any_bytes_are_an_index_or_none(data: bytes) -> None:
     assert step_of(data) is None
@@ -209,6 +211,7 @@ def test_any_bytes_are_an_index_or_none(data: bytes) -> None:
     assert step_of(data.ljust(48, b"\0") + MAGIC) is None
 
 
+@MANY
 @given(st.binary(max_size=100), st.binary(max_size=200))
 def test_any_entries_are_read(told: bytes, rows: bytes) -> None:
     assert found(("step", told)) in {None, "step"}

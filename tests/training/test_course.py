@@ -17,6 +17,7 @@ from supervisor.training.course import (
     Track,
 )
 from supervisor.training.reading import MOST_STEPS, Origin, Reading, Unit, real, whole
+from tests.helpers.many import MANY
 
 WALL = 1.75e9
 
@@ -189,6 +190,7 @@ def test_nothing_new_is_no_movement() -> None:
     assert (again.moved_at, again.moves, again.gaps) == (made.moved_at, made.moves, made.gaps)
 
 
+@MANY
 @given(
     st.lists(
         st.lists(

@@ -15,6 +15,7 @@ from supervisor.training import events, framing
 from supervisor.training.events import Told, Writer, event_of
 from supervisor.training.reading import MOST_STEPS, Unit
 from tests.helpers.eventfiles import checksum, event, field, float32, scalar, tensor, varint
+from tests.helpers.many import MANY
 
 RECORDED = pathlib.Path(__file__).parents[1] / "recorded" / "training"
 AT = 1.75e9
@@ -210,18 +211,21 @@ def test_what_says_nothing_of_training(record: bytes) -> None:
     assert Writer().take(record) is None
 
 
+@MANY
 @given(st.binary(max_size=300))
 def test_any_bytes_are_an_event_or_none(record: bytes) -> None:
     said = event_of(record)
     assert said is None or 0 <= said.step < MOST_STEPS
 
 
+@MANY
 @given(st.integers(-(2**63), 2**63 - 1), st.binary(max_size=5))
 def test_a_number_of_64_bits_is_read_as_it_was_written(number: int, after: bytes) -> None:
     encoded = varint(number)
     assert events.varint(encoded + after, 0) == (number, len(encoded))
 
 
+@MANY
 @given(
     st.lists(
         st.tuples(

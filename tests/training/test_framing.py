@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from supervisor.training import framing
 from tests.helpers.eventfiles import checksum, head, record
+from tests.helpers.many import MANY
 
 DATA = st.one_of(
     st.binary(max_size=80),
@@ -45,6 +46,7 @@ def read(file: bytes) -> list[bytes]:
     return reader.found
 
 
+@MANY
 @given(st.lists(DATA, max_size=8), st.lists(st.integers(0, 5000), max_size=8))
 def test_a_file_that_grows_in_odd_pieces_gives_every_record_once(
     datas: list[bytes], cuts: list[int]
@@ -59,6 +61,7 @@ def test_a_file_that_grows_in_odd_pieces_gives_every_record_once(
     assert reader.offset == len(file)
 
 
+@MANY
 @given(st.lists(DATA, max_size=6), st.binary(min_size=1, max_size=100), st.lists(DATA, max_size=6))
 def test_nothing_is_lost_after_what_is_no_record(
     before: list[bytes], garbage: bytes, after: list[bytes]
@@ -67,11 +70,13 @@ def test_nothing_is_lost_after_what_is_no_record(
     assert read(file) == before + after
 
 
+@MANY
 @given(st.integers(1, 5000), st.lists(DATA, min_size=1, max_size=4))
 def test_records_are_found_behind_zeros(zeros: int, after: list[bytes]) -> None:
     assert read(bytes(zeros) + b"".join(map(record, after))) == after
 
 
+@MANY
 @given(st.lists(DATA, min_size=1, max_size=5), st.data())
 def test_a_file_that_is_begun_in_its_middle_gives_the_records_from_the_next_one_on(
     datas: list[bytes], data: st.DataObject
@@ -83,6 +88,7 @@ def test_a_file_that_is_begun_in_its_middle_gives_the_records_from_the_next_one_
     assert read(file[begin:]) == expected
 
 
+@MANY
 @given(st.lists(DATA, min_size=1, max_size=5), st.data())
 def test_a_bit_that_is_not_what_it_was_spoils_one_record(
     datas: list[bytes], data: st.DataObject
@@ -99,6 +105,7 @@ def test_a_bit_that_is_not_what_it_was_spoils_one_record(
     assert found == [*datas[:spoilt], *datas[spoilt + 1 :]]
 
 
+@MANY
 @given(st.binary(max_size=4000))
 def test_garbage_holds_no_record_and_is_done_with(garbage: bytes) -> None:
     part = framing.records(garbage, checksum)
@@ -167,6 +174,7 @@ def slow_checksum(data: bytes) -> int:
     return crc ^ 0xFFFFFFFF
 
 
+@MANY
 @given(st.binary(max_size=60))
 def test_the_checksum_is_crc_32c(data: bytes) -> None:
     functions: list[Callable[[bytes], int]] = [checksum, slow_checksum]

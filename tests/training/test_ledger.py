@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor.training.ledger import Account, Ledger, goodput
+from tests.helpers.many import MANY
 
 A = Account
 
@@ -110,6 +111,7 @@ OPERATIONS = st.one_of(
 )
 
 
+@MANY
 @given(
     st.lists(st.tuples(st.floats(-2, 500), OPERATIONS), max_size=60),
     st.integers(-1, 1000),

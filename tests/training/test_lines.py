@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor.training.lines import MOST_JSON, MOST_LINE, Kind, drawn_by, found_by, said_by
+from tests.helpers.many import MANY
 
 STEPS: dict[str, tuple[object, ...]] = {
     # step, total, epoch, epochs, loss: as many as are not None at the end
@@ -365,6 +366,7 @@ def test_no_line_takes_long(line: str) -> None:
     assert cost_s(line) < 0.005
 
 
+@MANY
 @given(st.lists(st.sampled_from(PIECES), max_size=400), st.text(max_size=20))
 def test_any_line_says_something_sensible(pieces: list[str], text: str) -> None:
     line = ("".join(pieces) + text)[:MOST_LINE]

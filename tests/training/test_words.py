@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from supervisor.training.reading import Unit
 from supervisor.training.words import END_BYTES, Found, Words
+from tests.helpers.many import MANY
 
 RECORDED = pathlib.Path(__file__).parents[1] / "recorded" / "training"
 
@@ -324,6 +325,7 @@ LINES = st.sampled_from(
 )
 
 
+@MANY
 @given(st.lists(st.tuples(LINES, st.sampled_from(["\n", "\r", "\b\b", "", "\r\n"])), max_size=30))
 def test_any_lines_in_any_order_say_something_sensible(said: list[tuple[str, str]]) -> None:
     words = Words()
@@ -335,6 +337,7 @@ def test_any_lines_in_any_order_say_something_sensible(said: list[tuple[str, str
             assert found.total is None or found.total > 0
 
 
+@MANY
 @given(st.lists(st.text(max_size=50), max_size=10), st.booleans())
 def test_any_text_is_read(pieces: list[str], cut: bool) -> None:
     words = Words()
