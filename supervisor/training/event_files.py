@@ -157,11 +157,12 @@ class EventFiles:
             followed.size = size
             done, want = 0, _PIECE_BYTES
             while followed.offset < size:
-                if done >= FILE_BYTES:
-                    followed.offset = max(followed.offset, size - END_BYTES)
+                behind = size - END_BYTES - followed.offset
+                if jump := done >= FILE_BYTES and behind > 0:
+                    followed.offset += behind
                 piece = os.pread(fd, want, followed.offset)
                 done += len(piece)
-                part = framing.records(piece, checksum)
+                part = framing.records(piece, checksum, somewhere=jump)
                 for record in part.data:
                     told = followed.writer.take(record)
                     if told is not None and told.at >= begun and told.at > followed.again_to:

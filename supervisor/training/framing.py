@@ -39,16 +39,16 @@ def mask(checksum: int) -> int:
     return ((checksum >> 15 | checksum << 17) + _DELTA) & 0xFFFFFFFF
 
 
-def records(piece: bytes, checksum: Callable[[bytes], int]) -> Records:
-    """The records of a piece of a file that begins with one, or somewhere: then with the first that
-    is found.
+def records(piece: bytes, checksum: Callable[[bytes], int], *, somewhere: bool = False) -> Records:
+    """The records of a piece of a file that begins with one, or ``somewhere``.
 
     ``checksum`` is CRC-32C. A record that ends behind the piece is left for the next one: it may
     still be written. Where the bytes are no record the next one is looked for: a head is taken for
-    one by its own checksum.
+    one by its own checksum. One that says much is not looked for: data of eight bytes and their
+    checksum are a head too, and only between two records it is known that they are none.
     """
     found: list[bytes] = []
-    at = 0
+    at = _next(piece, 0, checksum) if somewhere else 0
     while len(piece) - at >= HEAD_BYTES:
         length = _length(piece, at, checksum)
         if length is None:
@@ -77,14 +77,15 @@ def _length(piece: bytes, at: int, checksum: Callable[[bytes], int]) -> int | No
 def _next(piece: bytes, at: int, checksum: Callable[[bytes], int]) -> int:
     """Where the next head is; if there is none, where one could begin of which the end is missing.
 
-    The upper five bytes of the length of a record that we know by its head are zero: it has at most
-    16 MiB. In a longer run of zeros only those at its ends are looked at: a head of zeros alone has
+    The upper five bytes of the length of a record that is looked for are zero. In a longer run of zeros only those at its ends are looked at: a head of zeros alone has
     another checksum.
     """
     end = len(piece) - HEAD_BYTES + 1
     for run in _ZEROS.finditer(piece, at + 3):
         first, last = run.start() - 3, run.end() - 8
         for place in (*range(first, min(first + 3, last)), *range(max(first, last - 3), last + 1)):
-            if at <= place < end and _length(piece, place, checksum) is not None:
-                return int(place)
+            if at <= place < end:
+                length = _length(piece, place, checksum)
+                if length is not None and length <= MOST_RECORD:
+                    return int(place)
     return max(at, end)

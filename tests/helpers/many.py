@@ -1,4 +1,4 @@
-"""How many examples a property is tried with: a few in the gate, many when somebody asks for all."""
+"""With how many examples a property is tried: a few in the gate, many where all are asked for."""
 
 from __future__ import annotations
 
