@@ -77,8 +77,8 @@ def _length(piece: bytes, at: int, checksum: Callable[[bytes], int]) -> int | No
 def _next(piece: bytes, at: int, checksum: Callable[[bytes], int]) -> int:
     """Where the next head is; if there is none, where one could begin of which the end is missing.
 
-    The upper five bytes of the length of a record that is looked for are zero. In a longer run of zeros only those at its ends are looked at: a head of zeros alone has
-    another checksum.
+    The upper five bytes of the length of a record that is looked for are zero. In a longer run of
+    zeros only those at its ends are looked at: a head of zeros alone has another checksum.
     """
     end = len(piece) - HEAD_BYTES + 1
     for run in _ZEROS.finditer(piece, at + 3):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
-from supervisor.training.reading import Origin, Reading
+from supervisor.training.reading import Origin, Reading, Unit
 
 MOST_BYTES: Final = 4096
 """Of a datagram (systemd's NOTIFY_BUFFER_MAX); a greater one says nothing."""
@@ -67,12 +67,16 @@ def parse(datagram: bytes) -> Notice:
 
 def reading(notice: Notice, at: float) -> Reading | None:
     """How far training is by its status, ``step 120/1000 loss 0.35``, at a time in seconds since
-    the epoch; None where that says no step."""
-    from supervisor.training.words import Words  # noqa: PLC0415  # its patterns, for those who say one
+    the epoch; None where that says no step. An epoch counts as it is said: nothing comes before."""
+    from supervisor.training import lines  # noqa: PLC0415  # their patterns, for those who say one
+    from supervisor.training.words import Found, Words  # noqa: PLC0415
 
     if not notice.status:
         return None
     found = Words().read(notice.status + "\n").found
     if found is None:
-        return None
+        said = lines.said_by(notice.status)
+        if said is None or said.epoch is None:
+            return None
+        found = Found(Unit.EPOCH, said.epoch, said.epochs, said.loss)
     return Reading(Origin.NOTICE, found.unit, found.step, at, found.total, found.loss)
