@@ -9,6 +9,7 @@ import pathlib
 import random
 import subprocess
 import sys
+import threading
 import time
 import tracemalloc
 from collections.abc import Iterator
@@ -88,6 +89,26 @@ def test_a_file_that_grows_in_odd_pieces_is_told_as_if_it_were_whole(job: Job) -
         rest = rest[size:]
         told += job.steps()
     assert told == list(range(1, 40))
+
+
+def test_a_writer_that_writes_meanwhile(job: Job) -> None:
+    content = version(job.at) + job.loss(*range(1, 3001))
+    chance = random.Random(4)
+
+    def write() -> None:
+        with job.path().open("wb", buffering=0) as file:
+            at = 0
+            while at < len(content):
+                at += file.write(content[at : at + chance.randrange(1, 300)])
+
+    told: list[int] = []
+    writer = threading.Thread(target=write)
+    writer.start()
+    while writer.is_alive():
+        told += job.steps()
+    told += job.steps()
+    assert told == sorted({*told})
+    assert told[-1] == 3000
 
 
 def test_what_lay_there_before_the_attempt_says_nothing(job: Job) -> None:
