@@ -21,6 +21,8 @@ MOST_LINES: Final = 200
 _BREAKS: Final = re.compile(r"[\r\n\b]+")
 _ESCAPES: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])")
 """ECMA-48: colours and cursors, and a terminal's titles."""
+_TAG: Final = re.compile(r"\[\d+,(?P<rank>\d+)\]<std(?:out|err|diag)>: ?")
+"""What mpirun puts before each line of a rank (``--tag-output``)."""
 _OTHERS: Final = 20
 """When so many lines of another kind have come, the kind that counts comes no more."""
 
@@ -84,13 +86,16 @@ class Words:
         for line in parts[1 if cut else 0 :][-MOST_LINES:]:
             if line and not line.isspace():
                 words = words.take(line)
-        if rest and not self.pattern and (said := lines.drawn_by(rest)):
+        own = None if self.pattern else _of_first_rank(rest)
+        if own and (said := lines.drawn_by(own)):
             words = words.say(said)
         return replace(words, rest=rest)
 
     def take(self, line: str) -> Words:
         """After one line, without its end."""
-        said = lines.found_by(self.pattern, line) if self.pattern else lines.said_by(line)
+        if (own := _of_first_rank(line)) is None:
+            return self
+        said = lines.found_by(self.pattern, own) if self.pattern else lines.said_by(own)
         return self if said is None else self.say(said)
 
     def say(self, said: Line) -> Words:
@@ -248,3 +253,12 @@ class Words:
         if said.total is None:
             return (said.step, None) if said.kind is not Kind.ITERATION else None
         return (said.step, said.total) if self._epochs else None
+
+
+def _of_first_rank(line: str) -> str | None:
+    """A line without its tag; None where another rank than the first has written it: all of them
+    train the same steps."""
+    tag = _TAG.match(line)
+    if tag is None:
+        return line
+    return line[tag.end() :] if tag["rank"].strip("0") == "" else None

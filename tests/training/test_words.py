@@ -343,3 +343,13 @@ def test_any_text_is_read(pieces: list[str], cut: bool) -> None:
     words = Words()
     for piece in pieces:
         words = words.read(piece, cut=cut)
+
+
+@pytest.mark.parametrize("pattern", [None, r"step (?P<step>\d+)"])
+def test_of_several_ranks_the_first_one_is_read(pattern: str | None) -> None:
+    text = "".join(
+        f"[1,{rank}]<stdout>:step {step} loss 0.5\n[1,{rank}]<stderr>: warning\n"
+        for first in (1, 2, 3)
+        for rank, step in ((1, first - 1), (0, first), (10, first - 1))
+    )
+    assert steps(text, pattern) == [1, 2, 3]
