@@ -58,7 +58,7 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
         "host": "aside children cluster contract engines faults life linux mpi plan regular status"
         " storage streams training",
         "verbs": "aside children cluster contract engines faults host life linux plan regular"
-        " storage streams",
+        " storage streams training",
         "__main__": "contract host verbs",
     }.items()
 }
@@ -79,7 +79,7 @@ PURE: Final = {
     *("plan.arguments", "plan.proxies", "plan.given_config", "plan.environment", "plan.mpi"),
     *("training.reading", "training.framing", "training.events", "training.bundle"),
     *("training.lines", "training.words", "training.course", "training.ledger", "training.saves"),
-    *("training.notices",),
+    *("training.notices", "training.totals", "training.telling"),
     *("plan.storage", "plan.early", "plan.plan", "verbs.injection"),
 }
 """Modules that decide and touch no world."""

@@ -144,6 +144,8 @@ class MasterLink:
         """Set at the first answer: before it, a report has nowhere to go."""
         self.latency_s: float | None = None
         """How long the master's last answer took, its wait not counted."""
+        self.prepared_s: float | None = None
+        """How long this host took until it waited for the others; told with every report."""
         self.problem: str | None = None
         """Why the master refuses this member, if it does: ``answered 403 (…)``."""
 
@@ -273,7 +275,14 @@ class MasterLink:
                 "PUT",
                 f"/v1/hosts/{self._host}",
                 body=encode_report(
-                    replace(report, heard=heard, run=run, past=self._past, world=self._world)
+                    replace(
+                        report,
+                        heard=heard,
+                        run=run,
+                        past=self._past,
+                        world=self._world,
+                        prepared_s=self.prepared_s,
+                    )
                 ),
                 timeout_s=2 * self._slack_s,
             )

@@ -45,7 +45,7 @@ document::
     {"v": 4, "job": "mnist", "cluster": "5d…", "run": "8c…", "instance": "f0…", "seq": 3,
      "phase": "restarting", "script_ended": false, "cause": null, "heard": 7,
      "holds": "generation 000012-3fa9c1d2 -", "attempt": 2, "turn": 1, "progressed": false,
-     "ordered": 1, "past": [], "world": []}
+     "ordered": 1, "past": [], "world": [], "prepared_s": 31.2}
 
 - ``job`` is the platform's name of the job, empty if it gives none, and ``cluster`` a digest of
   its hosts: both ends must have the same.
@@ -63,6 +63,8 @@ document::
 - ``progressed`` says that training has moved since the attempt began.
 - ``ordered`` is the turn of the last order that the host has heard, ``world`` that order's, and
   ``past`` that of the document.
+- ``prepared_s`` (optional) is how long the host took until it waited for the others, in seconds;
+  null before.
 - Accepted from the named host's own addresses only, and with ``Authorization: Bearer TOKEN``
   where the job has a token.
 
@@ -250,6 +252,8 @@ class HostReport:
     """How the last attempts ended, as the job's document says it …"""
     world: tuple[int, ...] = ()
     """… and the hosts that train, as its last order does."""
+    prepared_s: float | None = None
+    """How long it took until it waited for the others; None: it is not so far, or says nothing."""
 
 
 # --------------------------------------------------------------------------- encoding
@@ -371,6 +375,7 @@ def encode_report(report: HostReport) -> bytes:
             "ordered": report.ordered,
             "past": _encode_past(report.past),
             "world": list(report.world),
+            "prepared_s": report.prepared_s,
         }
     )
     # The limits above leave room even where every character is an escape.
@@ -553,6 +558,7 @@ def decode_report(body: bytes) -> HostReport:
         ordered=_integer(fields, "ordered", 0, MAX_NUMBER) if "ordered" in fields else 0,
         past=_decode_past(fields),
         world=_decode_world(fields),
+        prepared_s=_seconds(fields, "prepared_s") if fields.get("prepared_s") is not None else None,
     )
 
 

@@ -82,6 +82,9 @@ class Coordination:
         """On the master of a cluster."""
         self._link: MasterLink | None = None
         """On a member."""
+        self.prepared: dict[str, float] = {}
+        """On the master: how long members took until they waited for the others, in seconds."""
+        self._began = time.monotonic()
 
     # ------------------------------------------------------------------ it begins
 
@@ -161,6 +164,8 @@ class Coordination:
         self._tasks.serve("status server", _until_cancelled(self._server.stop))
 
     def _on_report(self, host: str, report: HostReport) -> None:
+        if report.prepared_s is not None and host in self._present.plan.hosts:
+            self.prepared.setdefault(host, report.prepared_s)
         joining = self._board is not None and self._board.document.state is JobState.JOINING
         runs_on = joining and report.phase in {Phase.RUNNING, Phase.RESTARTING}
         earlier = None
@@ -245,6 +250,8 @@ class Coordination:
     def report(self, action: ev.Report) -> None:
         """On a member: to the master."""
         if self._link is not None:
+            if self._link.prepared_s is None and action.phase is Phase.JOINING:
+                self._link.prepared_s = round(time.monotonic() - self._began, 3)
             self._link.report(action)
 
     def publish(self, entry: Mapping[str, object]) -> None:

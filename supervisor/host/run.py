@@ -134,7 +134,14 @@ class _Host:
             present, replan, self._adopt, post=post, say=say, files=files, masker=masker
         )
         self._warming = Warming(present, say=say, tasks=self.tasks, guardian=guardian)
-        self.training = Training(present, post=post, say=say, tasks=self.tasks, outputs=outputs)
+        self.training = Training(
+            present,
+            post=post,
+            say=say,
+            tasks=self.tasks,
+            outputs=outputs,
+            prepared=lambda: self.coordination.prepared,
+        )
         self._notices = Notices(
             present, post=post, say=say, log=log, masker=masker, heard=self._hear
         )

@@ -54,6 +54,7 @@ class TraceFiles:
         """
         self._events.begin(before_ns)
         self._scans.clear()
+        self._newest = None
         self._progress = None
         with contextlib.suppress(OSError):
             if os.lstat(self._paths.progress).st_mtime_ns < before_ns:
@@ -88,7 +89,12 @@ class TraceFiles:
         if found is None or found == self._progress:
             return
         self._progress = found
-        at = found.at if found.at is not None else time.time()
+        at = found.at
+        if at is None:
+            try:
+                at = min(os.lstat(self._paths.progress).st_mtime, time.time())
+            except OSError:
+                at = time.time()  # it is just being replaced
         yield Reading(Origin.FILE, Unit.STEP, found.step, at, found.total, found.loss)
 
     def _scan(self, directory: str) -> bool:

@@ -10,15 +10,19 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from supervisor.aside import Aside
+from supervisor.contract.distribution import Strategy
 from supervisor.host.book import Book
 from supervisor.host.console import Outputs
 from supervisor.host.files import FILES_CLOCK
+from supervisor.host.ledgers import Ledgers
 from supervisor.host.present import Present
 from supervisor.host.running import Running
+from supervisor.host.saving import Saving
+from supervisor.host.startup import Startups, fields_of
 from supervisor.host.tasks import Tasks
 from supervisor.host.timeline import Say
 from supervisor.life import events as ev
@@ -29,7 +33,7 @@ from supervisor.plan.plan import Plan
 if TYPE_CHECKING:  # not needed before the script's start
     from supervisor.children.watchdog import Steps
     from supervisor.host.listening import Listening
-    from supervisor.host.traces import TraceFiles, Traces
+    from supervisor.host.traces import TraceFiles
     from supervisor.status.snapshot import ProgressRow
     from supervisor.training.course import Course, Track
     from supervisor.training.reading import Reading
@@ -49,9 +53,6 @@ SETTLE_S: Final = 2.5
 """For the last look, after the script's end."""
 SAVING_S: Final = 10.0
 """A save goes on for so long after a file of it has changed."""
-_MOST_SAVES: Final = 33
-_OFTEN: Final = 2.0
-"""Saving so many times more or less often than is best is worth a word."""
 
 
 class Training:
@@ -66,14 +67,15 @@ class Training:
         say: Say,
         tasks: Tasks,
         outputs: Outputs,
+        prepared: Callable[[], Mapping[str, float]],
     ) -> None:
+        """``prepared``: see ``Startups``."""
         self.process = _script_of(present.plan)
         """Its name; empty: this host trains nothing."""
         self.book = Book(present, self.process)
-        self.saved: Saved | None = None
-        """The newest checkpoint of this attempt …"""
-        self.save_s: float | None = None
-        """… and how long a save takes, as last measured."""
+        self.startups = Startups(present, self.book, prepared)
+        self.saving = Saving(present, self.book, say)
+        self._ledgers = Ledgers(present, self.book, say)
         self._present = present
         self._post = post
         self._say = say
@@ -87,7 +89,6 @@ class Training:
         self._told: list[Reading] = []
         """By notification, since the last look."""
         self._saving_at: float | None = None
-        self._saves: list[float] = []
         self._said: set[str] = set()
         """In this attempt."""
         self._started_at = 0.0
@@ -120,15 +121,17 @@ class Training:
             self._over.set()
 
     async def settle(self) -> None:
-        """The last look was taken, or takes too long."""
+        """The last look was taken, or takes too long: what it comes to is kept and said."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._done.wait(), SETTLE_S)
+        await self._keep()
+        self._say_ended()
 
     async def _watch(
         self, running: Running, before: asyncio.Event, began_ns: int, position: int
     ) -> None:
         """From the script's start to its end, and once more then."""
-        over, done = self._over, self._done
+        over, done, started_at = self._over, self._done, self._started_at
         try:
             if await _within(FIRST_S, over):
                 return
@@ -137,10 +140,12 @@ class Training:
             looks = 0
             while not over.is_set():
                 began, looks = time.monotonic(), looks + 1
-                await self._look(running)
+                await self._look(running, started_at)
                 pause_s = FIRST_S if looks < FIRST_LOOKS else LOOK_S
+                await self._keep(now=False)
                 await _within(max(pause_s, SHARE * (time.monotonic() - began)), over)
-            await self._look(running)
+            await self._look(running, started_at, time.monotonic())
+            await self._keep()
         finally:
             done.set()
 
@@ -152,21 +157,29 @@ class Training:
         plan = self._present.plan
         pattern = plan.contract.settings.progress_pattern
         self._listening = Listening(self._outputs.recent, self.process, pattern, position)
-        self._began_with, self.saved = None, None
-        self._saving_at, self._saves = None, []
+        self._began_with, self._saving_at = None, None
+        self.saving.begin()
         self._said.clear()
         self._told.clear()
         files = self._files = self._files or TraceFiles(plan.paths)
         with contextlib.suppress(TimeoutError):
             self._began_with = await self._aside(FILES_S, files.begin, began_ns)
+        await self._ledgers.read()
         step = self._began_with.step if self._began_with else 0
         self._course = Course(begun=step)
+        if step is None and self._began_with and self.book.is_a_step(self._began_with):
+            step = self._began_with.number
         if step is not None:
             self.book.begins_with(step)
 
+    async def _keep(self, *, now: bool = True) -> None:
+        saved = self.saving.saved or self._began_with
+        await self._ledgers.write(saved.path if saved else "", now=now)
+
     # ------------------------------------------------------------------ one look
 
-    async def _look(self, running: Running) -> None:
+    async def _look(self, running: Running, started_at: float, ended_at: float = math.inf) -> None:
+        """The script's times are those of ``time.monotonic()``."""
         assert self._listening is not None
         assert self._course is not None
         assert self._files is not None
@@ -177,15 +190,18 @@ class Training:
         with contextlib.suppress(TimeoutError):
             traces = await self._aside(FILES_S, self._files.look, pids)
             readings += traces.readings
-            self._see_saves(traces)
+            if traces.saving:
+                self._saving_at = time.monotonic()
+            if traces.saved is not None:
+                self.saving.take(traces.saved)
         now = time.monotonic()
         self._course = self._course.take(readings, now)
         best = self._course.best(now)
         if best is None or not best.last.has_trained(self._course.begun):
             return
         at = now - max(0.0, time.time() - best.last.at)
-        self.book.reached(best.last.unit, best.last.step, max(at, self._started_at))
-        self._say_begun(best)
+        self.book.reached(best.last.unit, best.last.step, min(max(at, started_at), ended_at))
+        self._say_begun(best, started_at, running.imported_s)
         self._say_not_resumed()
         self._say_diverged(readings)
 
@@ -194,18 +210,6 @@ class Training:
         if self._course is not None:
             self._told.append(reading)
 
-    def _see_saves(self, traces: Traces) -> None:
-        now = time.monotonic()
-        if traces.saving:
-            self._saving_at = now
-        if traces.saved is None:
-            return
-        self.saved = traces.saved
-        self._saves = [*self._saves, traces.saved.written_ns / 1e9][-_MOST_SAVES:]
-        if traces.saved.save_s is not None:
-            self.save_s = traces.saved.save_s
-            self._say_save(traces.saved.save_s)
-
     # ------------------------------------------------------------------ what is said
 
     def _once(self, what: str) -> bool:
@@ -213,18 +217,37 @@ class Training:
         self._said.add(what)
         return new
 
-    def _say_begun(self, best: Track) -> None:
-        if self._once("began"):
-            reading = best.first
-            after_s = max(0.0, time.monotonic() - self._started_at - (time.time() - reading.at))
-            self._say(
-                "info",
-                "training.began",
-                unit=reading.unit.value,
-                step=reading.step,
-                source=_source(reading),
-                after_s=round(after_s, 1),
-            )
+    @property
+    def _speaks(self) -> bool:
+        """For the job, or for a training of its own."""
+        plan = self._present.plan
+        return plan.is_master or plan.strategy is Strategy.NONE
+
+    def _say_ended(self) -> None:
+        row = self.book.row() if self.book.unit is not None else None
+        if row is not None:
+            from supervisor.training.telling import ledger  # noqa: PLC0415
+
+            run = row["run"]
+            told = {"wall_s": run["wall_s"], "goodput": run["goodput"], "new_steps": run["steps"]}
+            text = "; ".join(ledger(row))
+            self._say("info" if self._speaks else "debug", "training.ended", text=text, **told)
+
+    def _say_begun(self, best: Track, started_at: float, import_s: float | None) -> None:
+        """Of hosts that train together the master speaks, and after a restart another line does."""
+        if not self._once("began"):
+            return
+        reading = best.first
+        at = time.monotonic() - max(0.0, time.time() - reading.at)
+        row = self.startups.first_step(started_at, at, import_s)
+        self._say(
+            "info" if self._speaks and self.book.starts == 1 else "debug",
+            "training.began",
+            unit=reading.unit.value,
+            step=reading.step,
+            source=_source(reading),
+            **fields_of(row),
+        )
 
     def _say_not_resumed(self) -> None:
         """Where something was there to go on from."""
@@ -260,37 +283,6 @@ class Training:
                     f"({_source(reading)}), and SUPERVISOR_END_ON_NAN is set"
                 )
                 self._post(ev.Diverged(self.process, message, time.time()))
-
-    def _say_save(self, save_s: float) -> None:
-        """Whether a save fits what a stop leaves for it, and how often to save."""
-        grace_s = self._present.plan.budgets.stop_grace_s
-        if save_s > grace_s and self._once("grace"):
-            rounded = {"save_s": round(save_s, 1), "grace_s": round(grace_s, 1)}
-            self._say("warning", "training.save_too_long", **rounded)
-        if (advice := self.save_advice()) is None or not self._once("interval"):
-            return
-        every_s, best_s = advice
-        if not 1 / _OFTEN <= every_s / best_s <= _OFTEN:
-            self._say(
-                "info",
-                "training.save_interval",
-                save_s=round(save_s, 1),
-                every_s=round(every_s, 1),
-                best_s=round(best_s, 1),
-                failures=self._present.state.attempt - 1,
-            )
-
-    def save_advice(self) -> tuple[float, float] | None:
-        """How often it saves and how often it should, in seconds; None where that is not known:
-        before a failure, and before the second checkpoint of an attempt."""
-        from supervisor.training.saves import best_interval_s  # noqa: PLC0415
-
-        failures = self._present.state.attempt - 1
-        if failures < 1 or len(self._saves) < 2 or not self.save_s:
-            return None
-        every_s = (self._saves[-1] - self._saves[0]) / (len(self._saves) - 1)
-        between_s = self.book.seconds / failures
-        return (every_s, best_interval_s(self.save_s, between_s)) if every_s > 0 else None
 
     # ------------------------------------------------------------------ what others ask
 

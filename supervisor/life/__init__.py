@@ -13,4 +13,5 @@ __all__ = [
     "outcome",
     "state",
     "words",
+    "world",
 ]

@@ -14,7 +14,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from supervisor.life.words import Phase
-from supervisor.status.snapshot import Sample, Snapshot, TransferRow
+from supervisor.status.snapshot import (
+    LedgerRow,
+    ProgressRow,
+    Sample,
+    Snapshot,
+    TransferRow,
+)
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 PREFIX = "supervisor_"
@@ -100,6 +106,18 @@ def _of_snapshot(snapshot: Snapshot) -> Iterator[Sample]:
             labels,
             "counter",
         )
+    if (progress := snapshot.get("progress")) is not None:
+        yield from _of_progress(progress)
+    if (ledger := snapshot.get("ledger")) is not None:
+        yield from _of_ledger(ledger)
+    if (startups := snapshot.get("startups")) and (last := startups[-1]):
+        yield Sample(
+            "first_step_seconds",
+            "How long the newest attempt with a step took to its first one.",
+            last["seconds"],
+        )
+    if (saves := snapshot.get("saves")) is not None and saves["save_s"] is not None:
+        yield Sample("save_seconds", "How long the last checkpoint took to save.", saves["save_s"])
     for transfer in snapshot.get("transfers", ()):
         yield from _of_transfer(transfer)
     for host in snapshot["hosts"]:
@@ -110,6 +128,42 @@ def _of_snapshot(snapshot: Snapshot) -> Iterator[Sample]:
                 host["last_seen_s"],
                 {"host": host["name"]},
             )
+
+
+def _of_progress(row: ProgressRow) -> Iterator[Sample]:
+    labels = {"unit": row["unit"]}
+    gauges = (
+        ("step", "How far the script's training is, in steps or what else it counts.", row["step"]),
+        ("step_target", "Where it ends, in the same unit.", row["total"]),
+        ("step_rate", "Of that unit, a second.", row["rate"]),
+        ("step_seen_timestamp_seconds", "When it was so far, since the epoch.", row["at"]),
+    )
+    for name, text, value in gauges:
+        if value is not None:
+            yield Sample(name, text, float(value), labels)
+    if row["loss"] is not None:
+        yield Sample("loss", "The loss that was told last; may be NaN.", float(row["loss"]))
+
+
+def _of_ledger(row: LedgerRow) -> Iterator[Sample]:
+    run, every = row["run"], row["all"]
+    for account, seconds in run["seconds"].items():
+        yield Sample(
+            "time_seconds",
+            "Where the wall time of this run went, by account; together all of it.",
+            seconds,
+            {"account": account},
+        )
+    for scope, times in (("run", run), ("all", every)):
+        if times["goodput"] is not None:
+            yield Sample(
+                "goodput_ratio",
+                "The share of the time that brought new steps, of this run and of all runs.",
+                times["goodput"],
+                {"of": scope},
+            )
+    if run["steps"] is not None:
+        yield Sample("new_steps_total", "New steps of this run.", run["steps"], kind="counter")
 
 
 def _of_transfer(row: TransferRow) -> Iterator[Sample]:

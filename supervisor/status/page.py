@@ -21,6 +21,7 @@ th{font-weight:600;font-size:.85rem}
 pre{white-space:pre-wrap;overflow-wrap:anywhere;background:#8881;padding:.6rem;margin:.3rem 0}
 #timeline td{vertical-align:top}#timeline td:first-child{white-space:nowrap}
 #ended{font-weight:600;border-left:.3rem solid;padding-left:.6rem}
+progress{width:100%}#ledger td{width:33%}
 #away{color:#c33}[hidden]{display:none}
 """
 
@@ -45,6 +46,31 @@ function fill(id, rows) {
   for (const row of rows) { const tr = body.insertRow();
     for (const cell of row) tr.insertCell().textContent = plain(cell); }
 }
+const units = [[1, "s"], [60, "min"], [3600, "h"]];
+const pace = r => { const [n, u] = units.find(([n]) => r * n >= .1) || units[2];
+  return (r * n).toFixed(r * n < 9.95 ? 1 : 0) + " /" + u; };
+const much = n => n.toLocaleString("en");
+const rough = s => s < 59.5 ? s.toFixed(s < 9.95 ? 1 : 0) + " s" : secs(60 * Math.round(s / 60))
+  .replace(/ 0 s$/, "");
+const share = (t, u) => "goodput " + (100 * t.goodput).toFixed(0) + " % of " + rough(t.wall_s)
+  + (t.steps == null ? "" : ", " + much(t.steps) + " new " + u + "s") + (t.runs > 1 ? ", of "
+  + t.runs + " runs" : "");
+function training(s) {
+  const p = s.progress, l = s.ledger, seen = l && l.run.goodput != null;
+  $("training").hidden = !p && !seen;
+  $("bar").hidden = !p || !p.total;
+  if (p) { $("bar").max = p.total || 1; $("bar").value = p.step;
+    $("step").textContent = plain([p.unit + " " + much(p.step)
+      + (p.total == null ? "" : " of " + much(p.total)), p.rate > 0 ? pace(p.rate) : "",
+      p.left_s == null ? "" : rough(p.left_s) + " left",
+      p.loss == null ? "" : "loss " + (typeof p.loss === "number" ? +p.loss.toPrecision(3) : p.loss)
+    ].filter(Boolean).join(", ") + " (" + [p.source, p.where].filter(Boolean).join(", ") + ")"); }
+  $("time").textContent = seen ? plain([share(l.run, l.unit),
+    l.all.runs > 1 ? share(l.all, l.unit) : ""].filter(Boolean).join(" · ")) : "";
+  fill("ledger", seen ? Object.entries(l.run.seconds).filter(e => e[1] >= .05).map(
+    e => [e[0].replace("_", " "), rough(e[1]),
+      (100 * e[1] / l.run.wall_s).toFixed(0) + " %"]) : []);
+}
 function entry(e) {
   const rest = Object.entries(e).filter(([k]) => k !== "at" && k !== "event")
     .map(([k, v]) => k + "=" + (typeof v === "object" ? JSON.stringify(v) : v)).join("  ");
@@ -66,6 +92,7 @@ function show(s) {
   const others = Object.entries(s.waiting || {}).map(e => "waiting for " + e.join(": ")).concat(
     ["tolerated", "also"].flatMap(w => (s[w] || []).map(c => w + ": " + told(c))));
   $("others").hidden = !others.length; $("others").textContent = plain(others.join("\\n"));
+  training(s);
   $("verdict").textContent = s.verdict ? s.verdict.outcome : "";
   fill("processes", s.processes.map(p => [p.name, p.role, p.pid,
     p.exit || p.state + (p.ready ? ", ready" : ""),
@@ -122,6 +149,9 @@ HTML = f"""<!doctype html>
 <p id="ended" role="status" hidden></p><p id="about"></p><p id="away" role="alert" hidden></p>
 <section id="cause" hidden><h2>Cause</h2><p id="message"></p><pre id="detail"></pre></section>
 <pre id="others" hidden></pre>
+<section id="training" hidden><h2>Training</h2><p><span id="step"></span>
+<progress id="bar" hidden></progress></p><p id="time"></p><table><tbody id="ledger"></tbody></table>
+</section>
 <h2>Processes</h2><table><thead><tr><th>name<th>role<th>pid<th>state<th>started<th>CPU<th>memory
 <th>output<th>says</thead><tbody id="processes"></tbody></table>
 <section id="kept" hidden><h2>Kept elsewhere</h2><table><thead><tr><th>name<th>sent<th>rate

@@ -122,6 +122,63 @@ class ProgressRow(TypedDict):
     """When it was so, seconds since the epoch."""
 
 
+class TimeRow(TypedDict):
+    """Where the wall time went, of one run or of several."""
+
+    runs: int
+    starts: int
+    """How often the script was started."""
+    wall_s: float
+    """All of it."""
+    seconds: dict[str, float]
+    """By a `ledger.Account`."""
+    steps: int | None
+    """New ones, or epochs; None where none was seen."""
+    goodput: float | None
+    """The share of the time that brought new steps; None where none was seen."""
+
+
+class LedgerRow(TypedDict):
+    """Where this host's wall time went."""
+
+    account: str
+    """Where the present moment goes: a `ledger.Account`."""
+    unit: str | None
+    """What ``steps`` counts, as in `ProgressRow`."""
+    run: TimeRow
+    all: TimeRow
+    """With the runs before it in the same directory, or from the same checkpoints."""
+
+
+class StartupRow(TypedDict):
+    """How long an attempt took to the first step that was seen of it; None: not known, or none."""
+
+    attempt: int
+    seconds: float
+    """All of it: of the first from the supervisor's start, of a later one from the failure."""
+    fetch_s: float | None
+    """Of the host that took longest."""
+    fetch_host: str
+    """Empty where there is one alone."""
+    join_s: float | None
+    """What was waited for others beyond that."""
+    down_s: float | None
+    """From the failure to the script's start; None of the first attempt."""
+    import_s: float | None
+    """Until TensorFlow was imported."""
+    first_step_s: float
+    """The rest."""
+
+
+class SavesRow(TypedDict):
+    """What is known of how checkpoints are saved."""
+
+    save_s: float | None
+    grace_s: float
+    every_s: float | None
+    best_s: float | None
+
+
 class Snapshot(TypedDict):
     """The JSON of ``/status``."""
 
@@ -143,6 +200,11 @@ class Snapshot(TypedDict):
     processes: list[ProcessRow]
     progress: NotRequired[ProgressRow | None]
     """Of this host's script; None where nothing was seen."""
+    ledger: NotRequired[LedgerRow | None]
+    """None where nothing trains."""
+    startups: NotRequired[list[StartupRow]]
+    """The first and the newest few, the oldest first."""
+    saves: NotRequired[SavesRow | None]
     warm: NotRequired[WarmRow | None]
     """What waits to become the script; None where there is none."""
     hosts: list[HostRow]

@@ -210,7 +210,8 @@ async def _is_at(directory: str, content: Manifest) -> bool:
         return False
     files = {(fact.path, fact.size, fact.mtime_ns) for fact in facts if not fact.link}
     links = {(fact.path, fact.link) for fact in facts if fact.link}
-    return files == {(file.path, file.size, file.mtime_ns) for file in content.files} and (
+    wanted = [file for file in content.files if not snapshot.is_ours(file.path)]
+    return files == {(file.path, file.size, file.mtime_ns) for file in wanted} and (
         links == {(link.path, link.target) for link in content.links}
     )
 

@@ -35,6 +35,8 @@ OURS: Final = ".supervisor-"
 INCOMPLETE: Final = f"{OURS}incomplete"
 """In a directory whose files are not all there yet."""
 """Names that begin so are ours."""
+LEDGER: Final = f"{OURS}ledger.json"
+"""How much time of how many runs went into what lies there: sent with checkpoints, and none."""
 EDGE_BYTES: Final = 64
 """Of the beginning and of the end of a file, looked at for its format."""
 
@@ -170,7 +172,12 @@ class Choice:
 
 def temporary(path: str) -> bool:
     """Whether the name says that it is still being written, or that it is ours."""
-    return bool(_TEMPORARY.search(path)) or any(part.startswith(OURS) for part in path.split("/"))
+    return bool(_TEMPORARY.search(path)) or is_ours(path)
+
+
+def is_ours(path: str) -> bool:
+    """Whether we have made it; also what we are about to rename so."""
+    return any(part.startswith((OURS, f".{OURS}")) for part in path.split("/"))
 
 
 def interesting(path: str) -> bool:
@@ -180,6 +187,8 @@ def interesting(path: str) -> bool:
 
 def is_written_by_a_save(path: str) -> bool:
     """Whether it is a checkpoint's or a model's, or a part of one that is being written."""
+    if is_ours(path):
+        return False
     return bool(
         temporary(path) or _SHARD.fullmatch(path) or path.endswith((".index", *_MODEL_NAMES))
     )

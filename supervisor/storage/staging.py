@@ -20,7 +20,7 @@ from typing import Final, Self
 
 from supervisor.linux.mounts import is_mount
 from supervisor.storage import below
-from supervisor.storage.snapshot import INCOMPLETE, OURS, is_state
+from supervisor.storage.snapshot import INCOMPLETE, LEDGER, OURS, is_state
 
 NO_FILES: Final = frozenset({"lost+found"})
 """What a fresh file system holds."""
@@ -183,6 +183,8 @@ def _holds_files(
 def _without_copies(aside: str, target: str) -> bool:
     """Remove from ``aside`` the files that are in ``target`` too (second names of the same file),
     and empty directories; whether anything is left."""
+    with contextlib.suppress(OSError):  # another is in its place, and it is nobody's but ours
+        os.unlink(os.path.join(aside, LEDGER))
     for folder, _, names in os.walk(aside, topdown=False):
         for name in names:
             path = os.path.join(folder, name)

@@ -22,6 +22,17 @@ SCOPES: Final[Mapping[str, str]] = {
     "all": "all scripts",
 }
 """What starts anew with an attempt, by the word of its scope."""
+_PARTS: Final[Mapping[str, str]] = {
+    "fetch_s": "fetch",
+    "join_s": "join",
+    "down_s": "down",
+    "import_s": "import",
+    "first_step_s": "first step",
+}
+"""Of the way to the first step."""
+_LEAST_S: Final = 0.05
+_WHOLE_S: Final = 10
+"""From here on tenths are no matter."""
 _SAYS_HOW: Final = "; exit "
 """Where a cause goes on to say how the process ended, which another line has said."""
 
@@ -196,6 +207,27 @@ def _chosen(fields: Fields) -> str:
     return f"the job comes from {fields['engine']}: {fields['evidence']}{again}"
 
 
+def _began(fields: Fields) -> str:
+    return f"{first_step(fields)}; {fields['unit']} {fields['step']}, {fields['source']}"
+
+
+def first_step(fields: Fields) -> str:
+    """``first step after 71 s: fetch 31 (algo-3), join 0.4, import 6, first step 33``, as far as it
+    is known. What took no tenth of a second is left out."""
+    parts = []
+    for key, word in _PARTS.items():
+        seconds = fields.get(key)
+        if isinstance(seconds, int | float) and seconds >= _LEAST_S:
+            host = fields.get("fetch_host") if key == "fetch_s" else ""
+            parts.append(f"{word} {_brief(seconds)}" + (f" ({host})" if host else ""))
+    made_of = f": {', '.join(parts)}" if len(parts) > 1 else ""
+    return f"first step after {_brief(float(str(fields['seconds'])))} s{made_of}"
+
+
+def _brief(seconds: float) -> str:
+    return f"{seconds:.0f}" if seconds >= _WHOLE_S else f"{seconds:.1f}"
+
+
 def starts_anew(scope: str) -> str:
     """``all scripts start anew``."""
     return f"{SCOPES.get(scope, scope)} {'starts' if scope == 'alone' else 'start'} anew"
@@ -324,11 +356,13 @@ _SENTENCES: Final[Mapping[str, str | Callable[[Fields], str]]] = {
     "storage.started": "the process for transfers runs, pid {pid}",
     "storage.unintelligible": "the process for transfers said what is no message: {line}",
     "storage.unsent": "{text}",
-    "training.began": "{unit} {step} after {after_s} s ({source})",
+    "training.began": _began,
+    "training.ended": "{text}",
     "training.diverged": "the loss is {loss} at {unit} {step} ({source})",
     "training.not_resumed": (
         "began at {unit} {step} ({source}), though a checkpoint of {unit} {saved} lies in {path}"
     ),
+    "training.unkept": "the ledger: {error}",
     "training.save_interval": (
         "a save takes {save_s} s, and it saves every {every_s} s; with a failure as often as so "
         "far ({failures}), every {best_s} s would lose the least time"
@@ -352,7 +386,9 @@ _SENTENCES: Final[Mapping[str, str | Callable[[Fields], str]]] = {
 }
 """A template over the fields, or what makes the sentence of them."""
 
-_UNSAID_IN_BRIEF: Final = frozenset({"job.ended", "process.signalled", "signal.received"})
+_UNSAID_IN_BRIEF: Final = frozenset(
+    {"job.ended", "process.signalled", "signal.received", "training.ended"}
+)
 """`supervisor local` says these itself, once for all hosts."""
 
 _ATTEMPTS_IN_BRIEF: Final[Mapping[str, Callable[[Fields], str]]] = {

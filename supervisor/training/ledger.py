@@ -22,8 +22,8 @@ class Account(enum.StrEnum):
     """From a script's start to its first step."""
     KEPT = "training"
     """Steps that the job had not done before."""
-    AGAIN = "done again"
-    """Steps that it had done before, up to where it had come."""
+    AGAIN = "done_again"
+    """Steps that it had done before, up to where it had come; and what was lost in a failure."""
     DOWN = "down"
     """From a failure to the start after it, and from the end of training to the end of the run."""
     WAITING = "waiting"
@@ -39,9 +39,11 @@ Spent = Mapping[Account, float]
 class _First(NamedTuple):
     """The first that was heard of an attempt's steps."""
 
+    begun: float
+    """With which one it had started."""
     step: float
     after_s: float
-    """For so long the script had been starting."""
+    """For so long it had been starting."""
     mark: float
     """How far the job had come before."""
 
@@ -65,63 +67,81 @@ class Ledger:
     first: _First | None = None
     """Until it is known how fast the script trains: one that speaks every 50 steps has done 50 by
     then, and was not starting meanwhile."""
+    gap_s: float = 0.0
+    """Between the last two steps that were seen."""
+    steps: float = 0.0
+    """How many new ones there were."""
 
     @classmethod
-    def begin(cls, now: float, mark: float = -1.0) -> Ledger:
-        """A run begins. ``mark``: how far the runs before it have come."""
-        return cls(Account.FETCHING, now, mark=mark)
+    def begin(cls, now: float) -> Ledger:
+        """A run begins."""
+        return cls(Account.FETCHING, now)
 
     def enter(self, account: Account, now: float, *, lost: bool = False) -> Ledger:
         """Something else goes on from now.
 
-        ``lost``: training has failed, and what it did since its last step was for nothing.
+        ``lost``: training has failed, and what it did since the last step that was seen brought
+        nothing. As much of it as lies between two steps was training, which is done again; what is
+        more was none: a script that hung.
         """
         seconds = max(0.0, now - self.since)  # a clock that two look at may be a little behind
-        ended = account if lost and self.account in _TRAINING else self.account
-        spent = _moved(self.spent, None, ended, seconds)
+        spent = self.spent
+        if lost and self.account in _TRAINING:
+            trained_s = min(seconds, self.gap_s)
+            spent = _moved(spent, None, Account.AGAIN, trained_s)
+            spent = _moved(spent, None, account, seconds - trained_s)
+        else:
+            spent = _moved(spent, None, self.account, seconds)
         return replace(self, account=account, since=max(self.since, now), spent=spent)
 
     def start(self, now: float) -> Ledger:
         """The script starts now."""
-        return replace(self.enter(Account.STARTING, now), step=None, first=None, begun=None)
+        ledger = self.enter(Account.STARTING, now)
+        return replace(ledger, step=None, first=None, begun=None, gap_s=0.0)
 
-    def begins_with(self, step: float) -> Ledger:
-        """The script has started with this step: that of a checkpoint, or 0."""
+    def begins_with(self, step: float | None) -> Ledger:
+        """The script has started with this step: that of a checkpoint, 0, or nobody knows."""
         return replace(self, begun=step)
 
-    def counts_anew(self, mark: float) -> Ledger:
-        """What is counted from now on is something else."""
-        return replace(self, mark=mark, step=None, first=None)
+    def counts_anew(self, mark: float, steps: float) -> Ledger:
+        """What is counted from now on is something else, of which so much is known."""
+        return replace(self, mark=mark, steps=steps, step=None, first=None, gap_s=0.0)
 
     def reached(self, step: float, now: float) -> Ledger:
         """The script has come to ``step``, now."""
-        if self.account not in {Account.STARTING, *_TRAINING} or step == self.step:
+        if step == self.step or self.account not in {Account.STARTING, *_TRAINING}:
             return self
-        now = max(now, self.since)
+        now = max(now, self.since)  # what is told may be of before what is written
         before, mark = self.step, self.mark
-        if self.account is Account.STARTING:
-            ledger = replace(self, first=_First(step, now - self.since, mark))
-        elif before is None or step < before:  # it has begun anew, in its own life
-            ledger = replace(self, first=None)
+        ledger = self
+        if before is None:
+            begun = step if self.begun is None else self.begun if step >= self.begun else 0.0
+            if mark < 0:  # what was done before it began, another has done
+                mark = begun
+            if self.account is Account.STARTING and self.begun is not None:
+                ledger = replace(self, first=_First(begun, step, now - self.since, mark))
+        elif step < before:  # it has begun anew, in its own life
+            ledger = replace(ledger, first=None)
         else:
-            ledger = self._shared_out((now - self.since) / (step - before))
+            seconds = now - self.since
+            ledger = self._shared_out(seconds / (step - before))
+            ledger = replace(ledger, gap_s=seconds)
             again = _below(mark, before, step)
-            middle = self.since + again * (now - self.since)
             if again > 0:
                 ledger = replace(ledger, account=Account.AGAIN)
             if again < 1:
-                ledger = ledger.enter(Account.KEPT, middle)
+                ledger = ledger.enter(Account.KEPT, self.since + again * seconds)
         new = Account.KEPT if step >= mark else Account.AGAIN
-        return replace(ledger.enter(new, now), step=step, mark=max(mark, step))
+        steps = self.steps + max(0.0, step - mark)
+        return replace(ledger.enter(new, now), step=step, mark=max(mark, step), steps=steps)
 
     def _shared_out(self, step_s: float) -> Ledger:
         """It takes so long for a step: so much of its start was training."""
-        if self.first is None or self.begun is None:
-            return replace(self, first=None)
-        step, after_s, mark = self.first
-        steps = max(0.0, step - self.begun)
-        trained_s = min(steps * step_s, after_s)
-        again_s = _below(mark, self.begun, step) * trained_s
+        if self.first is None:
+            return self
+        begun, step, after_s, mark = self.first
+        trained_s = min((step - begun) * step_s, after_s)
+        again_s = _below(mark, begun, step) * trained_s
         spent = _moved(self.spent, Account.STARTING, Account.AGAIN, again_s)
         spent = _moved(spent, Account.STARTING, Account.KEPT, trained_s - again_s)
         return replace(self, first=None, spent=spent)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from supervisor.faults import counted
+from supervisor.verbs import training
 from supervisor.verbs.words import duration, mapping, mappings, plain
 
 
@@ -20,6 +21,8 @@ class Foot:
     seconds: float = 0.0
     phase: str = ""
     """The master's; empty while it is not known."""
+    step: str = ""
+    """How far the master's training is, as far as it was seen."""
     missing: tuple[str, ...] = ()
     stop_left_s: float | None = None
     """Once a stop was asked for: what the scripts have."""
@@ -32,7 +35,8 @@ class Foot:
         rows = mappings(status.get("hosts"))
         unseen = tuple(plain(row.get("name")) for row in rows if row.get("state") == "unseen")
         missing = (waiting or unseen) if phase in {"preparing", "joining"} else ()
-        return replace(self, phase=phase, missing=missing)
+        step = training.progress({"progress": _without_source(status.get("progress"))})
+        return replace(self, phase=phase, missing=missing, step=step)
 
 
 def text(foot: Foot, columns: int) -> str:
@@ -49,12 +53,17 @@ def text(foot: Foot, columns: int) -> str:
         alive = count - foot.ended
         hosts = counted(count, "host") if alive == count else f"{alive} of {counted(count, 'host')}"
         words = [" ".join(filter(None, (hosts, foot.phase)))]
+        words += [foot.step] if foot.step and foot.phase == "running" else []
     words.append(duration(foot.seconds))
     if foot.stop_left_s is None and not foot.killed:
         words.append("Ctrl-C stops")
     line = " · ".join(words)
     room = max(1, columns - 1)
     return line if len(line) <= room else line[: room - 1] + "…"
+
+
+def _without_source(row: object) -> dict[str, Any]:
+    return {**mapping(row), "source": "", "where": ""}
 
 
 def _named(hosts: tuple[str, ...]) -> str:

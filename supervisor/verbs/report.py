@@ -12,7 +12,7 @@ from supervisor.contract.paths import paths_below
 from supervisor.engines.choosing import RUNS
 from supervisor.faults import counted, safe
 from supervisor.streams.sentences import sentence
-from supervisor.verbs import attempts, runs
+from supervisor.verbs import attempts, runs, training
 from supervisor.verbs.runs import master_report, report_at
 from supervisor.verbs.words import (
     duration,
@@ -84,6 +84,7 @@ def view(reports: Reports, *, everything: bool = False) -> RenderableType:
         *(Text(line) for line in attempts.verdict(master)),
     ]
     for title, lines in (
+        ("training", list(_training(reports))),
         ("attempts (UTC)", list(attempts.each(reports))),
         ("also", list(_further(reports))),
         ("lost", list(_lost(reports))),
@@ -122,6 +123,14 @@ def _about(master: Mapping[str, Any], reports: Reports) -> str:
     if resumed := plain(master.get("resumed_from")):
         words.append(f"resumed from {resumed}")
     return " · ".join(filter(None, words))
+
+
+def _training(reports: Reports) -> Iterator[str]:
+    """Of hosts that have nothing to do with each other each one's."""
+    told = attempts.told_by(reports)
+    for report in told:
+        host = f"{plain(report.get('host'))}: " if len(told) > 1 else ""
+        yield from (f"{host}{line}" for line in training.now(report))
 
 
 def _further(reports: Reports) -> Iterator[str]:

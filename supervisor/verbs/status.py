@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from supervisor.faults import counted, safe, safe_json
 from supervisor.verbs import job as all_hosts
+from supervisor.verbs import training
 from supervisor.verbs.asking import StatusError, Target, endpoint_of, events, fetch, target_of
 from supervisor.verbs.runs import Run, master_report
 from supervisor.verbs.words import (
@@ -228,6 +229,7 @@ def job_table(status: Mapping[str, Any], most: int) -> RenderableType:
         parts.append(ended)
     if waiting := all_hosts.missing(status):
         parts.append(Text(f"waiting for {waiting}", style="yellow"))
+    parts += [Text(line) for line in training.now(status)]
     parts += [Text(""), _grid(("host", "phase", "state", "last seen", ""), rows, mark=marked)]
     return Group(*parts)
 
@@ -288,6 +290,7 @@ def table(status: Mapping[str, Any]) -> RenderableType:
         for word in ("tolerated", "also")
         for other in mappings(status.get(word))
     ]
+    parts += [Text(line) for line in training.now(status)]
     parts += [
         Text(""),
         _processes(mappings(status.get("processes"))),

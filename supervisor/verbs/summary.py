@@ -13,7 +13,7 @@ from supervisor.contract.distribution import Strategy
 from supervisor.engines.local import LocalHost
 from supervisor.faults import safe
 from supervisor.streams.masking import Masker
-from supervisor.verbs import attempts
+from supervisor.verbs import attempts, training
 from supervisor.verbs.recovery import Verdict
 from supervisor.verbs.report import exit_of, is_culprit
 from supervisor.verbs.runs import master_report
@@ -133,6 +133,11 @@ def summary(
     for each in restarts:
         line(each)
     if restarts:
+        line("")
+    gained = list(training.end(said))
+    for each in gained:
+        line(each)
+    if gained:
         line("")
     if faults is not None:
         for each in faults.lines:

@@ -19,7 +19,9 @@ Medians over the blows after which the job was back before the next one fell: *d
 first of the others is told to stop, or is gone; *down*: until all that ran are gone; *back*: until
 rank 0's first new step, and the last rank's; *own*: back without the script's own start-up;
 *redone*: steps made again. *goodput*: distinct steps of all that an undisturbed run makes in the
-same time. *missed*: blows that found no process; *overtaken*: the next one fell before it was back.
+same time. *ledger*: the same by the master's own ledger, which does not know these records: of its
+time in that window the part that is training (goal: within 2 points). *missed*: blows that found no
+process; *overtaken*: the next one fell before it was back.
 
 Beside ours, in the same run: the same command anew in a shell's loop, twenty lines that start all
 ranks again in place, torchrun and NVRx's ft_launcher (three agents, from an environment of their
@@ -32,6 +34,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import pathlib
 import re
@@ -43,6 +46,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, NamedTuple
@@ -62,6 +66,7 @@ TAIL_S: Final = 7.0
 """After the last blow, within the measured time."""
 START_LIMIT_S: Final = 120.0
 LOOK_S: Final = 0.01
+HOST_FILE: Final = os.path.join("algo-1", "output", "supervisor", "host.json")
 HANG_S: Final = 5
 PEERS: Final = ("torch==2.13.0", "nvidia-resiliency-ext")
 KINDS: Final = ("script", "spoilt", "freeze", "spin", "host", "startup-error")
@@ -328,6 +333,7 @@ def running(launcher: Launcher, lost: str) -> Iterator[Run]:
         options = {"directory": directory, "port": port, "ranks": HOSTS, "lost": lost}
         options |= {"startup-s": STARTUP_S, "step-s": STEP_S, "save-every": SAVE_EVERY}
         words = [str(word) for key, value in options.items() for word in (f"--{key}", value)]
+        words.append("--tell")
         run = Run(launcher, Place(directory, port, (str(TRAINER), *words)))
         try:
             yield run
@@ -346,6 +352,32 @@ def block_of_ports() -> int:
 # --------------------------------------------------------------------------- what is measured
 
 
+class Ledger(NamedTuple):
+    """What the master says of its time so far, in seconds."""
+
+    wall_s: float
+    training_s: float
+
+
+def ledger_of(place: Place) -> Ledger | None:
+    """None where there is no supervisor, or it does not answer."""
+    said = place.directory / "run" / HOST_FILE
+    try:
+        address = json.loads(said.read_text())["status"]["algo-1"]
+        with urllib.request.urlopen(f"http://{address}/status", timeout=5) as answer:
+            run = json.load(answer)["ledger"]["run"]
+        return Ledger(run["wall_s"], run["seconds"]["training"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def share_of(before: Ledger | None, after: Ledger | None) -> float | None:
+    """Percent of the time between that was training; None also where another one took over."""
+    if before is None or after is None or after.wall_s <= before.wall_s:
+        return None
+    return 100.0 * (after.training_s - before.training_s) / (after.wall_s - before.wall_s)
+
+
 class Figures(NamedTuple):
     start_s: float
     outages: list[Outage]
@@ -355,6 +387,7 @@ class Figures(NamedTuple):
     """The next blow fell before the job was back."""
     restarts: int
     goodput: float
+    ledger: float | None
     end: str
     """How it ended before its time; empty: it did not."""
 
@@ -363,7 +396,7 @@ def disturbed(launcher: Launcher, blows: Sequence[Blow], lost: str, patience_s: 
     with running(launcher, lost) as run:
         if not run.wait(run.all_step, START_LIMIT_S):
             raise SystemExit(f"{launcher.name}: no first step")
-        began = run.first_step
+        began, before = run.first_step, ledger_of(run.place)
         struck: list[tuple[float, set[int]]] = []
         end = ""
 
@@ -391,6 +424,7 @@ def disturbed(launcher: Launcher, blows: Sequence[Blow], lost: str, patience_s: 
                 missed += 1
         ended = began + blows[-1].after_s + TAIL_S
         end = end or until(ended)
+        after = ledger_of(run.place)
         run.look()
         outages = []
         for number, (at, victims) in enumerate(struck):
@@ -408,6 +442,7 @@ def disturbed(launcher: Launcher, blows: Sequence[Blow], lost: str, patience_s: 
             overtaken=len(struck) - len(outages),
             restarts=goodput.starts(run.ranks[0], ended) - 1,
             goodput=goodput.goodput(steps, window_s, STEP_S),
+            ledger=share_of(before, after),
             end=end,
         )
 
@@ -466,7 +501,7 @@ def quiet(launcher: Launcher, quiet_s: float) -> None:
 
 COLUMNS: Final = (
     *("start", "detect", "down", "back", "all back", "own", "redone"),
-    *("goodput", "restarts", "missed", "overtaken"),
+    *("goodput", "ledger", "restarts", "missed", "overtaken"),
 )
 
 
@@ -491,6 +526,7 @@ def show(name: str, figures: Figures, startup_s: float) -> None:
         seconds(back - startup_s if back is not None else None),
         "-" if redone is None else f"{redone:g}",
         f"{figures.goodput:.1f} %",
+        "-" if figures.ledger is None else f"{figures.ledger:.1f} %",
         *(str(figures.restarts), str(figures.missed), str(figures.overtaken)),
     ]
     row(name, cells, figures.end)
@@ -519,8 +555,8 @@ def compare(given: argparse.Namespace, kinds: Sequence[str]) -> None:
             show(launcher.name, disturbed(launcher, blows, given.lost, given.patience_s), startup_s)
         ideal = goodput.ideal_with_restarts(blows, window_s, startup_s, STEP_S, SAVE_EVERY)
         cells = ["-", "0", "0", seconds(startup_s), seconds(startup_s), "0", f"{ideal.redone:g}"]
-        row("best possible", [*cells, f"{ideal.goodput:.1f} %", str(given.kills), "0", "0"])
-        row("without a blow", [*["-"] * 7, "100.0 %", "0", "0", "0"])
+        row("best possible", [*cells, f"{ideal.goodput:.1f} %", "-", str(given.kills), "0", "0"])
+        row("without a blow", [*["-"] * 7, "100.0 %", "-", "0", "0", "0"])
     if "startup-error" in kinds:
         print("\nfrom a kill on the script fails at each start (it has to end):")
         for launcher in chosen:

@@ -26,11 +26,16 @@ from supervisor.status.snapshot import (
     AttemptRow,
     BudgetRow,
     HostRow,
+    LedgerRow,
     ProcessRow,
     ProgressRow,
+    SavesRow,
     Snapshot,
+    StartupRow,
+    TimeRow,
     TransferRow,
 )
+from supervisor.training.ledger import Account
 from supervisor.training.reading import Origin, Unit
 from supervisor.verbs import schema
 from tests.contract.test_contract import facts
@@ -53,6 +58,8 @@ ENUMS: Mapping[str, Mapping[str, set[str | None]]] = {
         "/$defs/process/role": {*Role},
         "/$defs/progress/unit": {*Unit},
         "/$defs/progress/source": {*Origin},
+        "/$defs/ledger/account": {*Account},
+        "/$defs/ledger/unit": {*Unit, None},
     },
     "status": {
         "/phase": {*Phase},
@@ -63,6 +70,8 @@ ENUMS: Mapping[str, Mapping[str, set[str | None]]] = {
         "/$defs/process/role": {*Role},
         "/$defs/progress/unit": {*Unit},
         "/$defs/progress/source": {*Origin},
+        "/$defs/ledger/account": {*Account},
+        "/$defs/ledger/unit": {*Unit, None},
         "/$defs/verdict/outcome": {*Outcome},
     },
     "supervisorconfig": {},
@@ -110,7 +119,9 @@ def test_both_documents_tell_of_the_same_things_in_the_same_way() -> None:
     report, status = document("report")["$defs"], document("status")["$defs"]
     # A report tells of the end of a process, and of those that ended with an attempt.
     shared = (report.keys() & status.keys()) - {"process", "attempt"}
-    assert shared == {"cause", "exit", "host", "transfer", "entry", "progress"}
+    assert shared == {"cause", "exit", "host", "transfer", "entry", "progress"} | {
+        *("ledger", "time", "startup", "saves")
+    }
     assert all(report[name] == status[name] for name in shared)
     told, shown = (part["attempt"]["properties"] for part in (report, status))
     assert told == shown | {"processes": told["processes"]}
@@ -122,7 +133,11 @@ def test_what_status_says_is_its_types() -> None:
         "process": ProcessRow,
         "attempt": AttemptRow,
         "host": HostRow,
+        "ledger": LedgerRow,
         "progress": ProgressRow,
+        "saves": SavesRow,
+        "startup": StartupRow,
+        "time": TimeRow,
         "transfer": TransferRow,
     }
     parts = {name: status["$defs"][name] for name in rows}

@@ -17,7 +17,7 @@ from supervisor.status.board import JobBoard
 from supervisor.status.doors import Member
 from supervisor.status.limits import Limits
 from supervisor.status.server import StatusServer
-from supervisor.status.snapshot import Snapshot
+from supervisor.status.snapshot import Snapshot, TimeRow
 from tests.helpers.aio import free_port
 
 CAUSE = Cause(
@@ -30,6 +30,39 @@ CAUSE = Cause(
     at=1_700_000_000.25,
 )
 VERDICT = Verdict(Outcome.FAILED, CAUSE, 1)
+
+
+def training(*, runs: int = 1) -> Snapshot:
+    """Of a host that has trained for a while, and of which there were runs before."""
+    spent = {
+        "fetching": 31.0, "joining": 0.4, "starting": 78.0, "training": 5400.0, "done_again": 300.0,
+        "down": 90.6, "waiting": 0.0,
+    }  # fmt: skip
+    run: TimeRow = {
+        "runs": 1, "starts": 3, "wall_s": 5900.0, "seconds": spent, "steps": 1230,
+        "goodput": 0.9153,
+    }  # fmt: skip
+    return snapshot() | {
+        "progress": {
+            "unit": "step", "step": 1234, "total": 10000, "rate": 0.2278, "left_s": 38481.0,
+            "loss": 0.34567, "source": "event files", "where": "logs/<b>train</b>", "at": 99.5,
+        },
+        "ledger": {
+            "account": "training", "unit": "step", "run": run,
+            "all": {**run, "runs": runs, "goodput": 0.8912},
+        },
+        "startups": [
+            {
+                "attempt": 1, "seconds": 71.0, "fetch_s": 31.0, "fetch_host": "algo-3",
+                "join_s": 0.4, "down_s": None, "import_s": 6.3, "first_step_s": 33.3,
+            },
+            {
+                "attempt": 2, "seconds": 24.0, "fetch_s": None, "fetch_host": "", "join_s": None,
+                "down_s": 1.5, "import_s": 6.0, "first_step_s": 16.5,
+            },
+        ],
+        "saves": {"save_s": 4.25, "grace_s": 30.0, "every_s": 60.0, "best_s": 158.4},
+    }  # fmt: skip
 
 
 def snapshot() -> Snapshot:

@@ -11,7 +11,7 @@ from supervisor.cluster.protocol import encode_cause, encode_verdict
 from supervisor.status.limits import Limits
 from supervisor.status.snapshot import AttemptRow, Snapshot
 from tests.helpers import browser
-from tests.helpers.cluster import CAUSE, VERDICT, master, snapshot
+from tests.helpers.cluster import CAUSE, VERDICT, master, snapshot, training
 
 pytestmark = [
     pytest.mark.skipif(browser.why_not() is not None, reason=browser.why_not() or ""),
@@ -61,6 +61,36 @@ def test_a_supervisor_that_is_gone_without_a_word_is_told() -> None:
             await it.server.stop()
             text = await page.wait_for("no answer")
             assert "has ended" not in text
+
+    asyncio.run(scenario())
+
+
+def test_training_is_shown_once_a_step_was_seen() -> None:
+    async def scenario() -> None:
+        now = snapshot()
+        async with (
+            master(show=lambda: now, limits=Limits(cache_s=0)) as it,
+            browser.opened(f"{it.url}/") as page,
+        ):
+            await page.wait_for("running")
+            assert await page.ask("document.getElementById('training').hidden")
+            now = training(runs=2)
+            it.server.publish({"at": 1.0, "event": "training.began"})
+            text = await page.wait_for("step 1,234 of 10,000, 0.2 /s, 10 h 41 min left, loss 0.346")
+            assert "(event files, logs/<b>train</b>)" in text
+            assert "goodput 92 % of 1 h 38 min, 1,230 new steps · goodput 89 %" in text
+            assert "of 2 runs" in text
+            bar = "document.getElementById('bar')"
+            assert await page.ask(f"[{bar}.value, {bar}.max, {bar}.hidden].join()") == (
+                "1234,10000,false"
+            )
+            rows = "[...document.querySelectorAll('#ledger tr')].map(r => r.innerText).join('|')"
+            assert "done again" in str(await page.ask(rows))
+            assert now["progress"] is not None
+            now["progress"]["total"] = None
+            it.server.publish({"at": 2.0, "event": "phase.entered"})
+            await page.wait_for("step 1,234, 0.2 /s")
+            assert await page.ask(f"{bar}.hidden")
 
     asyncio.run(scenario())
 

@@ -44,6 +44,7 @@ from tests.helpers.cluster import (
     master,
     session,
     snapshot,
+    training,
 )
 
 MEMBERS = (Member("algo-2", "127.0.0.1", 1), Member("algo-3", "127.0.0.2", 1))
@@ -123,6 +124,41 @@ def test_many_readers_cost_one_snapshot() -> None:
             answers = await asyncio.gather(*(get(f"{it.url}/status") for _ in range(20)))
             assert {status for status, _ in answers} == {200}
             assert len(calls) == 1
+
+    asyncio.run(scenario())
+
+
+def test_metrics_of_training_have_one_help_and_bounded_labels() -> None:
+    async def scenario() -> None:
+        now = training(runs=3)
+        async with master(show=lambda: now, limits=Limits(cache_s=0)) as it:
+            body = (await get(f"{it.url}/metrics"))[1].decode()
+            families = {each.name: each for each in text_string_to_metric_families(body)}
+            told = {
+                (name, *sorted(sample.labels.values())): sample.value
+                for name, family in families.items()
+                for sample in family.samples
+            }
+            assert told["supervisor_step", "step"] == 1234
+            assert told["supervisor_step_target", "step"] == 10000
+            assert told["supervisor_step_rate", "step"] == 0.2278
+            assert told["supervisor_loss",] == 0.34567
+            assert told["supervisor_time_seconds", "done_again"] == 300
+            assert told["supervisor_goodput_ratio", "run"] == 0.9153
+            assert told["supervisor_goodput_ratio", "all"] == 0.8912
+            assert told["supervisor_new_steps",] == 1230
+            assert told["supervisor_first_step_seconds",] == 24
+            assert told["supervisor_save_seconds",] == 4.25
+            accounts = families["supervisor_time_seconds"].samples
+            assert sum(sample.value for sample in accounts) == 5900
+            helps = [line.split()[2] for line in body.splitlines() if line.startswith("# HELP")]
+            assert len(helps) == len(set(helps))
+            assert "logs/" not in body, "no label that a script can make more of"
+            assert now["progress"] is not None
+            now["progress"]["loss"] = "nan"
+            assert "supervisor_loss NaN" in (await get(f"{it.url}/metrics"))[1].decode()
+            now |= snapshot() | {"progress": None, "ledger": None, "startups": [], "saves": None}
+            assert "supervisor_step" not in (await get(f"{it.url}/metrics"))[1].decode()
 
     asyncio.run(scenario())
 

@@ -1,144 +1,192 @@
-"""Where the wall time went: it adds up, whatever happens, and time of training is kept where it
-brought new steps."""
+"""The ledger: every moment in one account, and time of training kept only where steps were new."""
 
 from __future__ import annotations
 
+import json
+import random
+
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from supervisor.training.ledger import Account, Ledger, goodput
-from tests.helpers.many import MANY
+from supervisor.training.reading import Unit
+from supervisor.training.totals import MOST_BYTES, Count, Kept, Totals, decode, encode
 
-A = Account
-
-
-def spent(ledger: Ledger, now: float) -> dict[Account, float]:
-    """What is not zero."""
-    return {account: seconds for account, seconds in ledger.totals(now).items() if seconds}
+KEPT, AGAIN, DOWN, STARTING = Account.KEPT, Account.AGAIN, Account.DOWN, Account.STARTING
 
 
-def test_a_run_that_nothing_happens_to() -> None:
-    ledger = Ledger.begin(100).enter(A.JOINING, 110).start(113).begins_with(0)
-    for step in range(1, 11):
-        ledger = ledger.reached(step, 120 + step)
-    assert spent(ledger.enter(A.DOWN, 132), 135) == {
-        A.FETCHING: 10,
-        A.JOINING: 3,
-        A.STARTING: 7,
-        A.KEPT: 12,
-        A.DOWN: 3,
-    }
-    assert goodput(ledger.totals(130)) == pytest.approx(10 / 30)
+def running(*, begun: float | None = 0.0) -> Ledger:
+    """Ten seconds of fetching and five of joining are behind it; the script starts at 15."""
+    ledger = Ledger.begin(0.0).enter(Account.JOINING, 10.0).start(15.0)
+    return ledger if begun is None else ledger.begins_with(begun)
 
 
-def test_steps_that_were_done_before_are_done_again_up_to_where_it_had_come() -> None:
-    ledger = Ledger.begin(0).start(0).begins_with(0)
-    for step in range(1, 101):
-        ledger = ledger.reached(step, step)
-    ledger = ledger.enter(A.DOWN, 103.5, lost=True).enter(A.WAITING, 105).start(115)
-    ledger = ledger.begins_with(60)
-    for step in range(61, 131):
-        ledger = ledger.reached(step, 60 + step)
-    assert spent(ledger, 190) == {
-        A.KEPT: 130,
-        A.AGAIN: 40,
-        A.STARTING: 5,
-        A.DOWN: 5,
-        A.WAITING: 10,
-    }
+def spent(ledger: Ledger, now: float) -> dict[str, float]:
+    """What is not nothing, by account."""
+    totals = ledger.totals(now)
+    assert sum(totals.values()) == pytest.approx(now), "every moment in one account"
+    return {account.value: round(each, 6) for account, each in totals.items() if round(each, 6)}
 
 
-def test_a_stretch_that_passes_where_it_had_come_is_divided_there() -> None:
-    ledger = Ledger.begin(0, mark=70).start(0).reached(50, 10).reached(90, 50)
-    assert spent(ledger, 50) == {A.STARTING: 10, A.AGAIN: 20, A.KEPT: 20}
-    assert spent(ledger, 60) == {A.STARTING: 10, A.AGAIN: 20, A.KEPT: 30}
+def test_a_run_without_a_failure_is_fetching_joining_starting_and_training() -> None:
+    ledger = running().reached(0, 20.0).reached(10, 30.0).enter(DOWN, 31.0)
+    told = {"fetching": 10.0, "joining": 5.0, "starting": 5.0, "training": 11.0, "down": 2.0}
+    assert spent(ledger, 33.0) == told
+    assert ledger.steps == 10
+    assert goodput(ledger.totals(33.0)) == pytest.approx(11 / 33)
 
 
-@pytest.mark.parametrize("looks", [0, 5])
-def test_what_speaks_every_fifty_steps_has_done_fifty_by_then(looks: int) -> None:
-    """Two looks at the same step said once that it had begun anew, and its start was all start."""
-    ledger = Ledger.begin(0).start(0).begins_with(0).reached(50, 30)
-    for _ in range(looks):
-        ledger = ledger.reached(50, 30)
-    assert spent(ledger.reached(100, 55), 55) == {A.STARTING: 5, A.KEPT: 50}
+def test_nothing_is_known_of_a_ledger_in_which_no_time_has_passed() -> None:
+    assert goodput(Ledger.begin(1.0).totals(1.0)) is None
 
 
-def test_what_was_done_before_the_first_word_was_done_again_below_the_mark() -> None:
-    ledger = Ledger.begin(0, mark=120).start(0).begins_with(100).reached(150, 60).reached(200, 85)
-    assert spent(ledger, 85) == {A.STARTING: 35, A.AGAIN: 10, A.KEPT: 40}
+def test_steps_up_to_where_the_job_had_come_are_done_again() -> None:
+    ledger = running().reached(0, 20.0).reached(10, 30.0).enter(DOWN, 30.0, lost=True)
+    ledger = ledger.start(32.0).begins_with(4).reached(4, 35.0)
+    assert spent(ledger.reached(8, 39.0), 39.0)["done_again"] == 4.0
+    ledger = ledger.reached(14, 45.0)  # in one go over the mark
+    assert spent(ledger, 45.0) == {
+        "fetching": 10.0, "joining": 5.0, "starting": 8.0, "training": 14.0, "done_again": 6.0,
+        "down": 2.0,
+    }  # fmt: skip
+    assert (ledger.steps, ledger.mark) == (14, 14)
 
 
-def test_a_start_was_no_longer_than_it_was() -> None:
-    ledger = Ledger.begin(0).start(0).begins_with(0).reached(50, 10).reached(51, 100)
-    assert spent(ledger, 100) == {A.KEPT: 100}
+def test_a_script_that_speaks_every_50_steps_was_not_starting_meanwhile() -> None:
+    """Its second word tells how long a step takes, and so when the first one was."""
+    ledger = running().reached(50, 30.0)
+    assert spent(ledger, 30.0)["starting"] == 15.0
+    ledger = ledger.reached(50, 31.0).reached(50, 34.0)  # looked at meanwhile: no news
+    ledger = ledger.reached(100, 40.0)
+    assert spent(ledger, 40.0) == {
+        "fetching": 10.0, "joining": 5.0, "starting": 5.0, "training": 20.0,
+    }  # fmt: skip
+    assert ledger.steps == 100
 
 
-def test_a_reading_of_before_what_is_written_changes_nothing_there() -> None:
-    """Of an event file, which says when it was; a start moved below zero once."""
-    ledger = Ledger.begin(0).enter(A.JOINING, 50).start(60).begins_with(0)
-    ledger = ledger.reached(5, 40).reached(10, 45).reached(20, 70)
-    assert spent(ledger, 70) == {A.FETCHING: 50, A.JOINING: 10, A.KEPT: 10}
+def test_nor_is_one_that_does_them_again() -> None:
+    ledger = running().reached(50, 30.0).reached(100, 40.0).enter(DOWN, 40.0, lost=True)
+    ledger = ledger.start(40.0).begins_with(80).reached(130, 60.0)
+    ledger = ledger.reached(180, 70.0)
+    told = spent(ledger, 70.0)
+    assert told["done_again"] == pytest.approx(4.0), "steps 80 to 100, 0.2 s each"
+    assert told["starting"] == pytest.approx(5.0 + 10.0)
+    assert ledger.steps == 180
 
 
-def test_a_script_that_begins_anew_in_its_own_life() -> None:
-    ledger = Ledger.begin(0).start(0).reached(1, 10).reached(11, 20)
-    ledger = ledger.reached(1, 30).reached(6, 35).reached(16, 45)
-    assert spent(ledger, 45) == {A.STARTING: 10, A.KEPT: 25, A.AGAIN: 10}
+def test_where_nobody_knows_with_which_step_it_began_its_start_stays_one() -> None:
+    ledger = running(begun=None).reached(50, 30.0).reached(100, 40.0)
+    assert spent(ledger, 40.0)["starting"] == 15.0
+    assert ledger.steps == 50
 
 
-def test_what_is_said_outside_of_training_is_not_written() -> None:
-    ledger = Ledger.begin(0).reached(5, 10).enter(A.DOWN, 20).reached(6, 30)
-    assert spent(ledger, 40) == {A.FETCHING: 20, A.DOWN: 20}
-    assert ledger.mark == -1
+def test_one_that_did_not_restore_its_checkpoint_began_at_0() -> None:
+    ledger = running(begun=400).reached(50, 30.0).reached(100, 40.0)
+    assert spent(ledger, 40.0)["starting"] == 5.0
 
 
-def test_another_counter_begins_with_its_own_mark() -> None:
-    ledger = Ledger.begin(0).start(0).reached(3, 10).counts_anew(-1).reached(500, 20)
-    assert spent(ledger.reached(600, 30), 30) == {A.STARTING: 10, A.KEPT: 20}
+def test_what_came_after_the_last_step_is_lost_in_a_failure() -> None:
+    """As much as lies between two steps was training, the rest a script that hung."""
+    ledger = running().reached(0, 20.0).reached(10, 22.0)
+    assert spent(ledger.enter(DOWN, 23.0, lost=True), 23.0)["done_again"] == 1.0
+    hung = spent(ledger.enter(DOWN, 122.0, lost=True), 122.0)
+    assert (hung["done_again"], hung["down"], hung["training"]) == (2.0, 98.0, 2.0)
+    assert "done_again" not in spent(ledger.enter(DOWN, 122.0), 122.0), "it has ended well"
 
 
-def test_without_time_there_is_no_goodput() -> None:
-    assert goodput(Ledger.begin(5).totals(5)) is None
-    assert goodput({}) is None
+def test_a_script_may_begin_anew_in_its_own_life() -> None:
+    ledger = running().reached(0, 20.0).reached(10, 30.0).reached(2, 31.0).reached(12, 41.0)
+    told = spent(ledger, 41.0)
+    assert told["training"] == pytest.approx(13.0)
+    assert told["done_again"] == pytest.approx(8.0)
+    assert ledger.steps == 12
 
 
-OPERATIONS = st.one_of(
-    st.tuples(st.just("enter"), st.sampled_from([*Account]), st.booleans()),
-    st.tuples(st.just("start"), st.floats(0, 1000) | st.none(), st.just(None)),
-    st.tuples(st.just("reached"), st.integers(0, 1000), st.floats(0, 100)),
-    st.tuples(st.just("anew"), st.integers(-1, 1000), st.just(None)),
-)
+def test_what_is_said_outside_of_training_moves_nothing() -> None:
+    ledger = running().reached(5, 20.0).enter(DOWN, 30.0)
+    assert ledger.reached(9, 31.0) == ledger
 
 
-@MANY
-@given(
-    st.lists(st.tuples(st.floats(-2, 500), OPERATIONS), max_size=60),
-    st.integers(-1, 1000),
-)
-def test_the_book_adds_up_and_owes_nothing(
-    happened: list[tuple[float, tuple[str, object, object]]], mark: int
-) -> None:
-    """Of any life, and with clocks that are a little behind."""
-    begin = now = 1000.0
-    ledger = Ledger.begin(begin, mark)
-    written = begin
-    for after_s, operation in happened:
-        now += after_s
-        match operation:
-            case ("enter", Account() as account, bool() as lost):
-                ledger = ledger.enter(account, now, lost=lost)
-            case ("start", begun, _):
-                ledger = ledger.start(now)
-                if isinstance(begun, float):
-                    ledger = ledger.begins_with(begun)
-            case ("reached", int() as step, float() as before_s):
-                ledger = ledger.reached(step, now - before_s)
-            case ("anew", int() as step, _):
-                ledger = ledger.counts_anew(step)
-        assert ledger.since >= written
-        written = ledger.since
+@pytest.mark.parametrize("seed", range(50))
+def test_whatever_comes_it_adds_up(seed: int) -> None:
+    chance = random.Random(seed)
+    ledger, now = Ledger.begin(0.0), 0.0
+    for _ in range(100):
+        now += chance.choice([0.0, 0.1, 7.0, 100.0])
+        at = now - chance.choice([0.0, 0.0, 3.0])
+        do = chance.randrange(5)
+        if do == 0:
+            ledger = ledger.enter(chance.choice([*Account]), at, lost=chance.random() < 0.5)
+        elif do == 1:
+            ledger = ledger.start(at)
+        elif do == 2:
+            ledger = ledger.begins_with(chance.randrange(50))
+        else:
+            ledger = ledger.reached(chance.randrange(60), at)
         totals = ledger.totals(now)
-        assert sum(totals.values()) == pytest.approx(max(now, written) - begin, abs=1e-6)
-        assert min(totals.values()) >= -1e-6
-        assert 0 <= (goodput(totals) or 0) <= 1 + 1e-9
+        assert sum(totals.values()) == pytest.approx(now)
+        assert all(each >= -1e-9 for each in totals.values())
+        assert ledger.steps <= ledger.mark + 1
+
+
+# ---------------------------------------------------------------------------- over runs
+
+ONE = Totals(1, 3, {KEPT: 30.5, AGAIN: 4.0, STARTING: 2.0}, {Unit.STEP: Count(400.0, 400.0)})
+TWO = Totals(1, 1, {KEPT: 10.0, DOWN: 1.0}, {Unit.STEP: Count(500.0, 100.0)})
+
+
+def test_runs_add_up() -> None:
+    both = ONE + TWO
+    assert (both.runs, both.starts, both.seconds) == (2, 4, 47.5)
+    assert both.counts == {Unit.STEP: Count(500.0, 500.0)}
+    assert both.spent[KEPT] == 40.5
+    assert both.goodput == pytest.approx(40.5 / 47.5)
+    failed = Totals(1, 1, {STARTING: 2.0}, {})
+    assert failed.goodput is None, "no step was seen"
+    assert (ONE + failed).counts == ONE.counts
+
+
+def test_what_is_kept_is_read_again() -> None:
+    kept = Kept("1f00", ONE + TWO)
+    text = encode(kept)
+    assert decode(text.encode()) == kept
+    assert len(text) < MOST_BYTES / 4
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"version": 2},
+        {"line": ""},
+        {"line": "a/b"},
+        {"line": "a" * 100},
+        {"runs": -1},
+        {"runs": True},
+        {"runs": 1e300},
+        {"starts": "3"},
+        {"seconds": None},
+        {"seconds": {}},
+        {"seconds": {each: float("nan") for each in Account}},
+        {"seconds": dict.fromkeys(Account, -1.0)},
+        {"counts": []},
+        {"counts": {"step": 3}},
+        {"counts": {"step": {"mark": 1.0}}},
+        {"counts": {"step": {"mark": 2.0**64, "new": 1.0}}},
+        {"counts": {"step": {"mark": float("inf"), "new": 1.0}}},
+    ],
+)
+def test_what_we_have_not_written_is_refused(change: dict[str, object]) -> None:
+    document = json.loads(encode(Kept("1f00", ONE))) | change
+    with pytest.raises(ValueError, match="is not what a supervisor writes there"):
+        decode(json.dumps(document).encode())
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"{", b"\xff", b"[" * 4000, b"9" * 4000])
+def test_nor_is_what_is_no_document(data: bytes) -> None:
+    with pytest.raises(ValueError, match=r"\w"):
+        decode(data)
+
+
+def test_units_that_are_not_known_are_passed_over() -> None:
+    document = json.loads(encode(Kept("1f00", ONE)))
+    document["counts"]["bananas"] = 3
+    assert decode(json.dumps(document).encode()).totals.counts == ONE.counts

@@ -22,7 +22,7 @@ from supervisor.verbs import job as all_hosts
 from supervisor.verbs import status as status_cli
 from supervisor.verbs.asking import StatusError, fetch, own_url
 from tests.helpers.aio import free_port, until
-from tests.helpers.cluster import CAUSE, VERDICT, master, snapshot
+from tests.helpers.cluster import CAUSE, VERDICT, master, snapshot, training
 from tests.helpers.tree import ROOT
 
 
@@ -89,6 +89,25 @@ def test_the_table_says_what_matters() -> None:
             ):
                 assert word in out, word
             assert "\x1b" not in out
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("words", [(), ("job",)])
+def test_training_is_told_in_a_few_lines(words: tuple[str, ...]) -> None:
+    async def scenario() -> None:
+        async with master(show=lambda: training(runs=2)) as it:
+            code, out, error = await ask(it.url, *words)
+            assert (code, error) == (0, "")
+            for line in (
+                "step 1,234 of 10,000, 0.2 /s, 10 h 41 min left, loss 0.346 (event files, logs/<b>",
+                "goodput 92 % of 1 h 38 min: 1 h 30 min of new steps (1,230; 0.2 /s)",
+                "lost: 5 min of steps done again, 2 min down, 1 min of starting, 31 s of fetching",
+                "all 2 runs: goodput 89 % of ",
+                "first step after 71 s: fetch 31 (algo-3), join 0.4, import 6.3, first step 33",
+                "a save takes 4.2 s, one every 1 min, by the failures so far every 3 min would be",
+            ):
+                assert line in out, line
 
     asyncio.run(scenario())
 
