@@ -224,10 +224,12 @@ class Training:
         return plan.is_master or plan.strategy is Strategy.NONE
 
     def _say_ended(self) -> None:
-        row = self.book.row() if self.book.unit is not None else None
-        if row is not None:
-            from supervisor.training.telling import ledger  # noqa: PLC0415
+        if self.book.unit is None:
+            return
+        from supervisor.training.telling import is_worth_it, ledger  # noqa: PLC0415
 
+        row = self.book.row()
+        if row is not None and is_worth_it(row):
             run = row["run"]
             told = {"wall_s": run["wall_s"], "goodput": run["goodput"], "new_steps": run["steps"]}
             text = "; ".join(ledger(row))

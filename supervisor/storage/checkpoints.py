@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from supervisor.storage import epochs, fencing, manifest, snapshot, watch
@@ -102,15 +102,9 @@ class Checkpoints(Sender):
             return False
         if all(fact.link for fact in choice.files):
             return False  # links to nothing: no checkpoint
-        await self._publish((*choice.files, *self._beside()))
+        beside = [each for each in self._scan.facts if each.path == snapshot.LEDGER]
+        await self._publish((*choice.files, *beside))
         return True
-
-    def _beside(self) -> Iterator[Fact]:
-        """What goes with a checkpoint, and is none: it alone would make none."""
-        assert self._scan is not None
-        for fact in self._scan.facts:
-            if fact.path == snapshot.LEDGER and not fact.link:
-                yield fact
 
     def _lacking(self) -> list[Fact]:
         facts = (seen.fact for seen in self.memory.files.values())

@@ -36,7 +36,8 @@ INCOMPLETE: Final = f"{OURS}incomplete"
 """In a directory whose files are not all there yet."""
 """Names that begin so are ours."""
 LEDGER: Final = f"{OURS}ledger.json"
-"""How much time of how many runs went into what lies there: sent with checkpoints, and none."""
+"""How much time of how many runs went into what lies there. It goes with checkpoints, and alone
+would make none."""
 EDGE_BYTES: Final = 64
 """Of the beginning and of the end of a file, looked at for its format."""
 

@@ -63,6 +63,8 @@ def brief(event: str, fields: Fields, host: str) -> str:
         return _ending_in_brief(fields, host)
     if event in _ATTEMPTS_IN_BRIEF:
         return _ATTEMPTS_IN_BRIEF[event](fields)
+    if event == "training.began" and float(str(fields.get("seconds", 0))) < _WHOLE_S:
+        return ""
     if event == "process.exited":
         return sentence(event, {key: value for key, value in fields.items() if key != "message"})
     if event == "process.started":

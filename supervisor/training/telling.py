@@ -22,6 +22,7 @@ _LOST: Final = {
     Account.FETCHING: "{} of fetching",
     Account.JOINING: "{} of joining",
 }
+_LONG_S: Final = 60
 _LEAST_SHARE: Final = 0.005
 """Of all the time; what is less is not told."""
 
@@ -64,6 +65,19 @@ def accounts(time: Row, unit: str) -> tuple[str, ...]:
         if seconds >= _LEAST_SHARE * wall_s
     ]
     return (gained, f"lost: {', '.join(lost)}") if lost else (gained,)
+
+
+def is_worth_it(row: Row) -> bool:
+    """Whether the ledger says anything at the end: steps were seen, and the run was long, or went
+    on from something. Of a try of a few seconds nobody asks how much was lost."""
+    run, every = row.get("run"), row.get("all")
+    if not isinstance(run, Mapping) or not isinstance(every, Mapping):
+        return False
+    starts, runs, wall_s = (
+        _number(time.get(key)) or 0
+        for time, key in ((run, "starts"), (every, "runs"), (run, "wall_s"))
+    )
+    return every.get("goodput") is not None and (starts > 1 or runs > 1 or wall_s >= _LONG_S)
 
 
 def ledger(row: Row) -> tuple[str, ...]:

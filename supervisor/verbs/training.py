@@ -49,6 +49,6 @@ def now(said: Said) -> Iterator[str]:
 
 
 def end(said: Said) -> Iterator[str]:
-    """For the end: nothing of a job in which no step was seen."""
-    if lines := ledger(said):
-        yield from filter(None, (*lines, startup(said)))
+    """For the end, where there is something to say."""
+    if telling.is_worth_it(mapping(said.get("ledger"))):
+        yield from filter(None, (*ledger(said), startup(said)))

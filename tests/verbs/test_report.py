@@ -12,6 +12,7 @@ import pytest
 
 from supervisor.engines.choosing import RUNS
 from supervisor.verbs import attempts, report, runs
+from tests.helpers.cluster import training
 from tests.helpers.job import COMMAND, Job, environment
 
 CAUSE = {
@@ -95,6 +96,20 @@ def test_a_run_is_shown(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[st
     assert "the job has failed: as above" in out
     assert "running" not in out
     assert "running" in shown(capsys, tmp_path / "run", everything=True)
+
+
+def test_training_and_the_ledger_are_told(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = training(runs=2)
+    told = {key: seen[key] for key in ("progress", "ledger", "startups", "saves")}
+    lay_out(tmp_path / "run", record("algo-1") | told, record("algo-2"))
+    out = shown(capsys, tmp_path / "run")
+    lines = out[out.index("\ntraining\n") :].splitlines()[2:8]
+    assert [line.split(maxsplit=1)[0] for line in lines] == [
+        "step", "goodput", "lost:", "all", "first", "a",
+    ]  # fmt: skip
+    assert "training\n" not in shown(capsys, tmp_path / "run" / "algo-2")
 
 
 def test_a_host_and_a_file_are_reports_too(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from supervisor.contract.distribution import Strategy
 from supervisor.engines.local import LocalHost
 from supervisor.streams.masking import Masker
 from supervisor.verbs.summary import Result, summary
+from tests.helpers.cluster import training
 from tests.verbs.test_report import of_attempts
 
 SECRET = "geheim-geheim"
@@ -48,6 +51,36 @@ def test_a_job_that_was_started_anew_tells_how_often_and_why() -> None:
     assert below[2:] == ["not restarted: the same error twice (******)", ""]
     assert SECRET not in text
     assert "\x1b" not in text
+
+
+def test_the_end_tells_what_of_the_time_was_training() -> None:
+    seen = training(runs=2)
+    told = {"ledger": seen["ledger"], "startups": seen["startups"]}
+    seen["startups"][0]["fetch_host"] = f"\x1b[2J{SECRET}"
+    text = shown(of_host("algo-1", 3) | told)
+    begin = text.index("goodput 92 % of 1 h 38 min: ")
+    lines = text[begin:].splitlines()
+    assert lines[1].startswith("lost: 5 min of steps done again, ")
+    assert lines[2].startswith("all 2 runs: goodput 89 %")
+    assert lines[3].startswith("first step after 71 s: fetch 31 (")
+    assert lines[4] == ""
+    assert SECRET not in text
+    assert "\x1b" not in text
+
+
+@pytest.mark.parametrize(
+    ("starts", "runs", "wall_s", "said"),
+    [(1, 1, 59.0, False), (1, 1, 60.0, True), (2, 1, 3.0, True), (1, 2, 3.0, True)],
+)
+def test_a_try_of_a_few_seconds_says_nothing_of_goodput(
+    starts: int, runs: int, wall_s: float, said: bool
+) -> None:
+    ledger = training(runs=runs)["ledger"]
+    assert ledger is not None
+    ledger["run"] |= {"starts": starts, "wall_s": wall_s}
+    assert ("goodput" in shown(of_host("algo-1", 1) | {"ledger": ledger})) == said
+    unseen = {key: {**ledger["run"], "goodput": None, "steps": None} for key in ("run", "all")}
+    assert "no step" not in shown(of_host("algo-1", 1) | {"ledger": {**ledger, **unseen}})
 
 
 def test_without_restarts_nothing_is_said_of_attempts() -> None:

@@ -101,6 +101,10 @@ HOSTS = ("algo-1", "algo-2", "algo-3")
             {"name": f"algo-{n}", "state": "unseen"} for n in range(2, 9)]}),
          "waiting for algo-2, algo-3, algo-4, algo-5 and 3 more · 0.0 s · Ctrl-C stops"),
         (Foot(HOSTS, ended=1, phase="draining"), "2 of 3 hosts draining · 0.0 s · Ctrl-C stops"),
+        (Foot(HOSTS[:1], seconds=61).with_status({"phase": "running", "progress": {
+            "unit": "step", "step": 1234, "total": 10000, "rate": 3.2, "loss": 0.5,
+            "source": "event files", "where": "logs",
+        }}), "1 host running · step 1,234 of 10,000, 3.2 /s, loss 0.5 · 1 min 1 s · Ctrl-C stops"),
         (Foot(HOSTS, stop_left_s=7.6),
          "stopping, 8 s left for the scripts · Ctrl-C again kills · 0.0 s"),
         (Foot(HOSTS, stop_left_s=-3, killed=True), "killing everything · 0.0 s"),
