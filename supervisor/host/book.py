@@ -117,6 +117,8 @@ class Book:
                 self._counts[self.unit] = ledger.mark, ledger.steps
             ledger = ledger.counts_anew(*self._counts.get(unit, (-1.0, 0.0)))
             self.unit = unit
+        if unit.value != "step" and ledger.begun:  # a checkpoint's step, and here are epochs
+            ledger = ledger.begins_with(None)
         self._ledger = ledger.reached(step, at)
 
     def totals(self) -> Totals:

@@ -35,7 +35,7 @@ class Startups:
         """
         at = max(at, started_at)
         fetch_s, join_s, down_s, slowest = None, None, None, ""
-        if import_s is not None and import_s > at - started_at:
+        if import_s is not None and not 0 <= import_s <= at - started_at:
             import_s = None
         if self._book.down_at is None:
             before_s = max(0.0, started_at - self._book.begun_at)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import re
 import signal
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -109,7 +110,16 @@ def test_a_job_that_is_killed_five_times_and_one_that_goes_on_from_it(
     between = spent["starting"] + spent["down"] + spent["waiting"]
     assert between == pytest.approx(true.between, abs=0.05 * first["seconds"] + 0.5)
     assert len(first["startups"]) == KILLS + 1
-    assert first["startups"][0]["down_s"] is None
+    way = first["startups"][0]
+    assert way["down_s"] is None
+    assert way["fetch_host"] in {"algo-1", "algo-2"}
+    assert way["seconds"] == pytest.approx(
+        way["fetch_s"] + way["join_s"] + way["first_step_s"], abs=0.01
+    )
+    assert len(re.findall(r"INFO training\.began", job.output)) == 1, "the master's, once"
+    other = job.report("algo-2")
+    assert other["ledger"]["run"]["goodput"] is None, "nothing of it says a step"
+    assert other["ledger"]["run"]["wall_s"] == pytest.approx(other["seconds"], rel=0.01)
     assert all(row["fetch_s"] is None for row in first["startups"][1:])
     assert "goodput " in job.output
     assert "of new steps (500; " in job.output
