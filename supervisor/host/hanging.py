@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from supervisor.aside import Aside
@@ -34,6 +34,7 @@ async def watch(
     masker: Masker,
     say: Say,
     steps: Callable[[], Steps | None],
+    look_now: Callable[[], Awaitable[None]],
     last_step: Callable[[], str],
     dump_stacks: Callable[[], int],
     post: Callable[[ev.Event], None],
@@ -41,7 +42,8 @@ async def watch(
     """Look now and then until the process has ended, or nothing of it has moved for ``timeout_s``
     seconds (None: ``auto``): then say so, with where it is, and post ``Hung``.
 
-    ``steps``: what is seen of its training; ``last_step``: how far that came, for people.
+    ``steps``: what is seen of its training; ``look_now`` sees more; ``last_step``: how far that
+    came, for people.
     ``dump_stacks`` asks the tree for its stacks; how many of it can answer.
     """
     signs = await _signs_of_life(running, paths, files, steps)
@@ -56,6 +58,10 @@ async def watch(
         held = running.suspended or any(pump.held for pump in running.pumps)
         signs = await _signs_of_life(running, paths, files, steps)
         detector = detector.excuse(signs) if held or late else detector.look(signs)
+        if detector.goes_by_steps and _is_over(detector, timeout_s):
+            # Files are looked at seldom while nothing is new.
+            await look_now()
+            detector = detector.look(await _signs_of_life(running, paths, files, steps))
     name = running.spec.name
     say("warning", "process.hung", process=name, idle_s=round(detector.idle_s, 1))
     words = ""

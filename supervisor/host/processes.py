@@ -239,6 +239,7 @@ class Processes:
             masker=self._masker,
             say=self._say,
             steps=lambda: self._training.steps(running.spec.name),
+            look_now=lambda: self._training.look_now(running),
             last_step=self._training.last_step,
             dump_stacks=lambda: self.dump_stacks(running.spec.name),
             post=self._post,

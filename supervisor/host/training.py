@@ -47,6 +47,9 @@ LOOK_S: Final = 1.0
 """… and later there is so long between two, and more where they take long: …"""
 SHARE: Final = 20
 """… a look takes no more than this part of the time."""
+SELDOM_S: Final = 5.0
+"""Files of which nothing is new are looked at ever more seldom, down to so long between two looks:
+one costs two milliseconds."""
 FILES_S: Final = 2.0
 """For the files, which may not answer."""
 SETTLE_S: Final = 2.5
@@ -85,6 +88,8 @@ class Training:
         self._files: TraceFiles | None = None
         self._listening: Listening | None = None
         self._course: Course | None = None
+        self._begun = False
+        """``_course`` is that of the attempt that runs."""
         self._began_with: Saved | None = None
         self._told: list[Reading] = []
         """By notification, since the last look."""
@@ -92,6 +97,7 @@ class Training:
         self._said: set[str] = set()
         """In this attempt."""
         self._started_at = 0.0
+        self._looking = asyncio.Lock()
         self._over = asyncio.Event()
         """The script has ended."""
         self._done = asyncio.Event()
@@ -110,7 +116,7 @@ class Training:
             return
         self.book.started()
         before, self._over, self._done = self._done, asyncio.Event(), asyncio.Event()
-        self._started_at, self._course = time.monotonic(), None
+        self._started_at, self._begun = time.monotonic(), False
         began_ns, position = time.clock_gettime_ns(FILES_CLOCK), self._outputs.recent.end
         watch = self._watch(running, before, began_ns, position)
         self._tasks.serve("training", watch, vital=False)
@@ -131,20 +137,18 @@ class Training:
         self, running: Running, before: asyncio.Event, began_ns: int, position: int
     ) -> None:
         """From the script's start to its end, and once more then."""
-        over, done, started_at = self._over, self._done, self._started_at
+        over, done = self._over, self._done
         try:
             if await _within(FIRST_S, over):
                 return
             await _within(SETTLE_S, before)
             await self._begin(began_ns, position)
-            looks = 0
+            pace = _Pace()
             while not over.is_set():
-                began, looks = time.monotonic(), looks + 1
-                await self._look(running, started_at)
-                pause_s = FIRST_S if looks < FIRST_LOOKS else LOOK_S
+                await self._look(running, pace)
                 await self._keep(now=False)
-                await _within(max(pause_s, SHARE * (time.monotonic() - began)), over)
-            await self._look(running, started_at, time.monotonic())
+                await _within(pace.pause_s, over)
+            await self._look(running, _Pace(), time.monotonic())
             await self._keep()
         finally:
             done.set()
@@ -166,7 +170,7 @@ class Training:
             self._began_with = await self._aside(FILES_S, files.begin, began_ns)
         await self._ledgers.read()
         step = self._began_with.step if self._began_with else 0
-        self._course = Course(begun=step)
+        self._course, self._begun = Course(begun=step), True
         if step is None and self._began_with and self.book.is_a_step(self._began_with):
             step = self._began_with.number
         if step is not None:
@@ -178,15 +182,39 @@ class Training:
 
     # ------------------------------------------------------------------ one look
 
-    async def _look(self, running: Running, started_at: float, ended_at: float = math.inf) -> None:
-        """The script's times are those of ``time.monotonic()``."""
+    async def look_now(self, running: Running) -> None:
+        """Before the script is judged by what was seen of it."""
+        if running.spec.name == self.process and self._begun:
+            await self._look(running, _Pace())
+
+    async def _look(self, running: Running, pace: _Pace, ended_at: float = math.inf) -> None:
+        """``ended_at``: when the script has ended, ``time.monotonic()``."""
+        async with self._looking:
+            readings = await self._readings(running, with_files=pace.begin())
+            pace.end(news=bool(readings))
+            assert self._course is not None
+            now = time.monotonic()
+            self._course = course = self._course.take(readings, now)
+            best = course.best(now)
+        if best is None or not best.last.has_trained(course.begun):
+            return
+        at = now - max(0.0, time.time() - best.last.at)
+        at = min(max(at, self._started_at), ended_at)
+        self.book.reached(best.last.unit, best.last.step, at)
+        self._say_begun(best, running.imported_s)
+        self._say_not_resumed()
+        self._say_diverged(readings)
+
+    async def _readings(self, running: Running, *, with_files: bool) -> list[Reading]:
+        """What is new since the last look."""
         assert self._listening is not None
-        assert self._course is not None
         assert self._files is not None
-        child = running.child
-        pids = (child.pid, *child.descendants()) if child and running.end is None else ()
         readings = [*self._told, *self._listening.read()]
         self._told.clear()
+        if not with_files:
+            return readings
+        child = running.child
+        pids = (child.pid, *child.descendants()) if child and running.end is None else ()
         with contextlib.suppress(TimeoutError):
             traces = await self._aside(FILES_S, self._files.look, pids)
             readings += traces.readings
@@ -194,16 +222,7 @@ class Training:
                 self._saving_at = time.monotonic()
             if traces.saved is not None:
                 self.saving.take(traces.saved)
-        now = time.monotonic()
-        self._course = self._course.take(readings, now)
-        best = self._course.best(now)
-        if best is None or not best.last.has_trained(self._course.begun):
-            return
-        at = now - max(0.0, time.time() - best.last.at)
-        self.book.reached(best.last.unit, best.last.step, min(max(at, started_at), ended_at))
-        self._say_begun(best, started_at, running.imported_s)
-        self._say_not_resumed()
-        self._say_diverged(readings)
+        return readings
 
     def told(self, reading: Reading) -> None:
         """The script has said how far it is, by a notification."""
@@ -235,13 +254,13 @@ class Training:
             text = "; ".join(ledger(row))
             self._say("info" if self._speaks else "debug", "training.ended", text=text, **told)
 
-    def _say_begun(self, best: Track, started_at: float, import_s: float | None) -> None:
+    def _say_begun(self, best: Track, import_s: float | None) -> None:
         """Of hosts that train together the master speaks, and after a restart another line does."""
         if not self._once("began"):
             return
         reading = best.first
         at = time.monotonic() - max(0.0, time.time() - reading.at)
-        row = self.startups.first_step(started_at, at, import_s)
+        row = self.startups.first_step(self._started_at, at, import_s)
         self._say(
             "info" if self._speaks and self.book.starts == 1 else "debug",
             "training.began",
@@ -291,7 +310,7 @@ class Training:
     def steps(self, process: str) -> Steps | None:
         """For the hang detector."""
         course = self._course
-        if process != self.process or course is None or course.moved_at is None:
+        if process != self.process or not self._begun or not course or course.moved_at is None:
             return None
         from supervisor.children.watchdog import Steps  # noqa: PLC0415
 
@@ -321,6 +340,32 @@ class Training:
             "where": last.where,
             "at": last.at,
         }
+
+
+class _Pace:
+    """When to look again, and whether at the files too: while nothing is new ever more seldom."""
+
+    def __init__(self) -> None:
+        self._looks = 0
+        self._began = self._files_at = 0.0
+        self._with_files = False
+        self._files_s = FIRST_S
+
+    def begin(self) -> bool:
+        """A look begins; whether the files are looked at."""
+        self._looks, self._began = self._looks + 1, time.monotonic()
+        self._with_files = self._began >= self._files_at
+        return self._with_files
+
+    def end(self, *, news: bool) -> None:
+        if self._with_files:
+            self._files_s = FIRST_S if news else min(2 * self._files_s, SELDOM_S)
+            self._files_at = self._began + self._files_s
+
+    @property
+    def pause_s(self) -> float:
+        least_s = FIRST_S if self._looks < FIRST_LOOKS else LOOK_S
+        return max(least_s, SHARE * (time.monotonic() - self._began))
 
 
 def _script_of(plan: Plan) -> str:
