@@ -47,9 +47,10 @@ LOOK_S: Final = 1.0
 """… and later there is so long between two, and more where they take long: …"""
 SHARE: Final = 20
 """… a look takes no more than this part of the time."""
-SELDOM_S: Final = 5.0
-"""Files of which nothing is new are looked at ever more seldom, down to so long between two looks:
-one costs two milliseconds."""
+QUIET_S: Final = 4.0
+"""While nothing is new the pauses grow up to this …"""
+SELDOM_S: Final = 10.0
+"""… and those between two looks at files up to this: a process that waits is to cost nothing."""
 FILES_S: Final = 2.0
 """For the files, which may not answer."""
 SETTLE_S: Final = 2.5
@@ -349,7 +350,7 @@ class _Pace:
         self._looks = 0
         self._began = self._files_at = 0.0
         self._with_files = False
-        self._files_s = FIRST_S
+        self._files_s = self._quiet_s = FIRST_S
 
     def begin(self) -> bool:
         """A look begins; whether the files are looked at."""
@@ -358,13 +359,14 @@ class _Pace:
         return self._with_files
 
     def end(self, *, news: bool) -> None:
+        self._quiet_s = LOOK_S if news else min(2 * self._quiet_s, QUIET_S)
         if self._with_files:
             self._files_s = FIRST_S if news else min(2 * self._files_s, SELDOM_S)
             self._files_at = self._began + self._files_s
 
     @property
     def pause_s(self) -> float:
-        least_s = FIRST_S if self._looks < FIRST_LOOKS else LOOK_S
+        least_s = FIRST_S if self._looks < FIRST_LOOKS else self._quiet_s
         return max(least_s, SHARE * (time.monotonic() - self._began))
 
 
