@@ -102,8 +102,7 @@ class Checkpoints(Sender):
             return False
         if all(fact.link for fact in choice.files):
             return False  # links to nothing: no checkpoint
-        beside = [each for each in self._scan.facts if each.path == snapshot.LEDGER]
-        await self._publish((*choice.files, *beside))
+        await self._publish((*choice.files, *snapshot.beside(self._scan.facts)))
         return True
 
     def _lacking(self) -> list[Fact]:
@@ -184,7 +183,8 @@ class Checkpoints(Sender):
         if self.transfer.keep:
             self._contents[generation] = whole
         newest = self.ledger.newest
-        self._voice.say("checkpoint.saved", manifest=newest, files=len(files), bytes=whole.size)
+        count = sum(not snapshot.is_ours(file.path) for file in files)
+        self._voice.say("checkpoint.saved", manifest=newest, files=count, bytes=whole.size)
         self._expect(fact for fact in self.ledger.pending.values() if not self._has(fact))
         if not self.final:
             await self._clear_away()

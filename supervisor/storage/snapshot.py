@@ -186,6 +186,11 @@ def interesting(path: str) -> bool:
     return path.endswith((".index", *_HDF5_NAMES, *_ZIP_NAMES))
 
 
+def beside(facts: Iterable[Fact]) -> list[Fact]:
+    """What is sent with a checkpoint."""
+    return [fact for fact in facts if fact.path == LEDGER and not fact.link]
+
+
 def is_written_by_a_save(path: str) -> bool:
     """Whether it is a checkpoint's or a model's, or a part of one that is being written."""
     if is_ours(path):
