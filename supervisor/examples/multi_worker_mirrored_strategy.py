@@ -74,12 +74,12 @@ class Model(tf.Module):
         return {"logits": hidden @ kernel + bias}
 
 
-def tell(step: int) -> None:
+def tell(step: int, total: int, loss: float | None = None) -> None:
     """Say how far training has come: the supervisor then knows what a restart has cost."""
     if path := os.environ.get("SUPERVISOR_PROGRESS_FILE"):
         try:
             with open(f"{path}.new", "w") as file:
-                json.dump({"step": step}, file)
+                json.dump({"step": step, "total": total, "loss": loss}, file)
             os.replace(f"{path}.new", path)
         except OSError as error:
             print(f"step {step} is not told: {error}", flush=True)
@@ -177,7 +177,7 @@ def main() -> None:
 
     saved_at = done = int(step.numpy())
     if is_chief:
-        tell(done)
+        tell(done, args.steps)
     stopped = False
     while done < args.steps and not stopped:
         number = min(args.report_every, args.steps - done)
@@ -185,8 +185,9 @@ def main() -> None:
         step.assign_add(number)
         done += number
         if is_chief:
-            print(f"step {done}/{args.steps} loss {sum(losses) / number:.4f}", flush=True)
-            tell(done)
+            loss = float(sum(losses) / number)
+            print(f"step {done}/{args.steps} loss {loss:.4f}", flush=True)
+            tell(done, args.steps, loss)
         # All must leave the loop at the same step, or the rest would wait for ever.
         stopped = anyone(bool(stop_signals))
         # What was learned is saved on a stop too: started again, the job goes on from here.

@@ -72,12 +72,12 @@ class Model(tf.Module):
         return {"logits": hidden @ kernel + bias}
 
 
-def tell(step: int) -> None:
+def tell(step: int, total: int, loss: float | None = None) -> None:
     """Say how far training has come: the supervisor then knows what a restart has cost."""
     if path := os.environ.get("SUPERVISOR_PROGRESS_FILE"):
         try:
             with open(f"{path}.new", "w") as file:
-                json.dump({"step": step}, file)
+                json.dump({"step": step, "total": total, "loss": loss}, file)
             os.replace(f"{path}.new", path)
         except OSError as error:
             print(f"step {step} is not told: {error}", flush=True)
@@ -153,7 +153,7 @@ def train(args: argparse.Namespace, strategy: Any, coordinator: Any, this_job: s
         iterator = iter(batches())
 
     saved_at = done = int(step)
-    tell(done)
+    tell(done, args.steps)
     while done < args.steps and not stop_signals:
         # One round: the workers do these steps in any order, each at its own speed.
         number = min(args.report_every, args.steps - done)
@@ -170,8 +170,9 @@ def train(args: argparse.Namespace, strategy: Any, coordinator: Any, this_job: s
             losses = [train_step(iterator) for _ in range(number)]
         step.assign_add(number)
         done += number
-        print(f"step {done}/{args.steps} loss {sum(losses) / number:.4f}", flush=True)
-        tell(done)
+        loss = float(sum(losses) / number)
+        print(f"step {done}/{args.steps} loss {loss:.4f}", flush=True)
+        tell(done, args.steps, loss)
         if done - saved_at >= args.save_every or done >= args.steps:
             try:
                 manager.save(checkpoint_number=done, options=on_chief)

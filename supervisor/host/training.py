@@ -27,7 +27,7 @@ from supervisor.host.tasks import Tasks
 from supervisor.host.timeline import Say
 from supervisor.life import events as ev
 from supervisor.life.state import State
-from supervisor.life.words import Role
+from supervisor.life.words import Outcome, Role
 from supervisor.plan.plan import Plan
 
 if TYPE_CHECKING:  # not needed before the script's start
@@ -249,7 +249,8 @@ class Training:
         from supervisor.training.telling import is_worth_it, ledger  # noqa: PLC0415
 
         row = self.book.row()
-        if row is not None and is_worth_it(row):
+        failed = self._present.verdict.outcome is Outcome.FAILED
+        if row is not None and is_worth_it(row, failed=failed):
             run = row["run"]
             told = {"wall_s": run["wall_s"], "goodput": run["goodput"], "new_steps": run["steps"]}
             text = "; ".join(ledger(row))

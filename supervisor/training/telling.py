@@ -23,6 +23,7 @@ _LOST: Final = {
     Account.JOINING: "{} of joining",
 }
 _LONG_S: Final = 60
+_SHORT_S: Final = 5
 _LEAST_SHARE: Final = 0.005
 """Of all the time; what is less is not told."""
 
@@ -67,9 +68,10 @@ def accounts(time: Row, unit: str) -> tuple[str, ...]:
     return (gained, f"lost: {', '.join(lost)}") if lost else (gained,)
 
 
-def is_worth_it(row: Row) -> bool:
+def is_worth_it(row: Row, *, failed: bool) -> bool:
     """Whether the ledger says anything at the end: steps were seen, and the run was long, or went
-    on from something. Of a try of a few seconds nobody asks how much was lost."""
+    on from something. Of a try of a few seconds, or a failure in the first minute, nobody asks how
+    much was lost."""
     run, every = row.get("run"), row.get("all")
     if not isinstance(run, Mapping) or not isinstance(every, Mapping):
         return False
@@ -77,7 +79,8 @@ def is_worth_it(row: Row) -> bool:
         _number(time.get(key)) or 0
         for time, key in ((run, "starts"), (every, "runs"), (run, "wall_s"))
     )
-    return every.get("goodput") is not None and (starts > 1 or runs > 1 or wall_s >= _LONG_S)
+    least_s = _LONG_S if failed else _SHORT_S
+    return every.get("goodput") is not None and (starts > 1 or runs > 1 or wall_s >= least_s)
 
 
 def ledger(row: Row) -> tuple[str, ...]:

@@ -36,7 +36,7 @@ def saves(said: Said) -> str:
     save_s, every_s, best_s = (number(row.get(key)) for key in ("save_s", "every_s", "best_s"))
     if save_s is None:
         return ""
-    words = [f"a save takes {telling.rough(save_s)}"]
+    words = [f"a save takes {telling.rough(save_s) if save_s >= 0.05 else 'less than 0.1 s'}"]
     if every_s is not None and best_s is not None:
         words.append(f"one every {telling.rough(every_s)}")
         words.append(f"by the failures so far every {telling.rough(best_s)} would be best")
@@ -50,5 +50,6 @@ def now(said: Said) -> Iterator[str]:
 
 def end(said: Said) -> Iterator[str]:
     """For the end, where there is something to say."""
-    if telling.is_worth_it(mapping(said.get("ledger"))):
+    failed = said.get("outcome") == "failed"
+    if telling.is_worth_it(mapping(said.get("ledger")), failed=failed):
         yield from filter(None, (*ledger(said), startup(said)))

@@ -58,6 +58,15 @@ def test_the_first_command_of_the_readme(tmp_path: pathlib.Path) -> None:
         falling = losses(job.output)
         assert len(falling) >= 5
         assert falling[-1] < falling[0] / 4
+        seen = job.report("algo-1")["progress"]
+        assert (seen["source"], seen["step"], seen["total"]) == ("progress file", 600, 600)
+        assert seen["loss"] == pytest.approx(falling[-1], abs=1e-4)
+        assert seen["rate"] > 0
+        ends = re.findall(r"^(?:goodput|lost:|first step after) .*", job.output, re.MULTILINE)
+        gained, lost, start = ends
+        assert re.fullmatch(r"goodput \d+ % of \d+ s: [\d.]+ s of new steps \(600; .*\)", gained)
+        assert " of starting" in lost
+        assert re.fullmatch(r"first step after [\d.]+ s: .*import [\d.]+, first step .*", start)
         model = job.host_dir("algo-1") / "model" / "1"
         loaded = subprocess.run(
             [sys.executable, "-c", LOAD, str(model)],

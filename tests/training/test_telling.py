@@ -88,3 +88,24 @@ def test_every_account_has_its_words() -> None:
             {"wall_s": 60.0, "seconds": seconds, "steps": 5, "goodput": share}, "step"
         )
         assert "1 min" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("change", "failed", "told"),
+    [
+        ({"wall_s": 4.9}, False, False),
+        ({"wall_s": 5.0}, False, True),
+        ({"wall_s": 59.0}, True, False),
+        ({"wall_s": 60.0}, True, True),
+        ({"wall_s": 1.0, "starts": 2}, True, True),
+        ({"wall_s": 3600.0, "goodput": None}, False, False),
+    ],
+)
+def test_at_the_end_it_is_told_of_what_was_long_or_went_on(
+    change: dict[str, Any], failed: bool, told: bool
+) -> None:
+    time = TIME | {"runs": 1, "starts": 1} | change
+    row = {"unit": "step", "run": time, "all": time}
+    assert telling.is_worth_it(row, failed=failed) is told
+    several = {**row, "all": TIME | {"runs": 2}}
+    assert telling.is_worth_it(several, failed=failed)
