@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from supervisor.children.guardian import Guardian
@@ -46,8 +46,12 @@ class Keeping:
         outputs: Outputs,
         masker: Masker,
         guardian: Guardian | None,
+        looked: Callable[[], Awaitable[None]],
     ) -> None:
+        """``looked`` ends when what we write ourselves beside the checkpoints is written, or takes
+        too long."""
         self._present = present
+        self._looked = looked
         self._post = post
         self._say = say
         self._tasks = tasks
@@ -194,6 +198,7 @@ class Keeping:
         if spec is not None and self._ran:
             if self._handing is not None:  # its time has become short with ours
                 await asyncio.wait({self._handing})
+            await self._looked()
             agent = self._agent_of(spec)
             results = self._present.verdict.outcome is not Outcome.FAILED
             self._unsent = await agent.publish(self._budget_s(), results=results)

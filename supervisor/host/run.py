@@ -181,6 +181,7 @@ class _Host:
             outputs=outputs,
             masker=masker,
             guardian=guardian,
+            looked=self.training.looked,
         )
         self._attempts = Attempts(
             present,

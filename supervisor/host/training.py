@@ -55,6 +55,8 @@ FILES_S: Final = 2.0
 """For the files, which may not answer."""
 SETTLE_S: Final = 2.5
 """For the last look, after the script's end."""
+LAST_S: Final = 1.0
+"""… before what lies there is sent for the last time."""
 SAVING_S: Final = 10.0
 """A save goes on for so long after a file of it has changed."""
 
@@ -127,10 +129,14 @@ class Training:
         if process == self.process:
             self._over.set()
 
-    async def settle(self) -> None:
-        """The last look was taken, or takes too long: what it comes to is kept and said."""
+    async def looked(self, limit_s: float = LAST_S) -> None:
+        """The last look was taken, or takes too long."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._done.wait(), SETTLE_S)
+            await asyncio.wait_for(self._done.wait(), limit_s)
+
+    async def settle(self) -> None:
+        """… and what it comes to is kept and said."""
+        await self.looked(SETTLE_S)
         await self._keep()
         self._say_ended()
 
