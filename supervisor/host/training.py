@@ -55,6 +55,8 @@ FILES_S: Final = 2.0
 """For the files, which may not answer."""
 SETTLE_S: Final = 2.5
 """For the last look, after the script's end."""
+HURRY_S: Final = 5.0
+"""Of the platform's limit; of less nothing is spent on keeping the ledger."""
 LAST_S: Final = 1.0
 """… before what lies there is sent for the last time."""
 SAVING_S: Final = 10.0
@@ -135,9 +137,12 @@ class Training:
             await asyncio.wait_for(self._done.wait(), limit_s)
 
     async def settle(self) -> None:
-        """… and what it comes to is kept and said."""
-        await self.looked(SETTLE_S)
-        await self._keep()
+        """… and what it comes to is kept and said; where the platform's limit is near, less of it
+        is waited for."""
+        left_s = self._present.left_s
+        await self.looked(SETTLE_S if left_s is None else min(SETTLE_S, left_s / 10))
+        if left_s is None or left_s > HURRY_S:
+            await self._keep()
         self._say_ended()
 
     async def _watch(
