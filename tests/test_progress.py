@@ -10,7 +10,6 @@ import pathlib
 import subprocess
 import sys
 import threading
-import timeit
 import types
 from collections.abc import Iterator
 from typing import Any
@@ -343,18 +342,6 @@ def test_nothing_else_is_loaded() -> None:
     )
     loaded = run(source, os.devnull + "/none").stdout.split()
     assert loaded == ["__future__", "atexit", "supervisor", "supervisor.progress"]
-
-
-def test_a_step_that_is_not_written_costs_two_microseconds_at_most(
-    paths: Paths, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import time
-
-    monkeypatch.setattr(progress, "time", time)
-    monkeypatch.setattr(progress, "THROTTLE_S", 60.0)
-    progress.step(0)
-    turn = timeit.Timer(lambda: progress.step(5, loss=0.5, total=10))
-    assert min(turn.repeat(20, 1000)) / 1000 < 2e-6
 
 
 # --------------------------------------------------------------------------- Keras

@@ -186,7 +186,8 @@ class Fence:
         try:
             return await self._store.read(key, limit=manifest.SIZE_LIMIT) == content, True
         except StorageError as error:
-            if error.reason is not Reason.CORRUPT:
+            # Another one may have taken it, and away again when it had a later one.
+            if error.reason not in {Reason.CORRUPT, Reason.NOT_FOUND}:
                 raise
             return False, True
 

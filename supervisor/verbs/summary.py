@@ -171,6 +171,8 @@ def _apart(result: Result, cause: Mapping[str, Any]) -> str:
         return "; ".join(filter(None, (result.given_up, f"no report: {result.how}")))
     own = mapping(report.get("cause"))
     differs = (own.get("host"), own.get("message")) != (cause.get("host"), cause.get("message"))
+    if own.get("kind") == cause.get("kind") == "stop_requested":
+        differs = own.get("message") != cause.get("message")  # a Ctrl-C is heard by all
     told = f"{plain(own.get('host'))}: {plain(own.get('message'))}" if own and differs else ""
     return "; ".join(filter(None, (result.given_up, told, report.get("publish_error"))))
 

@@ -14,6 +14,8 @@ import pytest
 from supervisor.training.framing import mask
 from tests.helpers.train import Train, lay_out
 
+pytestmark = pytest.mark.twice
+
 HEAD = """
 import json, os, pathlib, signal, sys, time
 checkpoints = pathlib.Path(os.environ["SUPERVISOR_CHECKPOINT_DIR"])
