@@ -51,6 +51,8 @@ QUIET_S: Final = 4.0
 """While nothing is new the pauses grow up to this …"""
 SELDOM_S: Final = 10.0
 """… and those between two looks at files up to this: a process that waits is to cost nothing."""
+LOAD_S: Final = 60.0
+"""For our own modules; if they take longer nothing is looked at."""
 FILES_S: Final = 2.0
 """For the files, which may not answer."""
 SETTLE_S: Final = 2.5
@@ -153,6 +155,7 @@ class Training:
         try:
             if await _within(FIRST_S, over):
                 return
+            await self._aside(LOAD_S, _load)
             await _within(SETTLE_S, before)
             await self._begin(began_ns, position)
             pace = _Pace()
@@ -380,6 +383,14 @@ class _Pace:
     def pause_s(self) -> float:
         least_s = FIRST_S if self._looks < FIRST_LOOKS else self._quiet_s
         return max(least_s, SHARE * (time.monotonic() - self._began))
+
+
+def _load() -> None:
+    """What a look needs. In a thread: where nothing is compiled yet it takes a second, and three on
+    a busy machine, in which a master that does not answer is given up by the others."""
+    from supervisor.children import watchdog  # noqa: F401, PLC0415
+    from supervisor.host import listening, traces  # noqa: F401, PLC0415
+    from supervisor.training import course, saves, telling, totals  # noqa: F401, PLC0415
 
 
 def _script_of(plan: Plan) -> str:
