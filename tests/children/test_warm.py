@@ -268,12 +268,17 @@ def test_it_is_unfit_where_the_script_would_import_something_else(tmp_path: path
                 assert await made.listen()
                 assert made.said == why
                 assert made.become(planned) is None
-            async with warm(before, module) as made:
-                child = await became(made, planned)  # before it has said a word
-                end = await to_its_end(child)
-                assert await made.listen()
-                assert made.said == why
-                assert not await made.listen()
+            for _ in range(50):
+                async with warm(before, module) as made:
+                    if (child := made.become(planned)) is None:
+                        continue  # on a busy machine it has said so already
+                    end = await to_its_end(child)
+                    assert await made.listen()
+                    assert made.said == why
+                    assert not await made.listen()
+                    break
+            else:
+                pytest.fail("it always speaks first")
             assert end.end.status.ok, end.err
             told = environment(planned, child.mark)
             words = b"mine\nlater False " + "\0".join(f"{k}={v}" for k, v in told.items()).encode()
