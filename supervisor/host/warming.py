@@ -249,7 +249,10 @@ class Warming:
             why = f"{name} is another in its environment"
         child = None if why else warm.become(spec)
         if child is None:
-            self._tell_unused(why or warm.said or "it has ended")
+            if not why and warm.said:
+                self._is_unfit(warm.said)  # and who listens to it may hear that as well
+            else:
+                self._tell_unused(why or "it has ended")
             self._discard(warm)
             return None
         self._used += 1
@@ -275,9 +278,10 @@ class Warming:
             self._discard(self._warm)
 
     def _is_unfit(self, why: str) -> None:
-        """There is none in this run."""
-        self._on = self._keeping = False
-        self._tell_unused(why)
+        """There is none in this run, which is said once."""
+        if self._on:
+            self._on = self._keeping = False
+            self._tell_unused(why)
 
     def _tell_unused(self, why: str) -> None:
         self._unused.append(why)
