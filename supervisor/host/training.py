@@ -47,10 +47,9 @@ LOOK_S: Final = 1.0
 """… and later there is so long between two, and more where they take long: …"""
 SHARE: Final = 20
 """… a look takes no more than this part of the time."""
-QUIET_S: Final = 4.0
-"""While nothing is new the pauses grow up to this …"""
-SELDOM_S: Final = 10.0
-"""… and those between two looks at files up to this: a process that waits is to cost nothing."""
+QUIET_S: Final = 2.0
+"""While nothing is new the pauses grow up to this, and those between two looks at files: a process
+that waits is to cost nothing."""
 LOAD_S: Final = 60.0
 """For our own modules; if they take longer nothing is looked at."""
 FILES_S: Final = 2.0
@@ -376,7 +375,7 @@ class _Pace:
     def end(self, *, news: bool) -> None:
         self._quiet_s = LOOK_S if news else min(2 * self._quiet_s, QUIET_S)
         if self._with_files:
-            self._files_s = FIRST_S if news else min(2 * self._files_s, SELDOM_S)
+            self._files_s = FIRST_S if news else min(2 * self._files_s, QUIET_S)
             self._files_at = self._began + self._files_s
 
     @property
