@@ -48,8 +48,12 @@ LOOK_S: Final = 1.0
 SHARE: Final = 20
 """… a look takes no more than this part of the time."""
 QUIET_S: Final = 2.0
-"""While nothing is new the pauses grow up to this, and those between two looks at files: a process
-that waits is to cost nothing."""
+"""While nothing is new the pauses grow up to this, those between two looks at files too; later up
+to …"""
+QUIET_SHARE: Final = 15
+"""… this part of the time in which nothing was new, …"""
+SELDOM_S: Final = 10.0
+"""… and up to this: a process that waits is to cost nothing."""
 LOAD_S: Final = 60.0
 """For our own modules; if they take longer nothing is looked at."""
 FILES_S: Final = 2.0
@@ -365,6 +369,7 @@ class _Pace:
         self._began = self._files_at = 0.0
         self._with_files = False
         self._files_s = self._quiet_s = FIRST_S
+        self._news_at = time.monotonic()
 
     def begin(self) -> bool:
         """A look begins; whether the files are looked at."""
@@ -373,9 +378,13 @@ class _Pace:
         return self._with_files
 
     def end(self, *, news: bool) -> None:
-        self._quiet_s = LOOK_S if news else min(2 * self._quiet_s, QUIET_S)
+        now = time.monotonic()
+        if news:
+            self._news_at = now
+        most_s = min(max(QUIET_S, (now - self._news_at) / QUIET_SHARE), SELDOM_S)
+        self._quiet_s = LOOK_S if news else min(2 * self._quiet_s, most_s)
         if self._with_files:
-            self._files_s = FIRST_S if news else min(2 * self._files_s, QUIET_S)
+            self._files_s = FIRST_S if news else min(2 * self._files_s, most_s)
             self._files_at = self._began + self._files_s
 
     @property
