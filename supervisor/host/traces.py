@@ -62,9 +62,7 @@ class TraceFiles:
         self._scan(self._paths.checkpoints)
         found = self._scans.get(self._paths.checkpoints)
         self._whole = {fact.path: fact.inode for fact in found.facts} if found else {}
-        saved = self._saved(before_ns, old=True)
-        self._newest = saved and (saved.path, saved.written_ns)
-        return saved
+        return self._saved(before_ns, old=True)
 
     def look(self, pids: Collection[int]) -> Traces:
         """``pids``: the script's processes."""
@@ -75,10 +73,7 @@ class TraceFiles:
         changed.append(bool(held - self._held))
         self._held = held
         saved = self._saved(_YOUNGEST, old=False)
-        if saved is None or (saved.path, saved.written_ns) == self._newest:
-            return Traces(tuple(readings), None, any(changed))
-        self._newest = (saved.path, saved.written_ns)
-        if saved.unit is not None:
+        if saved is not None and saved.unit is not None:
             where = os.path.basename(os.path.dirname(saved.path))
             at = saved.written_ns / 1e9
             readings.append(Reading(Origin.CHECKPOINT, saved.unit, saved.number, at, where=where))
@@ -115,14 +110,14 @@ class TraceFiles:
         )
 
     def _saved(self, before_ns: int, *, old: bool) -> Saved | None:
+        """The newest checkpoint, unless it is the one that was told last."""
         directory = self._paths.checkpoints
         if (found := self._scans.get(directory)) is None:
             return None
         last = resumed.newest_of(directory, found, before_ns)
-        if last is None:
+        if last is None or (last.path, last.written_ns) == self._newest:
             return None
-        if (last.path, last.written_ns) == self._newest:
-            return Saved(*self._newest)
+        self._newest = (last.path, last.written_ns)
         told = _step_of(last) if last.is_bundle else None
         unit, number = told or saves.by_name(os.path.basename(last.path)) or (None, 0)
         anew = any(self._whole.get(part.path) == part.inode for part in last.parts)

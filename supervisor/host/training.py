@@ -138,8 +138,7 @@ class Training:
 
     async def looked(self, limit_s: float = LAST_S) -> None:
         """The last look was taken, or takes too long."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._done.wait(), limit_s)
+        await _within(limit_s, self._done)
 
     async def settle(self) -> None:
         """… and what it comes to is kept and said; where the platform's limit is near, less of it
@@ -283,9 +282,7 @@ class Training:
         self._say(
             "info" if self._speaks and self.book.starts == 1 else "debug",
             "training.began",
-            unit=reading.unit.value,
-            step=reading.step,
-            source=_source(reading),
+            **_told(reading),
             **fields_of(row),
         )
 
@@ -302,9 +299,7 @@ class Training:
             self._say(
                 "warning",
                 "training.not_resumed",
-                unit=first.unit.value,
-                step=first.step,
-                source=_source(first),
+                **_told(first),
                 saved=began_with.number,
                 path=began_with.path,
             )
@@ -315,8 +310,7 @@ class Training:
                 continue
             if not self._once("diverged"):
                 return
-            where = {"unit": reading.unit.value, "step": reading.step, "source": _source(reading)}
-            self._say("warning", "training.diverged", loss=str(reading.loss), **where)
+            self._say("warning", "training.diverged", loss=str(reading.loss), **_told(reading))
             if self._present.plan.contract.settings.end_on_nan:
                 message = (
                     f"the loss is {reading.loss} at {reading.unit} {reading.step} "
@@ -409,6 +403,11 @@ def _script_of(plan: Plan) -> str:
         if not spec.essential and spec.role is not Role.PREPARE
     ]
     return scripts[0] if scripts else ""
+
+
+def _told(reading: Reading) -> dict[str, object]:
+    """What the log says of a reading."""
+    return {"unit": reading.unit.value, "step": reading.step, "source": _source(reading)}
 
 
 def _source(reading: Reading) -> str:

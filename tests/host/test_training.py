@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import pathlib
-import struct
 from collections.abc import Mapping
 from typing import Any
 
-import google_crc32c
 import pytest
 
-from supervisor.training.framing import mask
+from tests.helpers import eventfiles
 from tests.helpers.train import Train, lay_out
 
 pytestmark = pytest.mark.twice
@@ -82,26 +80,14 @@ def test_the_users_own_pattern_counts_alone(tmp_path: pathlib.Path) -> None:
     assert (seen["step"], seen["total"], seen["loss"]) == (20, 60, 10.0)
 
 
-def event(step: int, loss: float) -> bytes:
-    """A record of an event file: the scalar ``loss`` at a step, written after the attempt began."""
-    tag, value = b"\n\x04loss", b"\x15" + struct.pack("<f", loss)
-    scalar = tag + value
-    summary = b"\n" + bytes([len(scalar)]) + scalar
-    data = b"\t" + struct.pack("<d", 2e9 + step) + b"\x10" + bytes([step])
-    data += b"*" + bytes([len(summary)]) + summary
-    length = struct.pack("<Q", len(data))
-    return b"".join(
-        part + struct.pack("<I", mask(google_crc32c.value(part))) for part in (length, data)
-    )
-
-
 @pytest.mark.parametrize("place", ["output", "elsewhere"])
 def test_a_script_that_only_writes_event_files(tmp_path: pathlib.Path, place: str) -> None:
     """Below the job's directories, or wherever it holds them open."""
     base = tmp_path / "base"
     base.mkdir()
     logs = base / "output" / "data" / "logs" if place == "output" else tmp_path / "elsewhere"
-    records = [event(step, 1 / step).hex() for step in range(1, 41)]
+    # Events that were written before the attempt began do not count.
+    records = [eventfiles.loss(2e9 + step, step, 1 / step).hex() for step in range(1, 41)]
     report = run(
         base,
         f"logs = pathlib.Path({str(logs)!r}); logs.mkdir(parents=True, exist_ok=True)\n"
