@@ -124,8 +124,14 @@ print("took", time.monotonic() - began, file=sys.stderr)
 
 def test_a_reader_that_stands_still_costs_the_job_nothing(tmp_path: pathlib.Path) -> None:
     """60 MB of output, while one reader of it is stopped and another has never read a byte."""
-    script = tmp_path / "s.py"
-    script.write_text("import time; time.sleep(1)\n" + FLOOD)
+    script, go = tmp_path / "s.py", tmp_path / "go"
+    awaits = f"""
+import pathlib, time
+print("awaits its readers", flush=True)
+while not pathlib.Path({str(go)!r}).exists():
+    time.sleep(0.05)
+"""
+    script.write_text(awaits + FLOOD)
     words = ("--hosts", "1", "--log-files", "false", str(script))
     with Job(tmp_path / "run", *words) as running:
         running.wait_for(r"process\.started: chief")
@@ -149,6 +155,7 @@ def test_a_reader_that_stands_still_costs_the_job_nothing(tmp_path: pathlib.Path
         assert stopped.stdout is not None
         stopped.stdout.readline()
         stopped.send_signal(signal.SIGSTOP)
+        go.touch()
         try:
             assert running.wait(60) == 0
             report = running.report("algo-1")
