@@ -30,6 +30,8 @@ from tests.helpers.aio import until
 from tests.helpers.leaks import no_leaks
 from tests.helpers.tree import SCRIPTS
 
+pytestmark = pytest.mark.twice
+
 MODULE = "logging"
 """Imports a dozen others."""
 

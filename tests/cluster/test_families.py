@@ -29,6 +29,8 @@ from tests.helpers import netns
 from tests.helpers.aio import free_port
 from tests.helpers.netns import Host, Network
 
+pytestmark = pytest.mark.twice
+
 _WHY_NOT = netns.why_not()
 _no_ipv6_here = not socket.has_dualstack_ipv6()
 in_namespaces = [

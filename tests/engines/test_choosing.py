@@ -19,6 +19,8 @@ from supervisor.verbs import runs
 from tests.helpers.job import COMMAND, environment
 from tests.helpers.waiting import wait_until
 
+pytestmark = pytest.mark.twice
+
 SCRIPT = ("train.py", "--lr", "0.1")
 STEP = {
     "SLURM_JOB_ID": "42",

@@ -24,6 +24,8 @@ from tests.helpers.job import Job
 from tests.helpers.train import Train, lay_out, shell
 from tests.helpers.waiting import wait_until
 
+pytestmark = pytest.mark.twice
+
 TOO_LARGE: Final = 1 << 48
 PIDS: Final = pathlib.Path("/sys/fs/cgroup/pids")
 

@@ -13,6 +13,8 @@ from tests.helpers.aio import free_port
 from tests.helpers.train import Train, lay_out, shell
 from tests.helpers.waiting import wait_until
 
+pytestmark = pytest.mark.twice
+
 PS = {"sagemaker_parameter_server_enabled": "true"}
 HOSTS = ("algo-1", "algo-2")
 

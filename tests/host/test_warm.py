@@ -36,6 +36,8 @@ from tests.helpers.tree import ROOT
 from tests.helpers.waiting import wait_until
 from tests.plan.test_plan import PS, plan
 
+pytestmark = pytest.mark.twice
+
 SCRIPT = """
 import os, signal, sys
 attempt = int(os.environ["SUPERVISOR_ATTEMPT"])

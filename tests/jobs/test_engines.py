@@ -20,6 +20,7 @@ from tests.helpers.netns import Host, Network
 
 _WHY_NOT = netns.why_not()
 pytestmark = [
+    pytest.mark.twice,
     pytest.mark.xdist_group("netns"),
     pytest.mark.skipif(_WHY_NOT is not None, reason=_WHY_NOT or ""),
 ]

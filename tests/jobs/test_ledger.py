@@ -20,6 +20,8 @@ from tests.helpers.train import Train, lay_out, shell
 from tests.helpers.tree import SCRIPTS
 from tests.helpers.waiting import wait_until
 
+pytestmark = pytest.mark.twice
+
 STEP_S, SAVE_EVERY, KILLS = 0.02, 25, 5
 
 

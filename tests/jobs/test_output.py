@@ -39,6 +39,8 @@ from tests.helpers.tree import ROOT
 from tests.helpers.waiting import wait_until
 from tests.streams.test_streams import FIXED
 
+pytestmark = pytest.mark.twice
+
 OUT = Label("algo-1", "chief", "stdout")
 ERR = Label("algo-1", "chief", "stderr")
 QUIET = {"SUPERVISOR_LOG_LEVEL": "error"}

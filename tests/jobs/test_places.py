@@ -18,6 +18,8 @@ from tests.helpers.mounts import NAMESPACE, needs_mounts
 from tests.helpers.train import Train, lay_out, shell
 from tests.helpers.waiting import wait_until
 
+pytestmark = pytest.mark.twice
+
 SILENT: Final = pathlib.Path(__file__).parent.parent / "helpers" / "silent_mount.py"
 
 

@@ -24,6 +24,8 @@ from tests.helpers.faults import fault_proxy, s3_error
 from tests.helpers.train import Script, Train, lay_out, shell
 from tests.helpers.waiting import wait_until
 
+pytestmark = pytest.mark.twice
+
 QUICK: dict[str, Any] = {"SUPERVISOR_CHECKPOINT_SETTLE_S": "0.2", "SUPERVISOR_SYNC_RESCAN_S": "1"}
 COUNTING = Script(
     "train.py",

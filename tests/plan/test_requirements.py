@@ -26,6 +26,8 @@ from tests.helpers.tree import RECORDINGS, ROOT
 from tests.helpers.waiting import wait_until
 from tests.helpers.wheels import layered_python, write_wheel
 
+pytestmark = pytest.mark.twice
+
 IMAGE = {"tensorflow": "2.21.0", "numpy": "2.4.6", "pip": "25.0", "six": "1.17.0"}
 
 

@@ -14,6 +14,7 @@ from tests.helpers import browser
 from tests.helpers.cluster import CAUSE, VERDICT, master, snapshot, training
 
 pytestmark = [
+    pytest.mark.twice,
     pytest.mark.skipif(browser.why_not() is not None, reason=browser.why_not() or ""),
     pytest.mark.xdist_group("browser"),
 ]

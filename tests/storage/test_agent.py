@@ -18,6 +18,8 @@ from tests.helpers.leaks import no_leaks
 from tests.helpers.tree import ROOT
 from tests.helpers.waiting import wait_until_async
 
+pytestmark = pytest.mark.twice
+
 HEAD = """
 import os, signal, sys, time
 from supervisor.storage import notices

@@ -35,6 +35,8 @@ from tests.helpers.job import environment
 from tests.helpers.leaks import no_leaks
 from tests.helpers.waiting import wait_until
 
+pytestmark = pytest.mark.twice
+
 MTIME_NS = 1_600_000_000_123_456_789
 
 

@@ -38,6 +38,8 @@ from tests.helpers.s3 import BUCKET, KEY, OTHER_KEY, OTHER_SECRET, SECRET, Serve
 from tests.helpers.sending import send_files
 from tests.helpers.waiting import wait_until_async
 
+pytestmark = pytest.mark.twice
+
 MIB = 1 << 20
 
 

@@ -28,6 +28,8 @@ from supervisor.verbs.doctor import Check, Disk, Gpus, Sight, State, diagnose
 from tests.helpers.aio import free_port
 from tests.helpers.job import COMMAND, Job, environment
 
+pytestmark = pytest.mark.twice
+
 GIB = 1 << 30
 NOW = 1_700_000_000.0
 

@@ -23,6 +23,8 @@ from tests.helpers import schemas
 from tests.helpers.job import COMMAND, Job, environment
 from tests.helpers.waiting import wait_until
 
+pytestmark = pytest.mark.twice
+
 HOSTS = ("algo-1", "algo-2", "algo-3")
 QUICK = {
     "SUPERVISOR_MASTER_LEASE_S": "8",

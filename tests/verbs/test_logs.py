@@ -21,6 +21,8 @@ from tests.helpers.cluster import master
 from tests.helpers.job import COMMAND, Job, environment
 from tests.helpers.waiting import wait_until
 
+pytestmark = pytest.mark.twice
+
 SCRIPT = """
 import os, sys, time
 print("hello from", os.environ["SM_CURRENT_HOST"], flush=True)

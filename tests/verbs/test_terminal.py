@@ -17,7 +17,10 @@ from tests.helpers.terminal import Terminal
 from tests.helpers.transcripts import PAGE, SCENES, WIDTHS, alike, play
 from tests.helpers.waiting import wait_until
 
-pytestmark = pytest.mark.skipif(terminal.why_not() is not None, reason=terminal.why_not() or "")
+pytestmark = [
+    pytest.mark.twice,
+    pytest.mark.skipif(terminal.why_not() is not None, reason=terminal.why_not() or ""),
+]
 
 BOTTOM = re.compile(r"Ctrl-C stops|s left for the scripts ·|killing everything$", re.MULTILINE)
 

@@ -18,6 +18,8 @@ from tests.helpers.job import COMMAND, environment, processes_with
 from tests.helpers.train import lay_out
 from tests.helpers.waiting import wait_until
 
+pytestmark = pytest.mark.twice
+
 
 def start(base: pathlib.Path, *words: str, **env: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
