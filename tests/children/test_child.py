@@ -604,15 +604,21 @@ def test_whoever_is_killed_below_a_leader_is_named(kind: str, how: str) -> None:
     run(body)
 
 
-@pytest.mark.parametrize(("count", "pause_s"), [(1, 0), (1, 0.002), (16, 0.002)])
+# Sixteen against a supervisor that is itself measured, on processors that two suites share, were
+# once not caught up with in ten seconds. They burn out after thirty, and run where nothing is
+# measured.
+@pytest.mark.parametrize(
+    ("count", "pause_s"),
+    [(1, 0), (1, 0.002), pytest.param(16, 0.002, marks=pytest.mark.once)],
+)
 def test_what_keeps_forking_is_caught_up_with(count: int, pause_s: float) -> None:
     """Processes that fork, leave group and session and exit all the time, racing the kill."""
 
     async def body() -> ChildEnd:
-        running = start("comets", count, pause_s, "stubborn", term_s=0.05, kill_s=10)
+        running = start("comets", count, pause_s, "stubborn", term_s=0.05, kill_s=20)
         await running.out.line()
         running.child.signal(signal.SIGKILL)
-        return await running.end(30)
+        return await running.end(40)
 
     end = run(body)
     assert end.left == ()
